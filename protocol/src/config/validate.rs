@@ -1,0 +1,177 @@
+//! What a configuration must fulfil beyond its types; every message names the key, the value and the remedy.
+
+use super::{Embedding, Legs, LevelConfig, Nudges, Provider, Retrieval, SCHEMA_VERSION, SidecarConfig};
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not TOML of this form.
+    #[error("the configuration is not valid TOML of this form")]
+    Toml(#[source] toml::de::Error),
+    /// A value is out of its range.
+    #[error("{key} is {value}; {remedy}")]
+    Value {
+        /// The key, with its tables.
+        key: String,
+        /// What it is.
+        value: String,
+        /// What it must be.
+        remedy: String,
+    },
+}
+
+type Result = std::result::Result<(), Error>;
+
+fn refuse(key: impl Into<String>, value: impl std::fmt::Display, remedy: impl Into<String>) -> Result {
+    Err(Error::Value { key: key.into(), value: value.to_string(), remedy: remedy.into() })
+}
+
+fn within<T: PartialOrd + Copy + std::fmt::Display>(key: impl Into<String>, value: &T, least: T, most: T) -> Result {
+    if (&least..=&most).contains(&value) {
+        return Ok(());
+    }
+    refuse(key, value, format!("it must lie between {least} and {most}"))
+}
+
+pub(super) fn check(config: &SidecarConfig) -> Result {
+    if config.schema_version != SCHEMA_VERSION {
+        return refuse("schema_version", config.schema_version, format!("this sidecar reads version {SCHEMA_VERSION}"));
+    }
+    let protocol = &config.protocol;
+    within("protocol.max_message_size", &protocol.max_message_size.bytes(), 1_024, 1 << 30)?;
+    within("protocol.timestamp_window (seconds)", &protocol.timestamp_window.get().as_secs(), 1, 3_600)?;
+    within("protocol.max_in_flight", &protocol.max_in_flight, 1, 65_536)?;
+    within("protocol.request_timeout (milliseconds)", &protocol.request_timeout.as_millis_i64(), 10, 600_000)?;
+    if protocol.port != 0 && protocol.port == config.admin.port {
+        return refuse("admin.port", config.admin.port, "it must differ from protocol.port");
+    }
+    embedding(&config.embedding)?;
+    for (name, level) in [
+        ("immediate", &config.levels.immediate),
+        ("short_term", &config.levels.short_term),
+        ("long_term", &config.levels.long_term),
+    ] {
+        self::level(name, level)?;
+    }
+    if let Some(accesses) = config.levels.promotion.min_accesses {
+        within("levels.promotion.min_accesses", &accesses, 1, 1_000_000)?;
+    }
+    retrieval(&config.retrieval)?;
+    within("gc.interval (milliseconds)", &config.gc.interval.as_millis_i64(), 10, 86_400_000)?;
+    within("gc.batch_size", &config.gc.batch_size, 1, 10_000)
+}
+
+fn level(name: &str, level: &LevelConfig) -> Result {
+    if let Some(capacity) = level.capacity {
+        within(format!("levels.{name}.capacity"), &capacity, 1, 1_000_000)?;
+    }
+    if let Some(ttl) = level.ttl
+        && ttl.get().is_zero()
+    {
+        return refuse(format!("levels.{name}.ttl"), ttl, "it must be longer than zero; leave it out to keep contexts");
+    }
+    Ok(())
+}
+
+fn embedding(embedding: &Embedding) -> Result {
+    within("embedding.dimensions", &embedding.dimensions, 1, 8_192)?;
+    within("embedding.batch_size", &embedding.batch_size, 1, 2_048)?;
+    within("embedding.timeout (milliseconds)", &embedding.timeout.as_millis_i64(), 1, 600_000)?;
+    within("embedding.retry.max_attempts", &embedding.retry.max_attempts, 1, 20)?;
+    within("embedding.retry.jitter", &embedding.retry.jitter, 0.0, 1.0)?;
+    match (embedding.provider, &embedding.url, &embedding.model) {
+        (Provider::OpenAi, None, _) => {
+            refuse("embedding.url", "not set", "provider \"open_ai\" needs the full URL of the embeddings API")
+        }
+        (Provider::OpenAi, Some(_), None) => {
+            refuse("embedding.model", "not set", "provider \"open_ai\" needs the model's name")
+        }
+        (Provider::OpenAi, Some(url), Some(_)) if !is_http(url) => {
+            refuse("embedding.url", url, "it must be a URL that starts with http:// or https://")
+        }
+        (Provider::OpenAi | Provider::Builtin, _, _) => Ok(()),
+    }
+}
+
+fn is_http(url: &str) -> bool {
+    url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+}
+
+fn retrieval(retrieval: &Retrieval) -> Result {
+    let Legs { dense, dense_with_previous, sparse, sparse_with_previous } = retrieval.legs;
+    let legs = [
+        ("dense", dense),
+        ("dense_with_previous", dense_with_previous),
+        ("sparse", sparse),
+        ("sparse_with_previous", sparse_with_previous),
+    ];
+    for (name, weight) in legs {
+        within(format!("retrieval.legs.{name}"), &weight, 0.0, 1.0)?;
+    }
+    if legs.iter().all(|(_, weight)| *weight == 0.0) {
+        return refuse("retrieval.legs", "all 0", "at least one leg needs a weight above 0");
+    }
+    let Nudges { recency, frequency, level } = retrieval.nudges;
+    for (name, nudge) in [("recency", recency), ("frequency", frequency), ("level", level)] {
+        within(format!("retrieval.nudges.{name}"), &nudge, 0.0, 0.1)?;
+    }
+    let shares = [
+        ("immediate", &retrieval.immediate),
+        ("short_term", &retrieval.short_term),
+        ("long_term", &retrieval.long_term),
+    ];
+    for (name, share) in shares {
+        within(format!("retrieval.{name}.floor"), &share.floor, 0.0, 1.0)?;
+        if let Some(cap) = share.cap {
+            within(format!("retrieval.{name}.cap"), &cap, share.floor, 1.0)?;
+        }
+    }
+    let floors: f64 = shares.iter().map(|(_, share)| share.floor).sum();
+    if floors > 1.0 {
+        return refuse("retrieval.*.floor", floors, "the floors of all levels together must be at most 1");
+    }
+    if retrieval.recency_half_life.get().is_zero() {
+        return refuse("retrieval.recency_half_life", retrieval.recency_half_life, "it must be longer than zero");
+    }
+    within("retrieval.default_token_budget", &retrieval.default_token_budget, 1, 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORE: &str = "[store.embedded]\npath = \"/data\"\n";
+
+    fn refused(rest: &str) -> String {
+        match SidecarConfig::from_toml(&format!("{STORE}{rest}")) {
+            Err(Error::Toml(source)) => source.to_string(),
+            Err(error @ Error::Value { .. }) => error.to_string(),
+            Ok(_) => format!("accepted: {rest}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_the_file() {
+        let config = SidecarConfig::embedded("/data");
+        assert_eq!(SidecarConfig::from_toml(&config.to_toml()).expect("its own output"), config);
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_by_its_key() {
+        for (text, expected) in [
+            ("[gc]\nbatch_size = 0\n", "gc.batch_size is 0; it must lie between 1 and 10000"),
+            ("[levels.short_term]\nttl = \"0s\"\n", "levels.short_term.ttl is 0s; it must be longer than zero"),
+            ("[embedding]\nprovider = \"open_ai\"\n", "embedding.url is not set; provider \"open_ai\" needs"),
+            ("[retrieval.nudges]\nrecency = 0.2\n", "retrieval.nudges.recency is 0.2; it must lie between 0 and 0.1"),
+            ("[retrieval.immediate]\nfloor = 0.6\n[retrieval.long_term]\nfloor = 0.6\n", "retrieval.*.floor is 1.2"),
+            ("[protocol]\nport = 8080\n", "admin.port is 8080; it must differ from protocol.port"),
+            ("[protocol]\ntimestamp_window = \"soon\"\n", "\"soon\" is not a duration"),
+            ("[protocol]\nmax_message_size = \"ten\"\n", "\"ten\" is not a size"),
+            ("[levels.imediate]\n", "unknown field `imediate`"),
+        ] {
+            let message = refused(text);
+            assert!(message.contains(expected), "{text:?} gave {message:?}, without {expected:?}");
+        }
+        assert!(SidecarConfig::from_toml(&format!("schema_version = 2\n{STORE}")).is_err());
+    }
+}

@@ -1,0 +1,20 @@
+//! What crosses a process boundary: between an agent and its sidecar, and between the operator and the sidecar.
+//!
+//! The crate owns the messages and their codecs ([`message`], [`codec`]), the signature of a request ([`signature`],
+//! [`digest`]), the public error codes ([`problem`]), the key ring file ([`keyring`]), the sidecar's configuration file
+//! ([`config`]), and every name that two processes must agree on ([`names`]).
+//!
+//! It does no I/O, reads no clock and knows neither Kubernetes nor the vector store: times, nonces and keys come in as
+//! arguments, so that the agent's side and the sidecar's side run the same code.
+
+pub mod codec;
+pub mod config;
+pub mod digest;
+pub mod duration;
+pub mod keyring;
+pub mod level;
+pub mod message;
+pub mod names;
+pub mod problem;
+pub mod signature;
+pub mod size;

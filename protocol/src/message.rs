@@ -1,0 +1,290 @@
+//! The messages, in JSON or `MessagePack` by content type. Both write maps with field names, so a field can be added.
+//!
+//! Requests refuse unknown fields, so that a misspelt one is an error and not a silent default; responses may grow fields.
+//! Tenant, agent and pod are never fields of a request: they come from the sidecar's own identity.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::{duration::HumanDuration, level::Level};
+
+/// Store one context (`POST /v1/contexts`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextStore {
+    /// The id; made by the sidecar (UUID version 7) when absent. Storing the same content under the same id again is harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// What to remember: UTF-8 text, not empty.
+    pub text: String,
+    /// The level; short-term when absent.
+    #[serde(default = "default_level")]
+    pub level: Level,
+    /// The session it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Who said or did it, such as `user`, `assistant` or a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Free-form values, returned as they are and usable in filters.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+    /// How long it lives; the level's TTL when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<HumanDuration>,
+    /// When it happened, as Unix time in milliseconds; now when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occurred_at: Option<i64>,
+}
+
+const fn default_level() -> Level {
+    Level::ShortTerm
+}
+
+/// Store several contexts in their order (`POST /v1/contexts/batch`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextStoreBatch {
+    /// The contexts; all are stored, or none.
+    pub contexts: Vec<ContextStore>,
+}
+
+/// What became of one write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AckStatus {
+    /// Written to the store.
+    Stored,
+    /// Written to the local journal; it will reach the store.
+    Journaled,
+    /// Changed.
+    Updated,
+    /// Gone.
+    Deleted,
+}
+
+/// The answer to a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgment {
+    /// The context's id.
+    pub id: Uuid,
+    /// What became of the write.
+    pub status: AckStatus,
+    /// The context's version after it: 1 when new.
+    pub version: i64,
+    /// Its length in tokens.
+    pub tokens: usize,
+    /// When it expires, as Unix time in milliseconds; absent when it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+/// The answer to a batch, in the order of the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcknowledgmentBatch {
+    /// One for each context.
+    pub acknowledgments: Vec<Acknowledgment>,
+}
+
+/// Retrieve within a token budget (`POST /v1/contexts/search`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextRequest {
+    /// What to look for, in natural language.
+    pub query: String,
+    /// Most tokens of the answer; the configured default when absent. Signed, so that a negative one gets a clear error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_budget: Option<i64>,
+    /// Most contexts of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// The levels to search; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<Vec<Level>>,
+    /// Only contexts of this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Only contexts whose metadata match.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// Least score of a returned context; the configured one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<f64>,
+    /// Whether each context shows the parts of its score.
+    #[serde(default)]
+    pub explain: bool,
+}
+
+/// Conditions on metadata; all must hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Filter(pub BTreeMap<String, Condition>);
+
+impl Filter {
+    /// Whether there is no condition.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A condition on one metadata key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Condition {
+    /// Equal to this string, number or boolean.
+    Eq(Value),
+    /// Equal to one of these.
+    Any(Vec<Value>),
+    /// A number within bounds.
+    Range(Range),
+}
+
+/// Bounds of a number; at least one must be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    /// Greater than.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gt: Option<f64>,
+    /// Greater than or equal to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gte: Option<f64>,
+    /// Less than.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lt: Option<f64>,
+    /// Less than or equal to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lte: Option<f64>,
+}
+
+/// The answer to a search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextResponse {
+    /// The contexts, best first.
+    pub contexts: Vec<Retrieved>,
+    /// Tokens of all returned contexts; at most `token_budget`.
+    pub tokens_used: usize,
+    /// The budget that was applied.
+    pub token_budget: usize,
+    /// Tokens of the returned contexts by level.
+    pub tokens_by_level: BTreeMap<Level, usize>,
+    /// Contexts that ranked but did not fit.
+    pub left_out: Vec<LeftOut>,
+    /// What could not take part, such as `embedding`; empty when all did.
+    pub degraded: Vec<String>,
+}
+
+/// A context with its score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retrieved {
+    /// The context.
+    #[serde(flatten)]
+    pub context: Context,
+    /// Its score; comparable within one answer only.
+    pub score: f64,
+    /// Whether the text was shortened to fit the budget.
+    #[serde(default)]
+    pub truncated: bool,
+    /// The parts of the score by name, when asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<BTreeMap<String, f64>>,
+}
+
+/// A context that ranked but did not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its id.
+    pub id: Uuid,
+    /// Its length in tokens.
+    pub tokens: usize,
+    /// Its place in the ranking, from 1.
+    pub rank: usize,
+}
+
+/// A stored context (`GET /v1/contexts/{id}`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Context {
+    /// The id.
+    pub id: Uuid,
+    /// The text.
+    pub text: String,
+    /// The level.
+    pub level: Level,
+    /// The session it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Who said or did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Free-form values.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+    /// Its length in tokens.
+    pub tokens: usize,
+    /// Counts the changes: 1 when new.
+    pub version: i64,
+    /// When it happened, as Unix time in milliseconds.
+    pub occurred_at: i64,
+    /// When it was stored, likewise.
+    pub created_at: i64,
+    /// When it was last changed, likewise.
+    pub updated_at: i64,
+    /// When it expires, likewise; absent when it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+/// A page of stored contexts (`GET /v1/contexts`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextList {
+    /// The contexts, oldest first.
+    pub contexts: Vec<Context>,
+    /// Where the next page starts; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Change a context (`PATCH /v1/contexts/{id}`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextUpdate {
+    /// The new text; unchanged when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Values to merge; `null` removes a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Map<String, Value>>,
+    /// A new TTL, counted from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<HumanDuration>,
+    /// Change only if the context has this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_version: Option<i64>,
+}
+
+/// The answer to clearing a session (`DELETE /v1/contexts?session=S`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// How many contexts were deleted.
+    pub deleted: usize,
+}
+
+/// Figures of the caller's memory (`GET /v1/contexts/stats`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Contexts that are not expired, by level.
+    pub contexts: BTreeMap<Level, usize>,
+    /// Bytes of the embedded store's directory; absent for a remote store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// The embedding model.
+    pub embedding_model: String,
+    /// Its dimensions.
+    pub dimensions: usize,
+    /// Seconds since the sidecar started.
+    pub uptime_seconds: u64,
+}

@@ -1,0 +1,104 @@
+//! Names that two processes must agree on: label and annotation keys, children's names, files, ports, environment variables.
+
+/// API group of the resource, and prefix of every label and annotation key.
+pub const GROUP: &str = "contextmanager.dev";
+
+/// Label or annotation `"true"`/`"false"` on a pod, or label on a namespace: whether pods get a sidecar.
+pub const INJECT: &str = "contextmanager.dev/inject";
+/// Annotation on a pod, or label on a namespace: which `ContextManager` of the pod's namespace to use.
+pub const NAME: &str = "contextmanager.dev/name";
+/// Annotation on a pod: the agent's id; by default the name of the owning workload.
+pub const AGENT_ID: &str = "contextmanager.dev/agent-id";
+/// Annotation on a pod: comma-separated names of the containers that get access; by default all of them.
+pub const CONTAINERS: &str = "contextmanager.dev/containers";
+/// Annotation on a pod: port of the protocol listener.
+pub const PROTOCOL_PORT: &str = "contextmanager.dev/protocol-port";
+/// Annotation on a pod: port of the admin listener.
+pub const ADMIN_PORT: &str = "contextmanager.dev/admin-port";
+/// Annotation on a pod: `Native` or `Classic`.
+pub const MODE: &str = "contextmanager.dev/mode";
+/// Annotation on a pod: log level of its sidecar.
+pub const LOG_LEVEL: &str = "contextmanager.dev/log-level";
+/// Annotation on a pod: CPU request of its sidecar.
+pub const SIDECAR_CPU_REQUEST: &str = "contextmanager.dev/sidecar-resources-requests-cpu";
+/// Annotation on a pod: memory request of its sidecar.
+pub const SIDECAR_MEMORY_REQUEST: &str = "contextmanager.dev/sidecar-resources-requests-memory";
+/// Annotation on a pod: CPU limit of its sidecar.
+pub const SIDECAR_CPU_LIMIT: &str = "contextmanager.dev/sidecar-resources-limits-cpu";
+/// Annotation on a pod: memory limit of its sidecar.
+pub const SIDECAR_MEMORY_LIMIT: &str = "contextmanager.dev/sidecar-resources-limits-memory";
+
+/// Label that injection puts on a pod: the name of the `ContextManager` it uses.
+pub const INJECTED: &str = "contextmanager.dev/context-manager";
+/// Annotation that injection puts on a pod: a hash of what was injected, to recognise its own work and outdated pods.
+pub const INJECTED_HASH: &str = "contextmanager.dev/injected-hash";
+
+/// Name of the injected container.
+pub const CONTAINER: &str = "context-manager";
+/// Volume with the sidecar's configuration, key ring and certificates.
+pub const VOLUME_CONFIG: &str = "context-manager-config";
+/// Volume with the embedded store's data.
+pub const VOLUME_DATA: &str = "context-manager-data";
+/// Volume with the key ring, for the agent's containers.
+pub const VOLUME_KEYS: &str = "context-manager-keys";
+
+/// Default port of the protocol listener, on loopback only.
+pub const DEFAULT_PROTOCOL_PORT: u16 = 7419;
+/// Default port of the admin listener, on the pod's address.
+pub const DEFAULT_ADMIN_PORT: u16 = 7420;
+/// Admin port of a sidecar that runs outside Kubernetes.
+pub const STANDALONE_ADMIN_PORT: u16 = 8080;
+
+/// Where the sidecar's configuration volume is mounted.
+pub const CONFIG_DIRECTORY: &str = "/etc/context-manager";
+/// File name of the configuration, and its key in the `ConfigMap`.
+pub const CONFIG_FILE: &str = "config.toml";
+/// File name of the key ring, and its key in the `Secret`.
+pub const KEYS_FILE: &str = "keys.json";
+/// File name of the CA bundle, and its key in the TLS `Secret`.
+pub const CA_FILE: &str = "ca.crt";
+/// File name of the sidecar's client certificate, and its key in the TLS `Secret`.
+pub const CERTIFICATE_FILE: &str = "tls.crt";
+/// File name of the sidecar's client key, and its key in the TLS `Secret`.
+pub const PRIVATE_KEY_FILE: &str = "tls.key";
+/// File name of the embedding API key in the configuration volume.
+pub const EMBEDDING_API_KEY_FILE: &str = "embedding-api-key";
+/// Where the embedded store's volume is mounted.
+pub const DATA_DIRECTORY: &str = "/var/lib/context-manager";
+/// Where the key ring is mounted in the agent's containers.
+pub const AGENT_KEYS_DIRECTORY: &str = "/var/run/secrets/contextmanager.dev";
+
+/// Environment variable of the agent: the sidecar's base URL.
+pub const ENV_URL: &str = "CONTEXT_MANAGER_URL";
+/// Environment variable of the agent: path of the key ring file.
+pub const ENV_KEYS: &str = "CONTEXT_MANAGER_KEYS";
+/// Environment variable of the sidecar: its tenant (the namespace).
+pub const ENV_TENANT: &str = "CONTEXT_MANAGER_TENANT";
+/// Environment variable of the sidecar: its agent's id.
+pub const ENV_AGENT: &str = "CONTEXT_MANAGER_AGENT";
+/// Environment variable of the sidecar: its pod's name.
+pub const ENV_POD: &str = "CONTEXT_MANAGER_POD";
+
+/// Name of the key ring `Secret` of the `ContextManager` called `name`.
+#[must_use]
+pub fn keys_secret(name: &str) -> String {
+    format!("{name}-context-keys")
+}
+
+/// Name of the TLS `Secret` of the `ContextManager` called `name`.
+#[must_use]
+pub fn tls_secret(name: &str) -> String {
+    format!("{name}-context-tls")
+}
+
+/// Name of the configuration `ConfigMap` of the `ContextManager` called `name`.
+#[must_use]
+pub fn config_map(name: &str) -> String {
+    format!("{name}-context-config")
+}
+
+/// Name of the data `PersistentVolumeClaim` of the `ContextManager` called `name`.
+#[must_use]
+pub fn data_claim(name: &str) -> String {
+    format!("{name}-context-data")
+}
