@@ -1,0 +1,139 @@
+//! A signing client in about a hundred lines: what an agent needs to speak the protocol.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail};
+use context_manager_protocol::{
+    codec::Format,
+    keyring::KeyRing,
+    problem::{Code, Problem},
+    signature::{self, Request},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+/// How often a request is signed anew and sent again when the sidecar has just restarted or is not there yet.
+const ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// A client of one sidecar.
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    keys: PathBuf,
+}
+
+/// Why one attempt failed.
+enum Failure {
+    /// The sidecar is not there, or not yet, or says so: worth another attempt, with a new signature.
+    Passing(anyhow::Error),
+    /// The request itself is wrong.
+    Final(anyhow::Error),
+}
+
+impl Client {
+    /// A client of the sidecar at `url`, which signs with the active key of the ring in the file `keys`.
+    pub fn new(url: &str, keys: PathBuf) -> Result<Self> {
+        // The protocol never leaves the pod, but the HTTP library wants a provider before it makes any client.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), keys })
+    }
+
+    /// Waits until the sidecar answers a signed request.
+    pub async fn wait_until_ready(&self, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.once::<serde_json::Value>("GET", "/v1/contexts/stats", &[]).await {
+                Ok(_) => return Ok(()),
+                Err(Failure::Passing(_)) if start.elapsed() < patience => tokio::time::sleep(FIRST_PAUSE).await,
+                Err(Failure::Passing(error) | Failure::Final(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends a signed GET.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.send("GET", path, &[]).await
+    }
+
+    /// Sends a signed POST.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, message: &impl Serialize) -> Result<T> {
+        self.send("POST", path, &Format::Json.encode(message)).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T> {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            match self.once(method, path, body).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Passing(error)) if attempt < ATTEMPTS => {
+                    eprintln!("attempt {attempt} of {ATTEMPTS} failed: {error:#}");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(Failure::Passing(error) | Failure::Final(error)) => return Err(error),
+            }
+        }
+        bail!("{method} {path} was never sent")
+    }
+
+    /// One attempt. The key file is read each time, because keys are rotated while the agent runs.
+    async fn once<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failure> {
+        let ring = self.ring().map_err(Failure::Final)?;
+        let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
+        let nonce = Uuid::new_v4().simple().to_string();
+        let headers = signature::sign(ring.active(), &Request { method, path: bare, query, body }, now(), &nonce);
+        let request = self
+            .http
+            .request(
+                method.parse().map_err(|error| Failure::Final(anyhow::Error::new(error)))?,
+                format!("{}{path}", self.url),
+            )
+            .headers(headers.to_header_map())
+            .header("content-type", Format::Json.media_type())
+            .body(body.to_vec());
+        let answer = request.send().await.context("the sidecar does not answer").map_err(Failure::Passing)?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.context("the answer was cut off").map_err(Failure::Passing)?;
+        if status.is_success() {
+            return Format::Json
+                .decode(&bytes)
+                .context("the answer is not what the protocol says")
+                .map_err(Failure::Final);
+        }
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => {
+                let error = anyhow::anyhow!(
+                    "{method} {path}: {} ({}): {}",
+                    problem.title,
+                    problem.code.as_str(),
+                    problem.detail
+                );
+                Err(if passes(&problem) { Failure::Passing(error) } else { Failure::Final(error) })
+            }
+            Err(_) => Err(Failure::Final(anyhow::anyhow!("{method} {path}: {status} without a problem document"))),
+        }
+    }
+
+    fn ring(&self) -> Result<KeyRing> {
+        let file = std::fs::read(&self.keys)
+            .with_context(|| format!("failed to read the key ring {}", self.keys.display()))?;
+        KeyRing::from_json(&file).with_context(|| format!("{} is not a key ring", self.keys.display()))
+    }
+}
+
+/// A restart of the sidecar makes signatures of the same second too old; a new one will do.
+fn passes(problem: &Problem) -> bool {
+    problem.status == 503 || problem.code == Code::TimestampBeforeStart
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,90 @@
+//! Cargo in release mode with the target folder that all checkouts share.
+//!
+//! The vector engine takes minutes to compile, so every release build goes through here: always the whole workspace
+//! (selecting a package changes the features of shared crates and compiles the engine again), always the host's triple
+//! given by name (so that the flags for static linking do not reach build scripts), always the same flags.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::paths::{self, Home};
+
+/// The environment that `cargo run` gives to this program and that a cargo started from here must not inherit: build
+/// scripts may watch it, and then they would run again each time the caller changes.
+const INHERITED: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+
+/// The release build of the workspace.
+pub struct Release {
+    target: PathBuf,
+    triple: String,
+}
+
+impl Release {
+    /// Looks up the host's triple.
+    pub fn new(home: &Home) -> Result<Self> {
+        let said = command::output(Command::new("rustc").arg("-vV").current_dir(paths::repository()))?;
+        let triple = host_triple(&said).context("`rustc -vV` names no host")?.to_owned();
+        Ok(Self { target: home.target(), triple })
+    }
+
+    /// `cargo SUBCOMMAND --release --workspace --target TRIPLE` with the shared target folder and static linking.
+    pub fn cargo(&self, subcommand: &str) -> Command {
+        let mut cargo = Command::new("cargo");
+        for (name, _) in std::env::vars_os() {
+            if INHERITED.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                cargo.env_remove(name);
+            }
+        }
+        let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", self.triple.to_uppercase().replace('-', "_"));
+        cargo
+            .current_dir(paths::repository())
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env(flags, "-C target-feature=+crt-static")
+            .env_remove("RUSTFLAGS")
+            .args([subcommand, "--release", "--workspace", "--target", &self.triple]);
+        cargo
+    }
+
+    /// Builds all programs of the workspace; cargo's own progress is shown.
+    pub fn binaries(&self) -> Result<()> {
+        let status =
+            self.cargo("build").arg("--bins").stdin(Stdio::null()).status().context("failed to start cargo")?;
+        if !status.success() {
+            bail!("the release build failed ({status})");
+        }
+        Ok(())
+    }
+
+    /// Where [`Release::binaries`] leaves a program.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.target.join(&self.triple).join("release").join(name)
+    }
+
+    /// The processor in the words of OCI images.
+    pub fn architecture(&self) -> Result<&'static str> {
+        match self.triple.split('-').next() {
+            Some("x86_64") => Ok("amd64"),
+            Some("aarch64") => Ok("arm64"),
+            _ => bail!("images can be built on x86_64 and aarch64 only, not on {}", self.triple),
+        }
+    }
+}
+
+fn host_triple(version: &str) -> Option<&str> {
+    version.lines().find_map(|line| line.strip_prefix("host: "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_is_read_from_the_compilers_own_words() {
+        let said = "rustc 1.95.0\nbinary: rustc\nhost: x86_64-unknown-linux-gnu\nrelease: 1.95.0\n";
+        assert_eq!(host_triple(said), Some("x86_64-unknown-linux-gnu"));
+        assert_eq!(host_triple("rustc 1.95.0\n"), None);
+    }
+}

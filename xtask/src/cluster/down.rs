@@ -1,0 +1,97 @@
+//! `cluster down`: ends everything and leaves nothing: no process, mount, network namespace, bridge, packet filter table,
+//! cgroup or changed kernel setting, and no state. Only the built programs stay.
+//!
+//! It works on whatever it finds, so a half-started cluster, one with half of its parts killed, or none at all is fine.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+use super::process::{self, Process};
+use super::state::State;
+use super::{cgroup, network};
+use crate::paths::Home;
+use crate::progress::human;
+
+/// Folders that CNI and the shims make outside of the state; removed when nothing else is in them.
+const SHARED: [&str; 9] = [
+    "/run/containerd/s",
+    "/run/containerd/fifo",
+    "/run/containerd",
+    "/var/lib/cni/results",
+    "/var/lib/cni/cache",
+    "/var/lib/cni",
+    "/var/log/containers",
+    "/var/log/pods",
+    "/run/netns",
+];
+
+/// Ends the cluster, if there is one.
+pub fn down(home: &Home) -> Result<()> {
+    let started = Instant::now();
+    let _lock = home.lock("cluster")?;
+    let state = State::new(home.cluster());
+    if !state.exists() && Process::of_cluster(state.folder()).is_empty() && !has_traces() {
+        eprintln!("there is no cluster");
+        return Ok(());
+    }
+    clean(&state)?;
+    eprintln!("cluster is down, and nothing of it is left; took {}", human(started.elapsed()));
+    Ok(())
+}
+
+/// Removes everything of the cluster, in an order in which nothing can bring back what is already gone.
+pub fn clean(state: &State) -> Result<()> {
+    if has_traces() && !geteuid().is_root() {
+        bail!("the cluster has real nodes, so ending it needs root");
+    }
+    let all = Process::of_cluster(state.folder());
+    // First whoever would start pods again or write rules again. kube-proxy may end in order, the kubelet has nothing to save.
+    end_named(&all, &["kubelet", "kube-proxy", "coredns"], Signal::SIGTERM);
+    end_named(&all, &["kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"], Signal::SIGKILL);
+    end_named(&all, &["containerd"], Signal::SIGTERM);
+    // Shims outlive containerd; their containers outlive the shims, and the cgroups tell who they are.
+    let shims: Vec<Process> = Process::of_cluster(state.folder()).into_iter().filter(Process::is_shim).collect();
+    process::stop(&shims, Signal::SIGKILL, Duration::from_secs(5));
+    cgroup::remove_all()?;
+    network::unmount_all(state.folder())?;
+    network::tear_down()?;
+    network::restore_settings(state)?;
+    if state.exists() {
+        remove_log_links(state.folder());
+        fs::remove_dir_all(state.folder()).with_context(|| format!("failed to remove {}", state.folder().display()))?;
+    }
+    if geteuid().is_root() {
+        for folder in SHARED {
+            // Fails when something of somebody else's is in it, and then it stays.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+    match Process::of_cluster(state.folder()).first() {
+        None => Ok(()),
+        Some(left) => bail!("process {} ({}) cannot be ended", left.pid, left.name()),
+    }
+}
+
+/// Whether a cluster with nodes has left anything on this machine.
+pub fn has_traces() -> bool {
+    !network::bridges().is_empty() || !cgroup::groups().is_empty()
+}
+
+fn end_named(all: &[Process], names: &[&str], signal: Signal) {
+    let chosen: Vec<Process> = all.iter().filter(|process| names.contains(&process.name())).cloned().collect();
+    process::stop(&chosen, signal, Duration::from_secs(3));
+}
+
+/// The kubelet links each container's log in a folder of the system's; the links into our state go with it.
+fn remove_log_links(state: &Path) {
+    for entry in fs::read_dir("/var/log/containers").into_iter().flatten().filter_map(Result::ok) {
+        if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(state)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

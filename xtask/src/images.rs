@@ -1,0 +1,71 @@
+//! `cargo xtask images`: the product's images, built without a container engine: static programs on an empty base.
+
+pub mod oci;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::build::Release;
+use crate::cluster::{self, ClusterArgs, Target};
+use crate::paths::Home;
+use oci::Image;
+
+const USER: &str = "65532:65532";
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The images, and whether they call strangers over TLS and so need the public authorities.
+const PRODUCTS: [(&str, bool); 3] =
+    [("context-manager-operator", true), ("context-manager-sidecar", true), ("context-manager-example-agent", false)];
+
+/// The command line of `cargo xtask images`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Also give the images to every node of the dev cluster, which is started when it is not up
+    #[arg(long)]
+    load: bool,
+}
+
+/// Runs `cargo xtask images`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let archives = build(&args.cluster)?;
+    for archive in &archives {
+        println!("{}", archive.display());
+    }
+    if args.load {
+        let cluster = cluster::ensure(&args.cluster)?;
+        cluster::load_images(&cluster, &archives)?;
+    } else if args.cluster.cluster == Target::Current {
+        eprintln!(
+            "load them by `kind load image-archive FILE` or `k3d image import FILE`, or push them to your registry"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the programs and writes an archive for each image; returns the archives.
+pub fn build(args: &ClusterArgs) -> Result<Vec<PathBuf>> {
+    let home = Home::find()?;
+    let release = Release::new(&home)?;
+    release.binaries()?;
+    std::fs::create_dir_all(home.images())?;
+    PRODUCTS
+        .iter()
+        .map(|(name, calls_out)| {
+            let program = format!("/{name}");
+            let mut image = Image::new(&args.image(name), release.architecture()?, USER)
+                .file(&program, &release.binary(name))?
+                .entrypoint(&program);
+            if *calls_out && Path::new(CERTIFICATES).is_file() {
+                image = image.data(CERTIFICATES, Path::new(CERTIFICATES))?;
+            }
+            let archive = home.images().join(format!("{name}.tar"));
+            let identity = image.write(&archive)?;
+            eprintln!("{} is {}", identity.reference, identity.digest);
+            Ok(archive)
+        })
+        .collect()
+}

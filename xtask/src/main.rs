@@ -1,0 +1,53 @@
+//! Every chore of the project as one program: `cargo xtask --help` lists them.
+//!
+//! This file owns the command line and nothing else; each command lives in the module of its name.
+
+mod arrows;
+mod build;
+mod ci;
+mod cluster;
+mod command;
+mod images;
+mod paths;
+mod progress;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A real Kubernetes on this machine: start it, look at it, end it
+    Cluster(cluster::Args),
+    /// Build the container images of the product, without Docker
+    Images(images::Args),
+    /// Run every test; the last line counts them
+    Test(test::Args),
+    /// Run what continuous integration runs: format, arrows, lints, tests
+    Ci,
+    /// Check which crate depends on which
+    CheckArrows,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Cluster(args) => cluster::run(&args),
+        Command::Images(args) => images::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Ci => ci::run(),
+        Command::CheckArrows => arrows::run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
