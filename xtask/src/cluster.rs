@@ -7,6 +7,7 @@ mod cgroup;
 mod control_plane;
 mod credentials;
 mod down;
+mod leftovers;
 mod load;
 mod network;
 mod node;
@@ -87,7 +88,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let home = Home::find()?;
     match &args.action {
         Action::Up { nodes, api_only } => {
-            up::up(&home, up::Wanted { nodes: *nodes, api_only: *api_only })?;
+            let dev = up::up(&home, up::Wanted { nodes: *nodes, api_only: *api_only })?;
+            if !dev.changed {
+                eprintln!("cluster was up already ({}), and all of it is well", dev.shape.describe());
+            }
+            eprintln!("kubeconfig: {}", dev.state.kubeconfig().display());
         }
         Action::Down => down::down(&home)?,
         Action::Status { output } => return status::status(&home, *output),

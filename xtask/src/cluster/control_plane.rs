@@ -49,14 +49,13 @@ pub fn api_server(state: &State, programs: &Programs, shape: Shape) -> Part {
     let address = api_address(shape);
     let keys = state.path("keys");
     let key = |name: &str| keys.join(name).display().to_string();
-    Part {
+    let mut part = Part {
         name: "kube-apiserver".into(),
         program: programs.path("kube-apiserver"),
         args: vec![
             format!("--cert-dir={}", state.path("certs").display()),
             format!("--etcd-servers=http://{ETCD_CLIENTS}"),
             format!("--bind-address={}", address.ip()),
-            format!("--advertise-address={}", address.ip()),
             format!("--secure-port={}", address.port()),
             format!("--service-cluster-ip-range={SERVICES}"),
             "--authorization-mode=Node,RBAC".into(),
@@ -73,7 +72,12 @@ pub fn api_server(state: &State, programs: &Programs, shape: Shape) -> Part {
         ],
         listens: vec![address],
         version: KUBERNETES.into(),
+    };
+    // Pods reach the Service `kubernetes` there. Loopback is refused as such an address, and without nodes nobody asks.
+    if !address.ip().is_loopback() {
+        part.args.push(format!("--advertise-address={}", address.ip()));
     }
+    part
 }
 
 /// kube-controller-manager; it serves nothing itself.

@@ -4,7 +4,6 @@
 //! It works on whatever it finds, so a half-started cluster, one with half of its parts killed, or none at all is fine.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -13,22 +12,9 @@ use nix::unistd::geteuid;
 
 use super::process::{self, Process};
 use super::state::State;
-use super::{cgroup, network};
+use super::{cgroup, leftovers, network};
 use crate::paths::Home;
 use crate::progress::human;
-
-/// Folders that CNI and the shims make outside of the state; removed when nothing else is in them.
-const SHARED: [&str; 9] = [
-    "/run/containerd/s",
-    "/run/containerd/fifo",
-    "/run/containerd",
-    "/var/lib/cni/results",
-    "/var/lib/cni/cache",
-    "/var/lib/cni",
-    "/var/log/containers",
-    "/var/log/pods",
-    "/run/netns",
-];
 
 /// Ends the cluster, if there is one.
 pub fn down(home: &Home) -> Result<()> {
@@ -61,15 +47,9 @@ pub fn clean(state: &State) -> Result<()> {
     network::unmount_all(state.folder())?;
     network::tear_down()?;
     network::restore_settings(state)?;
+    leftovers::remove(state);
     if state.exists() {
-        remove_log_links(state.folder());
         fs::remove_dir_all(state.folder()).with_context(|| format!("failed to remove {}", state.folder().display()))?;
-    }
-    if geteuid().is_root() {
-        for folder in SHARED {
-            // Fails when something of somebody else's is in it, and then it stays.
-            let _ = fs::remove_dir(folder);
-        }
     }
     match Process::of_cluster(state.folder()).first() {
         None => Ok(()),
@@ -85,13 +65,4 @@ pub fn has_traces() -> bool {
 fn end_named(all: &[Process], names: &[&str], signal: Signal) {
     let chosen: Vec<Process> = all.iter().filter(|process| names.contains(&process.name())).cloned().collect();
     process::stop(&chosen, signal, Duration::from_secs(3));
-}
-
-/// The kubelet links each container's log in a folder of the system's; the links into our state go with it.
-fn remove_log_links(state: &Path) {
-    for entry in fs::read_dir("/var/log/containers").into_iter().flatten().filter_map(Result::ok) {
-        if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(state)) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }

@@ -13,7 +13,7 @@ use super::packages::SystemPrograms;
 use super::part::Part;
 use super::programs::{KUBERNETES, PAUSE_IMAGE, Programs};
 use super::state::{State, node_address, write_if_changed};
-use super::{cgroup, network};
+use super::{cgroup, leftovers, network};
 
 /// The node's name in the cluster.
 pub fn name(node: u8) -> String {
@@ -115,6 +115,7 @@ disabled_plugins = [
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+        Root = "{folder}/runc"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni}"
     conf_dir = "{folder}/cni"
@@ -126,7 +127,7 @@ disabled_plugins = [
 fn network_config(state: &State, node: u8) -> String {
     let network = serde_json::json!({
         "cniVersion": "1.0.0",
-        "name": format!("context-manager-dev-{node}"),
+        "name": format!("{}{node}", leftovers::NETWORK),
         "plugins": [{
             "type": "bridge",
             "bridge": bridge(node),

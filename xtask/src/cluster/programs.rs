@@ -173,6 +173,7 @@ fn build(out: &Path) -> Result<()> {
 /// Downloads the modules (Go does it while listing) and counts the packages.
 fn list_packages(progress: &Progress) -> Result<usize> {
     let mut modules = 0;
+    progress.set("reading the list of packages".into());
     let mut list = go(&["list", "-deps"]);
     list.args(PACKAGES.map(|(_, package)| package)).stdout(Stdio::piped());
     let mut packages = 0;

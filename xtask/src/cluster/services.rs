@@ -19,29 +19,17 @@ use crate::command;
 pub const PROXY_HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10256);
 const PROXY_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 
+/// Writes kube-proxy's configuration, and tells whether it is new.
+pub fn configure_proxy(state: &State) -> Result<bool> {
+    write_if_changed(&proxy_path(state), &proxy_config(state))
+}
+
 /// kube-proxy by nftables; one serves all nodes, because they share this machine's network namespace.
 pub fn proxy(state: &State, programs: &Programs) -> Part {
-    let address = node_address(0);
     Part {
         name: "kube-proxy".into(),
         program: programs.path("kube-proxy"),
-        args: vec![
-            format!("--kubeconfig={}", User::Proxy.kubeconfig(state).display()),
-            format!("--hostname-override={}", node::name(0)),
-            "--proxy-mode=nftables".into(),
-            format!("--bind-address={address}"),
-            format!("--nodeport-addresses={address}/32"),
-            "--detect-local-mode=ClusterCIDR".into(),
-            format!("--cluster-cidr={PODS}"),
-            // Ten times as often as by default: tests use a Service the moment after they made it.
-            "--nftables-min-sync-period=100ms".into(),
-            format!("--healthz-bind-address={PROXY_HEALTH}"),
-            format!("--metrics-bind-address={PROXY_METRICS}"),
-            // The machine's own connection tracking is left as it is.
-            "--conntrack-max-per-core=0".into(),
-            "--conntrack-tcp-timeout-established=0s".into(),
-            "--conntrack-tcp-timeout-close-wait=0s".into(),
-        ],
+        args: vec![format!("--config={}", proxy_path(state).display())],
         listens: vec![PROXY_HEALTH, PROXY_METRICS],
         version: KUBERNETES.into(),
     }
@@ -104,6 +92,34 @@ pub fn dns_answers() -> bool {
 
 fn dns_address() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(node_address(0)), 53)
+}
+
+fn proxy_path(state: &State) -> PathBuf {
+    state.path("proxy.yaml")
+}
+
+fn proxy_config(state: &State) -> String {
+    let address = node_address(0);
+    let (name, kubeconfig) = (node::name(0), User::Proxy.kubeconfig(state));
+    let kubeconfig = kubeconfig.display();
+    // `minSyncPeriod`: ten times as often as by default, because tests use a Service the moment after they made it.
+    // `conntrack`: zeros leave the machine's own connection tracking as it is.
+    format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clientConnection: {{kubeconfig: {kubeconfig}}}
+hostnameOverride: {name}
+mode: nftables
+bindAddress: {address}
+nodePortAddresses: [{address}/32]
+detectLocalMode: ClusterCIDR
+clusterCIDR: {PODS}
+healthzBindAddress: {PROXY_HEALTH}
+metricsBindAddress: {PROXY_METRICS}
+nftables: {{minSyncPeriod: 100ms, syncPeriod: 30s}}
+conntrack: {{maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
+"
+    )
 }
 
 fn corefile_path(state: &State) -> PathBuf {

@@ -25,6 +25,17 @@ pub struct Shape {
     pub nodes: u8,
 }
 
+impl Shape {
+    /// The shape in words.
+    pub fn describe(self) -> String {
+        match self.nodes {
+            0 => "API server only".to_owned(),
+            1 => "1 node".to_owned(),
+            many => format!("{many} nodes"),
+        }
+    }
+}
+
 /// What is kept in `cluster.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
@@ -39,8 +50,8 @@ impl State {
         Self(folder)
     }
 
-    /// Makes the folder, closed to other users because it holds the cluster's secrets.
-    pub fn create(&self) -> Result<()> {
+    /// Refuses a folder below which sockets could not be made.
+    pub fn check_length(&self) -> Result<()> {
         let longest = self.0.as_os_str().len() + LONGEST_SOCKET.len();
         if longest > 107 {
             bail!(
@@ -49,6 +60,11 @@ impl State {
                 self.0.display()
             );
         }
+        Ok(())
+    }
+
+    /// Makes the folder, closed to other users because it holds the cluster's secrets.
+    pub fn create(&self) -> Result<()> {
         fs::create_dir_all(self.0.join("logs")).with_context(|| format!("failed to make {}", self.0.display()))?;
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))?;
         Ok(())
@@ -156,7 +172,7 @@ mod tests {
     #[test]
     fn path_too_long_for_sockets_is_refused_with_the_remedy() {
         let state = State::new(PathBuf::from(format!("/tmp/{}", "x".repeat(90))));
-        let error = state.create().expect_err("too long").to_string();
+        let error = state.check_length().expect_err("too long").to_string();
         assert!(error.contains("CONTEXT_MANAGER_HOME"), "{error}");
     }
 

@@ -55,6 +55,8 @@ pub struct Dev {
     pub(super) programs: Programs,
     pub(super) system: Option<SystemPrograms>,
     pub(super) shape: Shape,
+    /// Whether anything had to be started.
+    pub(super) changed: bool,
 }
 
 impl ClusterArgs {

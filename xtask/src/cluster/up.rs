@@ -35,11 +35,17 @@ pub struct Wanted {
 /// Makes the cluster run.
 pub fn up(home: &Home, wanted: Wanted) -> Result<Dev> {
     let started = Instant::now();
-    check_machine(wanted)?;
+    if !cfg!(target_os = "linux") {
+        bail!("the dev cluster runs on Linux only; use a cluster you have by `--cluster current`");
+    }
+    let state = State::new(home.cluster());
+    state.check_length()?;
+    // Asked before the programs are built, which takes minutes, and again under the lock.
+    check_rights(decide(&state, wanted)?)?;
     let programs = Programs::provide(home)?;
     let _lock = home.lock("cluster")?;
-    let state = State::new(home.cluster());
     let shape = decide(&state, wanted)?;
+    check_rights(shape)?;
     // Found before anything starts: a cluster that cannot have nodes shall not come up halfway.
     let system = if shape.nodes > 0 { Some(SystemPrograms::provide()?) } else { None };
     if state.exists() && state.shape().is_none() {
@@ -53,18 +59,11 @@ pub fn up(home: &Home, wanted: Wanted) -> Result<Dev> {
         None => run.api_only()?,
         Some(system) => run.with_nodes(system)?,
     };
-    let nodes = match shape.nodes {
-        0 => "API server only".to_owned(),
-        1 => "1 node".to_owned(),
-        many => format!("{many} nodes"),
-    };
-    let what = if changed { "is up" } else { "was up" };
-    eprintln!(
-        "cluster {what} ({nodes}), checked in {}; kubeconfig: {}",
-        human(started.elapsed()),
-        state.kubeconfig().display()
-    );
-    Ok(Dev { state, programs, system, shape })
+    let dev = Dev { state, programs, system, shape, changed };
+    if changed {
+        eprintln!("cluster is up ({}), after {}", shape.describe(), human(started.elapsed()));
+    }
+    Ok(dev)
 }
 
 struct Run<'r> {
@@ -136,7 +135,8 @@ impl Run<'_> {
             let is_new = self.configure(User::Node(node))? | node::configure_kubelet(self.state, node)?;
             changed |= self.start(&node::kubelet(self.state, self.programs, node), is_new)?;
         }
-        changed |= self.start(&services::proxy(self.state, self.programs), self.configure(User::Proxy)?)?;
+        let is_new = self.configure(User::Proxy)? | services::configure_proxy(self.state)?;
+        changed |= self.start(&services::proxy(self.state, self.programs), is_new)?;
         let is_new = self.configure(User::Dns)? | services::configure_dns(self.state)?;
         changed |= self.start(&services::dns(self.state, self.programs), is_new)?;
         Ok(changed)
@@ -215,11 +215,8 @@ pub fn ctr(system: &SystemPrograms, state: &State, node: u8) -> Command {
     ctr
 }
 
-fn check_machine(wanted: Wanted) -> Result<()> {
-    if !cfg!(target_os = "linux") {
-        bail!("the dev cluster runs on Linux only; use a cluster you have by `--cluster current`");
-    }
-    if !wanted.api_only && !geteuid().is_root() {
+fn check_rights(shape: Shape) -> Result<()> {
+    if shape.nodes > 0 && !geteuid().is_root() {
         bail!(
             "a real node needs root (it makes bridges, mounts and cgroups): run this as root, or take `cluster up --api-only` \
              (no pods), or use a cluster you have by `--cluster current`"

@@ -1,0 +1,223 @@
+//! The context: one remembered text with everything the product knows about it.
+//!
+//! Owns the shape of a stored memory. A `Context` is complete and valid; what a caller sends is a protocol message and
+//! becomes a `Context` only after [`crate::limits`] has passed it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Actor, AgentId, Level, SessionId, TenantId, Timestamp, Ttl};
+
+/// What a caller attaches to a context: a JSON object.
+pub type Metadata = serde_json::Map<String, serde_json::Value>;
+
+/// The identity of a context. Made by the client or by the sidecar before the first attempt to store it, so that
+/// storing it twice is storing it once.
+///
+/// ```
+/// use context_manager_memory::ContextId;
+///
+/// let id: ContextId = "0191e7f0-0000-7000-8000-000000000001".parse().unwrap();
+/// assert_eq!(id.to_string(), "0191e7f0-0000-7000-8000-000000000001");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContextId(Uuid);
+
+impl ContextId {
+    /// Takes a UUID as an identity.
+    #[must_use]
+    pub const fn new(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    /// The identity as a UUID.
+    #[must_use]
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for ContextId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<Uuid> for ContextId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
+/// A text that is no context id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not a context id; use the UUID that storing the context returned")]
+pub struct InvalidContextId {
+    /// What was given, cut to a printable length.
+    pub given: String,
+}
+
+impl std::str::FromStr for ContextId {
+    type Err = InvalidContextId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::try_parse(text).map(Self).map_err(|_| InvalidContextId { given: text.chars().take(64).collect() })
+    }
+}
+
+/// One remembered text.
+///
+/// ```
+/// use context_manager_memory::{AgentId, Context, ContextId, Level, TenantId, Timestamp};
+///
+/// let now = Timestamp::from_millis(1_700_000_000_000);
+/// let id = ContextId::new(uuid::Uuid::from_u128(1));
+/// let context = Context::new(id, TenantId::new("team-a")?, AgentId::new("support")?, Level::LongTerm, "Tea, not coffee.", now);
+/// assert_eq!(context.version, 1);
+/// assert_eq!(context.event_time(), now);
+/// # Ok::<(), context_manager_memory::name::InvalidName>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Context {
+    /// The identity; kept by every update.
+    pub id: ContextId,
+    /// Whose memory it is; set from the sidecar's own identity, never from a request.
+    pub tenant: TenantId,
+    /// Which agent's memory it is; set from the sidecar's own identity, never from a request.
+    pub agent: AgentId,
+    /// The conversation or task it belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// How long it is meant to matter.
+    pub level: Level,
+    /// Who said or did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
+    /// The text as it was stored, verbatim.
+    pub text: String,
+    /// What the caller attached.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub metadata: Metadata,
+    /// Its place in the order of its session, counted from 0 without holes when nothing was deleted.
+    pub sequence: i64,
+    /// The length of the text in tokens.
+    pub tokens: u32,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// When it was last changed; reading does not count.
+    pub updated_at: Timestamp,
+    /// When it happened, if that is not when it was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occurred_at: Option<Timestamp>,
+    /// From when on it is never returned; `None` is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The time to live the caller asked for. It outranks the level's, and such a context is never promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+    /// Counts the changes of text, metadata, level or expiry, from 1 on.
+    pub version: i64,
+    /// How often it was returned by a retrieval.
+    #[serde(default)]
+    pub access_count: i64,
+    /// When it was last returned by a retrieval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accessed_at: Option<Timestamp>,
+}
+
+impl Context {
+    /// A new context with the least that every context has: version 1, no session, no metadata, never read, kept, and
+    /// counted by the default token estimate. Set the other fields before storing it.
+    #[must_use]
+    pub fn new(
+        id: ContextId,
+        tenant: TenantId,
+        agent: AgentId,
+        level: Level,
+        text: impl Into<String>,
+        now: Timestamp,
+    ) -> Self {
+        let text = text.into();
+        Self {
+            id,
+            tenant,
+            agent,
+            session: None,
+            level,
+            actor: None,
+            tokens: crate::tokens::estimate(&text),
+            text,
+            metadata: Metadata::new(),
+            sequence: 0,
+            created_at: now,
+            updated_at: now,
+            occurred_at: None,
+            expires_at: None,
+            ttl: None,
+            version: 1,
+            access_count: 0,
+            accessed_at: None,
+        }
+    }
+
+    /// When it happened: the time the caller named, else when it was stored.
+    #[must_use]
+    pub fn event_time(&self) -> Timestamp {
+        self.occurred_at.unwrap_or(self.created_at)
+    }
+
+    /// Whether it may no longer be returned; see [`crate::expiry::is_expired`].
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        crate::expiry::is_expired(self.expires_at, now)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A context for tests: `number` makes its id.
+    pub(crate) fn sample(number: u128, level: Level, text: &str) -> Context {
+        Context::new(
+            ContextId::new(Uuid::from_u128(number)),
+            TenantId::new("tenant").unwrap(),
+            AgentId::new("agent").unwrap(),
+            level,
+            text,
+            Timestamp::from_millis(1_700_000_000_000),
+        )
+    }
+
+    #[test]
+    fn json_round_trip_keeps_every_field() {
+        let mut context = sample(7, Level::ShortTerm, "Buy tea.");
+        context.session = Some(SessionId::new("s").unwrap());
+        context.actor = Some(Actor::new("Ann").unwrap());
+        context.metadata.insert("topic".to_owned(), serde_json::json!({"deep": [1, null]}));
+        context.occurred_at = Some(Timestamp::from_millis(1));
+        context.expires_at = Some(Timestamp::from_millis(2));
+        context.ttl = Ttl::try_from(5).ok();
+        context.accessed_at = Some(Timestamp::from_millis(3));
+        let json = serde_json::to_string(&context).unwrap();
+        assert_eq!(serde_json::from_str::<Context>(&json).unwrap(), context);
+    }
+
+    #[test]
+    fn absent_options_do_not_appear_in_json() {
+        let json = serde_json::to_value(sample(7, Level::LongTerm, "x")).unwrap();
+        for key in ["session", "actor", "metadata", "occurred_at", "expires_at", "ttl", "accessed_at"] {
+            assert!(json.get(key).is_none(), "{key}");
+        }
+    }
+
+    #[test]
+    fn id_that_is_no_uuid_is_refused_with_the_remedy() {
+        let message = "42".parse::<ContextId>().unwrap_err().to_string();
+        assert!(message.contains("42") && message.contains("UUID"), "{message}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Words as sparse vectors, so that the dot product of a query and a document is BM25.
+//!
+//! Owns the tokenizer (Unicode words, lower case, English stop words out, Snowball stems) and the term weights. A document's
+//! vector holds the saturated term frequency, a query's vector the count of each term; the inverse document frequency is
+//! the store's part (Qdrant's sparse `Modifier::Idf`) or that of [`crate::local`]. Okapi BM25: Robertson and Zaragoza, "The
+//! Probabilistic Relevance Framework", 2009. Stems: Porter's English Snowball stemmer.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use rust_stemmers::{Algorithm, Stemmer};
+use xxhash_rust::xxh32::xxh32;
+
+use crate::SparseVector;
+
+/// The parameters of BM25.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bm25 {
+    /// How soon a repeated term stops to count more.
+    pub k1: f32,
+    /// How much a long text is discounted, from 0 to 1.
+    pub b: f32,
+    /// The length in terms of an average text.
+    pub average_length: f32,
+}
+
+/// `k1` is the usual one; `b` is low because contexts are short and of similar length.
+impl Default for Bm25 {
+    fn default() -> Self {
+        Self { k1: 1.2, b: 0.4, average_length: 32.0 }
+    }
+}
+
+static STOP_WORDS: LazyLock<HashSet<&'static str>> =
+    LazyLock::new(|| stop_words::lookup("en").unwrap_or_default().iter().copied().collect());
+
+/// The terms of a text in their order: lower-cased, without stop words, stemmed.
+///
+/// ```
+/// use context_manager_memory::lexical::terms;
+///
+/// assert_eq!(terms("The cats were RUNNING, again!"), ["cat", "run"]);
+/// ```
+#[must_use]
+pub fn terms(text: &str) -> Vec<String> {
+    let stemmer = Stemmer::create(Algorithm::English);
+    words(text)
+        .filter(|word| !STOP_WORDS.contains(word.as_str()))
+        .map(|word| stemmer.stem(&word).into_owned())
+        .collect()
+}
+
+/// The words of a text in lower case, punctuation left out.
+pub fn words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|character: char| !character.is_alphanumeric() && character != '\'' && character != '’')
+        .map(|word| word.trim_matches(['\'', '’']))
+        .map(|word| word.strip_suffix("'s").or_else(|| word.strip_suffix("’s")).unwrap_or(word))
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+}
+
+/// The index of a term in a sparse vector: a hash that is the same on every machine and in every version.
+#[must_use]
+pub fn index(term: &str) -> u32 {
+    xxh32(term.as_bytes(), 0)
+}
+
+impl Bm25 {
+    /// The vector of a text that is stored.
+    #[must_use]
+    pub fn document(&self, text: &str) -> SparseVector {
+        let terms = terms(text);
+        #[expect(clippy::cast_precision_loss, reason = "a text has far fewer than 2^24 terms")]
+        let length = terms.len() as f32;
+        let counts = SparseVector::from_pairs(terms.iter().map(|term| (index(term), 1.0)));
+        let norm = self.k1 * (1.0 - self.b + self.b * length / self.average_length);
+        SparseVector::from_pairs(counts.iter().map(|(index, count)| (index, count * (self.k1 + 1.0) / (count + norm))))
+    }
+}
+
+/// The vector of a query: how often each term occurs.
+#[must_use]
+pub fn query(text: &str) -> SparseVector {
+    SparseVector::from_pairs(terms(text).iter().map(|term| (index(term), 1.0)))
+}
+
+/// The inverse document frequency of a term that `with` of `all` documents have, in the form that never is negative; the
+/// same that Qdrant's sparse `Modifier::Idf` applies.
+#[must_use]
+pub fn idf(all: usize, with: usize) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "document counts are far below 2^24 or the error does not matter")]
+    let (all, with) = (all as f32, with as f32);
+    ((all - with + 0.5) / (with + 0.5)).ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn word_forms_share_a_term_and_stop_words_have_none() {
+        assert_eq!(terms("Painted paintings"), terms("paint painting"));
+        assert!(terms("the and of").is_empty());
+        assert_eq!(terms("Melanie's"), terms("melanie"));
+    }
+
+    #[test]
+    fn a_shared_rare_term_scores_and_an_unrelated_text_does_not() {
+        let bm25 = Bm25::default();
+        let score = |text: &str| query("violin lessons").dot(&bm25.document(text));
+        assert!(score("She began violin lessons.") > score("She began lessons."));
+        assert!(score("Nothing alike").abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn a_repeated_term_counts_more_but_saturates() {
+        let bm25 = Bm25::default();
+        let weight = |times: usize| query("tea").dot(&bm25.document(&"tea ".repeat(times)));
+        assert!(weight(2) > weight(1));
+        assert!(weight(40) < bm25.k1 + 1.0);
+    }
+
+    #[test]
+    fn rare_terms_weigh_more_and_none_weighs_less_than_nothing() {
+        assert!(idf(100, 1) > idf(100, 50));
+        assert!(idf(10, 10) > 0.0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_finite_weights(text in "\\PC{0,200}") {
+            prop_assert!(Bm25::default().document(&text).values().iter().all(|value| value.is_finite() && *value > 0.0));
+        }
+    }
+}

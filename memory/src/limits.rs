@@ -1,0 +1,222 @@
+//! What is too large or too small to be accepted; every refusal names the field and the remedy.
+
+use serde_json::Value;
+
+use crate::Metadata;
+
+/// The bounds of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a stored text.
+    pub text_bytes: usize,
+    /// Most bytes of a query.
+    pub query_bytes: usize,
+    /// Most metadata keys.
+    pub metadata_keys: usize,
+    /// Most bytes of a metadata key.
+    pub metadata_key_bytes: usize,
+    /// Most bytes of all metadata as JSON.
+    pub metadata_bytes: usize,
+    /// Deepest nesting of a metadata value.
+    pub metadata_depth: usize,
+    /// Most contexts of a batch.
+    pub batch: usize,
+    /// Most contexts of an answer or a page.
+    pub results: i64,
+    /// Largest token budget.
+    pub token_budget: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            text_bytes: 64 << 10,
+            query_bytes: 8 << 10,
+            metadata_keys: 64,
+            metadata_key_bytes: 128,
+            metadata_bytes: 16 << 10,
+            metadata_depth: 8,
+            batch: 256,
+            results: 1_000,
+            token_budget: 1_000_000,
+        }
+    }
+}
+
+/// A value that is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}; {remedy}")]
+pub struct Violation {
+    /// The field's name, as in the request.
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What is accepted.
+    pub remedy: String,
+}
+
+fn refuse(field: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Result<(), Violation> {
+    Err(Violation { field: field.to_owned(), problem: problem.into(), remedy: remedy.into() })
+}
+
+impl Limits {
+    /// Checks a text that is to be stored.
+    ///
+    /// # Errors
+    /// When it is blank, too long, or has control characters other than white space.
+    ///
+    /// ```
+    /// use context_manager_memory::limits::Limits;
+    ///
+    /// let refused = Limits::default().text("  ").unwrap_err();
+    /// assert_eq!(refused.to_string(), "text is blank; give it at least one visible character");
+    /// ```
+    pub fn text(&self, text: &str) -> Result<(), Violation> {
+        Self::words("text", text, self.text_bytes, "store it in several contexts")
+    }
+
+    /// Checks a query.
+    ///
+    /// # Errors
+    /// When it is blank, too long, or has control characters other than white space.
+    pub fn query(&self, query: &str) -> Result<(), Violation> {
+        Self::words("query", query, self.query_bytes, "ask for the essence")
+    }
+
+    fn words(field: &str, text: &str, most: usize, how: &str) -> Result<(), Violation> {
+        if text.trim().is_empty() {
+            return refuse(field, "is blank", "give it at least one visible character");
+        }
+        if text.len() > most {
+            return refuse(field, format!("has {} bytes", text.len()), format!("at most {most} are accepted; {how}"));
+        }
+        match text.char_indices().find(|(_, character)| character.is_control() && !character.is_whitespace()) {
+            Some((at, character)) => {
+                refuse(field, format!("has the control character {character:?} at byte {at}"), "remove it")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks metadata.
+    ///
+    /// # Errors
+    /// When there are too many keys, a key is empty or too long, or the values are too deep or too large.
+    pub fn metadata(&self, metadata: &Metadata) -> Result<(), Violation> {
+        if metadata.len() > self.metadata_keys {
+            return refuse(
+                "metadata",
+                format!("has {} keys", metadata.len()),
+                format!("at most {} are accepted", self.metadata_keys),
+            );
+        }
+        for (key, value) in metadata {
+            let field = format!("metadata.{}", key.chars().take(64).collect::<String>());
+            if key.is_empty() || key.len() > self.metadata_key_bytes {
+                let remedy = format!("a key has 1 to {} bytes", self.metadata_key_bytes);
+                return refuse(&field, format!("has a key of {} bytes", key.len()), remedy);
+            }
+            if depth(value) > self.metadata_depth {
+                return refuse(
+                    &field,
+                    "is nested too deeply",
+                    format!("at most {} levels are accepted", self.metadata_depth),
+                );
+            }
+        }
+        let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
+        if bytes > self.metadata_bytes {
+            return refuse(
+                "metadata",
+                format!("has {bytes} bytes as JSON"),
+                format!("at most {} are accepted", self.metadata_bytes),
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks the number of contexts of a batch.
+    ///
+    /// # Errors
+    /// When there is none, or too many.
+    pub fn batch(&self, contexts: usize) -> Result<(), Violation> {
+        if (1..=self.batch).contains(&contexts) {
+            return Ok(());
+        }
+        refuse("contexts", format!("has {contexts} entries"), format!("1 to {} are accepted", self.batch))
+    }
+
+    /// Checks a token budget.
+    ///
+    /// # Errors
+    /// When it is not positive, or too large.
+    pub fn token_budget(&self, budget: i64) -> Result<usize, Violation> {
+        Self::count("token_budget", budget, self.token_budget)
+    }
+
+    /// Checks a number of results.
+    ///
+    /// # Errors
+    /// When it is not positive, or too large.
+    pub fn results(&self, limit: i64) -> Result<usize, Violation> {
+        Self::count("limit", limit, self.results)
+    }
+
+    fn count(field: &str, value: i64, most: i64) -> Result<usize, Violation> {
+        match usize::try_from(value) {
+            Ok(count) if (1..=most).contains(&value) => Ok(count),
+            Ok(_) | Err(_) => refuse(field, format!("is {value}"), format!("1 to {most} are accepted")).map(|()| 0),
+        }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(values) => 1 + values.values().map(depth).max().unwrap_or(0),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn metadata(value: &Value) -> Metadata {
+        value.as_object().cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn each_refusal_names_the_field_and_the_remedy() {
+        let limits = Limits::default();
+        let many: Metadata = (0..65).map(|key| (key.to_string(), Value::Null)).collect();
+        let deep = (0..9).fold(json!(1), |value, _| json!([value]));
+        for (result, expected) in [
+            (limits.text(&"x".repeat(70_000)), "text has 70000 bytes; at most 65536 are accepted"),
+            (limits.text("a\u{0}"), "text has the control character '\\0' at byte 1; remove it"),
+            (limits.query(""), "query is blank"),
+            (limits.metadata(&many), "metadata has 65 keys; at most 64 are accepted"),
+            (limits.metadata(&metadata(&json!({"a": deep}))), "metadata.a is nested too deeply"),
+            (limits.metadata(&metadata(&json!({"": 1}))), "has a key of 0 bytes"),
+            (limits.metadata(&metadata(&json!({"a": "x".repeat(17_000)}))), "bytes as JSON; at most 16384"),
+            (limits.batch(0), "contexts has 0 entries; 1 to 256 are accepted"),
+            (limits.batch(257), "contexts has 257 entries"),
+            (limits.token_budget(-1).map(drop), "token_budget is -1; 1 to 1000000 are accepted"),
+            (limits.token_budget(0).map(drop), "token_budget is 0"),
+            (limits.results(1_001).map(drop), "limit is 1001; 1 to 1000 are accepted"),
+        ] {
+            let message = result.map_or_else(|violation| violation.to_string(), |()| "accepted".to_owned());
+            assert!(message.contains(expected), "{message:?} is not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn ordinary_values_are_accepted() {
+        let limits = Limits::default();
+        assert_eq!(limits.text("two\nlines\tand a tab"), Ok(()));
+        assert_eq!(limits.metadata(&metadata(&json!({"topic": {"a": [1, true, null]}}))), Ok(()));
+        assert_eq!(limits.token_budget(2_000), Ok(2_000));
+    }
+}

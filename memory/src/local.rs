@@ -1,0 +1,93 @@
+//! Scoring of contexts that are held in memory, as a store would score them: for L1, and for what no store has yet.
+
+use std::collections::HashMap;
+
+use crate::{Context, LegScores, QueryVectors, SparseVector, Vectors, lexical, rank::Candidate, vectors::cosine};
+
+/// Scores each context on each leg; the document frequencies are those of the given contexts.
+///
+/// ```
+/// # use context_manager_memory::{AgentId, Context, ContextId, Level, QueryVectors, TenantId, Timestamp};
+/// use context_manager_memory::{index_text::index_texts, lexical::{self, Bm25}, local::score};
+///
+/// # let now = Timestamp::from_millis(0);
+/// # let id = ContextId::new(uuid::Uuid::from_u128(1));
+/// # let context = Context::new(id, TenantId::new("t").unwrap(), AgentId::new("a").unwrap(), Level::Immediate, "green tea", now);
+/// let vectors = index_texts(&context, None).vectors(&Bm25::default(), None);
+/// let query = QueryVectors { dense: None, sparse: Some(lexical::query("tea")) };
+/// let scored = score(&query, &[(context, vectors)]);
+/// assert!(scored[0].scores.sparse_self > Some(0.0));
+/// assert_eq!(scored[0].scores.dense_self, None);
+/// ```
+#[must_use]
+pub fn score(query: &QueryVectors, contexts: &[(Context, Vectors)]) -> Vec<Candidate> {
+    let own = query
+        .sparse
+        .as_ref()
+        .map(|query| frequencies(query, &contexts.iter().map(|(_, vectors)| &vectors.sparse_self)));
+    let ctx =
+        query.sparse.as_ref().map(|query| frequencies(query, &contexts.iter().map(|(_, vectors)| &vectors.sparse_ctx)));
+    let dense = |vector: &Option<Vec<f32>>| {
+        query.dense.as_ref().zip(vector.as_ref()).map(|(query, vector)| cosine(query, vector))
+    };
+    let sparse = |vector: &SparseVector, idf: &Option<HashMap<u32, f32>>| {
+        query
+            .sparse
+            .as_ref()
+            .zip(idf.as_ref())
+            .map(|(query, idf)| query.dot_weighted(vector, |term| idf.get(&term).copied().unwrap_or(0.0)))
+    };
+    contexts
+        .iter()
+        .map(|(context, vectors)| Candidate {
+            context: context.clone(),
+            scores: LegScores {
+                dense_self: dense(&vectors.dense_self),
+                dense_ctx: dense(&vectors.dense_ctx),
+                sparse_self: sparse(&vectors.sparse_self, &own),
+                sparse_ctx: sparse(&vectors.sparse_ctx, &ctx),
+            },
+        })
+        .collect()
+}
+
+/// The inverse document frequency of each term of the query.
+fn frequencies<'a>(
+    query: &SparseVector,
+    documents: &(impl ExactSizeIterator<Item = &'a SparseVector> + Clone),
+) -> HashMap<u32, f32> {
+    let with = |term: u32| documents.clone().filter(|document| document.indices().binary_search(&term).is_ok()).count();
+    query.indices().iter().map(|&term| (term, lexical::idf(documents.len(), with(term)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Level, context::tests::sample, index_text::index_texts, lexical::Bm25};
+
+    #[test]
+    fn a_rare_word_outweighs_a_common_one() {
+        let texts = ["tea again", "tea again", "tea again", "violin again"];
+        let contexts: Vec<_> = (0_u128..)
+            .zip(texts)
+            .map(|(number, text)| {
+                let context = sample(number, Level::Immediate, text);
+                let texts = index_texts(&context, None);
+                let vectors = texts.vectors(&Bm25::default(), Some(texts.builtin(64)));
+                (context, vectors)
+            })
+            .collect();
+        let query = QueryVectors {
+            dense: Some(crate::builtin::embed("tea violin", 64)),
+            sparse: Some(lexical::query("tea violin")),
+        };
+        let scored = score(&query, &contexts);
+        assert!(scored[3].scores.sparse_self > scored[0].scores.sparse_self);
+        assert!(scored.iter().all(|candidate| candidate.scores.dense_ctx.is_some()));
+    }
+
+    #[test]
+    fn no_context_gives_no_candidate() {
+        assert!(score(&QueryVectors { dense: None, sparse: Some(lexical::query("tea")) }, &[]).is_empty());
+    }
+}
