@@ -1,0 +1,186 @@
+//! Whether a pod gets a sidecar, and the JSON patch that gives it one.
+//!
+//! Owns the truth table of opting in, the choice of the `ContextManager`, the checks for clashes, and the injected
+//! container, volumes and environment. All of it is pure: no clock, no randomness, no cluster. The webhook calls it for
+//! each admission; whatever else has to know the decision (a watchdog, a command line) calls the same two functions:
+//! [`decide`] and [`patch`].
+//!
+//! A pod is only ever looked at and changed as raw JSON: decoding it into a typed `Pod` and encoding it again would drop
+//! the fields that this version of the types does not know.
+
+use std::collections::BTreeMap;
+
+use context_manager_protocol::names;
+use serde_json::Value;
+
+mod agent;
+mod clash;
+mod opt_in;
+mod options;
+mod patch;
+mod pod;
+mod quantity;
+mod reason;
+mod resource;
+mod select;
+mod sidecar;
+#[cfg(test)]
+mod tests;
+
+pub use agent::{Owner, owner};
+pub use patch::patch;
+pub use reason::Reason;
+pub use resource::{OnMissing, Resource, SecretKey, Storage};
+
+use opt_in::OptIn;
+use options::Options;
+use pod::Pod;
+
+/// What is known of the pod's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// Its name; the sidecar's tenant.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What the operator's own configuration says about injection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The sidecar's image, for resources that name none.
+    pub sidecar_image: String,
+    /// What happens to a pod of an opted-in namespace for which no resource can be chosen.
+    pub on_missing: OnMissing,
+}
+
+/// What is to be done with a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// It gets a sidecar.
+    Inject(Box<Injection>),
+    /// It is admitted as it is.
+    Skip(Skip),
+    /// It is refused.
+    Deny(Denial),
+}
+
+/// Why a pod is admitted without a sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// The reason, as a stable name.
+    pub reason: Reason,
+    /// What to tell whoever created the pod; absent when the pod got just what was asked for.
+    pub warning: Option<String>,
+}
+
+/// Why a pod is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The reason, as a stable name.
+    pub reason: Reason,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+}
+
+/// All that a pod is given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injection {
+    /// The `ContextManager` it uses.
+    pub resource: String,
+    /// Its agent's id.
+    pub agent: String,
+    /// The sidecar container.
+    pub sidecar: Value,
+    /// The volumes, each with its name.
+    pub volumes: Vec<Value>,
+    /// Names of the containers that get access.
+    pub containers: Vec<String>,
+    /// Environment of those containers.
+    pub env: Vec<(String, String)>,
+    /// Volume mount of those containers.
+    pub mount: Value,
+    /// Hash of all of the above.
+    pub hash: String,
+    /// What to tell whoever created the pod.
+    pub warnings: Vec<String>,
+}
+
+/// Decides about a pod as it was submitted, or as it already runs: an injected pod gets the decision it got before.
+///
+/// `resources` are the `ContextManager`s of the pod's namespace, in any order.
+///
+/// ```
+/// use context_manager_operator::inject::{Decision, NamespaceFacts, OnMissing, Reason, Settings, decide};
+///
+/// let settings = Settings { sidecar_image: "sidecar:1".into(), on_missing: OnMissing::Skip };
+/// let namespace = NamespaceFacts { name: "team-a".into(), ..NamespaceFacts::default() };
+/// let pod = serde_json::json!({
+///     "metadata": {"name": "agent", "annotations": {"contextmanager.dev/inject": "true"}},
+///     "spec": {"containers": [{"name": "agent"}]},
+/// });
+/// let Decision::Deny(denial) = decide(&pod, &namespace, &[], &settings) else { unreachable!() };
+/// assert_eq!(denial.reason, Reason::NoResource);
+/// ```
+#[must_use]
+pub fn decide(pod: &Value, namespace: &NamespaceFacts, resources: &[Resource], settings: &Settings) -> Decision {
+    let pod = Pod::new(pod);
+    let origin = match opt_in::opt_in(pod, namespace) {
+        OptIn::Asked(origin) => origin,
+        OptIn::Not(skip) => return Decision::Skip(skip),
+        OptIn::Invalid(denial) => return Decision::Deny(denial),
+    };
+    inject(pod, namespace, resources, settings, origin).unwrap_or_else(|refusal| refusal)
+}
+
+/// Who asked for the sidecar; it decides between refusing a pod and admitting it with a warning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The pod itself.
+    Pod,
+    /// The pod's namespace, for all of its pods.
+    Namespace,
+}
+
+fn inject(
+    pod: Pod<'_>,
+    namespace: &NamespaceFacts,
+    resources: &[Resource],
+    settings: &Settings,
+    origin: Origin,
+) -> Result<Decision, Decision> {
+    if pod.host_network() {
+        return Err(unsuitable(origin, Reason::HostNetwork, host_network_message()));
+    }
+    let resource = select::select(pod, namespace, resources, settings, origin)?;
+    let options = Options::read(pod, resource).map_err(Decision::Deny)?;
+    clash::check(pod, &options).map_err(Decision::Deny)?;
+    let containers = select::containers(pod, &options, resource, origin)?;
+    let agent = options.agent.clone().unwrap_or_else(|| agent::default_id(pod));
+    let injection = sidecar::build(&sidecar::Input {
+        tenant: &namespace.name,
+        agent: &agent,
+        resource,
+        options: &options,
+        default_image: &settings.sidecar_image,
+        containers,
+        warnings: options::warnings(pod),
+    });
+    Ok(Decision::Inject(Box::new(injection)))
+}
+
+/// A pod that asked itself is refused, so that the mistake is seen; one that only lives in an opted-in namespace runs.
+fn unsuitable(origin: Origin, reason: Reason, message: String) -> Decision {
+    match origin {
+        Origin::Pod => Decision::Deny(Denial { reason, message }),
+        Origin::Namespace => Decision::Skip(Skip { reason, warning: Some(format!("no sidecar injected: {message}")) }),
+    }
+}
+
+fn host_network_message() -> String {
+    format!(
+        "a pod with hostNetwork shares its loopback address with the whole node, so its memory would be open to \
+         every process there; remove hostNetwork, or set {}: \"false\" on the pod",
+        names::INJECT
+    )
+}

@@ -1,0 +1,100 @@
+//! Read-only access to a pod's raw JSON; what is missing or of another type reads as absent.
+
+use context_manager_protocol::names;
+use serde_json::Value;
+
+/// Which list of containers one stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum List {
+    Init,
+    Main,
+}
+
+impl List {
+    pub(super) const fn key(self) -> &'static str {
+        match self {
+            Self::Init => "initContainers",
+            Self::Main => "containers",
+        }
+    }
+}
+
+/// A container with its place in the pod.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Container<'a> {
+    pub(super) list: List,
+    pub(super) index: usize,
+    pub(super) name: &'a str,
+    pub(super) json: &'a Value,
+}
+
+/// A pod's raw JSON.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pod<'a>(&'a Value);
+
+impl<'a> Pod<'a> {
+    pub(super) const fn new(json: &'a Value) -> Self {
+        Self(json)
+    }
+
+    pub(super) fn metadata(self, key: &str) -> Option<&'a Value> {
+        self.0.get("metadata")?.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn spec(self, key: &str) -> Option<&'a Value> {
+        self.0.get("spec")?.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn annotation(self, key: &str) -> Option<&'a str> {
+        self.metadata("annotations")?.get(key)?.as_str()
+    }
+
+    pub(super) fn label(self, key: &str) -> Option<&'a str> {
+        self.metadata("labels")?.get(key)?.as_str()
+    }
+
+    pub(super) fn annotation_keys(self) -> impl Iterator<Item = &'a str> {
+        self.metadata("annotations").and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key.as_str())
+    }
+
+    pub(super) fn host_network(self) -> bool {
+        self.spec("hostNetwork").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Containers of both lists, ours included.
+    pub(super) fn containers(self) -> impl Iterator<Item = Container<'a>> {
+        [List::Init, List::Main].into_iter().flat_map(move |list| {
+            let items = self.spec(list.key()).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            items.iter().enumerate().map(move |(index, json)| Container {
+                list,
+                index,
+                name: json.get("name").and_then(Value::as_str).unwrap_or_default(),
+                json,
+            })
+        })
+    }
+
+    /// Containers of both lists but the sidecar of an earlier injection.
+    pub(super) fn others(self) -> impl Iterator<Item = Container<'a>> {
+        let injected = self.injected();
+        self.containers().filter(move |container| !(injected && is_sidecar(container)))
+    }
+
+    pub(super) fn volumes(self) -> &'a [Value] {
+        self.spec("volumes").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn has_volume(self, name: &str) -> bool {
+        self.volumes().iter().any(|volume| volume.get("name").and_then(Value::as_str) == Some(name))
+    }
+
+    /// Whether the sidecar in this pod is the work of an earlier injection. The annotation tells it from a container that
+    /// only happens to have the name.
+    pub(super) fn injected(self) -> bool {
+        self.annotation(names::INJECTED_HASH).is_some() && self.containers().any(|container| is_sidecar(&container))
+    }
+}
+
+fn is_sidecar(container: &Container<'_>) -> bool {
+    container.list == List::Init && container.name == names::CONTAINER
+}

@@ -1,0 +1,62 @@
+//! What injection has to know of a `ContextManager`: a slim view, so that decisions do not depend on the rest of it.
+
+use serde_json::Value;
+
+/// A `ContextManager` as injection sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    /// Its name.
+    pub name: String,
+    /// The sidecar's image; the operator's default when absent.
+    pub image: Option<String>,
+    /// Port of the protocol listener.
+    pub protocol_port: u16,
+    /// Port of the admin listener.
+    pub admin_port: u16,
+    /// The sidecar's `ResourceRequirements`.
+    pub resources: Option<Value>,
+    /// Where the embedded store's data lies.
+    pub storage: Storage,
+    /// The `Secret` that holds the key ring.
+    pub keys_secret: String,
+    /// Where the embedding API's key is, if there is one.
+    pub embedding_key: Option<SecretKey>,
+    /// Names of the containers that get access; all of them when empty.
+    pub containers: Vec<String>,
+    /// What happens to a pod of an opted-in namespace for which no resource can be chosen.
+    pub on_missing: OnMissing,
+}
+
+/// Where the embedded store's data lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In the pod: it ends with the pod.
+    EmptyDir {
+        /// Most it may hold, as a quantity.
+        size_limit: Option<String>,
+    },
+    /// In the resource's claim, which outlives pods; each agent has its own directory inside.
+    Claim {
+        /// Name of the claim.
+        name: String,
+    },
+}
+
+/// A key of a `Secret`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretKey {
+    /// Name of the `Secret`.
+    pub secret: String,
+    /// Key inside.
+    pub key: String,
+}
+
+/// What happens to a pod of an opted-in namespace for which no resource can be chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMissing {
+    /// It is refused.
+    Deny,
+    /// It is admitted with a warning and an event.
+    #[default]
+    Skip,
+}

@@ -1,0 +1,173 @@
+//! The injected container, its volumes, and what the agent's containers get, as JSON.
+//!
+//! Nothing here may change between versions without need: on a running pod only an image can be changed, so that a
+//! sidecar is upgraded in place only while its arguments and environment stay what they were.
+
+use context_manager_protocol::names;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Injection, Resource, SecretKey, Storage, options::Options};
+
+/// A volume without content, mounted where the `ServiceAccount` admission plugin would put a token: it leaves containers
+/// alone that already have a mount there. The sidecar has no business with the Kubernetes API.
+pub(super) const VOLUME_NO_TOKEN: &str = "context-manager-no-token";
+const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Names of all injected volumes.
+pub(super) const VOLUMES: &[&str] = &[names::VOLUME_CONFIG, names::VOLUME_DATA, names::VOLUME_KEYS, VOLUME_NO_TOKEN];
+
+/// Name of the admin port, for monitors that select by it.
+const ADMIN_PORT_NAME: &str = "ctx-admin";
+
+/// Ports and log level go by the environment, and pin what the probes and the agent's URL say: a later change of the
+/// resource must not move the listeners of a pod that was told other ports.
+const ENV_PROTOCOL_PORT: &str = "CONTEXT_MANAGER_PROTOCOL_PORT";
+const ENV_ADMIN_PORT: &str = "CONTEXT_MANAGER_ADMIN_PORT";
+const ENV_LOG_LEVEL: &str = "CONTEXT_MANAGER_LOG_LEVEL";
+
+/// Readable for any user: the agent's user is unknown, and without an `fsGroup` the files belong to root.
+const FILE_MODE: i32 = 0o444;
+
+pub(super) struct Input<'a> {
+    pub(super) tenant: &'a str,
+    pub(super) agent: &'a str,
+    pub(super) resource: &'a Resource,
+    pub(super) options: &'a Options,
+    pub(super) default_image: &'a str,
+    pub(super) containers: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+pub(super) fn build(input: &Input<'_>) -> Injection {
+    let sidecar = container(input);
+    let volumes = volumes(input.resource);
+    let env = vec![
+        (names::ENV_URL.to_owned(), format!("http://127.0.0.1:{}", input.options.protocol_port)),
+        (names::ENV_KEYS.to_owned(), format!("{}/{}", names::AGENT_KEYS_DIRECTORY, names::KEYS_FILE)),
+    ];
+    let mount = json!({"name": names::VOLUME_KEYS, "mountPath": names::AGENT_KEYS_DIRECTORY, "readOnly": true});
+    let hash = hash(&json!([input.resource.name, sidecar, volumes, input.containers, env, mount]));
+    Injection {
+        resource: input.resource.name.clone(),
+        agent: input.agent.to_owned(),
+        sidecar,
+        volumes,
+        containers: input.containers.clone(),
+        env,
+        mount,
+        hash,
+        warnings: input.warnings.clone(),
+    }
+}
+
+/// The first 16 digits of SHA-256: enough to tell one injection from another.
+fn hash(content: &Value) -> String {
+    let digest = Sha256::digest(content.to_string());
+    digest.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+fn container(input: &Input<'_>) -> Value {
+    json!({
+        "name": names::CONTAINER,
+        "image": input.resource.image.as_deref().unwrap_or(input.default_image),
+        "args": args(&input.resource.storage),
+        "env": env(input),
+        "restartPolicy": "Always",
+        "ports": [{"name": ADMIN_PORT_NAME, "containerPort": input.options.admin_port, "protocol": "TCP"}],
+        // The agent starts when this succeeds, and no later: so it is asked every second.
+        "startupProbe": probe(input, 1, 60),
+        "readinessProbe": probe(input, 5, 3),
+        // There is no liveness probe: a restart would lose the warm immediate level and heal nothing that the sidecar
+        // does not heal itself.
+        "resources": input.options.resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": true,
+            "runAsNonRoot": true,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": names::VOLUME_CONFIG, "mountPath": names::CONFIG_DIRECTORY, "readOnly": true},
+            {"name": names::VOLUME_DATA, "mountPath": names::DATA_DIRECTORY},
+            {"name": VOLUME_NO_TOKEN, "mountPath": TOKEN_DIRECTORY, "readOnly": true},
+        ],
+    })
+}
+
+fn args(storage: &Storage) -> Vec<String> {
+    let mut args = vec!["--config".to_owned(), format!("{}/{}", names::CONFIG_DIRECTORY, names::CONFIG_FILE)];
+    match storage {
+        Storage::EmptyDir { .. } => {}
+        // Agents of one resource share its claim.
+        Storage::Claim { .. } => args.push("--data-per-agent".to_owned()),
+    }
+    args
+}
+
+fn env(input: &Input<'_>) -> Vec<Value> {
+    let mut env = vec![
+        json!({"name": names::ENV_TENANT, "value": input.tenant}),
+        json!({"name": names::ENV_AGENT, "value": input.agent}),
+        json!({"name": names::ENV_POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
+        json!({"name": ENV_PROTOCOL_PORT, "value": input.options.protocol_port.to_string()}),
+        json!({"name": ENV_ADMIN_PORT, "value": input.options.admin_port.to_string()}),
+    ];
+    if let Some(level) = &input.options.log_level {
+        env.push(json!({"name": ENV_LOG_LEVEL, "value": level}));
+    }
+    env
+}
+
+fn probe(input: &Input<'_>, period_seconds: i32, failure_threshold: i32) -> Value {
+    json!({
+        "httpGet": {"path": "/health/readiness", "port": input.options.admin_port},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 2.min(period_seconds),
+        "failureThreshold": failure_threshold,
+    })
+}
+
+fn volumes(resource: &Resource) -> Vec<Value> {
+    let Resource { name, storage, keys_secret, embedding_key, .. } = resource;
+    let mut sources = vec![
+        json!({"configMap": {"name": names::config_map(name), "items": items(&[names::CONFIG_FILE])}}),
+        json!({"secret": {"name": keys_secret, "items": items(&[names::KEYS_FILE])}}),
+        json!({"secret": {
+            "name": names::tls_secret(name),
+            "items": items(&[names::CA_FILE, names::CERTIFICATE_FILE, names::PRIVATE_KEY_FILE]),
+        }}),
+    ];
+    if let Some(SecretKey { secret, key }) = embedding_key {
+        let item = json!({"key": key, "path": names::EMBEDDING_API_KEY_FILE});
+        sources.push(json!({"secret": {"name": secret, "items": [item]}}));
+    }
+    vec![
+        json!({"name": names::VOLUME_CONFIG, "projected": {"defaultMode": FILE_MODE, "sources": sources}}),
+        data_volume(storage),
+        json!({"name": names::VOLUME_KEYS, "secret": {
+            "secretName": keys_secret,
+            "items": items(&[names::KEYS_FILE]),
+            "defaultMode": FILE_MODE,
+        }}),
+        json!({"name": VOLUME_NO_TOKEN, "emptyDir": {}}),
+    ]
+}
+
+fn items(files: &[&str]) -> Vec<Value> {
+    files.iter().map(|file| json!({"key": file, "path": file})).collect()
+}
+
+fn data_volume(storage: &Storage) -> Value {
+    match storage {
+        Storage::EmptyDir { size_limit: Some(limit) } => {
+            json!({"name": names::VOLUME_DATA, "emptyDir": {"sizeLimit": limit}})
+        }
+        Storage::EmptyDir { size_limit: None } => json!({"name": names::VOLUME_DATA, "emptyDir": {}}),
+        Storage::Claim { name } => {
+            json!({"name": names::VOLUME_DATA, "persistentVolumeClaim": {"claimName": name}})
+        }
+    }
+}

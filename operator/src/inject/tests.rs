@@ -1,0 +1,514 @@
+//! The decisions as a table and as properties, and the patches as golden files.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const IMAGE: &str = "localhost/context-manager-sidecar:1";
+
+fn settings() -> Settings {
+    Settings { sidecar_image: IMAGE.to_owned(), on_missing: OnMissing::Skip }
+}
+
+fn namespace(labels: &[(&str, &str)]) -> NamespaceFacts {
+    let labels = labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    NamespaceFacts { name: "team-a".to_owned(), labels }
+}
+
+fn resource(name: &str) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        image: None,
+        protocol_port: names::DEFAULT_PROTOCOL_PORT,
+        admin_port: names::DEFAULT_ADMIN_PORT,
+        resources: None,
+        storage: Storage::EmptyDir { size_limit: Some("1Gi".to_owned()) },
+        keys_secret: names::keys_secret(name),
+        embedding_key: None,
+        containers: Vec::new(),
+        on_missing: OnMissing::Skip,
+    }
+}
+
+fn pod(annotations: &[(&str, &str)]) -> Value {
+    let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
+    json!({
+        "metadata": {"name": "agent", "annotations": annotations},
+        "spec": {"containers": [{"name": "agent", "image": "agent:1"}]},
+    })
+}
+
+fn asking(more: &[(&str, &str)]) -> Value {
+    pod(&[&[(names::INJECT, "true")], more].concat())
+}
+
+fn decide_one(pod: &Value) -> Decision {
+    decide(pod, &namespace(&[]), &[resource("memory")], &settings())
+}
+
+fn injection(decision: Decision) -> Injection {
+    match decision {
+        Decision::Inject(injection) => *injection,
+        other @ (Decision::Skip(_) | Decision::Deny(_)) => unreachable!("not injected: {other:?}"),
+    }
+}
+
+fn denial(decision: Decision) -> (Reason, String) {
+    match decision {
+        Decision::Deny(Denial { reason, message }) => (reason, message),
+        other @ (Decision::Skip(_) | Decision::Inject(_)) => unreachable!("not denied: {other:?}"),
+    }
+}
+
+fn applied(pod: &Value, injection: &Injection) -> Value {
+    let mut patched = pod.clone();
+    json_patch::patch(&mut patched, &patch(pod, injection)).expect("the patch fits the pod it was made for");
+    patched
+}
+
+// The truth table.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Absent,
+    True,
+    False,
+    Other(&'static str),
+}
+
+impl Word {
+    const ALL: [Self; 7] = [
+        Self::Absent,
+        Self::True,
+        Self::False,
+        Self::Other(""),
+        Self::Other("True"),
+        Self::Other("enabled"),
+        Self::Other("1"),
+    ];
+
+    const fn text(self) -> Option<&'static str> {
+        match self {
+            Self::Absent => None,
+            Self::True => Some("true"),
+            Self::False => Some("false"),
+            Self::Other(text) => Some(text),
+        }
+    }
+}
+
+/// The table of docs/injection.md, written a second time and in another way than the code under test.
+fn expected(annotation: Word, label: Word, namespace: Word) -> (&'static str, Reason) {
+    let on_pod = if annotation == Word::Absent { label } else { annotation };
+    match (on_pod, namespace) {
+        (Word::True, _) | (Word::Absent, Word::True) => ("inject", Reason::Injected),
+        (Word::False, _) => ("skip", Reason::OptedOutByPod),
+        (Word::Other(_), _) => ("deny", Reason::InvalidInjectValue),
+        (Word::Absent, Word::False) => ("skip", Reason::OptedOutByNamespace),
+        (Word::Absent, Word::Other(_)) => ("skip", Reason::InvalidNamespaceValue),
+        (Word::Absent, Word::Absent) => ("skip", Reason::NotRequested),
+    }
+}
+
+fn seen(decision: &Decision) -> (&'static str, Reason) {
+    match decision {
+        Decision::Inject(_) => ("inject", Reason::Injected),
+        Decision::Skip(skip) => ("skip", skip.reason),
+        Decision::Deny(denial) => ("deny", denial.reason),
+    }
+}
+
+#[test]
+fn every_row_of_the_truth_table_holds() {
+    let mut reasons = BTreeSet::new();
+    for annotation in Word::ALL {
+        for label in Word::ALL {
+            for on_namespace in Word::ALL {
+                let mut pod = pod(&[]);
+                if let Some(text) = annotation.text() {
+                    pod["metadata"]["annotations"][names::INJECT] = json!(text);
+                }
+                if let Some(text) = label.text() {
+                    pod["metadata"]["labels"] = json!({ names::INJECT: text });
+                }
+                let labels: Vec<_> = on_namespace.text().map(|text| (names::INJECT, text)).into_iter().collect();
+                let decision = decide(&pod, &namespace(&labels), &[resource("memory")], &settings());
+                let row = (annotation, label, on_namespace);
+                assert_eq!(seen(&decision), expected(annotation, label, on_namespace), "{row:?}");
+                reasons.insert(seen(&decision).1);
+            }
+        }
+    }
+    assert_eq!(reasons.len(), 6, "the table reaches all its outcomes");
+}
+
+#[test]
+fn who_never_asked_is_never_told_anything() {
+    for (on_pod, labels) in [(pod(&[]), vec![]), (pod(&[(names::INJECT, "false")]), vec![(names::INJECT, "true")])] {
+        let Decision::Skip(skip) = decide(&on_pod, &namespace(&labels), &[], &settings()) else { unreachable!() };
+        assert_eq!(skip.warning, None);
+    }
+}
+
+#[test]
+fn a_mirror_pod_is_left_alone() {
+    let pod = asking(&[("kubernetes.io/config.mirror", "abc")]);
+    assert_eq!(seen(&decide_one(&pod)), ("skip", Reason::MirrorPod));
+}
+
+// The choice of the resource.
+
+#[test]
+fn a_pod_that_asks_without_any_resource_is_denied() {
+    let (reason, message) = denial(decide(&asking(&[]), &namespace(&[]), &[], &settings()));
+    assert_eq!(reason, Reason::NoResource);
+    assert!(message.contains("\"team-a\" has no ContextManager"), "{message}");
+}
+
+#[test]
+fn an_ambiguous_or_wrong_name_is_denied_with_the_candidates_in_order() {
+    let resources = [resource("beta"), resource("alpha"), resource("gamma")];
+    let (reason, message) = denial(decide(&asking(&[]), &namespace(&[]), &resources, &settings()));
+    assert_eq!(reason, Reason::AmbiguousResource);
+    assert!(message.contains("\"alpha\", \"beta\" or \"gamma\""), "{message}");
+
+    let pod = asking(&[(names::NAME, "delta")]);
+    let (reason, message) = denial(decide(&pod, &namespace(&[]), &resources, &settings()));
+    assert_eq!(reason, Reason::UnknownResource);
+    assert!(message.contains("\"delta\"") && message.contains("\"alpha\", \"beta\" or \"gamma\""), "{message}");
+}
+
+#[test]
+fn the_annotation_names_the_resource_before_the_namespaces_label() {
+    let resources = [resource("alpha"), resource("beta")];
+    let labelled = namespace(&[(names::NAME, "alpha")]);
+    let chosen = |pod: &Value| injection(decide(pod, &labelled, &resources, &settings())).resource;
+    assert_eq!(chosen(&asking(&[])), "alpha");
+    assert_eq!(chosen(&asking(&[(names::NAME, "beta")])), "beta");
+}
+
+#[test]
+fn a_pod_of_an_opted_in_namespace_without_resource_is_admitted_with_a_warning_unless_the_policy_denies() {
+    let labelled = namespace(&[(names::INJECT, "true")]);
+    let Decision::Skip(skip) = decide(&pod(&[]), &labelled, &[], &settings()) else { unreachable!() };
+    assert_eq!(skip.reason, Reason::NoResource);
+    assert!(skip.warning.is_some_and(|warning| warning.contains("no sidecar injected")));
+
+    let strict = Settings { on_missing: OnMissing::Deny, ..settings() };
+    assert_eq!(denial(decide(&pod(&[]), &labelled, &[], &strict)).0, Reason::NoResource);
+
+    let resources = [resource("a"), Resource { on_missing: OnMissing::Deny, ..resource("b") }];
+    assert_eq!(denial(decide(&pod(&[]), &labelled, &resources, &settings())).0, Reason::AmbiguousResource);
+}
+
+#[test]
+fn a_host_network_pod_is_denied_if_it_asked_and_skipped_with_a_warning_if_its_namespace_did() {
+    let mut asked = asking(&[]);
+    asked["spec"]["hostNetwork"] = json!(true);
+    assert_eq!(denial(decide_one(&asked)).0, Reason::HostNetwork);
+    let mut silent = pod(&[]);
+    silent["spec"]["hostNetwork"] = json!(true);
+    let labelled = namespace(&[(names::INJECT, "true")]);
+    let Decision::Skip(skip) = decide(&silent, &labelled, &[resource("memory")], &settings()) else { unreachable!() };
+    assert_eq!(skip.reason, Reason::HostNetwork);
+    assert!(skip.warning.is_some());
+}
+
+// Annotations.
+
+#[test]
+fn each_annotation_with_a_bad_value_is_denied_by_name() {
+    for (key, value) in [
+        (names::AGENT_ID, "-x"),
+        (names::AGENT_ID, ""),
+        (names::CONTAINERS, "agent,,other"),
+        (names::PROTOCOL_PORT, "80"),
+        (names::PROTOCOL_PORT, "seven"),
+        (names::ADMIN_PORT, "65536"),
+        (names::ADMIN_PORT, "-1"),
+        (names::MODE, "Classic"),
+        (names::LOG_LEVEL, ""),
+        (names::LOG_LEVEL, "info; rm"),
+        (names::SIDECAR_CPU_REQUEST, "lots"),
+        (names::SIDECAR_MEMORY_REQUEST, "0"),
+        (names::SIDECAR_CPU_LIMIT, "-1"),
+        (names::SIDECAR_MEMORY_LIMIT, "64MB"),
+    ] {
+        let (reason, message) = denial(decide_one(&asking(&[(key, value)])));
+        assert_eq!(reason, Reason::InvalidAnnotation, "{key}={value}");
+        assert!(message.contains(key), "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_annotation_of_our_group_is_a_warning() {
+    let given = injection(decide_one(&asking(&[("contextmanager.dev/agentid", "x"), ("example.com/agent-id", "y")])));
+    assert_eq!(given.warnings.len(), 1);
+    assert!(given.warnings[0].contains("contextmanager.dev/agentid"), "{:?}", given.warnings);
+}
+
+#[test]
+fn an_unknown_container_is_denied_with_the_candidates() {
+    let mut pod = asking(&[(names::CONTAINERS, "agent,brain")]);
+    pod["spec"]["initContainers"] = json!([{"name": "setup"}]);
+    let (reason, message) = denial(decide_one(&pod));
+    assert_eq!(reason, Reason::UnknownContainer);
+    assert!(message.contains("\"brain\"") && message.contains("\"setup\" or \"agent\""), "{message}");
+}
+
+#[test]
+fn only_chosen_containers_get_access() {
+    let mut pod = asking(&[(names::CONTAINERS, " agent , setup,agent")]);
+    pod["spec"]["containers"] = json!([{"name": "proxy"}, {"name": "agent"}]);
+    pod["spec"]["initContainers"] = json!([{"name": "setup"}, {"name": "migrate"}]);
+    let patched = applied(&pod, &injection(decide_one(&pod)));
+    let with_access: Vec<_> = Pod::new(&patched)
+        .others()
+        .filter(|container| container.json.get("env").is_some())
+        .map(|container| container.name.to_owned())
+        .collect();
+    assert_eq!(with_access, ["setup", "agent"]);
+}
+
+#[test]
+fn the_resources_list_of_containers_applies_where_the_pod_says_nothing() {
+    let restricted = [Resource { containers: vec!["brain".to_owned()], ..resource("memory") }];
+    let labelled = namespace(&[(names::INJECT, "true")]);
+    assert_eq!(denial(decide(&asking(&[]), &labelled, &restricted, &settings())).0, Reason::NoMatchingContainer);
+    let skipped = decide(&pod(&[]), &labelled, &restricted, &settings());
+    assert_eq!(seen(&skipped), ("skip", Reason::NoMatchingContainer));
+    let named = asking(&[(names::CONTAINERS, "agent")]);
+    assert_eq!(injection(decide(&named, &labelled, &restricted, &settings())).containers, ["agent"]);
+}
+
+#[test]
+fn ports_move_in_url_probes_and_environment_together() {
+    let given = injection(decide_one(&asking(&[(names::PROTOCOL_PORT, "9001"), (names::ADMIN_PORT, "9002")])));
+    assert_eq!(given.env[0].1, "http://127.0.0.1:9001");
+    assert_eq!(given.sidecar["startupProbe"]["httpGet"]["port"], 9002);
+    assert_eq!(given.sidecar["readinessProbe"]["httpGet"]["port"], 9002);
+    assert_eq!(given.sidecar["ports"][0]["containerPort"], 9002);
+    let env = given.sidecar["env"].to_string();
+    assert!(env.contains("\"9001\"") && env.contains("\"9002\""), "{env}");
+}
+
+#[test]
+fn requests_and_limits_of_annotations_win_over_the_resource_and_defaults_give_way() {
+    let given = |annotations: &[(&str, &str)], of_resource: Option<Value>| {
+        let resources = [Resource { resources: of_resource, ..resource("memory") }];
+        injection(decide(&asking(annotations), &namespace(&[]), &resources, &settings())).sidecar["resources"].clone()
+    };
+    let defaults = json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}});
+    assert_eq!(given(&[], None), defaults);
+    let small = json!({"limits": {"memory": "16Mi", "cpu": "1"}});
+    let expected = json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "16Mi", "cpu": "1"}});
+    assert_eq!(given(&[], Some(small.clone())), expected);
+    let annotated = given(&[(names::SIDECAR_MEMORY_LIMIT, "1Gi")], Some(small));
+    assert_eq!(annotated["limits"]["memory"], "1Gi");
+    assert_eq!(annotated["requests"]["memory"], "32Mi");
+    assert_eq!(given(&[(names::SIDECAR_MEMORY_REQUEST, "512Mi")], None)["limits"]["memory"], "512Mi");
+}
+
+#[test]
+fn a_request_above_the_limit_is_denied() {
+    let pod = asking(&[(names::SIDECAR_MEMORY_REQUEST, "2Gi"), (names::SIDECAR_MEMORY_LIMIT, "1Gi")]);
+    let (reason, message) = denial(decide_one(&pod));
+    assert_eq!(reason, Reason::InvalidAnnotation);
+    assert!(message.contains("2Gi") && message.contains(names::SIDECAR_MEMORY_LIMIT), "{message}");
+}
+
+// Clashes.
+
+#[test]
+fn a_port_of_the_pod_is_never_taken_twice() {
+    for (port, key) in [(7419, names::PROTOCOL_PORT), (7420, names::ADMIN_PORT)] {
+        let mut pod = asking(&[]);
+        pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": port, "protocol": "UDP"}]);
+        assert_eq!(seen(&decide_one(&pod)).0, "inject", "another protocol does not clash");
+        pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}, {"containerPort": port}]);
+        let (reason, message) = denial(decide_one(&pod));
+        assert_eq!(reason, Reason::PortTaken);
+        assert!(message.contains(&port.to_string()) && message.contains(key), "{message}");
+        pod["metadata"]["annotations"][key] = json!("9000");
+        assert_eq!(seen(&decide_one(&pod)).0, "inject", "the annotation in the message helps");
+    }
+    let same = asking(&[(names::ADMIN_PORT, "7419")]);
+    assert_eq!(denial(decide_one(&same)).0, Reason::PortTaken);
+}
+
+#[test]
+fn a_volume_or_container_with_a_name_of_ours_is_denied() {
+    for volume in sidecar::VOLUMES {
+        let mut pod = asking(&[]);
+        pod["spec"]["volumes"] = json!([{"name": volume, "emptyDir": {}}]);
+        let (reason, message) = denial(decide_one(&pod));
+        assert_eq!(reason, Reason::VolumeNameTaken);
+        assert!(message.contains(volume), "{message}");
+    }
+    for list in ["containers", "initContainers"] {
+        let mut pod = asking(&[]);
+        pod["spec"][list] = json!([{"name": names::CONTAINER}]);
+        assert_eq!(denial(decide_one(&pod)).0, Reason::ContainerNameTaken);
+    }
+}
+
+// The patch.
+
+#[test]
+fn what_the_author_set_stays() {
+    let mut pod = asking(&[]);
+    pod["spec"]["containers"][0]["env"] = json!([{"name": names::ENV_URL, "value": "http://elsewhere"}]);
+    let mounts = json!([{"name": "own", "mountPath": names::AGENT_KEYS_DIRECTORY}]);
+    pod["spec"]["containers"][0]["volumeMounts"] = mounts.clone();
+    let patched = applied(&pod, &injection(decide_one(&pod)));
+    let agent = &patched["spec"]["containers"][0];
+    assert_eq!(agent["env"][0]["value"], "http://elsewhere");
+    assert_eq!(agent["env"].as_array().map(Vec::len), Some(2));
+    assert_eq!(agent["volumeMounts"], mounts);
+}
+
+#[test]
+fn the_agent_never_gets_the_embedding_key_and_the_sidecar_does() {
+    let key = SecretKey { secret: "provider".to_owned(), key: "token".to_owned() };
+    let resources = [Resource { embedding_key: Some(key), ..resource("memory") }];
+    let pod = asking(&[]);
+    let patched = applied(&pod, &injection(decide(&pod, &namespace(&[]), &resources, &settings())));
+    let mounts = patched["spec"]["containers"][0]["volumeMounts"].as_array().cloned().unwrap_or_default();
+    assert_eq!(mounts.len(), 1);
+    assert_eq!(mounts[0]["name"], names::VOLUME_KEYS);
+    let with_key = patched["spec"]["volumes"].as_array().into_iter().flatten();
+    let with_key: Vec<_> = with_key.filter(|volume| volume.to_string().contains("\"provider\"")).collect();
+    assert_eq!(with_key.len(), 1);
+    assert_eq!(with_key[0]["name"], names::VOLUME_CONFIG);
+}
+
+#[test]
+fn a_container_that_another_webhook_added_is_served_on_the_second_call() {
+    let pod = asking(&[]);
+    let mut patched = applied(&pod, &injection(decide_one(&pod)));
+    patched["spec"]["containers"].as_array_mut().expect("a list").push(json!({"name": "late"}));
+    let twice = applied(&patched, &injection(decide_one(&patched)));
+    assert_eq!(twice["spec"]["containers"][1]["env"], patched["spec"]["containers"][0]["env"]);
+    assert_eq!(twice["spec"]["initContainers"], patched["spec"]["initContainers"]);
+    assert_eq!(twice["spec"]["volumes"], patched["spec"]["volumes"]);
+}
+
+/// Set `UPDATE_GOLDEN=1` to write the files anew, and read the difference.
+#[test]
+fn patches_are_those_of_the_golden_files() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases = 0;
+    for entry in fs::read_dir(directory.join("pods")).expect("the folder of pods") {
+        let path = entry.expect("an entry").path();
+        let pod: Value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+        let claimed = Resource { storage: Storage::Claim { name: names::data_claim("kept") }, ..resource("kept") };
+        let resources = [resource("memory"), claimed];
+        let labelled = namespace(&[(names::NAME, "memory")]);
+        let given = injection(decide(&pod, &labelled, &resources, &settings()));
+        let made = serde_json::to_string_pretty(&patch(&pod, &given)).expect("JSON") + "\n";
+        let golden = directory.join("patches").join(path.file_name().expect("a name"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, &made).expect("a writable file");
+        }
+        let wanted = fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(made, wanted, "{} differs", golden.display());
+        let twice = applied(&pod, &given);
+        assert_eq!(patch(&twice, &injection(decide(&twice, &labelled, &resources, &settings()))).0, []);
+        cases += 1;
+    }
+    assert_eq!(cases, 6, "all pods were looked at");
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".{0,6}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map("[a-z]{1,5}", inner, 0..3).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+fn any_container(name: String) -> impl Strategy<Value = Value> {
+    let env = prop::option::of(prop::collection::vec("[A-Z]{1,3}".prop_map(|name| json!({"name": name})), 0..3));
+    (env, any_json()).prop_map(move |(env, unknown)| {
+        let mut container = json!({"name": name, "fieldOfTomorrow": unknown});
+        if let Some(env) = env {
+            container["env"] = json!(env);
+        }
+        container
+    })
+}
+
+prop_compose! {
+    fn any_pod()(
+        main in prop::collection::vec(any_container("m".to_owned()), 1..4),
+        init in prop::option::of(prop::collection::vec(any_container("i".to_owned()), 0..3)),
+        volumes in prop::option::of(prop::collection::vec(any_json(), 0..3)),
+        labels in prop::option::of(prop::collection::btree_map("[a-z]{1,4}", "[a-z]{0,4}", 0..3)),
+        unknown in any_json(),
+    ) -> Value {
+        let numbered = |list: Vec<Value>| -> Vec<Value> {
+            list.into_iter().enumerate().map(|(index, mut container)| {
+                let name = format!("{}{index}", container["name"].as_str().unwrap_or_default());
+                container["name"] = json!(name);
+                container
+            }).collect()
+        };
+        let mut pod = json!({
+            "metadata": {"generateName": "agent-", "annotations": {names::INJECT: "true"}},
+            "spec": {"containers": numbered(main), "fieldOfTomorrow": unknown},
+        });
+        if let Some(init) = init { pod["spec"]["initContainers"] = json!(numbered(init)); }
+        if let Some(volumes) = volumes { pod["spec"]["volumes"] = json!(volumes); }
+        if let Some(labels) = labels { pod["metadata"]["labels"] = json!(labels); }
+        pod
+    }
+}
+
+/// Whether all of `before` is still in `after`: members and items may have come, none may have gone or changed. Items may
+/// have moved, as init containers do behind the sidecar.
+fn kept(before: &Value, after: &Value) -> bool {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            before.iter().all(|(key, value)| after.get(key).is_some_and(|found| kept(value, found)))
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            before.iter().all(|value| after.iter().any(|found| kept(value, found)))
+        }
+        _ => before == after,
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_patch_only_adds_and_is_idempotent_and_the_decision_stays(pod in any_pod()) {
+        let given = injection(decide_one(&pod));
+        let made = patch(&pod, &given);
+        prop_assert!(made.0.iter().all(|operation| matches!(operation, json_patch::PatchOperation::Add(_))));
+        let once = applied(&pod, &given);
+        prop_assert!(kept(&pod, &once), "something of the pod got lost");
+        prop_assert_eq!(once["spec"]["initContainers"][0]["name"].as_str(), Some(names::CONTAINER));
+        let again = injection(decide_one(&once));
+        prop_assert_eq!(&again, &given);
+        prop_assert_eq!(applied(&once, &again), once);
+    }
+
+    #[test]
+    fn any_json_at_all_gets_a_decision(pod in any_json(), asked in any::<bool>()) {
+        let mut pod = pod;
+        if let (true, Some(object)) = (asked, pod.as_object_mut()) {
+            object.insert("metadata".to_owned(), json!({"annotations": {names::INJECT: "true"}}));
+        }
+        let decision = decide(&pod, &namespace(&[]), &[resource("memory")], &settings());
+        prop_assert!(asked || seen(&decision).0 == "skip");
+    }
+}

@@ -1,0 +1,70 @@
+//! The operator's program: `context-manager-operator webhook` injects sidecars at admission.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use context_manager_operator::webhook;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Parser)]
+#[command(version, about = "The operator of Context Manager")]
+struct Args {
+    /// A `tracing` filter such as `info` or `context_manager_operator=debug`
+    #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
+    log_level: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Inject sidecars in pods that ask for one; any number of replicas
+    Webhook(Box<webhook::Args>),
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(args: Args) -> Result<()> {
+    let filter = EnvFilter::try_new(&args.log_level).context("--log-level is not a tracing filter")?;
+    tracing_subscriber::fmt().json().with_env_filter(filter).init();
+    // Two providers may be in the dependency graph, so rustls wants to be told.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another TLS provider was installed first"))?;
+    let shutdown = CancellationToken::new();
+    tokio::spawn(terminate(shutdown.clone()));
+    let client =
+        kube::Client::try_default().await.context("no cluster is configured: run in a pod, or set KUBECONFIG")?;
+    match args.command {
+        Command::Webhook(args) => {
+            let settings = webhook::Settings::try_from(*args).context("the flags contradict each other")?;
+            webhook::run(client, settings, shutdown).await.context("the webhook failed")
+        }
+    }
+}
+
+/// Ends the process in order at SIGTERM (the kubelet) and SIGINT (a person).
+async fn terminate(shutdown: CancellationToken) {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut term), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "Failed to listen for signals; stopping"),
+    }
+    shutdown.cancel();
+}

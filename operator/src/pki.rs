@@ -1,0 +1,183 @@
+//! The webhook's certificates, made and renewed without anybody's help.
+//!
+//! A CA lies in a `Secret` that all replicas of the webhook share. Each replica signs a short-lived leaf with it and keeps
+//! that in memory only. The CA's certificates stand in the `caBundle` of each entry of the `MutatingWebhookConfiguration`,
+//! which is the only field of it that this module ever writes.
+//!
+//! Invariants: a CA signs only after every entry has been seen to trust it for a while; a CA is dropped only after the
+//! last leaf it can have signed has ended; a write of the `Secret` never overwrites another replica's. Nothing is ever
+//! timed by one long sleep: the wall clock is read every few seconds and decides, since a sleeping timer does not notice
+//! a paused or corrected clock.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use rustls::{
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+mod authority;
+mod certificate;
+mod maintain;
+mod secret;
+mod trust;
+
+pub use maintain::maintain;
+pub use trust::Untrusted;
+
+use certificate::Leaf;
+use trust::Entry;
+
+/// Names, places and times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Namespace of the `Secret`.
+    pub namespace: String,
+    /// Name of the `Secret` with the CA.
+    pub secret: String,
+    /// Name of the `MutatingWebhookConfiguration`.
+    pub configuration: String,
+    /// DNS names and addresses that the leaf is valid for.
+    pub server_names: Vec<String>,
+    /// How long things live.
+    pub lifetimes: Lifetimes,
+    /// Time between two looks at the clock and the cluster.
+    pub poll: Duration,
+}
+
+/// How long certificates live, and what lies between the steps of a rotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of a CA.
+    pub authority: Duration,
+    /// How long before its end a CA gets a successor.
+    pub renew_before: Duration,
+    /// Of a leaf; it is renewed after two thirds of it.
+    pub leaf: Duration,
+    /// How long a new CA must have been published before it signs.
+    pub grace: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_hours(24);
+        Self { authority: 365 * DAY, renew_before: 60 * DAY, leaf: DAY, grace: Duration::from_mins(3) }
+    }
+}
+
+/// The names under which the API server reaches a `Service`.
+#[must_use]
+pub fn service_names(service: &str, namespace: &str) -> Vec<String> {
+    let short = format!("{service}.{namespace}.svc");
+    vec![format!("{short}.cluster.local"), short, format!("{service}.{namespace}"), service.to_owned()]
+}
+
+/// The certificates in force: what is served, and what the API server trusts. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Certificates {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    leaf: ArcSwapOption<Leaf>,
+    entries: ArcSwapOption<Vec<Entry>>,
+    authority_ends: ArcSwapOption<Timestamp>,
+}
+
+impl Certificates {
+    /// Whether what the API server trusts verifies what is served here, at `now`.
+    ///
+    /// # Errors
+    /// When there is no leaf yet, or an entry of the configuration would refuse it.
+    pub fn check(&self, now: Timestamp) -> Result<(), Untrusted> {
+        let leaf = self.inner.leaf.load_full().ok_or(Untrusted::NoLeaf)?;
+        let entries = self.inner.entries.load_full().ok_or(Untrusted::ConfigurationUnknown)?;
+        trust::verify_all(&entries, &leaf, now)
+    }
+
+    /// When the served leaf ends.
+    #[must_use]
+    pub fn leaf_not_after(&self) -> Option<Timestamp> {
+        self.inner.leaf.load().as_ref().map(|leaf| leaf.not_after)
+    }
+
+    /// When the CA that signs ends.
+    #[must_use]
+    pub fn authority_not_after(&self) -> Option<Timestamp> {
+        self.inner.authority_ends.load().as_deref().copied()
+    }
+}
+
+#[cfg(test)]
+impl Certificates {
+    /// Serves a leaf of a new CA from now on; returns the CA's certificate.
+    pub(crate) fn serve_new_leaf(&self, name: &str) -> String {
+        let now = Timestamp::now();
+        let hour = Duration::from_hours(1);
+        let authority = certificate::Authority::generate(now, hour).expect("a CA");
+        let leaf = authority.issue(&[name.to_owned()], now, hour).expect("a leaf");
+        self.inner.leaf.store(Some(Arc::new(leaf)));
+        authority.certificate
+    }
+}
+
+/// The certificates of a PEM bundle.
+#[cfg(test)]
+pub(crate) fn read_bundle(pem: &str) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    certificate::bundle(pem.as_bytes())
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.inner.leaf.load().as_ref().map(|leaf| Arc::clone(&leaf.key))
+    }
+}
+
+/// What can go wrong; all of it is tried again at the next poll.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A certificate could not be made.
+    #[error("failed to make a certificate for {subject}")]
+    Make {
+        /// For whom.
+        subject: String,
+        /// What the library said.
+        source: rcgen::Error,
+    },
+    /// A key could not be used for serving.
+    #[error("failed to use the key of the new leaf")]
+    UseKey(#[source] rustls::Error),
+    /// The `Secret` has something else in it.
+    #[error("secret {secret:?} has no valid CA: {what}")]
+    InvalidSecret {
+        /// Its name.
+        secret: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Others changed the `Secret` again and again.
+    #[error("secret {secret:?} was changed by others at each attempt to write it")]
+    Raced {
+        /// Its name.
+        secret: String,
+    },
+    /// The API server did not answer in time.
+    #[error("the API server did not answer within {seconds} s when asked to {action}")]
+    Timeout {
+        /// What was asked.
+        action: &'static str,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The API server refused.
+    #[error("failed to {action}")]
+    Api {
+        /// What was asked.
+        action: &'static str,
+        /// What it answered.
+        source: Box<kube::Error>,
+    },
+}

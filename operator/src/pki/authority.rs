@@ -1,0 +1,252 @@
+//! The rotation of the CA as a state and its steps; pure but for the making of keys.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    Error, Lifetimes,
+    certificate::{Authority, earlier, later, not_after},
+};
+
+/// Keys of the `Secret`.
+mod key {
+    /// All certificates to be trusted: what `caBundle` becomes.
+    pub(super) const BUNDLE: &str = "ca.crt";
+    pub(super) const SIGNING: &str = "tls.crt";
+    pub(super) const SIGNING_KEY: &str = "tls.key";
+    pub(super) const NEXT: &str = "next.crt";
+    pub(super) const NEXT_KEY: &str = "next.key";
+    pub(super) const NEXT_SINCE: &str = "next.since";
+    pub(super) const PREVIOUS: &str = "previous.crt";
+    pub(super) const PREVIOUS_SINCE: &str = "previous.since";
+}
+
+/// The CAs there are. The one that signs is always there; a successor that is not yet used, and a predecessor that is not
+/// used any more, come and go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Authorities {
+    pub(super) signing: Authority,
+    pub(super) next: Option<Next>,
+    pub(super) previous: Option<Previous>,
+}
+
+/// A CA that is trusted and does not sign yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) authority: Authority,
+    pub(super) since: Timestamp,
+}
+
+/// A CA that is trusted and does not sign any more; its key is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Previous {
+    pub(super) certificate: String,
+    pub(super) since: Timestamp,
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing.
+    Keep,
+    /// Make a successor and publish it.
+    Prepare,
+    /// Let the successor sign.
+    Promote,
+    /// Drop the predecessor.
+    Forget,
+    /// The CA has ended without a successor: start again.
+    Replace,
+}
+
+/// Whether all entries of the configuration are seen to trust the successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    Everywhere,
+    NotYet,
+}
+
+impl Authorities {
+    pub(super) fn start(now: Timestamp, lifetimes: &Lifetimes) -> Result<Self, Error> {
+        let signing = Authority::generate(now, lifetimes.authority)?;
+        Ok(Self { signing, next: None, previous: None })
+    }
+
+    /// The step that is due.
+    pub(super) fn due(&self, now: Timestamp, published: Published, lifetimes: &Lifetimes) -> Step {
+        let ended = now >= self.signing.not_after;
+        match (&self.next, &self.previous) {
+            (Some(_), _) if ended => Step::Promote,
+            (None, _) if ended => Step::Replace,
+            (Some(next), _) if published == Published::Everywhere && now >= later(next.since, lifetimes.grace) => {
+                Step::Promote
+            }
+            // Twice the lifetime: a replica may sign with the old one until it has seen the new.
+            (_, Some(previous)) if now >= later(previous.since, lifetimes.leaf * 2) => Step::Forget,
+            (None, _) if now >= earlier(self.signing.not_after, lifetimes.renew_before) => Step::Prepare,
+            (Some(_) | None, _) => Step::Keep,
+        }
+    }
+
+    /// Does a step.
+    pub(super) fn advance(self, step: Step, now: Timestamp, lifetimes: &Lifetimes) -> Result<Self, Error> {
+        let Self { signing, next, previous } = self;
+        Ok(match (step, next) {
+            (Step::Prepare, None) => {
+                let authority = Authority::generate(now, lifetimes.authority)?;
+                Self { signing, next: Some(Next { authority, since: now }), previous }
+            }
+            (Step::Promote, Some(Next { authority, .. })) => Self {
+                signing: authority,
+                next: None,
+                previous: Some(Previous { certificate: signing.certificate, since: now }),
+            },
+            (Step::Forget, next) => Self { signing, next, previous: None },
+            (Step::Replace, _) => Self::start(now, lifetimes)?,
+            (Step::Keep | Step::Prepare | Step::Promote, next) => Self { signing, next, previous },
+        })
+    }
+
+    /// All certificates to be trusted, the signing one first.
+    pub(super) fn bundle(&self) -> String {
+        let next = self.next.as_ref().map(|next| next.authority.certificate.as_str());
+        let previous = self.previous.as_ref().map(|previous| previous.certificate.as_str());
+        let all = [Some(self.signing.certificate.as_str()), next, previous];
+        all.into_iter().flatten().flat_map(|pem| [pem.trim_end(), "\n"]).collect()
+    }
+
+    /// How long until the next step may be due, for tests with short lifetimes that want no waiting; at most `longest`.
+    pub(super) fn look_again(&self, now: Timestamp, longest: Duration) -> Duration {
+        Duration::try_from(self.signing.not_after.duration_since(now)).unwrap_or_default().min(longest)
+    }
+
+    /// The content of the `Secret`.
+    pub(super) fn to_secret(&self) -> BTreeMap<String, String> {
+        let Self { signing, next, previous } = self;
+        let mut secret = vec![
+            (key::BUNDLE, self.bundle()),
+            (key::SIGNING, signing.certificate.clone()),
+            (key::SIGNING_KEY, signing.key.clone()),
+        ];
+        if let Some(Next { authority, since }) = next {
+            secret.push((key::NEXT, authority.certificate.clone()));
+            secret.push((key::NEXT_KEY, authority.key.clone()));
+            secret.push((key::NEXT_SINCE, since.to_string()));
+        }
+        if let Some(Previous { certificate, since }) = previous {
+            secret.push((key::PREVIOUS, certificate.clone()));
+            secret.push((key::PREVIOUS_SINCE, since.to_string()));
+        }
+        secret.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// Reads the `Secret` back; an error says what is wrong in words.
+    pub(super) fn from_secret(secret: &BTreeMap<String, String>) -> Result<Self, String> {
+        let text = |key: &str| secret.get(key).map(String::as_str);
+        let since = |key: &str| {
+            let value = text(key).ok_or_else(|| format!("{key} is missing"))?;
+            value.parse::<Timestamp>().map_err(|error| format!("{key} is not a time ({error})"))
+        };
+        let pair = |certificate: &str, private: &str| {
+            let read = text(certificate).zip(text(private)).map(|(pem, key)| Authority::read(pem, key));
+            read.transpose().map_err(|what| format!("{certificate}: {what}"))
+        };
+        let signing = pair(key::SIGNING, key::SIGNING_KEY)?
+            .ok_or_else(|| format!("{} or {} is missing", key::SIGNING, key::SIGNING_KEY))?;
+        let next = match pair(key::NEXT, key::NEXT_KEY)? {
+            Some(authority) => Some(Next { authority, since: since(key::NEXT_SINCE)? }),
+            None => None,
+        };
+        let previous = match text(key::PREVIOUS) {
+            Some(pem) => {
+                not_after(pem).map_err(|what| format!("{}: {what}", key::PREVIOUS))?;
+                Some(Previous { certificate: pem.to_owned(), since: since(key::PREVIOUS_SINCE)? })
+            }
+            None => None,
+        };
+        Ok(Self { signing, next, previous })
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn at(days: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + days * 86_400).unwrap()
+    }
+
+    fn lifetimes() -> Lifetimes {
+        Lifetimes { authority: 100 * DAY, renew_before: 20 * DAY, leaf: DAY, grace: DAY }
+    }
+
+    #[test]
+    fn a_rotation_publishes_before_it_signs_and_forgets_after_the_last_leaf() {
+        let lifetimes = lifetimes();
+        let mut state = Authorities::start(at(0), &lifetimes).unwrap();
+        let first = state.signing.certificate.clone();
+        assert_eq!(state.due(at(79), Published::Everywhere, &lifetimes), Step::Keep);
+        assert_eq!(state.due(at(80), Published::Everywhere, &lifetimes), Step::Prepare);
+
+        state = state.advance(Step::Prepare, at(80), &lifetimes).unwrap();
+        let second = state.next.clone().unwrap().authority.certificate;
+        assert_eq!(state.signing.certificate, first, "the new one does not sign yet");
+        assert!(state.bundle().contains(first.trim_end()) && state.bundle().contains(second.trim_end()));
+        assert_eq!(state.due(at(90), Published::NotYet, &lifetimes), Step::Keep, "not while somebody would refuse it");
+        assert_eq!(state.due(at(80), Published::Everywhere, &lifetimes), Step::Keep, "not before the grace is over");
+        assert_eq!(state.due(at(81), Published::Everywhere, &lifetimes), Step::Promote);
+
+        state = state.advance(Step::Promote, at(81), &lifetimes).unwrap();
+        assert_eq!(state.signing.certificate, second);
+        assert!(state.bundle().contains(first.trim_end()), "leaves of the first one still live");
+        assert_eq!(state.due(at(82), Published::Everywhere, &lifetimes), Step::Keep);
+        assert_eq!(state.due(at(83), Published::Everywhere, &lifetimes), Step::Forget);
+
+        state = state.advance(Step::Forget, at(83), &lifetimes).unwrap();
+        assert!(!state.bundle().contains(first.trim_end()));
+        assert_eq!(state.due(at(83), Published::Everywhere, &lifetimes), Step::Keep);
+    }
+
+    #[test]
+    fn an_ended_authority_is_replaced_at_once() {
+        let lifetimes = lifetimes();
+        let state = Authorities::start(at(0), &lifetimes).unwrap();
+        assert_eq!(state.due(at(101), Published::NotYet, &lifetimes), Step::Replace);
+        let prepared = state.advance(Step::Prepare, at(85), &lifetimes).unwrap();
+        assert_eq!(prepared.due(at(101), Published::NotYet, &lifetimes), Step::Promote);
+    }
+
+    #[test]
+    fn every_state_survives_the_way_through_the_secret() {
+        let lifetimes = lifetimes();
+        let start = Authorities::start(at(0), &lifetimes).unwrap();
+        let prepared = start.clone().advance(Step::Prepare, at(80), &lifetimes).unwrap();
+        let promoted = prepared.clone().advance(Step::Promote, at(81), &lifetimes).unwrap();
+        for state in [start, prepared, promoted] {
+            assert_eq!(Authorities::from_secret(&state.to_secret()).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn a_secret_with_something_else_in_it_is_refused_with_a_reason() {
+        let lifetimes = lifetimes();
+        let good = Authorities::start(at(0), &lifetimes).unwrap().to_secret();
+        let other = Authorities::start(at(0), &lifetimes).unwrap().to_secret();
+        let changed = |key: &str, value: Option<&str>| {
+            let mut secret = good.clone();
+            match value {
+                Some(value) => secret.insert(key.to_owned(), value.to_owned()),
+                None => secret.remove(key),
+            };
+            Authorities::from_secret(&secret).unwrap_err()
+        };
+        assert!(changed("tls.key", None).contains("missing"));
+        assert!(changed("tls.crt", Some("hello")).contains("not PEM"));
+        assert!(changed("tls.key", Some("hello")).contains("not a private key"));
+        assert!(changed("tls.key", Some(&other["tls.key"])).contains("do not belong together"));
+    }
+}

@@ -1,0 +1,151 @@
+//! Making and reading of single certificates. All keys are ECDSA P-256.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::{
+    crypto::ring::sign::any_ecdsa_type,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+
+use super::Error;
+
+/// Certificates start this long before they are made, because clocks of machines differ.
+const BACKDATED: Duration = Duration::from_mins(5);
+
+/// A CA certificate with its key.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Authority {
+    pub(super) certificate: String,
+    pub(super) key: String,
+    pub(super) not_after: Timestamp,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { certificate, key: _, not_after } = self;
+        let mut shown = formatter.debug_struct("Authority");
+        shown.field("certificate", certificate).field("not_after", not_after).finish_non_exhaustive()
+    }
+}
+
+/// A leaf in the form the TLS server takes.
+#[derive(Debug)]
+pub(super) struct Leaf {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) not_after: Timestamp,
+    /// From here on a new one should be made.
+    pub(super) renew_at: Timestamp,
+    /// The certificate of the CA that signed it.
+    pub(super) issuer: String,
+}
+
+impl Leaf {
+    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.key.cert[0]
+    }
+}
+
+impl Authority {
+    /// A new CA. Its name carries the time, so that two of them in one bundle are told apart by name.
+    pub(super) fn generate(now: Timestamp, lifetime: Duration) -> Result<Self, Error> {
+        let subject = format!("Context Manager webhook CA {}", now.as_second());
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(&subject);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let not_after = set_times(&mut params, now, lifetime);
+        let make = || {
+            let key = KeyPair::generate()?;
+            Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+        };
+        let (certificate, key) = make().map_err(|source| Error::Make { subject, source })?;
+        Ok(Self { certificate, key, not_after })
+    }
+
+    /// Reads a CA back from PEM; an error says what is wrong in words.
+    pub(super) fn read(certificate: &str, key: &str) -> Result<Self, String> {
+        let pair = KeyPair::from_pem(key).map_err(|error| format!("the key is not a private key in PEM ({error})"))?;
+        let not_after = not_after(certificate)?;
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| error.to_string())?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| error.to_string())?;
+        if !parsed.is_ca() {
+            return Err("the certificate is not a CA's".to_owned());
+        }
+        if parsed.public_key().subject_public_key.data.as_ref() != pair.public_key_raw() {
+            return Err("key and certificate do not belong together".to_owned());
+        }
+        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), not_after })
+    }
+
+    /// A leaf for `names`. It never outlives its CA.
+    pub(super) fn issue(&self, names: &[String], now: Timestamp, lifetime: Duration) -> Result<Leaf, Error> {
+        let lifetime = lifetime.min(Duration::try_from(self.not_after.duration_since(now)).unwrap_or_default());
+        let failed = |source| Error::Make { subject: names.join(", "), source };
+        let mut params = CertificateParams::new(names).map_err(failed)?;
+        params.distinguished_name = name("Context Manager webhook");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let not_after = set_times(&mut params, now, lifetime);
+        let make = || {
+            let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
+            let key = KeyPair::generate()?;
+            Ok((params.signed_by(&key, &issuer)?, key))
+        };
+        let (certificate, key) = make().map_err(failed)?;
+        let key = any_ecdsa_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+            .map_err(Error::UseKey)?;
+        Ok(Leaf {
+            key: Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key)),
+            not_after,
+            renew_at: later(now, lifetime * 2 / 3),
+            issuer: self.certificate.clone(),
+        })
+    }
+}
+
+/// The certificates of a PEM bundle; what is not one is left out.
+pub(super) fn bundle(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+}
+
+/// When the first certificate of a PEM text ends.
+pub(super) fn not_after(pem: &str) -> Result<Timestamp, String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| format!("the certificate is not PEM ({error})"))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der)
+        .map_err(|error| format!("the certificate cannot be read ({error})"))?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|error| error.to_string())
+}
+
+/// `start` plus `duration`, or the end of time.
+pub(super) fn later(start: Timestamp, duration: Duration) -> Timestamp {
+    start.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// `start` minus `duration`, or the beginning of time.
+pub(super) fn earlier(start: Timestamp, duration: Duration) -> Timestamp {
+    start.checked_sub(duration).unwrap_or(Timestamp::MIN)
+}
+
+fn name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+/// Certificates count in whole seconds, so the end is rounded down to one.
+fn set_times(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) -> Timestamp {
+    let seconds = |timestamp: Timestamp| u64::try_from(timestamp.as_second()).unwrap_or_default();
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let not_after = Timestamp::from_second(later(now, lifetime).as_second()).unwrap_or(Timestamp::MAX);
+    params.not_before = epoch + Duration::from_secs(seconds(earlier(now, BACKDATED)));
+    params.not_after = epoch + Duration::from_secs(seconds(not_after));
+    not_after
+}

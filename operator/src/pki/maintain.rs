@@ -1,0 +1,186 @@
+//! The loop that keeps secret, leaf and trust together: at every poll, and whenever the configuration changes.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Certificates, Error, Settings,
+    authority::{Authorities, Published, Step},
+    secret::{self, Stored, Written},
+    trust,
+};
+
+/// Longest wait for one answer of the API server. The client's own retries would go on for hours.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A lost race is looked at again at once, this often; then the next poll has its turn.
+const RACES: usize = 5;
+
+/// Keeps `certificates` up to date until `shutdown`.
+pub async fn maintain(client: Client, settings: Settings, certificates: Certificates, shutdown: CancellationToken) {
+    let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let watched = watcher::Config::default().fields(&format!("metadata.name={}", settings.configuration));
+    let mut changes = watcher(api, watched).default_backoff().touched_objects().boxed();
+    let mut keeper = Keeper { client, settings, certificates, authorities: None, complaint: None };
+    loop {
+        // Whatever is interrupted here is complete or undone: each write is one call.
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = keeper.keep() => {}
+        }
+        let pause = keeper.pause();
+        let next_poll = tokio::time::sleep(pause);
+        tokio::pin!(next_poll);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = &mut next_poll => {}
+            change = changes.try_next() => if let Err(error) = change {
+                // The watch only makes repairs quicker; the poll makes them sure.
+                tracing::debug!(error = %error, "The watch of the MutatingWebhookConfiguration was interrupted");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            },
+        }
+    }
+}
+
+struct Keeper {
+    client: Client,
+    settings: Settings,
+    certificates: Certificates,
+    /// The last ones read: with them the leaf is renewed even while the API server is away.
+    authorities: Option<Authorities>,
+    /// What was last complained about, so that a lasting trouble is logged once.
+    complaint: Option<String>,
+}
+
+impl Keeper {
+    async fn keep(&mut self) {
+        let read = self.keep_authorities().await;
+        let outcome = match (read, self.keep_leaf()) {
+            (Ok(()), Ok(())) => self.keep_trust().await,
+            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+        };
+        let complaint = outcome.err().map(|error| chain(&error));
+        match (&complaint, &self.complaint) {
+            (Some(new), old) if old.as_ref() != Some(new) => {
+                warn!(error = %new, "Certificates could not be brought up to date; trying again at the next poll");
+            }
+            (None, Some(_)) => info!("Certificates are up to date again"),
+            (Some(_) | None, _) => {}
+        }
+        self.complaint = complaint;
+    }
+
+    fn pause(&self) -> Duration {
+        let longest = self.settings.poll;
+        let due = self.authorities.as_ref().map_or(longest, |found| found.look_again(Timestamp::now(), longest));
+        // A CA at its very end must not make a busy loop.
+        due.max(longest.min(Duration::from_millis(200)))
+    }
+
+    /// Reads the `Secret`, and does the step of the rotation that is due.
+    async fn keep_authorities(&mut self) -> Result<(), Error> {
+        let lifetimes = self.settings.lifetimes.clone();
+        for _ in 0..RACES {
+            let now = Timestamp::now();
+            let (changed, version) = match secret::fetch(&self.client, &self.settings).await? {
+                Stored::Absent => {
+                    info!(secret = self.settings.secret, "Making a CA for the webhook");
+                    (Authorities::start(now, &lifetimes)?, None)
+                }
+                Stored::Present { version, content: Err(what) } => {
+                    let secret = self.settings.secret.clone();
+                    warn!(error = %Error::InvalidSecret { secret, what }, "Making a new CA in place of a damaged one");
+                    (Authorities::start(now, &lifetimes)?, version)
+                }
+                Stored::Present { version, content: Ok(found) } => {
+                    let found = *found;
+                    let step = found.due(now, self.published(&found).await?, &lifetimes);
+                    if step == Step::Keep {
+                        self.take(found);
+                        return Ok(());
+                    }
+                    info!(step = ?step, "Rotating the webhook's CA");
+                    (found.advance(step, now, &lifetimes)?, version)
+                }
+            };
+            if secret::write(&self.client, &self.settings, &changed, version).await? == Written::Done {
+                self.take(changed);
+                return Ok(());
+            }
+        }
+        Err(Error::Raced { secret: self.settings.secret.clone() })
+    }
+
+    /// Asked only while there is a successor.
+    async fn published(&self, found: &Authorities) -> Result<Published, Error> {
+        let Some(next) = &found.next else { return Ok(Published::NotYet) };
+        let entries = trust::fetch(&self.client, &self.settings).await?;
+        Ok(entries.map_or(Published::NotYet, |entries| trust::published(&entries, &next.authority.certificate)))
+    }
+
+    fn take(&mut self, authorities: Authorities) {
+        self.certificates.inner.authority_ends.store(Some(Arc::new(authorities.signing.not_after)));
+        self.authorities = Some(authorities);
+    }
+
+    /// Makes a leaf if there is none, if it is old, or if another CA signs now.
+    fn keep_leaf(&self) -> Result<(), Error> {
+        let Some(Authorities { signing, .. }) = &self.authorities else { return Ok(()) };
+        let now = Timestamp::now();
+        let current = self.certificates.inner.leaf.load();
+        if current.as_ref().is_some_and(|leaf| leaf.issuer == signing.certificate && now < leaf.renew_at) {
+            return Ok(());
+        }
+        let leaf = signing.issue(&self.settings.server_names, now, self.settings.lifetimes.leaf)?;
+        info!(certificate.not_after = %leaf.not_after, "Serving a new certificate");
+        self.certificates.inner.leaf.store(Some(Arc::new(leaf)));
+        Ok(())
+    }
+
+    /// Makes the configuration trust the bundle, and remembers what it trusts.
+    async fn keep_trust(&self) -> Result<(), Error> {
+        let Some(authorities) = &self.authorities else { return Ok(()) };
+        let found = trust::fetch(&self.client, &self.settings).await?;
+        let bundle = authorities.bundle();
+        let entries = match found {
+            Some(entries) if trust::differs(&entries, &bundle) => {
+                info!(configuration = self.settings.configuration, "Setting caBundle");
+                Some(trust::apply(&self.client, &self.settings, &entries, &bundle).await?)
+            }
+            unchanged => unchanged,
+        };
+        self.certificates.inner.entries.store(entries.map(Arc::new));
+        Ok(())
+    }
+}
+
+/// One call of the API server, within its time.
+pub(super) async fn bounded<T>(
+    action: &'static str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(|source| Error::Api { action, source: Box::new(source) }),
+        Err(_) => Err(Error::Timeout { action, seconds: CALL_TIMEOUT.as_secs() }),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

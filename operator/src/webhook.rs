@@ -1,0 +1,158 @@
+//! The admission webhook: a thin server around [`crate::inject`].
+//!
+//! It is stateless and runs in as many replicas as one likes, without a leader: what it knows of the cluster are two
+//! caches (labels of namespaces, and `ContextManager`s), and its certificate is its own ([`crate::pki`]). It writes
+//! nothing to the cluster but events, and never waits for those.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    inject,
+    pki::{self, Certificates},
+};
+
+mod admin;
+mod admit;
+mod args;
+mod caches;
+mod events;
+mod metrics;
+mod review;
+mod server;
+mod view;
+
+pub use args::Args;
+
+use admit::Admitter;
+use caches::Caches;
+use events::Events;
+use metrics::Metrics;
+
+/// What the webhook is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the API server calls.
+    pub address: SocketAddr,
+    /// Where probes and metrics are served.
+    pub admin_address: SocketAddr,
+    /// How injection is done.
+    pub injection: inject::Settings,
+    /// Certificates.
+    pub pki: pki::Settings,
+    /// This replica's name, shown in events.
+    pub instance: String,
+    /// How long requests in flight are given at the end.
+    pub drain: Duration,
+}
+
+/// Why the webhook cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error("failed to listen on {address}; is another process there?")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A metric could not be registered.
+    #[error("failed to register metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// TLS could not be set up.
+    #[error("failed to set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// The admin server ended.
+    #[error("the admin server ended")]
+    Admin(#[source] io::Error),
+}
+
+/// Sockets that are already bound, so that a caller that asked for any free port can read which one it got.
+#[derive(Debug)]
+pub struct Listeners {
+    admission: TcpListener,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    /// Where the API server calls.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.admission.local_addr()
+    }
+
+    /// Where probes and metrics are served.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+}
+
+/// Binds both sockets.
+///
+/// # Errors
+/// When an address cannot be listened on.
+pub async fn bind(settings: &Settings) -> Result<Listeners, Error> {
+    let listen = async |address| TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source });
+    Ok(Listeners { admission: listen(settings.address).await?, admin: listen(settings.admin_address).await? })
+}
+
+/// Binds and serves until `shutdown`.
+///
+/// # Errors
+/// When an address cannot be listened on, or the server cannot be set up.
+pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
+    let listeners = bind(&settings).await?;
+    serve(client, settings, listeners, shutdown).await
+}
+
+/// Serves on sockets that are already bound, until `shutdown`.
+///
+/// # Errors
+/// When the server cannot be set up.
+pub async fn serve(
+    client: Client,
+    settings: Settings,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let Settings { injection, pki, instance, drain, address, .. } = settings;
+    let certificates = Certificates::default();
+    let caches = Caches::default();
+    let metrics = Arc::new(Metrics::new(certificates.clone())?);
+    // Whichever way this function ends, what it started ends with it.
+    let stop = shutdown.child_token();
+    let _stop_all = stop.clone().drop_guard();
+    let events = Events::start(client.clone(), instance, Arc::clone(&metrics), stop.clone());
+    tokio::spawn(pki::maintain(client.clone(), pki, certificates.clone(), stop.clone()));
+    tokio::spawn(caches.clone().follow(client.clone(), stop.clone()));
+
+    let readiness =
+        admin::Readiness { certificates: certificates.clone(), caches: caches.clone(), draining: shutdown.clone() };
+    let admin_router = admin::router(readiness, Arc::clone(&metrics));
+    let admin_stop = CancellationToken::new();
+    let admin = tokio::spawn(admin::serve(listeners.admin, admin_router, admin_stop.clone()));
+
+    let admitter = Arc::new(Admitter { client, caches, settings: injection, events, metrics });
+    info!(%address, "Serving admission reviews");
+    server::serve(listeners.admission, admit::router(admitter), certificates, drain, shutdown)
+        .await
+        .map_err(Error::Tls)?;
+    info!("Stopped serving admission reviews");
+
+    // Probes are answered to the very end, so that a replica that drains is seen as one that drains.
+    admin_stop.cancel();
+    match admin.await {
+        Ok(result) => result.map_err(Error::Admin),
+        Err(ended) => Err(Error::Admin(io::Error::other(ended))),
+    }
+}

@@ -1,0 +1,128 @@
+//! One admission: read the review, decide, answer; then, in the background, tell by an event.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    response::{IntoResponse, Response as HttpResponse},
+    routing::post,
+};
+use kube::Client;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::{debug, warn};
+
+use super::{
+    caches::{self, Caches},
+    events::{Events, Outcome},
+    metrics::Metrics,
+    review::{Request, Response, Review},
+};
+use crate::inject::{self, Decision, Denial, Injection, Reason, Skip, decide, patch};
+
+#[cfg(test)]
+mod tests;
+
+/// The API server itself takes no object above 3 MiB; a review holds one, and some more.
+const MAX_BODY_BYTES: usize = 8 << 20;
+
+/// What admissions need.
+pub(super) struct Admitter {
+    pub(super) client: Client,
+    pub(super) caches: Caches,
+    pub(super) settings: inject::Settings,
+    pub(super) events: Events,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+pub(super) fn router(admitter: Arc<Admitter>) -> Router {
+    Router::new()
+        .route("/mutate", post(mutate))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        // A pod that trips a mistake of ours must not take the connections of all others with it.
+        .layer(CatchPanicLayer::new())
+        .with_state(admitter)
+}
+
+async fn mutate(State(admitter): State<Arc<Admitter>>, body: Bytes) -> HttpResponse {
+    let started = Instant::now();
+    match serde_json::from_slice::<Review>(&body) {
+        Ok(Review { api_version, request }) => {
+            Json(admitter.admit(&request, started).await.into_review(&api_version)).into_response()
+        }
+        Err(error) => {
+            let message = format!("the body is not an AdmissionReview of admission.k8s.io/v1: {error}\n");
+            (StatusCode::BAD_REQUEST, message).into_response()
+        }
+    }
+}
+
+impl Admitter {
+    async fn admit(&self, request: &Request, started: Instant) -> Response {
+        if !request.creates_a_pod() {
+            return Response::admit(&request.uid, "NotAPod", Vec::new());
+        }
+        match self.decide(request).await {
+            Ok(decision) => self.answer(request, decision, started),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, namespace = request.namespace, "Could not decide");
+                self.metrics.decided("error", "ClusterUnreachable", started.elapsed());
+                let message = format!("could not decide about a sidecar: {error}; try again");
+                Response::deny(&request.uid, 500, "ClusterUnreachable", &message)
+            }
+        }
+    }
+
+    /// Decides from the caches; before a pod is left without its sidecar for want of a resource, the cluster is asked.
+    async fn decide(&self, request: &Request) -> Result<Decision, caches::Error> {
+        let Request { object: pod, namespace, .. } = request;
+        let namespace = self.caches.namespace(&self.client, namespace).await?;
+        let decision = decide(pod, &namespace, &self.caches.resources(&namespace.name), &self.settings);
+        if !reason(&decision).may_be_stale() {
+            return Ok(decision);
+        }
+        self.metrics.fresh_reads.inc();
+        let fresh = self.caches.fresh_resources(&self.client, &namespace.name).await?;
+        Ok(decide(pod, &namespace, &fresh, &self.settings))
+    }
+
+    fn answer(&self, request: &Request, decision: Decision, started: Instant) -> Response {
+        let reason = reason(&decision);
+        let (word, outcome, response) = match decision {
+            Decision::Inject(injection) => {
+                let patch = patch(&request.object, &injection);
+                let Injection { resource, agent, warnings, .. } = *injection;
+                let response = Response::inject(&request.uid, &resource, &patch, warnings);
+                // A second call for the same pod, after another webhook changed it, is not news.
+                let news = !request.object.pointer("/metadata/annotations").is_some_and(|annotations| {
+                    annotations.get(context_manager_protocol::names::INJECTED_HASH).is_some()
+                });
+                ("inject", news.then_some(Outcome::Injected { resource, agent }), response)
+            }
+            Decision::Skip(Skip { reason, warning }) => {
+                let outcome = warning.clone().map(|message| Outcome::Skipped { message });
+                ("skip", outcome, Response::admit(&request.uid, reason.as_str(), warning.into_iter().collect()))
+            }
+            Decision::Deny(Denial { reason, message }) => {
+                let response = Response::deny(&request.uid, 403, reason.as_str(), &message);
+                ("deny", Some(Outcome::Denied { message }), response)
+            }
+        };
+        self.metrics.decided(word, reason.as_str(), started.elapsed());
+        debug!(decision = word, %reason, namespace = request.namespace, dry_run = request.dry_run, "Decided about a pod");
+        if let (Some(outcome), false) = (outcome, request.dry_run) {
+            self.events.tell(&request.namespace, &request.object, outcome);
+        }
+        response
+    }
+}
+
+const fn reason(decision: &Decision) -> Reason {
+    match decision {
+        Decision::Inject(_) => Reason::Injected,
+        Decision::Skip(skip) => skip.reason,
+        Decision::Deny(denial) => denial.reason,
+    }
+}

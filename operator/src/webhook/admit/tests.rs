@@ -1,0 +1,191 @@
+//! Admissions through the router, with a scripted API server behind it.
+
+use axum::body::{Body, to_bytes};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use http::Request as HttpRequest;
+use kube::client::Body as KubeBody;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::*;
+use crate::{inject::OnMissing, pki::Certificates};
+
+type Handle = tower_test::mock::Handle<HttpRequest<KubeBody>, http::Response<KubeBody>>;
+
+struct Webhook {
+    router: Router,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Webhook {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// A webhook with empty caches, and the API server it will ask.
+fn webhook() -> (Webhook, Handle) {
+    let (service, handle) = tower_test::mock::pair();
+    let client = Client::new(service, "default");
+    let metrics = Arc::new(Metrics::new(Certificates::default()).expect("metrics that differ in name"));
+    let shutdown = CancellationToken::new();
+    let events = Events::start(client.clone(), "test".to_owned(), Arc::clone(&metrics), shutdown.clone());
+    let settings = inject::Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip };
+    let admitter = Admitter { client, caches: Caches::default(), settings, events, metrics: Arc::clone(&metrics) };
+    (Webhook { router: router(Arc::new(admitter)), metrics, shutdown }, handle)
+}
+
+fn review(pod: &Value, more: &Value) -> Value {
+    let mut review = json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "operation": "CREATE",
+            "namespace": "team",
+            "object": pod,
+        },
+    });
+    json_patch::merge(&mut review["request"], more);
+    review
+}
+
+fn pod() -> Value {
+    json!({
+        "metadata": {"name": "agent", "annotations": {"contextmanager.dev/inject": "true"}},
+        "spec": {"containers": [{"name": "agent", "image": "agent:1"}]},
+    })
+}
+
+impl Webhook {
+    async fn post(&self, body: impl Into<Body>) -> (StatusCode, String) {
+        let request = HttpRequest::post("/mutate").body(body.into()).expect("a request");
+        let answer = self.router.clone().oneshot(request).await.expect("a router never fails");
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), MAX_BODY_BYTES).await.expect("a body");
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn ask(&self, review: &Value) -> Value {
+        let (status, body) = self.post(review.to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let answer: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+        assert_eq!(answer["response"]["uid"], "u-1");
+        answer["response"].clone()
+    }
+}
+
+/// Answers calls in order, each for the path it must have; returns what came after them: `METHOD path` of each.
+async fn script(mut handle: Handle, answers: Vec<(&str, StatusCode, Value)>) -> Vec<String> {
+    for (path, status, body) in answers {
+        let (request, send) = handle.next_request().await.expect("a call");
+        assert_eq!(request.uri().path(), path);
+        let answer = http::Response::builder().status(status).body(KubeBody::from(body.to_string().into_bytes()));
+        send.send_response(answer.expect("an answer"));
+    }
+    let mut further = Vec::new();
+    let quiet = std::time::Duration::from_millis(200);
+    while let Ok(Some((request, _))) = tokio::time::timeout(quiet, handle.next_request()).await {
+        further.push(format!("{} {}", request.method(), request.uri().path()));
+    }
+    further
+}
+
+fn namespace() -> (&'static str, StatusCode, Value) {
+    let body = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "team"}});
+    ("/api/v1/namespaces/team", StatusCode::OK, body)
+}
+
+fn resources(names: &[&str]) -> (&'static str, StatusCode, Value) {
+    let items: Vec<_> = names.iter().map(|name| json!({"metadata": {"name": name, "namespace": "team"}})).collect();
+    let body = json!({
+        "apiVersion": "contextmanager.dev/v1alpha1",
+        "kind": "ContextManagerList",
+        "metadata": {},
+        "items": items,
+    });
+    ("/apis/contextmanager.dev/v1alpha1/namespaces/team/contextmanagers", StatusCode::OK, body)
+}
+
+#[tokio::test]
+async fn a_resource_that_the_cache_has_not_seen_yet_is_read_before_a_pod_is_denied() {
+    let (webhook, handle) = webhook();
+    let server = tokio::spawn(script(handle, vec![namespace(), resources(&["memory"])]));
+    let answer = webhook.ask(&review(&pod(), &json!({}))).await;
+    assert_eq!(answer["allowed"], true);
+    assert_eq!(answer["patchType"], "JSONPatch");
+    let patch = BASE64_STANDARD.decode(answer["patch"].as_str().expect("a patch")).expect("Base64");
+    let patch: json_patch::Patch = serde_json::from_slice(&patch).expect("a JSON patch");
+    let mut patched = pod();
+    json_patch::patch(&mut patched, &patch).expect("a patch that fits");
+    assert_eq!(patched["spec"]["initContainers"][0]["image"], "sidecar:1");
+    assert_eq!(answer["auditAnnotations"]["resource"], "memory");
+    let further = server.await.expect("the script");
+    assert_eq!(further, ["POST /apis/events.k8s.io/v1/namespaces/team/events"]);
+    assert_eq!(webhook.metrics.fresh_reads.get(), 1);
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_no_event() {
+    let (webhook, handle) = webhook();
+    let server = tokio::spawn(script(handle, vec![namespace(), resources(&["memory"])]));
+    let answer = webhook.ask(&review(&pod(), &json!({"dryRun": true}))).await;
+    assert_eq!(answer["allowed"], true);
+    assert_eq!(server.await.expect("the script"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_denial_says_why_and_leaves_an_event() {
+    let (webhook, handle) = webhook();
+    let server = tokio::spawn(script(handle, vec![namespace(), resources(&["b", "a"])]));
+    let answer = webhook.ask(&review(&pod(), &json!({}))).await;
+    assert_eq!(answer["allowed"], false);
+    assert_eq!(answer["status"]["code"], 403);
+    let message = answer["status"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("\"a\" or \"b\""), "{message}");
+    assert_eq!(server.await.expect("the script").len(), 1);
+    let metrics = webhook.metrics.render(jiff::Timestamp::UNIX_EPOCH).expect("text");
+    let line = "context_manager_injection_decisions_total{decision=\"deny\",reason=\"AmbiguousResource\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_pod_is_not_admitted_by_guessing_when_the_cluster_cannot_be_read() {
+    let (webhook, handle) = webhook();
+    let forbidden = json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no"});
+    let server = tokio::spawn(script(handle, vec![("/api/v1/namespaces/team", StatusCode::FORBIDDEN, forbidden)]));
+    let answer = webhook.ask(&review(&pod(), &json!({}))).await;
+    assert_eq!(answer["allowed"], false);
+    assert_eq!(answer["status"]["code"], 500);
+    assert_eq!(server.await.expect("the script"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn other_things_than_new_pods_pass_untouched() {
+    let (webhook, _handle) = webhook();
+    for more in [
+        json!({"operation": "UPDATE"}),
+        json!({"subResource": "ephemeralcontainers"}),
+        json!({"resource": {"group": "apps", "version": "v1", "resource": "deployments"}}),
+    ] {
+        let answer = webhook.ask(&review(&pod(), &more)).await;
+        assert_eq!((&answer["allowed"], answer.get("patch")), (&json!(true), None), "{more}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_refused_with_the_reason() {
+    let (webhook, _handle) = webhook();
+    for body in ["", "{", "[]", "{\"apiVersion\":\"admission.k8s.io/v1\"}", "\u{0}"] {
+        let (status, text) = webhook.post(body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(text.contains("not an AdmissionReview"), "{text}");
+    }
+    let (status, _) = webhook.post(vec![b' '; MAX_BODY_BYTES + 1]).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+}

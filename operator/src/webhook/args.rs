@@ -1,0 +1,190 @@
+//! The command line of the webhook, and its translation into settings. Each flag can come from the environment too.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::Settings;
+use crate::{
+    inject::{self, OnMissing},
+    pki::{self, Lifetimes},
+};
+
+/// Flags of `context-manager-operator webhook`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Address on which the API server calls, over TLS
+    #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_ADDRESS", default_value = "0.0.0.0:10250")]
+    pub address: SocketAddr,
+    /// Address of probes and metrics
+    #[arg(long, env = "CONTEXT_MANAGER_ADMIN_ADDRESS", default_value = "0.0.0.0:8081")]
+    pub admin_address: SocketAddr,
+    /// Image of the injected sidecar, for resources that name none
+    #[arg(long, env = "CONTEXT_MANAGER_SIDECAR_IMAGE")]
+    pub sidecar_image: String,
+    /// Whether a pod of an opted-in namespace is refused or admitted when no `ContextManager` can be chosen for it
+    #[arg(long, env = "CONTEXT_MANAGER_ON_MISSING", value_enum, default_value = "skip")]
+    pub on_missing: Missing,
+    /// Namespace of this process; the CA's secret is kept there
+    #[arg(long, env = "CONTEXT_MANAGER_NAMESPACE")]
+    pub namespace: String,
+    /// Name of the `Service` in front of the webhook
+    #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_SERVICE", default_value = "context-manager-webhook")]
+    pub service: String,
+    /// Name of the `MutatingWebhookConfiguration`
+    #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION", default_value = "context-manager")]
+    pub webhook_configuration: String,
+    /// Name of the secret with the CA
+    #[arg(long, env = "CONTEXT_MANAGER_CA_SECRET", default_value = "context-manager-webhook-ca")]
+    pub ca_secret: String,
+    /// Further DNS names or addresses that the certificate is valid for
+    #[arg(long, env = "CONTEXT_MANAGER_SERVER_NAMES", value_delimiter = ',')]
+    pub server_name: Vec<String>,
+    /// Lifetime of the CA
+    #[arg(long, env = "CONTEXT_MANAGER_CA_LIFETIME", default_value = "365d", value_parser = positive)]
+    pub ca_lifetime: Duration,
+    /// How long before its end the CA gets a successor
+    #[arg(long, env = "CONTEXT_MANAGER_CA_RENEW_BEFORE", default_value = "60d", value_parser = positive)]
+    pub ca_renew_before: Duration,
+    /// How long a new CA is published before it signs
+    #[arg(long, env = "CONTEXT_MANAGER_CA_GRACE", default_value = "3m", value_parser = positive)]
+    pub ca_grace: Duration,
+    /// Lifetime of the served certificate
+    #[arg(long, env = "CONTEXT_MANAGER_LEAF_LIFETIME", default_value = "1d", value_parser = positive)]
+    pub leaf_lifetime: Duration,
+    /// Time between two looks at the clock and the cluster
+    #[arg(long, env = "CONTEXT_MANAGER_PKI_POLL", default_value = "30s", value_parser = positive)]
+    pub pki_poll: Duration,
+    /// How long requests in flight are given at the end
+    #[arg(long, env = "CONTEXT_MANAGER_DRAIN", default_value = "10s", value_parser = positive)]
+    pub drain: Duration,
+    /// Name of this replica, shown in events
+    #[arg(long, env = "POD_NAME", default_value = "context-manager-webhook")]
+    pub instance: String,
+}
+
+/// [`OnMissing`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Missing {
+    /// The pod is refused.
+    Deny,
+    /// The pod is admitted with a warning and an event.
+    Skip,
+}
+
+/// Flags that contradict each other.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The CA would be renewed as soon as it is made.
+    #[error("--ca-renew-before must be shorter than --ca-lifetime")]
+    RenewBefore,
+    /// Leaves would outlive the time in which their CA has a successor.
+    #[error(
+        "--leaf-lifetime must be shorter than --ca-renew-before, so that no leaf is cut short by the end of its CA"
+    )]
+    LeafLifetime,
+}
+
+impl TryFrom<Args> for Settings {
+    type Error = Error;
+
+    fn try_from(args: Args) -> Result<Self, Error> {
+        let Args {
+            address,
+            admin_address,
+            sidecar_image,
+            on_missing,
+            namespace,
+            service,
+            webhook_configuration,
+            ca_secret,
+            server_name,
+            ca_lifetime,
+            ca_renew_before,
+            ca_grace,
+            leaf_lifetime,
+            pki_poll,
+            drain,
+            instance,
+        } = args;
+        if ca_renew_before >= ca_lifetime {
+            return Err(Error::RenewBefore);
+        }
+        if leaf_lifetime >= ca_renew_before {
+            return Err(Error::LeafLifetime);
+        }
+        let mut server_names = pki::service_names(&service, &namespace);
+        server_names.extend(server_name);
+        let on_missing = match on_missing {
+            Missing::Deny => OnMissing::Deny,
+            Missing::Skip => OnMissing::Skip,
+        };
+        Ok(Self {
+            address,
+            admin_address,
+            injection: inject::Settings { sidecar_image, on_missing },
+            pki: pki::Settings {
+                namespace,
+                secret: ca_secret,
+                configuration: webhook_configuration,
+                server_names,
+                lifetimes: Lifetimes {
+                    authority: ca_lifetime,
+                    renew_before: ca_renew_before,
+                    leaf: leaf_lifetime,
+                    grace: ca_grace,
+                },
+                poll: pki_poll,
+            },
+            instance,
+            drain,
+        })
+    }
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write a duration such as \"30s\", \"12h\" or \"90d\"")),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn settings(more: &[&str]) -> Result<Settings, Error> {
+        let least = ["webhook", "--sidecar-image", "sidecar:1", "--namespace", "system"];
+        Settings::try_from(Command::try_parse_from(least.iter().chain(more)).unwrap().args)
+    }
+
+    #[test]
+    fn the_certificate_is_valid_for_the_service_and_what_was_added() {
+        let names = settings(&["--server-name", "10.0.0.1,hook.example"]).unwrap().pki.server_names;
+        assert!(names.contains(&"context-manager-webhook.system.svc".to_owned()), "{names:?}");
+        assert!(names.contains(&"10.0.0.1".to_owned()) && names.contains(&"hook.example".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn lifetimes_that_contradict_each_other_are_refused() {
+        assert_eq!(settings(&["--ca-lifetime", "10d"]), Err(Error::RenewBefore));
+        assert_eq!(settings(&["--leaf-lifetime", "61d"]), Err(Error::LeafLifetime));
+        let short = ["--ca-lifetime", "30s", "--ca-renew-before", "10s", "--leaf-lifetime", "5s"];
+        assert_eq!(settings(&short).unwrap().pki.lifetimes.authority, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_duration_of_nothing_or_nonsense_is_refused() {
+        for bad in ["0s", "soon", "-1s"] {
+            assert!(positive(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Events on the workload that owns a pod: `Injected`, `InjectionSkipped`, `InjectionDenied`.
+//!
+//! They are published by one task behind a bounded queue. An admission never waits for it: when the queue is full the
+//! event is dropped and counted.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::{apps::v1::ReplicaSet, batch::v1::Job, core::v1::ObjectReference},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{
+    Api, Client,
+    api::PartialObjectMeta,
+    core::NamespaceResourceScope,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::metrics::Metrics;
+use crate::inject::{Owner, owner};
+
+const QUEUE: usize = 256;
+/// Longest time for one event, reading the owner included.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The API takes notes below 1024 bytes.
+const MAX_NOTE_BYTES: usize = 1000;
+
+/// What became of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Injected { resource: String, agent: String },
+    Skipped { message: String },
+    Denied { message: String },
+}
+
+#[derive(Debug)]
+struct Report {
+    regarding: ObjectReference,
+    outcome: Outcome,
+}
+
+/// The way to the task. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Events {
+    queue: mpsc::Sender<Report>,
+    metrics: Arc<Metrics>,
+}
+
+impl Events {
+    /// Starts the task; it ends with `shutdown`.
+    pub(super) fn start(client: Client, instance: String, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
+        let (queue, reports) = mpsc::channel(QUEUE);
+        let reporter = Reporter { controller: "context-manager-webhook".to_owned(), instance: Some(instance) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        tokio::spawn(publish_all(client, recorder, reports, Arc::clone(&metrics), shutdown));
+        Self { queue, metrics }
+    }
+
+    /// Hands an outcome over, and returns at once.
+    pub(super) fn tell(&self, namespace: &str, pod: &Value, outcome: Outcome) {
+        let Some(regarding) = regarding(namespace, pod) else {
+            debug!(namespace, outcome = ?outcome, "A pod without owner and name has nothing an event could be put on");
+            return;
+        };
+        if self.queue.try_send(Report { regarding, outcome }).is_err() {
+            self.metrics.events_failed.inc();
+        }
+    }
+}
+
+/// The pod's controller, or the pod itself, which has no unique id yet.
+fn regarding(namespace: &str, pod: &Value) -> Option<ObjectReference> {
+    let namespace = Some(namespace.to_owned());
+    if let Some(Owner { api_version, kind, name, uid }) = owner(pod) {
+        return Some(ObjectReference {
+            api_version: Some(api_version),
+            kind: Some(kind),
+            name: Some(name),
+            uid: Some(uid),
+            namespace,
+            ..ObjectReference::default()
+        });
+    }
+    let name = pod.pointer("/metadata/name").and_then(Value::as_str).filter(|name| !name.is_empty())?;
+    Some(ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(name.to_owned()),
+        namespace,
+        ..ObjectReference::default()
+    })
+}
+
+async fn publish_all(
+    client: Client,
+    recorder: Recorder,
+    mut reports: mpsc::Receiver<Report>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) {
+    while let Some(Some(report)) = shutdown.run_until_cancelled(reports.recv()).await {
+        let published = tokio::time::timeout(PUBLISH_TIMEOUT, publish(&client, &recorder, report)).await;
+        match published {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                metrics.events_failed.inc();
+                warn!(error = &error as &dyn std::error::Error, "An event was not published");
+            }
+            Err(_) => {
+                metrics.events_failed.inc();
+                warn!("An event was not published in {} s", PUBLISH_TIMEOUT.as_secs());
+            }
+        }
+    }
+}
+
+async fn publish(client: &Client, recorder: &Recorder, report: Report) -> Result<(), kube::Error> {
+    let Report { regarding, outcome } = report;
+    recorder.publish(&event(outcome), &workload(client, regarding).await).await
+}
+
+fn event(outcome: Outcome) -> Event {
+    let (type_, reason, note) = match outcome {
+        Outcome::Injected { resource, agent } => {
+            let note = format!("Injected the sidecar of ContextManager {resource:?} for agent {agent:?}");
+            (EventType::Normal, "Injected", note)
+        }
+        Outcome::Skipped { message } => (EventType::Warning, "InjectionSkipped", message),
+        Outcome::Denied { message } => (EventType::Warning, "InjectionDenied", message),
+    };
+    let end = note.floor_char_boundary(MAX_NOTE_BYTES);
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note[..end].to_owned()),
+        action: "Inject".to_owned(),
+        secondary: None,
+    }
+}
+
+/// The object a person looks at: the Deployment of a `ReplicaSet`, the `CronJob` of a Job. If it cannot be read, the
+/// `ReplicaSet` or Job has to do.
+async fn workload(client: &Client, regarding: ObjectReference) -> ObjectReference {
+    let (Some(namespace), Some(name)) = (&regarding.namespace, &regarding.name) else { return regarding };
+    let above = match regarding.kind.as_deref() {
+        Some("ReplicaSet") => controller::<ReplicaSet>(client, namespace, name).await,
+        Some("Job") => controller::<Job>(client, namespace, name).await,
+        Some(_) | None => None,
+    };
+    let Some(OwnerReference { api_version, kind, name, uid, .. }) = above else { return regarding };
+    ObjectReference { api_version: Some(api_version), kind: Some(kind), name: Some(name), uid: Some(uid), ..regarding }
+}
+
+async fn controller<K>(client: &Client, namespace: &str, name: &str) -> Option<OwnerReference>
+where
+    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug,
+    K: serde::de::DeserializeOwned,
+{
+    let found: PartialObjectMeta<K> = match Api::<K>::namespaced(client.clone(), namespace).get_metadata(name).await {
+        Ok(found) => found,
+        Err(error) => {
+            debug!(error = %error, name, "The owner's owner could not be read");
+            return None;
+        }
+    };
+    found.metadata.owner_references?.into_iter().find(|reference| reference.controller == Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_put_on_the_controller_or_else_on_the_pod() {
+        let references = json!([
+            {"apiVersion": "v1", "kind": "Other", "name": "x", "uid": "1"},
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "agent-abc", "uid": "2", "controller": true},
+        ]);
+        let owned = regarding("team", &json!({"metadata": {"ownerReferences": references}})).unwrap_or_default();
+        assert_eq!((owned.kind.as_deref(), owned.uid.as_deref()), (Some("ReplicaSet"), Some("2")));
+        let bare = regarding("team", &json!({"metadata": {"name": "agent"}})).unwrap_or_default();
+        assert_eq!((bare.kind.as_deref(), bare.name.as_deref()), (Some("Pod"), Some("agent")));
+        assert_eq!(regarding("team", &json!({"metadata": {"generateName": "agent-"}})), None);
+    }
+
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        let message = "ä".repeat(2000);
+        let note = event(Outcome::Denied { message }).note.unwrap_or_default();
+        assert!(note.len() <= MAX_NOTE_BYTES && note.chars().all(|character| character == 'ä'));
+    }
+}

@@ -1,0 +1,88 @@
+//! The webhook's metrics, by name.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+
+use crate::pki::Certificates;
+
+/// From a decision in memory to the API server's patience.
+const BUCKETS: &[f64] =
+    &[0.0001, 0.000_25, 0.0005, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+pub(super) struct Metrics {
+    registry: Registry,
+    certificates: Certificates,
+    decisions: IntCounterVec,
+    duration: Histogram,
+    not_after: GaugeVec,
+    trusted: Gauge,
+    pub(super) fresh_reads: IntCounter,
+    pub(super) events_failed: IntCounter,
+}
+
+impl Metrics {
+    pub(super) fn new(certificates: Certificates) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            registry: Registry::new(),
+            certificates,
+            decisions: IntCounterVec::new(
+                Opts::new("context_manager_injection_decisions_total", "Decisions about pods, by decision and reason."),
+                &["decision", "reason"],
+            )?,
+            duration: Histogram::with_opts(
+                HistogramOpts::new(
+                    "context_manager_admission_duration_seconds",
+                    "Time from the whole request to the whole answer of an admission review.",
+                )
+                .buckets(BUCKETS.to_vec()),
+            )?,
+            not_after: GaugeVec::new(
+                Opts::new(
+                    "context_manager_webhook_certificate_not_after_timestamp_seconds",
+                    "When the certificate ends, in seconds since 1970.",
+                ),
+                &["certificate"],
+            )?,
+            trusted: Gauge::new(
+                "context_manager_webhook_trusted",
+                "Whether the API server's caBundle verifies the served certificate (1) or not (0).",
+            )?,
+            fresh_reads: IntCounter::new(
+                "context_manager_injection_fresh_reads_total",
+                "Reads past the cache, because no ContextManager was found in it.",
+            )?,
+            events_failed: IntCounter::new(
+                "context_manager_webhook_events_failed_total",
+                "Events that were not published.",
+            )?,
+        };
+        let Self { registry, certificates: _, decisions, duration, not_after, trusted, fresh_reads, events_failed } =
+            &metrics;
+        registry.register(Box::new(decisions.clone()))?;
+        registry.register(Box::new(duration.clone()))?;
+        registry.register(Box::new(not_after.clone()))?;
+        registry.register(Box::new(trusted.clone()))?;
+        registry.register(Box::new(fresh_reads.clone()))?;
+        registry.register(Box::new(events_failed.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(super) fn decided(&self, decision: &str, reason: &str, took: Duration) {
+        self.decisions.with_label_values(&[decision, reason]).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// All metrics in Prometheus' text form.
+    pub(super) fn render(&self, now: Timestamp) -> Result<String, prometheus::Error> {
+        self.trusted.set(if self.certificates.check(now).is_ok() { 1.0 } else { 0.0 });
+        let ends = [("leaf", self.certificates.leaf_not_after()), ("ca", self.certificates.authority_not_after())];
+        for (certificate, not_after) in ends {
+            if let Some(not_after) = not_after {
+                self.not_after.with_label_values(&[certificate]).set(not_after.as_duration().as_secs_f64());
+            }
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}

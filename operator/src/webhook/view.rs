@@ -1,0 +1,121 @@
+//! The slim view of a `ContextManager` that injection needs, read from its raw JSON. What is absent has the defaults of
+//! the sidecar's configuration; what cannot be read as it should is taken as absent, since the API server has checked
+//! the object against its schema.
+
+use context_manager_protocol::names;
+use kube::{ResourceExt, api::DynamicObject};
+use serde_json::Value;
+
+use crate::inject::{OnMissing, Resource, SecretKey, Storage};
+
+/// The view; nothing for a resource that is being deleted, because a pod that starts now would lose its memory at once.
+pub(super) fn resource(object: &DynamicObject) -> Option<Resource> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let name = object.name_any();
+    let spec = object.data.get("spec").unwrap_or(&Value::Null);
+    let text = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let port = |pointer: &str, default: u16| {
+        spec.pointer(pointer).and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).unwrap_or(default)
+    };
+    let embedding_key = text("/embedding/apiKeySecretRef/name")
+        .zip(text("/embedding/apiKeySecretRef/key"))
+        .map(|(secret, key)| SecretKey { secret, key });
+    let containers = spec.pointer("/injection/containers").and_then(Value::as_array).into_iter().flatten();
+    Some(Resource {
+        image: text("/sidecar/image"),
+        protocol_port: port("/sidecar/protocolPort", names::DEFAULT_PROTOCOL_PORT),
+        admin_port: port("/sidecar/adminPort", names::DEFAULT_ADMIN_PORT),
+        resources: spec.pointer("/sidecar/resources").filter(|value| value.is_object()).cloned(),
+        storage: storage(spec, &name),
+        keys_secret: names::keys_secret(&name),
+        embedding_key,
+        containers: containers.filter_map(Value::as_str).map(str::to_owned).collect(),
+        on_missing: match text("/injection/onMissing").as_deref() {
+            Some("Deny") => OnMissing::Deny,
+            Some(_) | None => OnMissing::Skip,
+        },
+        name,
+    })
+}
+
+fn storage(spec: &Value, name: &str) -> Storage {
+    let storage = spec.pointer("/vectorStore/embedded/storage");
+    if storage.and_then(|storage| storage.get("volumeClaimTemplate")).is_some_and(|claim| !claim.is_null()) {
+        return Storage::Claim { name: names::data_claim(name) };
+    }
+    let limit = storage.and_then(|storage| storage.pointer("/emptyDir/sizeLimit"));
+    Storage::EmptyDir {
+        size_limit: match limit {
+            Some(Value::String(limit)) => Some(limit.clone()),
+            Some(Value::Number(limit)) => Some(limit.to_string()),
+            Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => None,
+        },
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn view(metadata: &Value, spec: &Value) -> Option<Resource> {
+        let object = json!({
+            "apiVersion": "contextmanager.dev/v1alpha1",
+            "kind": "ContextManager",
+            "metadata": metadata,
+            "spec": spec,
+        });
+        resource(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn the_smallest_resource_has_the_defaults() {
+        let seen = view(&json!({"name": "memory"}), &json!({})).unwrap();
+        assert_eq!((seen.protocol_port, seen.admin_port), (7419, 7420));
+        assert_eq!(seen.storage, Storage::EmptyDir { size_limit: None });
+        assert_eq!((seen.image, seen.resources, seen.embedding_key), (None, None, None));
+        assert_eq!(seen.keys_secret, "memory-context-keys");
+    }
+
+    #[test]
+    fn everything_that_injection_needs_is_read() {
+        let spec = json!({
+            "vectorStore": {"embedded": {"storage": {"volumeClaimTemplate": {"accessModes": ["ReadWriteOnce"]}}}},
+            "embedding": {"apiKeySecretRef": {"name": "provider", "key": "token"}},
+            "sidecar": {
+                "image": "sidecar:2",
+                "protocolPort": 9001,
+                "adminPort": 9002,
+                "resources": {"limits": {"memory": "1Gi"}},
+            },
+            "injection": {"onMissing": "Deny", "containers": ["agent"]},
+        });
+        let seen = view(&json!({"name": "memory"}), &spec).unwrap();
+        let expected = Resource {
+            name: "memory".to_owned(),
+            image: Some("sidecar:2".to_owned()),
+            protocol_port: 9001,
+            admin_port: 9002,
+            resources: Some(json!({"limits": {"memory": "1Gi"}})),
+            storage: Storage::Claim { name: "memory-context-data".to_owned() },
+            keys_secret: "memory-context-keys".to_owned(),
+            embedding_key: Some(SecretKey { secret: "provider".to_owned(), key: "token".to_owned() }),
+            containers: vec!["agent".to_owned()],
+            on_missing: OnMissing::Deny,
+        };
+        assert_eq!(seen, expected);
+        let limited = json!({"vectorStore": {"embedded": {"storage": {"emptyDir": {"sizeLimit": "2Gi"}}}}});
+        let seen = view(&json!({"name": "memory"}), &limited).unwrap();
+        assert_eq!(seen.storage, Storage::EmptyDir { size_limit: Some("2Gi".to_owned()) });
+    }
+
+    #[test]
+    fn a_resource_that_is_being_deleted_is_no_candidate() {
+        let metadata = json!({"name": "memory", "deletionTimestamp": "2030-01-01T00:00:00Z"});
+        assert_eq!(view(&metadata, &json!({})), None);
+    }
+}
