@@ -41,6 +41,8 @@ pub const VOLUME_CONFIG: &str = "context-manager-config";
 pub const VOLUME_DATA: &str = "context-manager-data";
 /// Volume with the key ring, for the agent's containers.
 pub const VOLUME_KEYS: &str = "context-manager-keys";
+/// Volume that hides the service account's token from the sidecar.
+pub const VOLUME_NO_TOKEN: &str = "context-manager-no-token";
 
 /// Default port of the protocol listener, on loopback only.
 pub const DEFAULT_PROTOCOL_PORT: u16 = 7419;
@@ -48,6 +50,9 @@ pub const DEFAULT_PROTOCOL_PORT: u16 = 7419;
 pub const DEFAULT_ADMIN_PORT: u16 = 7420;
 /// Admin port of a sidecar that runs outside Kubernetes.
 pub const STANDALONE_ADMIN_PORT: u16 = 8080;
+
+/// Name of the admin port in the sidecar's container.
+pub const ADMIN_PORT_NAME: &str = "ctx-admin";
 
 /// Where the sidecar's configuration volume is mounted.
 pub const CONFIG_DIRECTORY: &str = "/etc/context-manager";
@@ -78,6 +83,12 @@ pub const ENV_TENANT: &str = "CONTEXT_MANAGER_TENANT";
 pub const ENV_AGENT: &str = "CONTEXT_MANAGER_AGENT";
 /// Environment variable of the sidecar: its pod's name.
 pub const ENV_POD: &str = "CONTEXT_MANAGER_POD";
+/// Environment variable of the sidecar: the protocol's port; wins over the configuration.
+pub const ENV_PROTOCOL_PORT: &str = "CONTEXT_MANAGER_PROTOCOL_PORT";
+/// Environment variable of the sidecar: the port of probes and metrics; wins over the configuration.
+pub const ENV_ADMIN_PORT: &str = "CONTEXT_MANAGER_ADMIN_PORT";
+/// Environment variable of the sidecar: its log filter; wins over the configuration.
+pub const ENV_LOG_LEVEL: &str = "CONTEXT_MANAGER_LOG_LEVEL";
 
 /// Name of the key ring `Secret` of the `ContextManager` called `name`.
 #[must_use]

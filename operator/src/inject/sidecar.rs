@@ -9,22 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::{Injection, Resource, SecretKey, Storage, options::Options};
 
-/// A volume without content, mounted where the `ServiceAccount` admission plugin would put a token: it leaves containers
-/// alone that already have a mount there. The sidecar has no business with the Kubernetes API.
-pub(super) const VOLUME_NO_TOKEN: &str = "context-manager-no-token";
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Names of all injected volumes.
-pub(super) const VOLUMES: &[&str] = &[names::VOLUME_CONFIG, names::VOLUME_DATA, names::VOLUME_KEYS, VOLUME_NO_TOKEN];
-
-/// Name of the admin port, for monitors that select by it.
-const ADMIN_PORT_NAME: &str = "ctx-admin";
-
-/// Ports and log level go by the environment, and pin what the probes and the agent's URL say: a later change of the
-/// resource must not move the listeners of a pod that was told other ports.
-const ENV_PROTOCOL_PORT: &str = "CONTEXT_MANAGER_PROTOCOL_PORT";
-const ENV_ADMIN_PORT: &str = "CONTEXT_MANAGER_ADMIN_PORT";
-const ENV_LOG_LEVEL: &str = "CONTEXT_MANAGER_LOG_LEVEL";
+pub(super) const VOLUMES: &[&str] =
+    &[names::VOLUME_CONFIG, names::VOLUME_DATA, names::VOLUME_KEYS, names::VOLUME_NO_TOKEN];
 
 /// Readable for any user: the agent's user is unknown, and without an `fsGroup` the files belong to root.
 const FILE_MODE: i32 = 0o444;
@@ -47,7 +36,7 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
         (names::ENV_KEYS.to_owned(), format!("{}/{}", names::AGENT_KEYS_DIRECTORY, names::KEYS_FILE)),
     ];
     let mount = json!({"name": names::VOLUME_KEYS, "mountPath": names::AGENT_KEYS_DIRECTORY, "readOnly": true});
-    let hash = hash(&json!([input.resource.name, sidecar, volumes, input.containers, env, mount]));
+    let hash = hash(json!([input.resource.name, sidecar, volumes, input.containers, env, mount]));
     Injection {
         resource: input.resource.name.clone(),
         agent: input.agent.to_owned(),
@@ -62,7 +51,9 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
 }
 
 /// The first 16 digits of SHA-256: enough to tell one injection from another.
-fn hash(content: &Value) -> String {
+fn hash(mut content: Value) -> String {
+    // Whether a map keeps the order of its keys depends on what else is compiled with it.
+    content.sort_all_objects();
     let digest = Sha256::digest(content.to_string());
     digest.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
@@ -74,7 +65,7 @@ fn container(input: &Input<'_>) -> Value {
         "args": args(&input.resource.storage),
         "env": env(input),
         "restartPolicy": "Always",
-        "ports": [{"name": ADMIN_PORT_NAME, "containerPort": input.options.admin_port, "protocol": "TCP"}],
+        "ports": [{"name": names::ADMIN_PORT_NAME, "containerPort": input.options.admin_port, "protocol": "TCP"}],
         // The agent starts when this succeeds, and no later: so it is asked every second.
         "startupProbe": probe(input, 1, 60),
         "readinessProbe": probe(input, 5, 3),
@@ -92,7 +83,7 @@ fn container(input: &Input<'_>) -> Value {
         "volumeMounts": [
             {"name": names::VOLUME_CONFIG, "mountPath": names::CONFIG_DIRECTORY, "readOnly": true},
             {"name": names::VOLUME_DATA, "mountPath": names::DATA_DIRECTORY},
-            {"name": VOLUME_NO_TOKEN, "mountPath": TOKEN_DIRECTORY, "readOnly": true},
+            {"name": names::VOLUME_NO_TOKEN, "mountPath": TOKEN_DIRECTORY, "readOnly": true},
         ],
     })
 }
@@ -112,11 +103,11 @@ fn env(input: &Input<'_>) -> Vec<Value> {
         json!({"name": names::ENV_TENANT, "value": input.tenant}),
         json!({"name": names::ENV_AGENT, "value": input.agent}),
         json!({"name": names::ENV_POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
-        json!({"name": ENV_PROTOCOL_PORT, "value": input.options.protocol_port.to_string()}),
-        json!({"name": ENV_ADMIN_PORT, "value": input.options.admin_port.to_string()}),
+        json!({"name": names::ENV_PROTOCOL_PORT, "value": input.options.protocol_port.to_string()}),
+        json!({"name": names::ENV_ADMIN_PORT, "value": input.options.admin_port.to_string()}),
     ];
     if let Some(level) = &input.options.log_level {
-        env.push(json!({"name": ENV_LOG_LEVEL, "value": level}));
+        env.push(json!({"name": names::ENV_LOG_LEVEL, "value": level}));
     }
     env
 }
@@ -152,7 +143,7 @@ fn volumes(resource: &Resource) -> Vec<Value> {
             "items": items(&[names::KEYS_FILE]),
             "defaultMode": FILE_MODE,
         }}),
-        json!({"name": VOLUME_NO_TOKEN, "emptyDir": {}}),
+        json!({"name": names::VOLUME_NO_TOKEN, "emptyDir": {}}),
     ]
 }
 

@@ -408,7 +408,9 @@ fn patches_are_those_of_the_golden_files() {
         let resources = [resource("memory"), claimed];
         let labelled = namespace(&[(names::NAME, "memory")]);
         let given = injection(decide(&pod, &labelled, &resources, &settings()));
-        let made = serde_json::to_string_pretty(&patch(&pod, &given)).expect("JSON") + "\n";
+        let mut made = serde_json::to_value(patch(&pod, &given)).expect("JSON");
+        made.sort_all_objects();
+        let made = serde_json::to_string_pretty(&made).expect("JSON") + "\n";
         let golden = directory.join("patches").join(path.file_name().expect("a name"));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&golden, &made).expect("a writable file");

@@ -1,0 +1,126 @@
+//! Why a call of the store failed.
+//!
+//! Owns the messages that an operator of the product reads; texts of contexts are never part of one.
+
+use std::{error::Error as StdError, io, path::PathBuf};
+
+use context_manager_memory::ContextId;
+
+/// Why a call of the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process has the directory.
+    #[error(
+        "the directory {path:?} is in use by another sidecar{}; stop it, or give each sidecar a directory of its own",
+        holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The process that has it, as far as known.
+        holder: Option<u32>,
+    },
+    /// The directory was made with other settings.
+    #[error(
+        "the store in {path:?} has {setting} {stored}, but the configuration says {wanted}; use a new directory and store \
+         the contexts again, or go back to {stored}"
+    )]
+    Incompatible {
+        /// The directory.
+        path: PathBuf,
+        /// What differs.
+        setting: &'static str,
+        /// How it was made.
+        stored: String,
+        /// How it should be opened.
+        wanted: String,
+    },
+    /// The directory holds less than was flushed to it.
+    #[error(
+        "the store in {path:?} is damaged: expected {expected}, found {found}; restore the directory from a backup, or \
+         move it away to start with an empty one"
+    )]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What there should be.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
+    /// A file of the directory cannot be used.
+    #[error("failed to {action} {path:?}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The engine failed.
+    #[error("the vector engine failed to {action}")]
+    Engine {
+        /// What was tried.
+        action: &'static str,
+        /// What the engine said.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A vector has another length than the store.
+    #[error("a vector of {} has {actual} dimensions, but the store has {expected}", subject(*id))]
+    Dimensions {
+        /// Whose vector it is; none is the query's.
+        id: Option<ContextId>,
+        /// The store's.
+        expected: usize,
+        /// The vector's.
+        actual: usize,
+    },
+    /// A vector has a value that is no number.
+    #[error("a vector of {} has a value that is not a finite number", subject(*id))]
+    NotFinite {
+        /// Whose vector it is; none is the query's.
+        id: Option<ContextId>,
+    },
+    /// A metadata key cannot be filtered by.
+    #[error("cannot filter by the metadata key {key:?}; a filter's key is not empty and has no '\"' and no '\\'")]
+    MetadataKey {
+        /// The key.
+        key: String,
+    },
+    /// A context cannot be written as the store's payload.
+    #[error("context {id} cannot be written as JSON")]
+    Encode {
+        /// The context.
+        id: ContextId,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+impl Error {
+    /// Whether the call itself is wrong, so that repeating it cannot help and no damage was done.
+    #[must_use]
+    pub const fn is_callers(&self) -> bool {
+        match self {
+            Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey { .. } | Self::Encode { .. } => true,
+            Self::Locked { .. }
+            | Self::Incompatible { .. }
+            | Self::Damaged { .. }
+            | Self::File { .. }
+            | Self::Engine { .. } => false,
+        }
+    }
+
+    pub(crate) fn engine(action: &'static str) -> impl FnOnce(qdrant_edge::OperationError) -> Self {
+        move |error| Self::Engine { action, source: Box::new(error) }
+    }
+
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { action, path: path.into(), source }
+    }
+}
+
+fn subject(id: Option<ContextId>) -> String {
+    id.map_or_else(|| "the query".to_owned(), |id| format!("context {id}"))
+}

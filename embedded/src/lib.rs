@@ -1,0 +1,34 @@
+//! The embedded vector store: Qdrant's engine in process, on one directory.
+//!
+//! Owns everything that knows the engine: the names and indexes under which contexts are stored ([`schema`]), the directory
+//! and its guards ([`Shard::open`]), writes, exact retrieval over four legs ([`Shard::search`]), expiry and statistics. No other
+//! crate names `qdrant_edge`, so that only programs that embed the engine compile it.
+//!
+//! Every call blocks and may be made from any thread; an async program calls from threads of its own. Writes are applied one
+//! after another, reads run beside them. Nothing here reads a clock, makes an id or ranks.
+//!
+//! # Durability
+//! A write is in the engine's log when the call returns and survives the end of the process, `kill -9` included. The end of
+//! the machine it survives only after [`Shard::flush`], which [`Durability::Node`] does before each write returns; calls that
+//! wait for it at the same time share one flush. A flush also trims the log, so a program with [`Durability::Process`] calls it
+//! on a timer: what is in the log is replayed on the next open.
+//!
+//! # Guards
+//! The engine opens damaged files without an error and shows what is left. So each flush records in a manifest how many
+//! contexts there must be at least and which one was written last, and [`Shard::open`] refuses a directory that has less, that
+//! belongs to another embedding model, or that another process uses. It never deletes what it does not understand. What the
+//! manifest cannot see is the loss of writes that were never flushed; the engine reports a cut log through the `log` crate,
+//! which the program should bridge to its own log.
+
+mod error;
+mod filter;
+mod lock;
+mod manifest;
+mod options;
+pub mod schema;
+mod shard;
+
+pub use error::Error;
+pub use filter::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions};
+pub use options::{Durability, OpenOptions};
+pub use shard::{Access, Page, Point, Search, Shard, Stats, Updated};

@@ -1,0 +1,144 @@
+//! The store: one directory, one engine, the product's calls.
+//!
+//! Owns the handle and its bookkeeping. Locks are always taken in the order `flushing`, `manifest`, `writes`: a flush and a
+//! deletion must not disagree about how many contexts the directory holds, and an ordinary write waits for neither.
+
+mod flush;
+mod open;
+mod read;
+mod search;
+mod write;
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use context_manager_memory::{Context, ContextId, Timestamp, Vectors};
+use qdrant_edge::EdgeShard;
+
+use crate::{
+    OpenOptions,
+    lock::DirectoryLock,
+    manifest::{Manifest, Newest},
+};
+
+pub use search::Search;
+
+/// The embedded vector store.
+///
+/// ```no_run
+/// use context_manager_embedded::{OpenOptions, Shard};
+///
+/// let shard = Shard::open(OpenOptions::new("/data/memory", 384, "builtin-hash-1"))?;
+/// shard.flush()?;
+/// shard.close()?;
+/// # Ok::<(), context_manager_embedded::Error>(())
+/// ```
+pub struct Shard {
+    engine: EdgeShard,
+    options: OpenOptions,
+    flushing: Mutex<()>,
+    /// The manifest as it lies in the directory.
+    manifest: Mutex<Manifest>,
+    writes: Mutex<Writes>,
+    /// Number of the last write in the engine's log, and of the last one that a flush covered.
+    written: AtomicU64,
+    flushed: AtomicU64,
+    /// Number of the last write that the manifest accounts for.
+    recorded: AtomicU64,
+    unreadable: AtomicU64,
+    // The last field, so that the engine is closed before another process may come.
+    _lock: DirectoryLock,
+}
+
+/// What has happened since the store was opened; holding its lock makes writes follow one another.
+#[derive(Debug, Default)]
+struct Writes {
+    deleted: usize,
+    newest: Option<Newest>,
+}
+
+/// A context with its vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The context.
+    pub context: Context,
+    /// Its vectors; dense ones may be missing. The engine scales dense vectors to unit length.
+    pub vectors: Vectors,
+}
+
+/// A context was returned by retrievals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Which one.
+    pub id: ContextId,
+    /// How often since the last call.
+    pub times: i64,
+    /// When last.
+    pub at: Timestamp,
+}
+
+/// What came of an update.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Updated {
+    /// It is done.
+    Applied,
+    /// The context has another version by now; nothing was changed.
+    Conflict {
+        /// The context as it is.
+        current: Box<Context>,
+    },
+    /// The owner has no such context; nothing was changed.
+    Missing,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The contexts, ordered by id.
+    pub contexts: Vec<Context>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<ContextId>,
+}
+
+/// What the store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Contexts, expired ones that are not collected yet included.
+    pub points: usize,
+    /// What the directory takes on the disk in bytes.
+    pub disk_bytes: u64,
+    /// Writes since the last flush: what the end of the machine would cost, and what the next open would replay.
+    pub unflushed_writes: u64,
+    /// How often a stored payload turned out not to be a context; each is logged and left out of the answer.
+    pub unreadable: u64,
+}
+
+/// The engine's own form would show what is stored.
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// How the store was opened.
+    #[must_use]
+    pub const fn options(&self) -> &OpenOptions {
+        &self.options
+    }
+
+    /// Notes a write in the engine's log and returns its number.
+    fn note_write(&self) -> u64 {
+        self.written.fetch_add(1, Ordering::AcqRel) + 1
+    }
+}
+
+/// A panic while the lock was held leaves nothing half done here: the guarded values are counters and copies.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

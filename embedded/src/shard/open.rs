@@ -1,0 +1,187 @@
+//! Opening and closing: the directory, the engine's configuration, the checks of what is there.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, atomic::AtomicU64},
+};
+
+use qdrant_edge::{
+    CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams,
+    FieldIndexOperations, IntegerIndexParamsBuilder, KeywordIndexParamsBuilder, Modifier, PayloadFieldSchema,
+    PayloadSchemaParams, UpdateOperation, WalOptions,
+};
+
+use super::{Shard, Writes};
+use crate::{
+    Error, OpenOptions,
+    lock::DirectoryLock,
+    manifest::{Manifest, Newest},
+    schema::{self, Index},
+};
+
+impl Shard {
+    /// Opens the store of a directory, and makes it if there is none. Writes that are in the log but not in the engine's files
+    /// yet are applied first.
+    ///
+    /// # Errors
+    /// When another process has the directory, when it was made with another model, dimension or layout, when it holds less
+    /// than was flushed to it, or when the file system fails. Nothing is ever deleted to make it work.
+    pub fn open(options: OpenOptions) -> Result<Self, Error> {
+        let directory = &options.path;
+        fs::create_dir_all(directory).map_err(Error::file("create the directory", directory))?;
+        let lock = DirectoryLock::acquire(directory)?;
+        let manifest = Manifest::read(directory)?;
+        let files = directory.join("engine");
+        let there = files.try_exists().map_err(Error::file("look for", &files))?;
+        let damaged = |expected: &str, found: &str| {
+            Err(Error::Damaged { path: directory.clone(), expected: expected.to_owned(), found: found.to_owned() })
+        };
+        let (engine, manifest) = match (manifest, there) {
+            (None, false) => (create(&files, &options)?, Manifest::new(&options)),
+            (Some(_), false) => return damaged("the folder \"engine\"", "none"),
+            (Some(manifest), true) => {
+                manifest.check(&options)?;
+                (load(&files, &options)?, manifest)
+            }
+            (None, true) => {
+                // The first start ended between making the engine's files and writing the manifest, so nothing was stored yet.
+                let engine = load(&files, &options)?;
+                match count(&engine)? {
+                    0 => (engine, Manifest::new(&options)),
+                    found => return damaged("a manifest.json", &format!("none beside {found} contexts")),
+                }
+            }
+        };
+        let shard = Self {
+            engine,
+            flushing: Mutex::default(),
+            writes: Mutex::new(Writes { deleted: 0, newest: manifest.newest }),
+            manifest: Mutex::new(manifest.clone()),
+            written: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
+            unreadable: AtomicU64::new(0),
+            options,
+            _lock: lock,
+        };
+        shard.verify(&manifest)?;
+        manifest.write(&shard.options.path)?;
+        Ok(shard)
+    }
+
+    /// Flushes and closes the store. Dropping it does the same, but can only log what fails.
+    ///
+    /// # Errors
+    /// When the last flush fails; the log then still has what it did not cover.
+    pub fn close(self) -> Result<(), Error> {
+        self.flush()
+    }
+
+    /// Compares what the engine shows with what was flushed.
+    fn verify(&self, manifest: &Manifest) -> Result<(), Error> {
+        let damaged = |expected, found| Err(Error::Damaged { path: self.options.path.clone(), expected, found });
+        let points = count(&self.engine)?;
+        if points < manifest.points {
+            return damaged(format!("at least {} contexts", manifest.points), format!("{points}"));
+        }
+        let Some(Newest { id, version }) = manifest.newest else { return Ok(()) };
+        match self.read_any(id)? {
+            Some(context) if context.version >= version => Ok(()),
+            Some(context) => {
+                damaged(format!("context {id} in version {version} or later"), format!("version {}", context.version))
+            }
+            None => damaged(format!("context {id}"), "none".to_owned()),
+        }
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "Could not flush the store while closing it");
+        }
+    }
+}
+
+/// Makes the engine's files under another name first, so that a folder `engine` is always a whole one.
+fn create(files: &Path, options: &OpenOptions) -> Result<EdgeShard, Error> {
+    let unfinished = files.with_extension("new");
+    match fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::file("remove the leftover of an interrupted start", unfinished)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let engine = EdgeShard::new(&unfinished, config(options)).map_err(Error::engine("make its files"))?;
+    for (name, index) in schema::INDEXES {
+        let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(CreateIndex {
+            field_name: path(name)?,
+            field_schema: Some(PayloadFieldSchema::FieldParams(parameters(index))),
+        }));
+        engine.update(operation).map_err(Error::engine("make an index"))?;
+    }
+    engine.flush().map_err(Error::engine("write its files"))?;
+    drop(engine);
+    fs::rename(&unfinished, files).map_err(Error::file("rename", unfinished))?;
+    load(files, options)
+}
+
+fn load(files: &Path, options: &OpenOptions) -> Result<EdgeShard, Error> {
+    EdgeShard::load(files, Some(config(options))).map_err(Error::engine("open its files"))
+}
+
+pub(super) fn count(engine: &EdgeShard) -> Result<usize, Error> {
+    engine.count(qdrant_edge::CountRequest::new()).map_err(Error::engine("count the contexts"))
+}
+
+pub(super) fn path(field: &str) -> Result<qdrant_edge::JsonPath, Error> {
+    field.parse().map_err(|()| Error::Engine { action: "understand a field's name", source: field.into() })
+}
+
+fn config(options: &OpenOptions) -> EdgeConfig {
+    let dense = EdgeVectorParams::builder(options.dimensions, Distance::Cosine).build();
+    let sparse = EdgeSparseVectorParams::builder().modifier(Modifier::Idf).build();
+    EdgeConfig::builder()
+        .vector(schema::DENSE_SELF, dense.clone())
+        .vector(schema::DENSE_CTX, dense)
+        .sparse_vector(schema::SPARSE_SELF, sparse.clone())
+        .sparse_vector(schema::SPARSE_CTX, sparse)
+        .wal_enabled(true)
+        .wal_options(WalOptions { segment_capacity: options.log_segment_bytes, ..WalOptions::default() })
+        .max_search_threads(options.search_threads.max(1))
+        // An approximate index costs minutes and much memory, and a filtered scan of one agent's contexts is quick without.
+        .optimizers(EdgeOptimizersConfig { indexing_threshold: Some(0), ..EdgeOptimizersConfig::default() })
+        .build()
+}
+
+fn parameters(index: Index) -> PayloadSchemaParams {
+    match index {
+        Index::Tenant => PayloadSchemaParams::Keyword(KeywordIndexParamsBuilder::new().is_tenant(true).build()),
+        Index::Keyword => PayloadSchemaParams::Keyword(KeywordIndexParamsBuilder::new().build()),
+        Index::Range => {
+            PayloadSchemaParams::Integer(IntegerIndexParamsBuilder::new().lookup(false).range(true).build())
+        }
+    }
+}
+
+/// What a directory takes on the disk; files with holes count what they really take.
+pub(super) fn disk_bytes(directory: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let mut bytes = 0;
+    let mut directories: Vec<PathBuf> = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            // The engine replaces files while this runs; one that is gone takes no space.
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,293 @@
+//! Reads by id, by selection and by order.
+
+use std::sync::atomic::Ordering;
+
+use context_manager_memory::{Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors};
+use qdrant_edge::{
+    CountRequest, Direction, Filter, OrderBy, OrderByInterface, Payload, PointId, RetrieveRequest, ScrollRequest,
+    StartFrom, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
+};
+
+use super::{Page, Point, Shard, Stats, open};
+use crate::{Error, Expiry, Owner, Selection, Sessions, filter, schema};
+
+/// A point as the engine returns it: id, payload, vectors.
+pub(super) type Stored = (ContextId, Option<Payload>, Option<VectorStructInternal>);
+
+impl Shard {
+    /// An owner's contexts with these ids that are alive at `now`, in the order of the ids; those that are not are left out.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn get(&self, owner: &Owner, ids: &[ContextId], now: Timestamp) -> Result<Vec<Context>, Error> {
+        let records = self.retrieve(ids, WithVector::Bool(false))?;
+        let contexts = records.into_iter().filter_map(|(id, payload, _)| self.decode(id, payload));
+        Ok(contexts.filter(|context| owner.owns(context) && !context.is_expired(now)).collect())
+    }
+
+    /// The contexts with these ids, whoever owns them and expired or not: only for telling whether an id is taken.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn find(&self, ids: &[ContextId]) -> Result<Vec<Context>, Error> {
+        let records = self.retrieve(ids, WithVector::Bool(false))?;
+        Ok(records.into_iter().filter_map(|(id, payload, _)| self.decode(id, payload)).collect())
+    }
+
+    /// Like [`get`](Self::get), with the vectors. Dense ones have unit length.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn get_points(&self, owner: &Owner, ids: &[ContextId], now: Timestamp) -> Result<Vec<Point>, Error> {
+        let records = self.retrieve(ids, WithVector::Bool(true))?;
+        let points = records.into_iter().filter_map(|(id, payload, stored)| {
+            self.decode(id, payload).map(|context| Point { context, vectors: stored.map(vectors).unwrap_or_default() })
+        });
+        Ok(points.filter(|point| owner.owns(&point.context) && !point.context.is_expired(now)).collect())
+    }
+
+    /// A page of the selected contexts in the order of their ids, from the id `from` on, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the engine fails.
+    pub fn list(&self, selection: &Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        let request = ScrollRequest {
+            offset: from.map(filter::point_id),
+            limit: Some(limit.max(1)),
+            filter: Some(filter::of(selection)?),
+            with_payload: Some(WithPayloadInterface::Bool(true)),
+            ..ScrollRequest::new()
+        };
+        let (records, next) = self.engine.scroll(request).map_err(Error::engine("list contexts"))?;
+        let contexts = records
+            .into_iter()
+            .filter_map(|record| self.decode(id(record.id)?, record.payload))
+            .filter(|context| selected(context, selection))
+            .collect();
+        Ok(Page { contexts, next: next.and_then(id) })
+    }
+
+    /// How many contexts are selected.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the engine fails.
+    pub fn count(&self, selection: &Selection) -> Result<usize, Error> {
+        let request = CountRequest { filter: Some(filter::of(selection)?), exact: true };
+        self.engine.count(request).map_err(Error::engine("count contexts"))
+    }
+
+    /// How many of an owner's contexts are alive at `now` on each level.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error> {
+        let counted = PerLevel::from_fn(|level| {
+            self.count(&Selection { levels: Some(vec![level]), ..Selection::alive(owner.clone(), now) })
+        });
+        let PerLevel { immediate, short_term, long_term } = counted;
+        Ok(PerLevel { immediate: immediate?, short_term: short_term?, long_term: long_term? })
+    }
+
+    /// The highest sequence number of a session, or of the contexts without one; expired contexts count, so that a number is
+    /// never given twice.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn max_sequence(&self, owner: &Owner, session: Option<&SessionId>) -> Result<Option<i64>, Error> {
+        let last = self.last_of_session(owner, session, Expiry::Any, None, 1)?;
+        Ok(last.first().map(|context| context.sequence))
+    }
+
+    /// The last `limit` contexts of a session, or of those without one, that are alive at `now`; oldest first.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn session_tail(
+        &self,
+        owner: &Owner,
+        session: Option<&SessionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Context>, Error> {
+        let mut tail = self.last_of_session(owner, session, Expiry::AliveAt(now), None, limit)?;
+        tail.reverse();
+        Ok(tail)
+    }
+
+    /// The last context of a session before the one with the number `sequence`, of those that are alive at `now`.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn before(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error> {
+        let Some(from) = sequence.checked_sub(1) else { return Ok(None) };
+        Ok(self.last_of_session(owner, Some(session), Expiry::AliveAt(now), Some(from), 1)?.pop())
+    }
+
+    /// What the store holds.
+    ///
+    /// # Errors
+    /// When the engine or the file system fails.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        let directory = &self.options.path;
+        let (written, flushed) = (self.written.load(Ordering::Acquire), self.flushed.load(Ordering::Acquire));
+        Ok(Stats {
+            points: open::count(&self.engine)?,
+            disk_bytes: open::disk_bytes(directory).map_err(Error::file("measure", directory))?,
+            unflushed_writes: written.saturating_sub(flushed),
+            unreadable: self.unreadable.load(Ordering::Relaxed),
+        })
+    }
+
+    fn last_of_session(
+        &self,
+        owner: &Owner,
+        session: Option<&SessionId>,
+        expiry: Expiry,
+        from: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<Context>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let sessions = session.map_or(Sessions::Without, |session| Sessions::Only(session.clone()));
+        let alive = Selection::alive(owner.clone(), Timestamp::from_millis(0));
+        let order = OrderBy {
+            key: open::path(schema::SEQUENCE)?,
+            direction: Some(Direction::Desc),
+            start_from: from.map(StartFrom::Integer),
+        };
+        let request = ScrollRequest {
+            limit: Some(limit),
+            filter: Some(filter::of(&Selection { expiry, sessions, ..alive })?),
+            with_payload: Some(WithPayloadInterface::Bool(true)),
+            order_by: Some(OrderByInterface::Struct(order)),
+            ..ScrollRequest::new()
+        };
+        let (records, _) = self.engine.scroll(request).map_err(Error::engine("read the end of a session"))?;
+        let mut contexts: Vec<Context> =
+            records.into_iter().filter_map(|record| self.decode(id(record.id)?, record.payload)).collect();
+        // The engine leaves the order of equal numbers open.
+        contexts.sort_by_key(|context| std::cmp::Reverse((context.sequence, context.created_at, context.id)));
+        Ok(contexts)
+    }
+
+    /// The contexts that a filter finds, at most `limit`.
+    pub(super) fn read(&self, filter: &Filter, limit: usize) -> Result<Vec<Context>, Error> {
+        let request = ScrollRequest {
+            filter: Some(filter.clone()),
+            limit: Some(limit),
+            with_payload: Some(WithPayloadInterface::Bool(true)),
+            ..ScrollRequest::new()
+        };
+        let (records, _) = self.engine.scroll(request).map_err(Error::engine("read contexts"))?;
+        Ok(records.into_iter().filter_map(|record| self.decode(id(record.id)?, record.payload)).collect())
+    }
+
+    /// A context, whoever owns it and expired or not.
+    pub(super) fn read_any(&self, id: ContextId) -> Result<Option<Context>, Error> {
+        let records = self.retrieve(&[id], WithVector::Bool(false))?;
+        Ok(records.into_iter().find_map(|(id, payload, _)| self.decode(id, payload)))
+    }
+
+    pub(super) fn retrieve(&self, ids: &[ContextId], with_vector: WithVector) -> Result<Vec<Stored>, Error> {
+        let request = RetrieveRequest {
+            point_ids: ids.iter().copied().map(filter::point_id).collect(),
+            with_payload: Some(WithPayloadInterface::Bool(true)),
+            with_vector: Some(with_vector),
+        };
+        let records = self.engine.retrieve(request).map_err(Error::engine("read contexts"))?;
+        Ok(records.into_iter().filter_map(|record| Some((id(record.id)?, record.payload, record.vector))).collect())
+    }
+
+    /// A payload that is no context must not make the others unreadable, so it is logged, counted and left out.
+    pub(super) fn decode(&self, id: ContextId, payload: Option<Payload>) -> Option<Context> {
+        let payload = payload.map(|Payload(fields)| fields).unwrap_or_default();
+        match schema::context(id, payload) {
+            Ok(context) => Some(context),
+            Err(error) => {
+                self.unreadable.fetch_add(1, Ordering::Relaxed);
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(context.id = %id, error, "A stored payload is not a context");
+                None
+            }
+        }
+    }
+}
+
+/// Whether a context that the engine found may be returned: its index is not trusted with whose it is and whether it is alive.
+pub(super) fn selected(context: &Context, selection: &Selection) -> bool {
+    let in_time = match selection.expiry {
+        Expiry::AliveAt(now) => !context.is_expired(now),
+        Expiry::ExpiredAt(now) => context.is_expired(now),
+        Expiry::Any => true,
+    };
+    in_time && selection.owner.owns(context)
+}
+
+/// Points with numbers as ids are not ours.
+pub(super) fn id(point: PointId) -> Option<ContextId> {
+    match point {
+        PointId::Uuid(id) => Some(ContextId::new(id)),
+        PointId::NumId(_) => None,
+    }
+}
+
+fn vectors(stored: VectorStructInternal) -> Vectors {
+    let mut found = Vectors::default();
+    let VectorStructInternal::Named(named) = stored else { return found };
+    for (name, vector) in named {
+        match (name.as_str(), vector) {
+            (schema::DENSE_SELF, VectorInternal::Dense(values)) => found.dense_self = Some(values),
+            (schema::DENSE_CTX, VectorInternal::Dense(values)) => found.dense_ctx = Some(values),
+            (schema::SPARSE_SELF, VectorInternal::Sparse(vector)) => found.sparse_self = sparse(vector),
+            (schema::SPARSE_CTX, VectorInternal::Sparse(vector)) => found.sparse_ctx = sparse(vector),
+            (_, VectorInternal::Dense(_) | VectorInternal::Sparse(_) | VectorInternal::MultiDense(_)) => {}
+        }
+    }
+    found
+}
+
+fn sparse(vector: qdrant_edge::SparseVector) -> SparseVector {
+    SparseVector::from_pairs(vector.indices.into_iter().zip(vector.values))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
+mod tests {
+    use context_manager_memory::{AgentId, Level, TenantId};
+    use qdrant_edge::{PayloadOps, SetPayloadOp, UpdateOperation};
+    use serde_json::json;
+
+    use super::*;
+    use crate::OpenOptions;
+
+    #[test]
+    fn payload_that_is_no_context_is_left_out_and_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let shard = Shard::open(OpenOptions::new(directory.path(), 4, "model")).unwrap();
+        let owner = Owner { tenant: TenantId::new("t").unwrap(), agent: AgentId::new("a").unwrap() };
+        let now = Timestamp::from_millis(0);
+        let points = [1, 2].map(|number| {
+            let id = ContextId::new(uuid::Uuid::from_u128(number));
+            let context = Context::new(id, owner.tenant.clone(), owner.agent.clone(), Level::LongTerm, "tea", now);
+            Point { context, vectors: Vectors::default() }
+        });
+        shard.upsert(&points).unwrap();
+        let poison = SetPayloadOp {
+            payload: Payload(json!({"version": "two"}).as_object().unwrap().clone()),
+            points: Some(vec![filter::point_id(points[0].context.id)]),
+            filter: None,
+            key: None,
+        };
+        shard.engine.update(UpdateOperation::PayloadOperation(PayloadOps::SetPayload(poison))).unwrap();
+        let page = shard.list(&Selection::alive(owner, now), None, 9).unwrap();
+        assert_eq!(page.contexts, [points[1].context.clone()]);
+        assert_eq!(shard.stats().unwrap().unreadable, 1);
+    }
+}

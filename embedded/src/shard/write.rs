@@ -1,0 +1,219 @@
+//! Writes. Each call is one unit: after the end of the process either all of it is there, or nothing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use context_manager_memory::{Context, ContextId, SparseVector, Timestamp, Vectors};
+use qdrant_edge::{
+    Filter, Payload, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, ScrollRequest,
+    SetPayloadOp, UpdateOperation, VectorPersisted, VectorStructPersisted, WithPayloadInterface,
+};
+use serde_json::{Map, Value, json};
+
+use super::{Access, Point, Shard, Updated, lock, read};
+use crate::{Error, Owner, Selection, filter, manifest::Newest, schema};
+
+impl Shard {
+    /// Stores contexts; one that is there already is replaced, vectors included, so that repeating the call changes nothing. Of
+    /// several with the same id the last one counts.
+    ///
+    /// # Errors
+    /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the engine fails.
+    pub fn upsert(&self, points: &[Point]) -> Result<(), Error> {
+        let Some(last) = points.last() else { return Ok(()) };
+        let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
+        let rows = unique.into_values().map(|point| self.row(point)).collect::<Result<Vec<_>, _>>()?;
+        let write = {
+            let mut writes = lock(&self.writes);
+            let insert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(rows));
+            let write = self.apply(UpdateOperation::PointOperation(insert), "store contexts")?;
+            writes.newest = Some(Newest { id: last.context.id, version: last.context.version });
+            write
+        };
+        self.commit(write)
+    }
+
+    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay.
+    ///
+    /// # Errors
+    /// When a vector cannot be stored, or when the engine fails.
+    pub fn update(&self, context: &Context, vectors: Option<&Vectors>, expected: i64) -> Result<Updated, Error> {
+        let owner = Owner::of(context);
+        let operation = match vectors {
+            Some(vectors) => {
+                let row = self.row(&Point { context: context.clone(), vectors: vectors.clone() })?;
+                let insert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(vec![row]));
+                UpdateOperation::PointOperation(insert)
+            }
+            None => UpdateOperation::PayloadOperation(PayloadOps::OverwritePayload(SetPayloadOp {
+                payload: Payload(schema::payload(context)?),
+                points: Some(vec![filter::point_id(context.id)]),
+                filter: None,
+                key: None,
+            })),
+        };
+        let write = {
+            // The directory has one process and its writes follow one another, so nothing comes between look and change.
+            let mut writes = lock(&self.writes);
+            match self.read_any(context.id)?.filter(|current| owner.owns(current)) {
+                None => return Ok(Updated::Missing),
+                Some(current) if current.version != expected => {
+                    return Ok(Updated::Conflict { current: Box::new(current) });
+                }
+                Some(_) => {}
+            }
+            let write = self.apply(operation, "update a context")?;
+            writes.newest = Some(Newest { id: context.id, version: context.version });
+            write
+        };
+        self.commit(write)?;
+        Ok(Updated::Applied)
+    }
+
+    /// Adds to the access counts of an owner's contexts; the versions stay. What is not there any more is left out.
+    ///
+    /// # Errors
+    /// When the engine fails; some of the counts may be written then.
+    pub fn count_accesses(&self, owner: &Owner, accesses: &[Access]) -> Result<(), Error> {
+        let ids: Vec<ContextId> = accesses.iter().map(|access| access.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut last = None;
+        {
+            let _writes = lock(&self.writes);
+            let current = self.read(&filter::owned(owner, &ids)?, ids.len())?;
+            let mut current: HashMap<ContextId, (i64, Option<Timestamp>)> =
+                current.into_iter().map(|context| (context.id, (context.access_count, context.accessed_at))).collect();
+            for access in accesses {
+                if let Some((count, at)) = current.get_mut(&access.id) {
+                    *count = count.saturating_add(access.times.max(0));
+                    *at = (*at).max(Some(access.at));
+                }
+            }
+            // One operation for all contexts that end up with the same values.
+            let mut groups: BTreeMap<(i64, Option<Timestamp>), Vec<ContextId>> = BTreeMap::new();
+            for (id, values) in current {
+                groups.entry(values).or_default().push(id);
+            }
+            for ((count, at), ids) in groups {
+                let fields = json!({schema::ACCESS_COUNT: count, schema::ACCESSED_AT: at});
+                let operation = PayloadOps::SetPayload(SetPayloadOp {
+                    payload: Payload(fields.as_object().cloned().unwrap_or_else(Map::<String, Value>::new)),
+                    points: Some(ids.into_iter().map(filter::point_id).collect()),
+                    filter: None,
+                    key: None,
+                });
+                last = Some(self.apply(UpdateOperation::PayloadOperation(operation), "count accesses")?);
+            }
+        }
+        last.map_or(Ok(()), |write| self.commit(write))
+    }
+
+    /// Deletes an owner's contexts, and says how many there were.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn delete(&self, owner: &Owner, ids: &[ContextId]) -> Result<usize, Error> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        self.delete_some(filter::owned(owner, ids)?, ids.len())
+    }
+
+    /// Deletes at most `limit` of the selected contexts, and says how many; fewer than `limit` were all of them.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the engine fails.
+    pub fn delete_selected(&self, selection: &Selection, limit: usize) -> Result<usize, Error> {
+        self.delete_some(filter::of(selection)?, limit)
+    }
+
+    /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
+        self.delete_some(filter::expired_of_all(now)?, limit)
+    }
+
+    /// Gives back the space of deleted contexts. Reads and writes go on, but the call takes seconds of processor time on a large
+    /// store: for quiet times, after many deletions. Says whether there was anything to do.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn compact(&self) -> Result<bool, Error> {
+        self.engine.optimize().map_err(Error::engine("compact its files"))
+    }
+
+    /// The engine does not tell how much a filter deleted, so the ids are looked up first.
+    fn delete_some(&self, filter: Filter, limit: usize) -> Result<usize, Error> {
+        let mut manifest = lock(&self.manifest);
+        let write = {
+            let mut writes = lock(&self.writes);
+            let request = ScrollRequest {
+                filter: Some(filter),
+                limit: Some(limit),
+                with_payload: Some(WithPayloadInterface::Bool(false)),
+                ..ScrollRequest::new()
+            };
+            let (records, _) = self.engine.scroll(request).map_err(Error::engine("look for contexts"))?;
+            let ids: Vec<ContextId> = records.iter().take(limit).filter_map(|record| read::id(record.id)).collect();
+            if ids.is_empty() {
+                return Ok(0);
+            }
+            self.expect_fewer(&mut manifest, &ids)?;
+            let delete = PointOperations::DeletePoints { ids: ids.iter().copied().map(filter::point_id).collect() };
+            let write = self.apply(UpdateOperation::PointOperation(delete), "delete contexts")?;
+            writes.deleted += ids.len();
+            writes.newest = writes.newest.filter(|newest| !ids.contains(&newest.id));
+            (write, ids.len())
+        };
+        drop(manifest);
+        self.commit(write.0)?;
+        Ok(write.1)
+    }
+
+    fn apply(&self, operation: UpdateOperation, action: &'static str) -> Result<u64, Error> {
+        self.engine.update(operation).map_err(Error::engine(action))?;
+        Ok(self.note_write())
+    }
+
+    fn row(&self, point: &Point) -> Result<PointStructPersisted, Error> {
+        let Point { context, vectors } = point;
+        let Vectors { dense_self, dense_ctx, sparse_self, sparse_ctx } = vectors;
+        let mut named = HashMap::new();
+        for (name, vector) in [(schema::DENSE_SELF, dense_self), (schema::DENSE_CTX, dense_ctx)] {
+            if let Some(vector) = vector {
+                self.check_dense(Some(context.id), vector)?;
+                named.insert(name.to_owned(), VectorPersisted::Dense(vector.clone()));
+            }
+        }
+        for (name, vector) in [(schema::SPARSE_SELF, sparse_self), (schema::SPARSE_CTX, sparse_ctx)] {
+            if !vector.is_empty() {
+                named.insert(name.to_owned(), VectorPersisted::Sparse(sparse(Some(context.id), vector)?));
+            }
+        }
+        Ok(PointStructPersisted {
+            id: filter::point_id(context.id),
+            vector: VectorStructPersisted::Named(named),
+            payload: Some(Payload(schema::payload(context)?)),
+        })
+    }
+
+    pub(super) fn check_dense(&self, id: Option<ContextId>, vector: &[f32]) -> Result<(), Error> {
+        if vector.len() != self.options.dimensions {
+            return Err(Error::Dimensions { id, expected: self.options.dimensions, actual: vector.len() });
+        }
+        if !vector.iter().all(|value| value.is_finite()) {
+            return Err(Error::NotFinite { id });
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn sparse(id: Option<ContextId>, vector: &SparseVector) -> Result<qdrant_edge::SparseVector, Error> {
+    if !vector.values().iter().all(|value| value.is_finite()) {
+        return Err(Error::NotFinite { id });
+    }
+    Ok(qdrant_edge::SparseVector { indices: vector.indices().to_vec(), values: vector.values().to_vec() })
+}

@@ -1,0 +1,114 @@
+//! What an embeddings API answers, and the checks that it must pass before anybody uses a vector of it.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::ports::embedder::{Error, Vector};
+
+/// The longest a number of a vector can reasonably be written, its comma included.
+const NUMBER_BYTES: usize = 32;
+/// Room for everything that is not a number of a vector.
+const ENVELOPE_BYTES: usize = 64 * 1024;
+
+#[derive(Deserialize)]
+struct Answer {
+    data: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    /// Where the text stood in the request. Some servers leave it out and answer in order.
+    #[serde(default)]
+    index: Option<usize>,
+    embedding: Vec<f32>,
+}
+
+/// The most bytes an answer with `count` vectors may have.
+pub(super) const fn most_bytes(count: usize, dimensions: usize) -> usize {
+    ENVELOPE_BYTES.saturating_add(count.saturating_mul(dimensions.saturating_mul(NUMBER_BYTES)))
+}
+
+/// The vectors of an answer, in the order of the request's texts.
+pub(super) fn vectors(body: &[u8], count: usize, dimensions: usize) -> Result<Vec<Vector>, Error> {
+    let Answer { data } =
+        serde_json::from_slice(body).map_err(|source| Error::Malformed { source: Arc::new(source) })?;
+    let returned = data.len();
+    let mut vectors: Vec<Option<Vector>> = vec![None; count];
+    for (position, Item { index, embedding }) in data.into_iter().enumerate() {
+        check(&embedding, dimensions)?;
+        let slot = vectors.get_mut(index.unwrap_or(position));
+        if let Some(slot) = slot.filter(|slot| slot.is_none()) {
+            *slot = Some(embedding.into());
+        }
+    }
+    let vectors: Vec<Vector> = vectors.into_iter().flatten().collect();
+    if vectors.len() == count && returned == count {
+        Ok(vectors)
+    } else {
+        Err(Error::Count { expected: count, actual: if vectors.len() == count { returned } else { vectors.len() } })
+    }
+}
+
+fn check(vector: &[f32], dimensions: usize) -> Result<(), Error> {
+    if vector.len() != dimensions {
+        return Err(Error::Dimensions { expected: dimensions, actual: vector.len() });
+    }
+    if vector.iter().all(|value| value.is_finite()) { Ok(()) } else { Err(Error::NotFinite) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(body: &str, count: usize) -> Result<Vec<Vector>, Error> {
+        vectors(body.as_bytes(), count, 2)
+    }
+
+    #[test]
+    fn vectors_are_put_in_the_order_of_the_texts() {
+        let body = r#"{"data":[{"index":1,"embedding":[3,4]},{"index":0,"embedding":[1,2]}]}"#;
+        let vectors = of(body, 2).expect("a whole answer");
+        assert_eq!((&*vectors[0], &*vectors[1]), (&[1.0, 2.0][..], &[3.0, 4.0][..]));
+    }
+
+    #[test]
+    fn answer_without_positions_is_taken_in_order() {
+        let body = r#"{"data":[{"embedding":[1,2]},{"embedding":[3,4]}]}"#;
+        assert_eq!(&*of(body, 2).expect("a whole answer")[1], &[3.0, 4.0]);
+    }
+
+    #[test]
+    fn too_few_too_many_or_doubled_vectors_are_refused() {
+        for (body, count) in [
+            (r#"{"data":[{"index":0,"embedding":[1,2]}]}"#, 2),
+            (r#"{"data":[{"index":0,"embedding":[1,2]},{"index":1,"embedding":[1,2]}]}"#, 1),
+            (r#"{"data":[{"index":0,"embedding":[1,2]},{"index":0,"embedding":[3,4]}]}"#, 2),
+            (r#"{"data":[{"index":7,"embedding":[1,2]}]}"#, 1),
+            (r#"{"data":[]}"#, 1),
+        ] {
+            assert!(matches!(of(body, count), Err(Error::Count { expected, .. }) if expected == count), "{body}");
+        }
+    }
+
+    #[test]
+    fn wrong_dimension_names_both_lengths() {
+        let message = of(r#"{"data":[{"index":0,"embedding":[1,2,3]}]}"#, 1).expect_err("3 is not 2").to_string();
+        assert!(
+            message.contains("vectors of 3 dimensions") && message.contains("embedding.dimensions is 2"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn value_beyond_the_range_of_a_float_is_refused() {
+        assert!(matches!(of(r#"{"data":[{"index":0,"embedding":[1e39,0]}]}"#, 1), Err(Error::NotFinite)));
+    }
+
+    #[test]
+    fn garbage_is_refused_without_being_quoted() {
+        let error = of("<html>secret text</html>", 1).expect_err("not JSON");
+        assert!(matches!(error, Error::Malformed { .. }));
+        assert!(!error.to_string().contains("secret"));
+    }
+}

@@ -1,0 +1,120 @@
+//! The loops beside the requests: garbage collection, and what the engine wants to do regularly.
+//!
+//! Each runs until it is cancelled and stops at once then: what it interrupts is done again after the next start.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use crate::{
+    engine::{self, Engine},
+    layers::Clock,
+    live::Live,
+    metrics::{Metrics, Outcome},
+    nonces::NonceStore,
+    refusal::chain,
+};
+
+/// The interval varies by this share either way, so that sidecars that started together do not work together.
+const JITTER: f64 = 0.1;
+/// Time between two turns of the engine's regular work.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Deletes expired contexts, and forgets nonces that nobody asks for any more.
+pub struct GarbageCollection {
+    /// Whose contexts.
+    pub engine: Engine,
+    /// How often, and how many at once.
+    pub live: Arc<Live>,
+    /// Where runs are counted.
+    pub metrics: Arc<Metrics>,
+    /// Whose nonces.
+    pub nonces: Arc<NonceStore>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl GarbageCollection {
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let run = async {
+            loop {
+                sleep(jittered(self.live.config().gc.interval.get(), rand::random())).await;
+                self.collect().await;
+            }
+        };
+        stop.run_until_cancelled(run).await;
+    }
+
+    async fn collect(&self) {
+        let since = Instant::now();
+        let outcome = match self.collect_batches().await {
+            Ok(deleted) => {
+                debug!(deleted, duration_ms = since.elapsed().as_secs_f64() * 1_000.0, "Collected garbage");
+                Outcome::Ok
+            }
+            Err(error) => {
+                error!(error = chain(&error), "Garbage collection failed; it is tried again at the next interval");
+                Outcome::Error
+            }
+        };
+        self.metrics.gc.runs.add(outcome, 1);
+        self.metrics.gc.duration.observe(since.elapsed().as_secs_f64());
+        self.nonces.forget((self.clock)(), self.live.config().protocol.timestamp_window.get().as_secs());
+        self.metrics.auth.nonces.set(i64::try_from(self.nonces.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Bounded batches until one is not full, so that a backlog of any size is worked off and requests get their turn.
+    async fn collect_batches(&self) -> Result<usize, engine::Error> {
+        let batch_size = self.live.config().gc.batch_size;
+        let mut deleted = 0;
+        loop {
+            let batch = self.engine.collect_garbage(batch_size).await?;
+            self.metrics.gc.deleted.inc_by(batch as u64);
+            deleted += batch;
+            if batch < batch_size {
+                return Ok(deleted);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Lets the engine do its regular work, such as writing collected access counts, until `stop`.
+pub async fn tick(engine: Engine, stop: CancellationToken) {
+    let run = async {
+        loop {
+            sleep(TICK).await;
+            if let Err(error) = engine.tick().await {
+                error!(error = chain(&error), "The engine's regular work failed; it is tried again");
+            }
+        }
+    };
+    stop.run_until_cancelled(run).await;
+}
+
+/// `interval`, varied by a random number from 0 to 1.
+fn jittered(interval: Duration, random: f64) -> Duration {
+    interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * random.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_interval_varies_by_at_most_a_tenth(seconds in 1..86_400_u64, random in 0.0..1.0_f64) {
+            let interval = Duration::from_secs(seconds);
+            let varied = jittered(interval, random);
+            prop_assert!(varied >= interval.mul_f64(0.899) && varied <= interval.mul_f64(1.101), "{varied:?}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The engine: what the protocol's operations do to the memory.
+//!
+//! Takes and returns protocol messages; decides by `context-manager-memory`; works through the [`ports`](crate::ports). Owns
+//! the order of things (validate, lock, embed, write, then L1 and caches) and never the wire, the clock's unit or a technology.
+//! A write that was begun is finished even if its caller hangs up, so that store, L1 and caches never disagree.
+
+mod convert;
+mod delete;
+mod embedding;
+mod error;
+mod filter;
+mod health;
+mod immediate;
+mod locks;
+mod policy;
+mod read;
+mod retrieve;
+mod sessions;
+mod store;
+mod update;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use context_manager_memory::{Timestamp, limits::Limits};
+use context_manager_protocol::{
+    config::{EnvironmentSecrets, SidecarConfig, Store},
+    level::Level,
+    message::{
+        Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextList, ContextRequest, ContextResponse,
+        ContextStore, ContextStoreBatch, ContextUpdate, Stats,
+    },
+};
+use secrecy::SecretString;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::{
+    adapters::{embedded::Embedded, embedder},
+    identity::{Identity, Verified},
+    metrics::Metrics,
+    ports::vector_store::{Owner, VectorStore},
+};
+
+use embedding::Embedding;
+pub use error::Error;
+use health::Health;
+use immediate::Immediate;
+use locks::Locks;
+use policy::Policy;
+use sessions::Sessions;
+use upkeep::Upkeep;
+
+/// Which contexts are listed.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// Only of this session.
+    pub session: Option<String>,
+    /// Only on this level.
+    pub level: Option<Level>,
+    /// Most contexts of the page.
+    pub limit: Option<i64>,
+    /// Where the page starts: `next` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// How a part of the engine is, for the health page. Has no secret and no stored text.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether requests can be served.
+    pub ready: bool,
+    /// Whether it works worse than it should.
+    pub degraded: bool,
+    /// What is the matter.
+    pub detail: String,
+}
+
+/// The engine; a clone is the same one.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    owner: Owner,
+    store: Arc<dyn VectorStore>,
+    store_health: Health,
+    /// API key from the environment, for an embedder made anew.
+    token: Option<SecretString>,
+    embedding: ArcSwap<Embedding>,
+    policy: ArcSwap<Policy>,
+    limits: Limits,
+    immediate: Immediate,
+    sessions: Sessions,
+    locks: Locks,
+    upkeep: Upkeep,
+    metrics: Arc<Metrics>,
+}
+
+impl Engine {
+    /// Opens the store, makes the embedder, and fills L1 from the store.
+    ///
+    /// # Errors
+    /// When the store cannot be opened or the embedder cannot be made; the message says what to change.
+    pub async fn open(
+        config: &SidecarConfig,
+        identity: &Identity,
+        secrets: &EnvironmentSecrets,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        let token = secrets.chutes_api_token.clone();
+        let embedder = embedder::build(&config.embedding, token.as_ref(), &metrics).map_err(Error::Embedder)?;
+        let Store::Embedded(store) = &config.store;
+        let opening = Embedded::open(store, embedder.dimensions(), embedder.model(), Arc::clone(&metrics));
+        let store = opening.await.map_err(Error::Open)?;
+        let engine = Self {
+            inner: Arc::new(Inner {
+                owner: Owner { tenant: identity.tenant.clone(), agent: identity.agent.clone() },
+                store: Arc::new(store),
+                store_health: Health::default(),
+                token,
+                embedding: ArcSwap::from_pointee(Embedding::new(embedder, config)),
+                policy: ArcSwap::from_pointee(Policy::of(config)),
+                limits: Limits::default(),
+                immediate: Immediate::default(),
+                sessions: Sessions::default(),
+                locks: Locks::default(),
+                upkeep: Upkeep::default(),
+                metrics,
+            }),
+        };
+        engine.inner.fill_immediate().await?;
+        engine.inner.refresh_gauges().await?;
+        Ok(engine)
+    }
+
+    /// Stores a context.
+    ///
+    /// # Errors
+    /// When the message is not valid, the id is taken, or the store fails.
+    pub async fn store(&self, _: &Verified, message: ContextStore) -> Result<Acknowledgment, Error> {
+        let acknowledged = self.detached(|inner| async move { inner.store_all(vec![message], false).await }).await?;
+        acknowledged.into_iter().next().ok_or(Error::Interrupted)
+    }
+
+    /// Stores several contexts, all or none.
+    ///
+    /// # Errors
+    /// When a message is not valid, an id is taken, or the store fails; nothing is stored then.
+    pub async fn store_batch(&self, _: &Verified, batch: ContextStoreBatch) -> Result<AcknowledgmentBatch, Error> {
+        let acknowledged = self.detached(|inner| async move { inner.store_all(batch.contexts, true).await }).await?;
+        Ok(AcknowledgmentBatch { acknowledgments: acknowledged })
+    }
+
+    /// Finds the contexts that answer a query best, within a token budget.
+    ///
+    /// # Errors
+    /// When the request is not valid. A part that fails degrades the answer instead.
+    pub async fn search(&self, _: &Verified, request: ContextRequest) -> Result<ContextResponse, Error> {
+        self.inner.retrieve(request).await
+    }
+
+    /// A context by id.
+    ///
+    /// # Errors
+    /// When there is none, or the store fails.
+    pub async fn get(&self, _: &Verified, id: Uuid) -> Result<Context, Error> {
+        self.inner.context(id.into()).await
+    }
+
+    /// A page of contexts, oldest first.
+    ///
+    /// # Errors
+    /// When a parameter is not valid, or the store fails.
+    pub async fn list(&self, _: &Verified, query: ListQuery) -> Result<ContextList, Error> {
+        self.inner.page(query).await
+    }
+
+    /// Changes a context.
+    ///
+    /// # Errors
+    /// When there is none, the message is not valid, the version is another one, or the store fails.
+    pub async fn update(&self, _: &Verified, id: Uuid, message: ContextUpdate) -> Result<Acknowledgment, Error> {
+        self.detached(move |inner| async move { inner.change(id.into(), message).await }).await
+    }
+
+    /// Deletes a context.
+    ///
+    /// # Errors
+    /// When there is none, or the store fails.
+    pub async fn delete(&self, _: &Verified, id: Uuid) -> Result<Acknowledgment, Error> {
+        self.detached(move |inner| async move { inner.remove(id.into()).await }).await
+    }
+
+    /// Deletes all contexts of a session.
+    ///
+    /// # Errors
+    /// When the name is not valid, or the store fails; some contexts may be deleted then.
+    pub async fn clear_session(&self, _: &Verified, session: &str) -> Result<Cleared, Error> {
+        let session = convert::session(session)?;
+        self.detached(move |inner| async move { inner.clear(session).await }).await
+    }
+
+    /// Figures of the caller's memory.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn stats(&self, _: &Verified) -> Result<Stats, Error> {
+        self.inner.figures().await
+    }
+
+    /// Deletes at most `limit` expired contexts, and says how many; fewer than `limit` were all of them.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn collect_garbage(&self, limit: usize) -> Result<usize, Error> {
+        self.detached(move |inner| async move { inner.collect(limit).await }).await
+    }
+
+    /// The regular work beside the requests: access counts, promotion, capacities, missing vectors, gauges, flush.
+    ///
+    /// # Errors
+    /// When a part of it fails; it is tried again at the next call.
+    pub async fn tick(&self) -> Result<(), Error> {
+        self.detached(|inner| async move { inner.upkeep().await }).await
+    }
+
+    /// Takes over a changed configuration. What is under way keeps the old one.
+    ///
+    /// # Errors
+    /// When the embedder cannot be made, or would make vectors that the store cannot compare with those it has.
+    pub fn reconfigure(&self, config: &SidecarConfig) -> Result<(), Error> {
+        let inner = &self.inner;
+        let current = inner.embedding.load_full();
+        if !current.is_made_by(config) {
+            let built = embedder::build(&config.embedding, inner.token.as_ref(), &inner.metrics);
+            let embedder = built.map_err(Error::Embedder)?;
+            let (had, wants) = ((current.model(), current.dimensions()), (embedder.model(), embedder.dimensions()));
+            if had != wants {
+                return Err(Error::ModelChanged {
+                    stored: format!("{} with {} dimensions", had.0, had.1),
+                    wanted: format!("{} with {} dimensions", wants.0, wants.1),
+                });
+            }
+            inner.embedding.store(Arc::new(Embedding::new(embedder, config)));
+        }
+        inner.policy.store(Arc::new(Policy::of(config)));
+        Ok(())
+    }
+
+    /// How the parts are.
+    #[must_use]
+    pub fn readiness(&self) -> Vec<Part> {
+        let embedding = self.inner.embedding.load();
+        vec![self.inner.store_health.part("store", "writes and reads succeed"), embedding.part()]
+    }
+
+    /// Writes what is still in memory and closes the store; every later operation fails.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.detached(|inner| async move { inner.finish().await }).await
+    }
+
+    /// Runs `work` to its end, whether or not somebody waits for it.
+    async fn detached<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let work = work(Arc::clone(&self.inner)).in_current_span();
+        match tokio::spawn(work).await {
+            Ok(result) => result,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Error::Interrupted),
+            },
+        }
+    }
+}
+
+/// The time; 1970 when the clock stands before it.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

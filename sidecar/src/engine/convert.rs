@@ -1,0 +1,94 @@
+//! Between the protocol's messages and the domain's types. Every refusal names the field.
+
+use context_manager_memory::{
+    self as memory, Actor, ContextId, SessionId, Timestamp, Ttl,
+    expiry::{self, LevelTtls},
+    limits::Limits,
+};
+use context_manager_protocol::{
+    duration::HumanDuration,
+    level::Level,
+    message::{AckStatus, Acknowledgment, Context, ContextStore},
+};
+use uuid::Uuid;
+
+use super::Error;
+use crate::ports::vector_store::Owner;
+
+pub(super) const fn level(level: Level) -> memory::Level {
+    match level {
+        Level::Immediate => memory::Level::Immediate,
+        Level::ShortTerm => memory::Level::ShortTerm,
+        Level::LongTerm => memory::Level::LongTerm,
+    }
+}
+
+pub(super) const fn level_message(level: memory::Level) -> Level {
+    match level {
+        memory::Level::Immediate => Level::Immediate,
+        memory::Level::ShortTerm => Level::ShortTerm,
+        memory::Level::LongTerm => Level::LongTerm,
+    }
+}
+
+pub(super) fn session(name: &str) -> Result<SessionId, Error> {
+    SessionId::new(name).map_err(Error::name("session"))
+}
+
+pub(super) fn ttl(duration: HumanDuration) -> Result<Ttl, Error> {
+    let refused = || Error::field("ttl", "ttl is shorter than a millisecond; use at least 1ms, or leave it out");
+    Ttl::new(duration.get()).ok_or_else(refused)
+}
+
+/// The new context that a message asks for; its place in the session is not known yet.
+pub(super) fn new_context(
+    message: ContextStore,
+    owner: &Owner,
+    limits: &Limits,
+    ttls: &LevelTtls,
+    now: Timestamp,
+) -> Result<memory::Context, Error> {
+    let ContextStore { id, text, level: wanted, session: of, actor, metadata, ttl: own, occurred_at } = message;
+    limits.text(&text)?;
+    limits.metadata(&metadata)?;
+    let own = own.map(ttl).transpose()?;
+    let id = ContextId::new(id.unwrap_or_else(Uuid::now_v7));
+    let level = level(wanted);
+    Ok(memory::Context {
+        session: of.as_deref().map(session).transpose()?,
+        actor: actor.map(Actor::new).transpose().map_err(Error::name("actor"))?,
+        metadata,
+        occurred_at: occurred_at.map(Timestamp::from_millis),
+        expires_at: expiry::expires_at(now, level, own, ttls),
+        ttl: own,
+        ..memory::Context::new(id, owner.tenant.clone(), owner.agent.clone(), level, text, now)
+    })
+}
+
+pub(super) fn message(context: memory::Context) -> Context {
+    let occurred_at = context.event_time().as_millis();
+    Context {
+        id: context.id.as_uuid(),
+        text: context.text,
+        level: level_message(context.level),
+        session: context.session.map(Into::into),
+        actor: context.actor.map(Into::into),
+        metadata: context.metadata,
+        tokens: context.tokens as usize,
+        version: context.version,
+        occurred_at,
+        created_at: context.created_at.as_millis(),
+        updated_at: context.updated_at.as_millis(),
+        expires_at: context.expires_at.map(Timestamp::as_millis),
+    }
+}
+
+pub(super) fn acknowledgment(context: &memory::Context, status: AckStatus) -> Acknowledgment {
+    Acknowledgment {
+        id: context.id.as_uuid(),
+        status,
+        version: context.version,
+        tokens: context.tokens as usize,
+        expires_at: context.expires_at.map(Timestamp::as_millis),
+    }
+}

@@ -1,0 +1,51 @@
+//! Deleting by id, by session, and what has expired.
+
+use context_manager_memory::{ContextId, SessionId};
+use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared};
+
+use super::{Error, Inner, convert, locks::Key, now};
+use crate::ports::vector_store::{Expiry, Selection, Sessions};
+
+/// Contexts of one deletion; a longer session takes several.
+const BATCH: usize = 500;
+
+impl Inner {
+    pub(super) async fn remove(&self, id: ContextId) -> Result<Acknowledgment, Error> {
+        let _held = self.locks.hold([Key::Context(id)]).await;
+        let context = self.point(id).await?.context;
+        self.store_health.note(self.store.delete(&self.owner, vec![id]).await)?;
+        self.immediate.remove(id);
+        self.sessions.forget(context.session.as_ref()).await;
+        Ok(convert::acknowledgment(&context, AckStatus::Deleted))
+    }
+
+    /// Deletes a session's contexts. The expired ones go too, but nobody could see them, so they are not counted.
+    pub(super) async fn clear(&self, session: SessionId) -> Result<Cleared, Error> {
+        let _held = self.locks.hold([Key::Session(&session)]).await;
+        self.sessions.forget(Some(&session)).await;
+        let alive =
+            Selection { sessions: Sessions::Only(session.clone()), ..Selection::alive(self.owner.clone(), now()) };
+        let deleted = self.delete_all(&alive).await?;
+        self.delete_all(&Selection { expiry: Expiry::Any, ..alive }).await?;
+        self.immediate.clear(&session);
+        self.sessions.forget(Some(&session)).await;
+        Ok(Cleared { deleted })
+    }
+
+    async fn delete_all(&self, selection: &Selection) -> Result<usize, Error> {
+        let mut deleted = 0;
+        loop {
+            let batch = self.store_health.note(self.store.delete_selected(selection.clone(), BATCH).await)?;
+            deleted += batch;
+            if batch < BATCH {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    pub(super) async fn collect(&self, limit: usize) -> Result<usize, Error> {
+        let now = now();
+        self.immediate.drop_expired(now);
+        Ok(self.store_health.note(self.store.delete_expired(now, limit).await)?)
+    }
+}

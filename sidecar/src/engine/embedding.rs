@@ -1,0 +1,62 @@
+//! The embedder in use, its time limit, and how its last call went.
+
+use std::{sync::Arc, time::Duration};
+
+use context_manager_memory::index_text::IndexTexts;
+use context_manager_protocol::config::{self, SidecarConfig};
+
+use super::{Part, health::Health};
+use crate::ports::embedder::{Deadline, Embedder, Error, Vector};
+
+/// The dense vectors of a context: of its own text, and with the previous context's.
+pub(super) type Dense = (Vec<f32>, Vec<f32>);
+
+/// The embedder in use.
+pub(super) struct Embedding {
+    embedder: Arc<dyn Embedder>,
+    timeout: Duration,
+    made_by: config::Embedding,
+    health: Health,
+}
+
+impl Embedding {
+    pub(super) fn new(embedder: Arc<dyn Embedder>, config: &SidecarConfig) -> Self {
+        let made_by = config.embedding.clone();
+        Self { embedder, timeout: made_by.timeout.get(), made_by, health: Health::default() }
+    }
+
+    /// Whether `config` would make the same embedder.
+    pub(super) fn is_made_by(&self, config: &SidecarConfig) -> bool {
+        self.made_by == config.embedding
+    }
+
+    pub(super) fn model(&self) -> &str {
+        self.embedder.model()
+    }
+
+    pub(super) fn dimensions(&self) -> usize {
+        self.embedder.dimensions()
+    }
+
+    /// The vectors of several contexts, in one call.
+    pub(super) async fn documents(&self, texts: &[IndexTexts]) -> Result<Vec<Dense>, Error> {
+        let all: Vec<String> =
+            texts.iter().flat_map(|texts| [texts.own.clone(), texts.with_previous.clone()]).collect();
+        let called = self.embedder.embed_documents(&all, Deadline::after(self.timeout)).await;
+        let vectors = self.health.note(called)?;
+        if vectors.len() != all.len() {
+            return Err(Error::Count { expected: all.len(), actual: vectors.len() });
+        }
+        Ok(vectors.chunks_exact(2).map(|pair| (pair[0].to_vec(), pair[1].to_vec())).collect())
+    }
+
+    /// The vector of a query.
+    pub(super) async fn query(&self, text: &str) -> Result<Vector, Error> {
+        let called = self.embedder.embed_query(text, Deadline::after(self.timeout)).await;
+        self.health.note(called)
+    }
+
+    pub(super) fn part(&self) -> Part {
+        self.health.part("embedding", self.model())
+    }
+}

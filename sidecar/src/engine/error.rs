@@ -1,0 +1,103 @@
+//! Why an operation failed, and what the caller is told of it: the cause stays in the log.
+
+use context_manager_memory::{ContextId, limits::Violation, name::InvalidName, update::VersionConflict};
+use context_manager_protocol::problem::{Code, Problem};
+
+use crate::ports::{embedder, vector_store};
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field is not valid.
+    #[error("{message}")]
+    Field {
+        /// Its path, such as `contexts[2].text`.
+        field: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// There is no such context, or not any more.
+    #[error("there is no context {0}; it may have expired or been deleted")]
+    NotFound(ContextId),
+    /// The id is taken.
+    #[error("the id {0} belongs to a context with other content; leave the id out, or update that context instead")]
+    IdTaken(ContextId),
+    /// The context was changed by somebody else.
+    #[error(transparent)]
+    Version(#[from] VersionConflict),
+    /// The store failed.
+    #[error("the memory's store failed")]
+    Store(#[from] vector_store::Error),
+    /// The store cannot be opened.
+    #[error("failed to open the vector store")]
+    Open(#[source] vector_store::Error),
+    /// The embedder cannot be made.
+    #[error("failed to set up the embedding")]
+    Embedder(#[source] embedder::Error),
+    /// The new model's vectors cannot be compared with the stored ones.
+    #[error(
+        "the stored vectors were made by {stored}, but the configuration says {wanted}; go back, or use a new store"
+    )]
+    ModelChanged {
+        /// Model and dimensions of the store.
+        stored: String,
+        /// Model and dimensions of the configuration.
+        wanted: String,
+    },
+    /// The work was interrupted because the sidecar stops.
+    #[error("the work was interrupted, because the sidecar stops")]
+    Interrupted,
+}
+
+impl Error {
+    /// A refusal of the field `field`.
+    pub(super) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), message: message.into() }
+    }
+
+    /// A name that is not valid, as the field `field`.
+    pub(super) fn name(field: &str) -> impl FnOnce(InvalidName) -> Self {
+        move |error| Self::field(field, error.to_string())
+    }
+
+    /// The same error about the field of a message at `path`, such as `contexts[2].`.
+    pub(super) fn within(self, path: &str) -> Self {
+        match self {
+            Self::Field { field, message } => Self::Field { field: format!("{path}{field}"), message },
+            other @ (Self::NotFound(_)
+            | Self::IdTaken(_)
+            | Self::Version(_)
+            | Self::Store(_)
+            | Self::Open(_)
+            | Self::Embedder(_)
+            | Self::ModelChanged { .. }
+            | Self::Interrupted) => other,
+        }
+    }
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        let message = violation.to_string();
+        Self::Field { field: violation.field, message }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::Field { field, message } => Self::new(Code::FieldInvalid, message).field(field),
+            Error::NotFound(_) => Self::new(Code::ContextNotFound, detail),
+            Error::IdTaken(_) => Self::new(Code::IdConflict, detail).field("id"),
+            Error::Version(_) => Self::new(Code::VersionConflict, detail).field("if_version"),
+            Error::Store(vector_store::Error::Failed(_) | vector_store::Error::Closed) | Error::Open(_) => {
+                Self::new(Code::StoreUnavailable, "the store of the memory failed; try again, and look at /health")
+            }
+            Error::Interrupted => Self::new(Code::ShuttingDown, "the sidecar is shutting down; try again"),
+            Error::Store(vector_store::Error::Refused(_)) | Error::Embedder(_) | Error::ModelChanged { .. } => {
+                Self::new(Code::Internal, "the sidecar failed; its log says why, under this request's id")
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Which contexts a request wants: session, levels and conditions on metadata, for the store and for L1 alike.
+
+use context_manager_memory::{Context, Level, SessionId};
+use context_manager_protocol::message::{self, Filter, Range};
+use serde_json::Value;
+
+use super::Error;
+use crate::ports::vector_store::{Condition, Operator, Owner, Scalar, Selection, Sessions};
+
+/// What a request wants.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) session: Option<SessionId>,
+    pub(super) levels: Vec<Level>,
+    pub(super) metadata: Vec<Condition>,
+}
+
+impl Wanted {
+    /// The same, for the store.
+    pub(super) fn selection(
+        &self,
+        owner: Owner,
+        levels: Vec<Level>,
+        now: context_manager_memory::Timestamp,
+    ) -> Selection {
+        Selection {
+            sessions: self.session.clone().map_or(Sessions::All, Sessions::Only),
+            levels: Some(levels),
+            metadata: self.metadata.clone(),
+            ..Selection::alive(owner, now)
+        }
+    }
+
+    /// Whether a context in memory is wanted.
+    pub(super) fn matches(&self, context: &Context) -> bool {
+        self.session.as_ref().is_none_or(|session| context.session.as_ref() == Some(session))
+            && self.levels.contains(&context.level)
+            && self.metadata.iter().all(|condition| holds(condition, context))
+    }
+}
+
+/// The conditions of a filter.
+pub(super) fn conditions(filter: Filter) -> Result<Vec<Condition>, Error> {
+    filter.0.into_iter().map(|(key, condition)| translate(key, condition)).collect()
+}
+
+fn translate(key: String, condition: message::Condition) -> Result<Condition, Error> {
+    let field = format!("filter.{key}");
+    if key.is_empty() || key.contains(['"', '\\']) {
+        return Err(Error::field(field, "a filter's key is not empty and has no '\"' and no '\\'"));
+    }
+    let operator = match condition {
+        message::Condition::Eq(value) => Operator::Equals(scalar(&field, value)?),
+        message::Condition::Any(values) if values.is_empty() => {
+            return Err(Error::field(field, "any is empty; give it at least one value"));
+        }
+        message::Condition::Any(values) => {
+            Operator::AnyOf(values.into_iter().map(|value| scalar(&field, value)).collect::<Result<_, _>>()?)
+        }
+        message::Condition::Range(range) => bounds(&field, range)?,
+    };
+    Ok(Condition { path: vec![key], operator })
+}
+
+fn scalar(field: &str, value: Value) -> Result<Scalar, Error> {
+    let refused = || Error::field(field, "the value is not a string, a number or a boolean; compare with one of those");
+    match value {
+        Value::String(text) => Ok(Scalar::Text(text)),
+        Value::Bool(flag) => Ok(Scalar::Flag(flag)),
+        Value::Number(number) => number.as_f64().map(Scalar::Number).ok_or_else(refused),
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(refused()),
+    }
+}
+
+/// The store knows "at least" and "less than"; the other two bounds are these at the next number.
+fn bounds(field: &str, Range { gt, gte, lt, lte }: Range) -> Result<Operator, Error> {
+    if [gt, gte, lt, lte].into_iter().flatten().any(|bound| !bound.is_finite()) {
+        return Err(Error::field(field, "a bound of range is not a finite number"));
+    }
+    let from = gte.into_iter().chain(gt.map(f64::next_up)).reduce(f64::max);
+    let below = lt.into_iter().chain(lte.map(f64::next_up)).reduce(f64::min);
+    match (from, below) {
+        (None, None) => Err(Error::field(field, "range has no bound; give it gt, gte, lt or lte")),
+        (Some(from), Some(below)) if from >= below => {
+            Err(Error::field(field, "range is empty; the lower bound must be below the upper one"))
+        }
+        (from, below) => Ok(Operator::Range { from, below }),
+    }
+}
+
+/// Whether a condition holds for a context in memory. A list meets it if one of its entries does.
+fn holds(condition: &Condition, context: &Context) -> bool {
+    let value = condition.path.first().and_then(|key| context.metadata.get(key));
+    let entries: Vec<&Value> = match value {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(values)) => values.iter().collect(),
+        Some(value) => vec![value],
+    };
+    let any = |scalars: &[Scalar]| entries.iter().any(|entry| scalars.iter().any(|scalar| equals(entry, scalar)));
+    match &condition.operator {
+        Operator::Equals(scalar) => any(std::slice::from_ref(scalar)),
+        Operator::AnyOf(scalars) => any(scalars),
+        Operator::NoneOf(scalars) => !any(scalars),
+        Operator::Range { from, below } => entries
+            .iter()
+            .filter_map(|entry| entry.as_f64())
+            .any(|number| from.is_none_or(|from| number >= from) && below.is_none_or(|below| number < below)),
+        Operator::Exists => !entries.is_empty(),
+        Operator::Absent => entries.is_empty(),
+    }
+}
+
+fn equals(value: &Value, scalar: &Scalar) -> bool {
+    match scalar {
+        Scalar::Text(text) => value.as_str() == Some(text),
+        Scalar::Flag(flag) => value.as_bool() == Some(*flag),
+        Scalar::Number(number) => value.as_f64().is_some_and(|value| (*number..=*number).contains(&value)),
+    }
+}

@@ -1,0 +1,168 @@
+//! Retrieving: candidates of all levels with exact scores, ranked, packed in the token budget.
+//!
+//! What cannot take part makes the answer worse and is named in `degraded`: without the embedding the words decide, without
+//! the store what L1 has in memory.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use context_manager_memory::{
+    Level, PerLevel, QueryVectors, Timestamp,
+    budget::{self, Item, Packing},
+    lexical,
+    rank::{self, Candidate, QueryFacts, Ranked},
+    tokens,
+};
+use context_manager_protocol::message::{ContextRequest, ContextResponse, LeftOut, Retrieved};
+use tracing::warn;
+
+use super::{
+    Error, Inner, convert,
+    filter::{self, Wanted},
+    now,
+    policy::Policy,
+};
+use crate::{
+    metrics::{Degradation, Label as _},
+    ports::vector_store::{self, Search},
+    refusal::chain,
+};
+
+/// A valid request.
+struct Ask {
+    query: String,
+    budget: usize,
+    limit: usize,
+    wanted: Wanted,
+    min_score: Option<f64>,
+    explain: bool,
+}
+
+impl Inner {
+    pub(super) async fn retrieve(&self, request: ContextRequest) -> Result<ContextResponse, Error> {
+        let since = Instant::now();
+        let policy = self.policy.load_full();
+        let ask = self.understand(request, &policy)?;
+        let now = now();
+        let mut degraded = Vec::new();
+        let query = self.query_vectors(&ask.query, &mut degraded).await;
+        let candidates = self.candidates(&ask.wanted, query, now, &mut degraded).await?;
+        let mut ranked = rank::rank(candidates, &QueryFacts::of(&ask.query), &policy.ranking, now);
+        if let Some(least) = ask.min_score {
+            ranked.retain(|ranked| ranked.score >= least);
+        }
+        let items: Vec<Item> =
+            ranked.iter().map(|ranked| Item { level: ranked.context.level, tokens: ranked.context.tokens }).collect();
+        let budget = u32::try_from(ask.budget).unwrap_or(u32::MAX);
+        let packing = budget::pack(&items, budget, ask.limit, &policy.shares);
+        self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.id), now);
+        let response = respond(ranked, &packing, &ask, &degraded);
+        for (level, tokens) in &response.tokens_by_level {
+            self.metrics.contexts.tokens_returned.add(*level, *tokens as u64);
+        }
+        for reason in degraded {
+            self.metrics.contexts.degraded.add(reason, 1);
+        }
+        self.metrics.contexts.retrieve_duration.observe(since.elapsed().as_secs_f64());
+        Ok(response)
+    }
+
+    fn understand(&self, request: ContextRequest, policy: &Policy) -> Result<Ask, Error> {
+        let ContextRequest { query, token_budget, limit, levels, session, filter, min_score, explain } = request;
+        self.limits.query(&query)?;
+        let budget = match token_budget {
+            Some(budget) => self.limits.token_budget(budget)?,
+            None => policy.default_token_budget,
+        };
+        let limit = self.limits.results(limit.unwrap_or(self.limits.results))?;
+        let levels = match levels {
+            Some(levels) if levels.is_empty() => {
+                return Err(Error::field("levels", "levels is empty; leave it out to search all levels"));
+            }
+            Some(levels) => levels.into_iter().map(convert::level).collect(),
+            None => Level::ALL.to_vec(),
+        };
+        if min_score.is_some_and(|score| !score.is_finite()) {
+            return Err(Error::field("min_score", "min_score is not a finite number"));
+        }
+        let wanted = Wanted {
+            session: session.as_deref().map(convert::session).transpose()?,
+            levels,
+            metadata: filter::conditions(filter)?,
+        };
+        Ok(Ask { query, budget, limit, wanted, min_score: min_score.or(policy.min_score), explain })
+    }
+
+    async fn query_vectors(&self, text: &str, degraded: &mut Vec<Degradation>) -> QueryVectors {
+        let dense = match self.embedding.load_full().query(text).await {
+            Ok(vector) => Some(vector.to_vec()),
+            Err(error) => {
+                warn!(error = chain(&error), "Searched without the embedding");
+                degraded.push(Degradation::Embedding);
+                None
+            }
+        };
+        QueryVectors { dense, sparse: Some(lexical::query(text)) }
+    }
+
+    /// L1 takes part with all it has, so that a floor of the budget for it can be filled; the other levels with the best of each
+    /// leg. The store scores both, so that the scores can be compared.
+    async fn candidates(
+        &self,
+        wanted: &Wanted,
+        query: QueryVectors,
+        now: Timestamp,
+        degraded: &mut Vec<Degradation>,
+    ) -> Result<Vec<Candidate>, Error> {
+        let (immediate, stored): (Vec<Level>, Vec<Level>) =
+            wanted.levels.iter().partition(|level| **level == Level::Immediate);
+        if stored.is_empty() && self.immediate.is_complete() {
+            return Ok(self.immediate.candidates(&query, wanted, now));
+        }
+        let searches = [immediate, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
+            query: query.clone(),
+            selection: wanted.selection(self.owner.clone(), levels, now),
+            per_leg: Search::PER_LEG,
+        });
+        match self.store_health.note(self.store.candidates(searches.collect()).await) {
+            Ok(candidates) => Ok(candidates),
+            Err(error @ vector_store::Error::Refused(_)) => Err(error.into()),
+            Err(error @ (vector_store::Error::Failed(_) | vector_store::Error::Closed)) => {
+                warn!(error = chain(&error), "Searched without the store");
+                degraded.push(Degradation::Store);
+                Ok(self.immediate.candidates(&query, wanted, now))
+            }
+        }
+    }
+}
+
+fn respond(ranked: Vec<Ranked>, packing: &Packing, ask: &Ask, degraded: &[Degradation]) -> ContextResponse {
+    let left_out = packing.left_out.iter().map(|&place| {
+        let context = &ranked[place].context;
+        LeftOut { id: context.id.as_uuid(), tokens: context.tokens as usize, rank: place + 1 }
+    });
+    let left_out = left_out.collect();
+    let mut used = PerLevel::<usize>::default();
+    let mut contexts = Vec::with_capacity(packing.taken.len());
+    let mut ranked: Vec<Option<Ranked>> = ranked.into_iter().map(Some).collect();
+    for taken in &packing.taken {
+        let Some(Ranked { mut context, score, parts }) = ranked[taken.place].take() else { continue };
+        if taken.shortened {
+            let shortened = tokens::shorten(&context.text, taken.tokens).len();
+            context.text.truncate(shortened);
+            context.tokens = tokens::estimate(&context.text);
+        }
+        used[context.level] += context.tokens as usize;
+        let explanation = ask.explain.then(|| {
+            parts.named().into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>()
+        });
+        contexts.push(Retrieved { context: convert::message(context), score, truncated: taken.shortened, explanation });
+    }
+    ContextResponse {
+        contexts,
+        tokens_used: used.iter().map(|(_, tokens)| tokens).sum(),
+        token_budget: ask.budget,
+        tokens_by_level: used.iter().map(|(level, tokens)| (convert::level_message(level), *tokens)).collect(),
+        left_out,
+        degraded: degraded.iter().map(|reason| reason.as_str().to_owned()).collect(),
+    }
+}

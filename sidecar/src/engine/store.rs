@@ -1,0 +1,206 @@
+//! Storing: validate all, number them within their sessions, make vectors, write once, then bring L1 and caches up to date.
+//!
+//! When the embedding fails the contexts are stored without dense vectors: they are safe and found by their words at once, and
+//! upkeep adds the vectors later. Nothing is refused because a neighbour is down.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+
+use context_manager_memory::{
+    Context, ContextId, Level, SessionId, Timestamp, Vectors, index_text::index_texts, lexical::Bm25, promotion,
+};
+use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextStore};
+use tracing::warn;
+
+use super::{Error, Inner, convert, locks::Key, now};
+use crate::{
+    metrics::Degradation,
+    ports::vector_store::{Point, SessionEnd, Updated},
+    refusal::chain,
+};
+
+/// A context of the request.
+enum Draft {
+    /// It is to be written.
+    New(Context),
+    /// It was written before, by the same request sent twice.
+    There(Context),
+}
+
+impl Draft {
+    const fn context(&self) -> &Context {
+        match self {
+            Self::New(context) | Self::There(context) => context,
+        }
+    }
+}
+
+impl Inner {
+    /// Stores all contexts or none; `is_batch` says how a refusal names a field.
+    pub(super) async fn store_all(
+        &self,
+        messages: Vec<ContextStore>,
+        is_batch: bool,
+    ) -> Result<Vec<Acknowledgment>, Error> {
+        let since = Instant::now();
+        if is_batch {
+            self.limits.batch(messages.len())?;
+        }
+        let path = |index: usize| if is_batch { format!("contexts[{index}].") } else { String::new() };
+        let now = now();
+        let chosen: Vec<bool> = messages.iter().map(|message| message.id.is_some()).collect();
+        let ttls = self.policy.load().ttls;
+        let mut contexts = Vec::with_capacity(messages.len());
+        let mut seen = HashSet::with_capacity(messages.len());
+        for (index, message) in messages.into_iter().enumerate() {
+            let context = convert::new_context(message, &self.owner, &self.limits, &ttls, now)
+                .map_err(|error| error.within(&path(index)))?;
+            if !seen.insert(context.id) {
+                let message = format!("the id {} occurs twice in the batch; give each context its own", context.id);
+                return Err(Error::field(format!("{}id", path(index)), message));
+            }
+            contexts.push(context);
+        }
+        let ids = contexts.iter().map(|context| Key::Context(context.id));
+        let sessions = contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session);
+        let _held = self.locks.hold(ids.chain(sessions).collect::<Vec<_>>()).await;
+
+        let chosen: Vec<ContextId> =
+            contexts.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(context, _)| context.id).collect();
+        let mut drafts = self.compare(contexts, chosen, now).await?;
+        self.write(&mut drafts, now).await?;
+        self.metrics.contexts.store_duration.observe(since.elapsed().as_secs_f64());
+        Ok(drafts.iter().map(|draft| convert::acknowledgment(draft.context(), AckStatus::Stored)).collect())
+    }
+
+    /// Tells new contexts from those that are there already. Ids made here cannot be taken, so only chosen ones are looked up.
+    async fn compare(
+        &self,
+        contexts: Vec<Context>,
+        chosen: Vec<ContextId>,
+        now: Timestamp,
+    ) -> Result<Vec<Draft>, Error> {
+        let mut taken = HashMap::new();
+        if !chosen.is_empty() {
+            let found = self.store_health.note(self.store.find(chosen).await)?;
+            taken.extend(found.into_iter().map(|context| (context.id, context)));
+        }
+        let compared = contexts.into_iter().map(|context| match taken.remove(&context.id) {
+            Some(there) if there.is_expired(now) && is_owned_alike(&there, &context) => Ok(Draft::New(context)),
+            Some(there) if says_the_same(&there, &context) => Ok(Draft::There(there)),
+            Some(_) => Err(Error::IdTaken(context.id)),
+            None => Ok(Draft::New(context)),
+        });
+        compared.collect()
+    }
+
+    async fn write(&self, drafts: &mut [Draft], now: Timestamp) -> Result<(), Error> {
+        let mut ends: HashMap<SessionId, SessionEnd> = HashMap::new();
+        let (mut points, mut texts) = (Vec::new(), Vec::new());
+        for draft in drafts {
+            let Draft::New(context) = draft else { continue };
+            let mut previous = None;
+            if let Some(session) = context.session.clone() {
+                let end = match ends.remove(&session) {
+                    Some(end) => end,
+                    None => self.session_end(&session, now).await?,
+                };
+                context.sequence = end.sequence.map_or(0, |last| last.saturating_add(1));
+                previous = end.last;
+                ends.insert(session, SessionEnd { sequence: Some(context.sequence), last: Some(context.clone()) });
+            }
+            texts.push(index_texts(context, previous.as_ref()));
+            points.push(Point { context: context.clone(), vectors: Vectors::default() });
+        }
+        if points.is_empty() {
+            return Ok(());
+        }
+        let dense = match self.embedding.load_full().documents(&texts).await {
+            Ok(dense) => dense.into_iter().map(Some).collect(),
+            Err(error) => {
+                warn!(
+                    error = chain(&error),
+                    contexts = points.len(),
+                    "Stored without dense vectors; they are added later"
+                );
+                self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
+                self.upkeep.expect_missing_vectors();
+                vec![None; points.len()]
+            }
+        };
+        for ((point, texts), dense) in points.iter_mut().zip(&texts).zip(dense) {
+            point.vectors = texts.vectors(&Bm25::default(), dense);
+        }
+        let written = self.store.upsert(points.clone()).await;
+        if let Err(error) = self.store_health.note(written) {
+            // Whether it was written is unknown, so the store is asked for the numbers next time.
+            for session in ends.keys() {
+                self.sessions.forget(Some(session)).await;
+            }
+            return Err(error.into());
+        }
+        for (session, end) in ends {
+            self.upkeep.touch(session.clone());
+            self.sessions.remember(session, end).await;
+        }
+        let mut rings = HashSet::new();
+        for Point { context, vectors } in &points {
+            if context.level == Level::Immediate {
+                self.immediate.put(context, vectors);
+                rings.insert(context.session.clone());
+            }
+        }
+        for session in rings {
+            self.make_room(session.as_ref(), now).await;
+        }
+        Ok(())
+    }
+
+    async fn session_end(&self, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
+        let remembered = self.sessions.get(session).await;
+        let is_alive = |end: &SessionEnd| end.last.as_ref().is_none_or(|last| !last.is_expired(now));
+        if let Some(end) = remembered.filter(is_alive) {
+            return Ok(end);
+        }
+        Ok(self.store_health.note(self.store.session_end(&self.owner, session, now).await)?)
+    }
+
+    /// Moves the oldest immediate contexts of a full ring to short-term memory, where they live on as long as that level's
+    /// contexts do. What fails is tried again with the next context of the session.
+    async fn make_room(&self, session: Option<&SessionId>, now: Timestamp) {
+        let policy = self.policy.load_full();
+        let Some(capacity) = policy.capacities[Level::Immediate] else { return };
+        for context in self.immediate.surplus(session, capacity, now) {
+            let moved = promotion::moved(&context, Level::ShortTerm, now, &policy.ttls);
+            match self.store_health.note(self.store.update(moved, None, context.version).await) {
+                Ok(Updated::Applied) => self.metrics.contexts.evicted.add(convert::level_message(context.level), 1),
+                // Deleted or changed meanwhile: whoever did it has put the new state in L1, or taken it out.
+                Ok(Updated::Missing | Updated::Conflict { .. }) => continue,
+                Err(error) => {
+                    warn!(error = chain(&error), "Failed to move a context from immediate to short-term memory");
+                    return;
+                }
+            }
+            self.immediate.remove(context.id);
+        }
+    }
+}
+
+/// Whether storing `new` again is harmless, because `there` is what it would become. A context that was promoted or made
+/// room since is on another level, and still the same.
+fn says_the_same(there: &Context, new: &Context) -> bool {
+    is_owned_alike(there, new)
+        && there.text == new.text
+        && there.session == new.session
+        && there.actor == new.actor
+        && there.metadata == new.metadata
+        && there.ttl == new.ttl
+        && there.occurred_at == new.occurred_at
+        && (there.level == new.level || there.version > 1)
+}
+
+fn is_owned_alike(there: &Context, new: &Context) -> bool {
+    there.tenant == new.tenant && there.agent == new.agent
+}

@@ -1,0 +1,100 @@
+//! Changing a context: metadata are merged, a new text gets new vectors, the version grows.
+
+use context_manager_memory::{
+    Context, ContextId, Vectors,
+    index_text::index_texts,
+    lexical::Bm25,
+    update::{self, Change},
+};
+use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextUpdate};
+use tracing::warn;
+
+use super::{Error, Inner, convert, locks::Key, now};
+use crate::{
+    metrics::Degradation,
+    ports::vector_store::{Point, Updated},
+    refusal::chain,
+};
+
+/// Attempts against changes that the sidecar itself makes beside, such as a promotion.
+const ATTEMPTS: usize = 5;
+
+impl Inner {
+    pub(super) async fn change(&self, id: ContextId, message: ContextUpdate) -> Result<Acknowledgment, Error> {
+        let ContextUpdate { text, metadata, ttl, if_version } = message;
+        if text.is_none() && metadata.is_none() && ttl.is_none() {
+            return Err(Error::field("text", "nothing is to be changed; give text, metadata or ttl"));
+        }
+        if let Some(text) = &text {
+            self.limits.text(text)?;
+        }
+        let ttl = ttl.map(convert::ttl).transpose()?;
+        let change = Change { text, metadata, ttl, if_version };
+        let _held = self.locks.hold([Key::Context(id)]).await;
+        let mut current = self.point(id).await?;
+        for _ in 0..ATTEMPTS {
+            let changed = update::apply(&current.context, change.clone(), now())?;
+            self.limits.metadata(&changed.metadata)?;
+            let vectors =
+                if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
+            let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
+            match self.store_health.note(written)? {
+                Updated::Applied => {
+                    self.immediate.put(&changed, &vectors.unwrap_or(current.vectors));
+                    self.sessions.forget(changed.session.as_ref()).await;
+                    return Ok(convert::acknowledgment(&changed, AckStatus::Updated));
+                }
+                Updated::Conflict { .. } => current = self.point(id).await?,
+                Updated::Missing => return Err(Error::NotFound(id)),
+            }
+        }
+        Err(update::VersionConflict { expected: current.context.version, actual: current.context.version + 1 }.into())
+    }
+
+    /// The vectors of a stored context as it should be; without the dense ones when the embedding fails.
+    async fn vectors_of(&self, context: &Context) -> Result<Vectors, Error> {
+        let texts = index_texts(context, self.previous(context).await?.as_ref());
+        let dense = match self.embedding.load_full().documents(std::slice::from_ref(&texts)).await {
+            Ok(dense) => dense.into_iter().next(),
+            Err(error) => {
+                warn!(error = chain(&error), "Changed without dense vectors; they are added later");
+                self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
+                self.upkeep.expect_missing_vectors();
+                None
+            }
+        };
+        Ok(texts.vectors(&Bm25::default(), dense))
+    }
+
+    /// The context before this one in its session.
+    async fn previous(&self, context: &Context) -> Result<Option<Context>, Error> {
+        let Some(session) = &context.session else { return Ok(None) };
+        let before = self.store.before(&self.owner, session, context.sequence, now()).await;
+        Ok(self.store_health.note(before)?)
+    }
+
+    /// Adds the dense vectors of contexts that were stored while the embedding was down. Says how many got theirs.
+    pub(super) async fn add_vectors(&self, contexts: Vec<Context>) -> Result<usize, Error> {
+        let mut texts = Vec::with_capacity(contexts.len());
+        for context in &contexts {
+            texts.push(index_texts(context, self.previous(context).await?.as_ref()));
+        }
+        let Ok(dense) = self.embedding.load_full().documents(&texts).await else { return Ok(0) };
+        let mut added = 0;
+        for ((context, texts), dense) in contexts.into_iter().zip(texts).zip(dense) {
+            let _held = self.locks.hold([Key::Context(context.id)]).await;
+            let Ok(Point { context: current, .. }) = self.point(context.id).await else { continue };
+            if current.text != context.text {
+                continue;
+            }
+            let vectors = texts.vectors(&Bm25::default(), Some(dense));
+            // The version stays: for the caller nothing has changed.
+            let written = self.store.update(current.clone(), Some(vectors.clone()), current.version).await;
+            if self.store_health.note(written)? == Updated::Applied {
+                self.immediate.put(&current, &vectors);
+                added += 1;
+            }
+        }
+        Ok(added)
+    }
+}

@@ -1,0 +1,213 @@
+//! The work beside the requests: access counts, promotion, capacities of sessions, missing vectors, gauges, flush.
+//!
+//! Each turn is bounded, and what it did not manage is done by a later one. What is noted here in memory is lost with the
+//! process; it is a count of accesses or a reminder, never a context.
+
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use context_manager_memory::{Context, ContextId, Level, SessionId, Timestamp, promotion};
+use tracing::{debug, warn};
+
+use super::{Error, Inner, locks::Key, now};
+use crate::ports::vector_store::{Access, Dense, Point, Selection, Sessions, Updated};
+
+/// Most contexts whose accesses are noted between two turns; further ones are not counted.
+const MOST_ACCESSED: usize = 10_000;
+/// Contexts of one read of the store.
+const PAGE: usize = 256;
+/// Contexts that get their missing vectors in one turn.
+const EMBEDDED_AT_ONCE: usize = 64;
+
+/// What is to be done.
+pub(super) struct Upkeep {
+    accesses: Mutex<HashMap<ContextId, (i64, Timestamp)>>,
+    touched: Mutex<HashSet<SessionId>>,
+    /// Whether there may be contexts without dense vectors; after a start nobody knows.
+    missing_vectors: AtomicBool,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self { accesses: Mutex::default(), touched: Mutex::default(), missing_vectors: AtomicBool::new(true) }
+    }
+}
+
+impl Upkeep {
+    /// Notes that contexts were returned.
+    pub(super) fn count_accesses(&self, ids: impl Iterator<Item = ContextId>, now: Timestamp) {
+        let mut accesses = lock(&self.accesses);
+        for id in ids {
+            if accesses.len() < MOST_ACCESSED || accesses.contains_key(&id) {
+                let (times, at) = accesses.entry(id).or_insert((0, now));
+                *times += 1;
+                *at = now;
+            }
+        }
+    }
+
+    /// Notes that a session has got a context.
+    pub(super) fn touch(&self, session: SessionId) {
+        lock(&self.touched).insert(session);
+    }
+
+    /// Notes that a context was stored without dense vectors.
+    pub(super) fn expect_missing_vectors(&self) {
+        self.missing_vectors.store(true, Ordering::Release);
+    }
+}
+
+impl Inner {
+    /// One turn. All parts are tried; the first failure is returned.
+    pub(super) async fn upkeep(&self) -> Result<(), Error> {
+        let results = [
+            self.write_accesses().await,
+            self.hold_capacities().await,
+            self.embed_missing().await,
+            self.refresh_gauges().await,
+            self.store_health.note(self.store.flush().await).map_err(Error::from),
+        ];
+        results.into_iter().collect()
+    }
+
+    pub(super) async fn finish(&self) -> Result<(), Error> {
+        let counted = self.write_accesses().await;
+        self.store.close().await?;
+        counted
+    }
+
+    async fn write_accesses(&self) -> Result<(), Error> {
+        let accesses = mem::take(&mut *lock(&self.upkeep.accesses));
+        let accesses: Vec<Access> = accesses.into_iter().map(|(id, (times, at))| Access { id, times, at }).collect();
+        for batch in accesses.chunks(PAGE) {
+            let ids: Vec<ContextId> = batch.iter().map(|access| access.id).collect();
+            self.store_health.note(self.store.count_accesses(&self.owner, batch.to_vec()).await)?;
+            let now = now();
+            for Point { context, .. } in self.store_health.note(self.store.get(&self.owner, ids, now).await)? {
+                self.promote_if_due(&context, now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a context to long-term memory if it has earned it. Says whether it did.
+    async fn promote_if_due(&self, context: &Context, now: Timestamp) -> Result<bool, Error> {
+        let policy = self.policy.load_full();
+        if !promotion::is_due(context, policy.min_accesses, now) {
+            return Ok(false);
+        }
+        let _held = self.locks.hold([Key::Context(context.id)]).await;
+        let moved = promotion::moved(context, Level::LongTerm, now, &policy.ttls);
+        let written = self.store.update(moved, None, context.version).await;
+        let promoted = self.store_health.note(written)? == Updated::Applied;
+        if promoted {
+            self.metrics.contexts.promoted.inc();
+        }
+        Ok(promoted)
+    }
+
+    /// The oldest short-term contexts of a session that has too many make room: they are promoted if they have earned it, else
+    /// deleted. A context without a session counts towards no capacity.
+    async fn hold_capacities(&self) -> Result<(), Error> {
+        let touched = mem::take(&mut *lock(&self.upkeep.touched));
+        let Some(capacity) = self.policy.load().capacities[Level::ShortTerm] else { return Ok(()) };
+        for session in touched {
+            let now = now();
+            let selection = Selection {
+                sessions: Sessions::Only(session.clone()),
+                levels: Some(vec![Level::ShortTerm]),
+                ..Selection::alive(self.owner.clone(), now)
+            };
+            let count = self.store_health.note(self.store.count(selection.clone()).await)?;
+            if count <= capacity {
+                continue;
+            }
+            let _held = self.locks.hold([Key::Session(&session)]).await;
+            let mut contexts = self.all(selection).await?;
+            contexts.sort_by_key(|context| (context.sequence, context.created_at, context.id));
+            let surplus = contexts.len().saturating_sub(capacity);
+            let mut leaving = Vec::new();
+            for context in contexts.into_iter().take(surplus) {
+                if !self.promote_if_due(&context, now).await? {
+                    leaving.push(context.id);
+                }
+            }
+            self.metrics.contexts.evicted.add(super::convert::level_message(Level::ShortTerm), leaving.len() as u64);
+            debug!(contexts = leaving.len(), "The oldest short-term contexts of a full session made room");
+            self.store_health.note(self.store.delete(&self.owner, leaving).await)?;
+        }
+        Ok(())
+    }
+
+    async fn all(&self, selection: Selection) -> Result<Vec<Context>, Error> {
+        let (mut contexts, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.store_health.note(self.store.list(selection.clone(), from, PAGE).await)?;
+            contexts.extend(page.contexts);
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(contexts),
+            }
+        }
+    }
+
+    async fn embed_missing(&self) -> Result<(), Error> {
+        if !self.upkeep.missing_vectors.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let missing = Selection { dense: Dense::Missing, ..Selection::alive(self.owner.clone(), now()) };
+        let listed = self.store_health.note(self.store.list(missing, None, EMBEDDED_AT_ONCE).await);
+        let page = listed.inspect_err(|_| self.upkeep.expect_missing_vectors())?;
+        if page.contexts.is_empty() {
+            return Ok(());
+        }
+        // There may be more of them, or some may be left.
+        self.upkeep.expect_missing_vectors();
+        let wanted = page.contexts.len();
+        let added = self.add_vectors(page.contexts).await?;
+        debug!(added, wanted, "Added missing vectors");
+        Ok(())
+    }
+
+    pub(super) async fn refresh_gauges(&self) -> Result<(), Error> {
+        let counts = self.store_health.note(self.store.counts_by_level(&self.owner, now()).await)?;
+        for (level, count) in counts.iter() {
+            self.metrics.contexts.stored.set(super::convert::level_message(level), *count);
+        }
+        let stats = self.store_health.note(self.store.stats().await)?;
+        self.metrics.store.disk_bytes.set(i64::try_from(stats.disk_bytes).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Fills L1 with what the store has on that level.
+    pub(super) async fn fill_immediate(&self) -> Result<(), Error> {
+        let selection =
+            Selection { levels: Some(vec![Level::Immediate]), ..Selection::alive(self.owner.clone(), now()) };
+        let mut from = None;
+        loop {
+            let page = self.store_health.note(self.store.list(selection.clone(), from, PAGE).await)?;
+            let ids = page.contexts.iter().map(|context| context.id).collect();
+            for Point { context, vectors } in self.store_health.note(self.store.get(&self.owner, ids, now()).await)? {
+                self.immediate.put(&context, &vectors);
+            }
+            match page.next {
+                Some(_) if !self.immediate.is_complete() => {
+                    warn!("There are more immediate contexts than fit in memory; searches of that level ask the store");
+                    return Ok(());
+                }
+                Some(next) => from = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

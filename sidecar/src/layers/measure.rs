@@ -1,0 +1,87 @@
+//! Counts each request once, by operation and outcome, also when the caller goes away before the answer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{Method, StatusCode},
+    middleware::Next,
+    response::Response,
+};
+
+use super::Shared;
+use crate::{
+    metrics::{Metrics, RequestOutcome, Route},
+    routes::path,
+};
+
+/// The layer. It stands outside everything that can refuse, so that refusals are counted too.
+pub async fn measure(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    let route = route(&request);
+    request.extensions_mut().insert(route);
+    let mut running = Running::start(Arc::clone(&shared.metrics), route);
+    let response = next.run(request).await;
+    running.outcome = outcome(response.status());
+    response
+}
+
+/// The operation that a request asks for.
+fn route(request: &Request) -> Route {
+    let method = request.method();
+    let on = |wanted: Method, route: Route| (*method == wanted).then_some(route);
+    let read = |route: Route| on(Method::GET, route).or_else(|| on(Method::HEAD, route));
+    let route = match request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
+        Some(path::CONTEXTS) => on(Method::POST, Route::Store)
+            .or_else(|| on(Method::DELETE, Route::ClearSession))
+            .or_else(|| read(Route::List)),
+        Some(path::BATCH) => on(Method::POST, Route::StoreBatch),
+        Some(path::SEARCH) => on(Method::POST, Route::Search),
+        Some(path::STATS) => read(Route::Stats),
+        Some(path::CONTEXT) => {
+            on(Method::PATCH, Route::Update).or_else(|| on(Method::DELETE, Route::Delete)).or_else(|| read(Route::Get))
+        }
+        _ => None,
+    };
+    route.unwrap_or(Route::Unknown)
+}
+
+fn outcome(status: StatusCode) -> RequestOutcome {
+    if status.is_server_error() {
+        RequestOutcome::Failed
+    } else if status.is_client_error() {
+        RequestOutcome::Refused
+    } else {
+        RequestOutcome::Ok
+    }
+}
+
+/// A request that is worked on; counted when it is dropped, however it ended.
+struct Running {
+    metrics: Arc<Metrics>,
+    route: Route,
+    outcome: RequestOutcome,
+    since: Instant,
+}
+
+impl Running {
+    fn start(metrics: Arc<Metrics>, route: Route) -> Self {
+        metrics.requests.in_flight.inc();
+        Self { metrics, route, outcome: RequestOutcome::Cancelled, since: Instant::now() }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let requests = &self.metrics.requests;
+        requests.in_flight.dec();
+        requests.finished.inc(self.route, self.outcome);
+        requests.duration.observe(self.route, self.elapsed());
+    }
+}

@@ -1,0 +1,30 @@
+//! The sidecar: an authenticated memory protocol on localhost for the agent in the same pod.
+//!
+//! A request enters by a [`listener`], passes the layers that [`pipeline`] orders, and reaches a handler in [`routes`], which
+//! decodes, calls the [`engine`] and encodes. The engine decides by `context-manager-memory` and works through the [`ports`],
+//! which the [`adapters`] implement. [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going.
+
+pub mod adapters;
+pub mod admin;
+pub mod args;
+pub mod background;
+pub mod engine;
+pub mod identity;
+pub mod layers;
+pub mod listener;
+pub mod live;
+pub mod logging;
+pub mod metrics;
+pub mod nonces;
+pub mod pipeline;
+pub mod ports;
+pub mod readiness;
+pub mod refusal;
+pub mod reload;
+pub mod routes;
+pub mod settings;
+pub mod shutdown;
+pub mod sidecar;
+
+#[cfg(test)]
+mod testing;

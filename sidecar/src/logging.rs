@@ -1,0 +1,69 @@
+//! The log: JSON lines or text on standard output, with a filter that can change while the sidecar runs.
+//!
+//! A panic is logged by its place only: its message may quote what an agent remembers.
+
+use std::{io, panic};
+
+use context_manager_protocol::config::{Log, LogFormat};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
+
+/// Changes the filter of the running log.
+#[derive(Clone, Debug)]
+pub struct Filter(Option<reload::Handle<EnvFilter, Registry>>);
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter is not valid.
+    #[error("the log level is not a valid filter")]
+    Filter(#[source] tracing_subscriber::filter::ParseError),
+    /// The running log does not take a filter.
+    #[error("failed to change the log's filter")]
+    Change(#[source] reload::Error),
+    /// The process has a log already.
+    #[error("failed to start the log")]
+    Start(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// Starts the process's log.
+///
+/// # Errors
+/// When the filter is not valid, or the process has a log already.
+pub fn start(log: &Log) -> Result<Filter, Error> {
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.level).map_err(Error::Filter)?);
+    let lines = match log.format {
+        LogFormat::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_writer(io::stdout)
+            .boxed(),
+        LogFormat::Text => fmt::layer().with_writer(io::stdout).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(Error::Start)?;
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(panic.place = place, "A defect made a task panic");
+    }));
+    Ok(Filter(Some(handle)))
+}
+
+impl Filter {
+    /// A handle on no log, for a sidecar inside a process that has its own.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Replaces the filter.
+    ///
+    /// # Errors
+    /// When the filter is not valid.
+    pub fn set(&self, level: &str) -> Result<(), Error> {
+        let filter = EnvFilter::try_new(level).map_err(Error::Filter)?;
+        self.0.as_ref().map_or(Ok(()), |handle| handle.reload(filter)).map_err(Error::Change)
+    }
+}

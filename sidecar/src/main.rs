@@ -1,0 +1,113 @@
+//! The program `context-manager-sidecar`: parses, builds, runs.
+
+use std::{num::NonZero, path::Path, process::ExitCode, thread};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use context_manager_sidecar::{
+    args::{self, Args, Command},
+    logging,
+    settings::{self, KeysFound, Settings},
+    shutdown::Signals,
+    sidecar::Sidecar,
+};
+use tokio::runtime;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Exit code when command line, configuration or key ring is not valid; what clap uses too.
+const INVALID: u8 = 2;
+/// Most threads that serve requests: one agent needs no more, also on a node with many processors.
+const MAX_THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match &args.command {
+        Some(Command::Check { config }) => check(config),
+        None => match prepare(args) {
+            Ok(run) => run.until_end(),
+            Err(error) => invalid(&error),
+        },
+    }
+}
+
+fn invalid(error: &settings::Error) -> ExitCode {
+    eprintln!("error: {}", error.for_log());
+    ExitCode::from(INVALID)
+}
+
+fn check(config_file: &Path) -> ExitCode {
+    match settings::check(config_file) {
+        Ok((config, keys)) => {
+            println!("{} is valid (generation {})", config_file.display(), config.generation);
+            match keys {
+                KeysFound::InFile(path, ids) => println!("{} is valid (keys {})", path.display(), ids.join(", ")),
+                KeysFound::Missing(path) => println!("{} is not here and was not checked", path.display()),
+                KeysFound::FromEnvironment => println!("no keys.file: PROTOCOL_SECRET must be set when it runs"),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => invalid(&error),
+    }
+}
+
+struct Run {
+    settings: Settings,
+    loaded: (context_manager_protocol::config::SidecarConfig, context_manager_protocol::keyring::KeyRing),
+}
+
+fn prepare(args: Args) -> Result<Run, settings::Error> {
+    let settings = Settings::new(args, args::environment_secrets())?;
+    let loaded = settings.load()?;
+    Ok(Run { settings, loaded })
+}
+
+impl Run {
+    fn until_end(self) -> ExitCode {
+        let filter = match logging::start(&self.loaded.0.log) {
+            Ok(filter) => filter,
+            Err(error) => {
+                eprintln!("error: {:#}", anyhow::Error::from(error));
+                return ExitCode::FAILURE;
+            }
+        };
+        match self.serve(filter) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                error!(error = format!("{error:#}"), "Ended by a failure");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn serve(self, filter: logging::Filter) -> anyhow::Result<()> {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build()
+            .context("failed to start the runtime")?;
+        let outcome = runtime.block_on(async {
+            let stop = CancellationToken::new();
+            let signals = Signals::install().context("failed to install signal handlers")?;
+            tokio::spawn(signals.run(stop.clone()));
+            info!(
+                version = env!("CARGO_PKG_VERSION"),
+                tenant.id = %self.settings.identity.tenant,
+                agent.id = %self.settings.identity.agent,
+                pod.name = self.settings.identity.pod,
+                "Starting"
+            );
+            if self.settings.secrets.qdrant_api_key.is_some() {
+                warn!("QDRANT_API_KEY is not used: the store is the embedded one");
+            }
+            match Sidecar::start(self.settings, self.loaded, filter, stop).await? {
+                Some(sidecar) => Ok(sidecar.run().await?),
+                None => Ok(()), // Told to stop before the start was over.
+            }
+        });
+        // What still runs after the bounded end, such as a blocked disk, does not hold up the exit.
+        runtime.shutdown_background();
+        outcome
+    }
+}

@@ -1,0 +1,431 @@
+//! Every metric of the sidecar: name, unit, help and labels. No other file names one.
+//!
+//! All names start with `context_manager_`, counters end in `_total`, durations are histograms in seconds. Label values come
+//! from enums ([`label`]); memory text, ids of contexts and sessions are never a label.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use context_manager_protocol::{keyring::KeyRing, level::Level, problem::Code};
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, Registry, TextEncoder};
+
+mod family;
+pub mod label;
+
+pub use family::{CounterMatrix, Counters, DurationMatrix, Durations, Gauges};
+use family::{counter, float_gauge, gauge, histogram, info};
+pub use label::{
+    Degradation, EmbeddingKind, Label, Listener, Outcome, RequestOutcome, Route, StoreOperation, WatchedFile,
+};
+
+/// Media type of the text that [`Metrics::render`] makes.
+pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// All metrics of one sidecar.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    started: Instant,
+    process: Process,
+    /// What callers ask for.
+    pub requests: Requests,
+    /// Who may ask.
+    pub auth: Auth,
+    /// What is loaded from files.
+    pub files: Files,
+    /// Vectors of texts.
+    pub embedding: Embedding,
+    /// The vector store.
+    pub store: Store,
+    /// The memory itself.
+    pub contexts: Contexts,
+    /// Garbage collection.
+    pub gc: Gc,
+}
+
+#[derive(Debug)]
+struct Process {
+    uptime: Gauge,
+    resident_memory: IntGauge,
+}
+
+/// What callers ask for.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    /// Requests by operation and outcome.
+    pub finished: CounterMatrix<Route, RequestOutcome>,
+    /// Problem documents by code.
+    pub problems: Counters<Code>,
+    /// From the head of a request to the head of its answer.
+    pub duration: Durations<Route>,
+    /// Requests that are worked on.
+    pub in_flight: IntGauge,
+    /// Open connections.
+    pub connections: Gauges<Listener>,
+    /// 1 when the sidecar takes requests.
+    pub ready: IntGauge,
+}
+
+/// Who may ask.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Refusals by the code of the problem document.
+    pub refusals: Counters<Code>,
+    /// Nonces that are remembered.
+    pub nonces: IntGauge,
+    /// Most nonces that can be remembered.
+    pub nonce_capacity: IntGauge,
+}
+
+/// What is loaded from files.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `metadata.generation` of the resource that the loaded configuration was made from.
+    pub generation: IntGauge,
+    /// Contents that were refused.
+    pub reload_failures: Counters<WatchedFile>,
+    /// Contents that were taken over.
+    pub reloads: Counters<WatchedFile>,
+    /// 1 when the file's current content is loaded.
+    pub last_reload_successful: Gauges<WatchedFile>,
+    keys: IntGaugeVec,
+}
+
+/// Vectors of texts.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    /// Calls of the embedder, retries included, without what the cache answered.
+    pub duration: DurationMatrix<EmbeddingKind, Outcome>,
+    /// Texts that were sent to the embedder.
+    pub texts: Counters<EmbeddingKind>,
+    /// Attempts after the first.
+    pub retries: IntCounter,
+    /// Texts whose vector was in the cache.
+    pub cache_hits: IntCounter,
+    /// Texts whose vector was not.
+    pub cache_misses: IntCounter,
+    /// Vectors in the cache.
+    pub cache_entries: IntGauge,
+    /// Bytes of the cache.
+    pub cache_bytes: IntGauge,
+}
+
+/// The vector store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Calls of the store.
+    pub duration: DurationMatrix<StoreOperation, Outcome>,
+    /// Bytes of the embedded store's directory.
+    pub disk_bytes: IntGauge,
+}
+
+/// The memory itself.
+#[derive(Clone, Debug)]
+pub struct Contexts {
+    /// Contexts that are not expired.
+    pub stored: Gauges<Level>,
+    /// Tokens of all answers.
+    pub tokens_returned: Counters<Level>,
+    /// A search inside the engine: embedding, candidates, ranking, packing.
+    pub retrieve_duration: Histogram,
+    /// A write inside the engine: embedding and storing.
+    pub store_duration: Histogram,
+    /// Answers in which something could not take part.
+    pub degraded: Counters<Degradation>,
+    /// Contexts that moved from short-term to long-term.
+    pub promoted: IntCounter,
+    /// Contexts that made room for younger ones of their session and level.
+    pub evicted: Counters<Level>,
+}
+
+/// Garbage collection.
+#[derive(Clone, Debug)]
+pub struct Gc {
+    /// Runs by outcome.
+    pub runs: Counters<Outcome>,
+    /// Expired contexts that were deleted.
+    pub deleted: IntCounter,
+    /// Time of a run.
+    pub duration: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry of its own with every metric in it.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        info(r, "context_manager_build_info", "Version of the program; always 1.", &["version", "component"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), "sidecar"])
+            .set(1);
+        Self {
+            started: Instant::now(),
+            process: Process {
+                uptime: float_gauge(r, "context_manager_uptime_seconds", "Time since the process started."),
+                resident_memory: gauge(r, "context_manager_resident_memory_bytes", "Resident memory of the process."),
+            },
+            requests: Requests::new(r),
+            auth: Auth::new(r),
+            files: Files::new(r),
+            embedding: Embedding::new(r),
+            store: Store::new(r),
+            contexts: Contexts::new(r),
+            gc: Gc::new(r),
+            registry,
+        }
+    }
+
+    /// Time since the process started.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// All metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written, which would be a defect of this module.
+    pub fn render(&self) -> prometheus::Result<String> {
+        self.process.uptime.set(self.uptime().as_secs_f64());
+        if let Some(bytes) = resident_memory() {
+            self.process.resident_memory.set(bytes);
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Resident memory of this process in bytes; unknown on systems without `/proc`.
+fn resident_memory() -> Option<i64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1_024)
+}
+
+impl Requests {
+    fn new(r: &Registry) -> Self {
+        Self {
+            finished: CounterMatrix::new(
+                r,
+                "context_manager_requests_total",
+                "Requests by operation and outcome.",
+                ["route", "outcome"],
+            ),
+            problems: Counters::new(r, "context_manager_problems_total", "Problem documents by code.", "code"),
+            duration: Durations::new(
+                r,
+                "context_manager_request_duration_seconds",
+                "Time from the head of a request to the head of its answer.",
+                "route",
+            ),
+            in_flight: gauge(r, "context_manager_requests_in_flight", "Requests that are worked on."),
+            connections: Gauges::new(r, "context_manager_active_connections", "Open connections.", "listener"),
+            ready: gauge(r, "context_manager_ready", "1 when the sidecar takes requests."),
+        }
+    }
+}
+
+impl Auth {
+    fn new(r: &Registry) -> Self {
+        Self {
+            refusals: Counters::new(
+                r,
+                "context_manager_auth_refusals_total",
+                "Requests refused by authentication, by the code of the problem document.",
+                "reason",
+            ),
+            nonces: gauge(r, "context_manager_nonces", "Nonces that are remembered."),
+            nonce_capacity: gauge(r, "context_manager_nonces_limit", "Most nonces that can be remembered."),
+        }
+    }
+}
+
+impl Files {
+    fn new(r: &Registry) -> Self {
+        Self {
+            generation: gauge(
+                r,
+                "context_manager_config_generation",
+                "Generation of the resource that the loaded configuration was made from; 0 when written by hand.",
+            ),
+            reload_failures: Counters::new(
+                r,
+                "context_manager_config_reload_failures_total",
+                "Changed files that were refused; the last good content stays.",
+                "file",
+            ),
+            reloads: Counters::new(
+                r,
+                "context_manager_config_reloads_total",
+                "Changed files that were taken over.",
+                "file",
+            ),
+            last_reload_successful: Gauges::new(
+                r,
+                "context_manager_config_last_reload_successful",
+                "1 when the file's current content is loaded.",
+                "file",
+            ),
+            keys: info(r, "context_manager_key_loaded", "Keys that verify requests; always 1.", &["key_id", "role"]),
+        }
+    }
+
+    /// Shows the ids of the keys of a ring; the operator advances a rotation when it sees them.
+    pub fn show_keys(&self, ring: &KeyRing) {
+        self.keys.reset();
+        let show = |id: &str, role: &str| self.keys.with_label_values(&[id, role]).set(1);
+        show(ring.active().id(), "active");
+        ring.next().into_iter().for_each(|key| show(key.id(), "next"));
+        ring.previous().iter().for_each(|key| show(key.id(), "previous"));
+    }
+}
+
+impl Embedding {
+    fn new(r: &Registry) -> Self {
+        Self {
+            duration: DurationMatrix::new(
+                r,
+                "context_manager_embedding_duration_seconds",
+                "Time of an embedding, retries included, without what the cache answered.",
+                ["kind", "outcome"],
+            ),
+            texts: Counters::new(r, "context_manager_embedding_texts_total", "Texts sent to the embedder.", "kind"),
+            retries: counter(r, "context_manager_embedding_retries_total", "Attempts after the first."),
+            cache_hits: counter(r, "context_manager_embedding_cache_hits_total", "Texts whose vector was cached."),
+            cache_misses: counter(
+                r,
+                "context_manager_embedding_cache_misses_total",
+                "Texts whose vector was not cached.",
+            ),
+            cache_entries: gauge(r, "context_manager_embedding_cache_entries", "Vectors in the cache."),
+            cache_bytes: gauge(r, "context_manager_embedding_cache_bytes", "Memory of the cached vectors."),
+        }
+    }
+}
+
+impl Store {
+    fn new(r: &Registry) -> Self {
+        Self {
+            duration: DurationMatrix::new(
+                r,
+                "context_manager_vector_store_duration_seconds",
+                "Time of a call of the vector store.",
+                ["operation", "outcome"],
+            ),
+            disk_bytes: gauge(
+                r,
+                "context_manager_vector_store_disk_bytes",
+                "Size of the embedded store's directory; 0 for a remote store.",
+            ),
+        }
+    }
+}
+
+impl Contexts {
+    fn new(r: &Registry) -> Self {
+        Self {
+            stored: Gauges::new(r, "context_manager_contexts", "Contexts that are not expired.", "level"),
+            tokens_returned: Counters::new(
+                r,
+                "context_manager_tokens_returned_total",
+                "Tokens of the contexts in all answers.",
+                "level",
+            ),
+            retrieve_duration: histogram(
+                r,
+                "context_manager_retrieve_duration_seconds",
+                "Time of a search inside the engine: embedding, candidates, ranking and packing.",
+            ),
+            store_duration: histogram(
+                r,
+                "context_manager_store_duration_seconds",
+                "Time of a write inside the engine: embedding and storing.",
+            ),
+            degraded: Counters::new(
+                r,
+                "context_manager_degraded_total",
+                "Answers in which something could not take part.",
+                "reason",
+            ),
+            promoted: counter(
+                r,
+                "context_manager_promotions_total",
+                "Contexts that moved from short-term to long-term.",
+            ),
+            evicted: Counters::new(
+                r,
+                "context_manager_evictions_total",
+                "Contexts that made room for younger ones of their session and level.",
+                "level",
+            ),
+        }
+    }
+}
+
+impl Gc {
+    fn new(r: &Registry) -> Self {
+        Self {
+            runs: Counters::new(r, "context_manager_gc_runs_total", "Runs of garbage collection.", "outcome"),
+            deleted: counter(r, "context_manager_gc_deleted_total", "Expired contexts that were deleted."),
+            duration: histogram(r, "context_manager_gc_duration_seconds", "Time of a run of garbage collection."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use context_manager_protocol::keyring::Key;
+
+    use super::*;
+
+    fn key(id: &str) -> Key {
+        Key::new(id, vec![1; 32]).expect("a valid key")
+    }
+
+    #[test]
+    fn every_family_has_help_a_type_and_a_name_that_tells_its_unit() {
+        let metrics = Metrics::new();
+        metrics.requests.duration.observe(Route::Store, Duration::from_millis(3));
+        let text = metrics.render().expect("printable metrics");
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').expect("a name and a type");
+            assert!(name.starts_with("context_manager_"), "{name}");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+            assert_eq!(kind == "histogram", name.ends_with("_duration_seconds"), "{name} is a {kind}");
+        }
+        assert!(text.contains("context_manager_request_duration_seconds_bucket{route=\"store\",le=\"0.005\"} 1\n"));
+        assert!(text.contains("context_manager_requests_total{outcome=\"ok\",route=\"store\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn resident_memory_and_uptime_are_measured() {
+        let metrics = Metrics::new();
+        let text = metrics.render().expect("printable metrics");
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).expect("the metric");
+            line.parse::<f64>().expect("a number")
+        };
+        assert!(value("context_manager_resident_memory_bytes") > 500_000.0);
+        assert!(value("context_manager_uptime_seconds") > 0.0);
+    }
+
+    #[test]
+    fn a_retired_key_is_no_longer_shown() {
+        let metrics = Metrics::new();
+        metrics.files.show_keys(&KeyRing::with(key("b"), None, vec![key("a")]).expect("distinct ids"));
+        metrics.files.show_keys(&KeyRing::with(key("b"), Some(key("c")), Vec::new()).expect("distinct ids"));
+        let text = metrics.render().expect("printable metrics");
+        assert!(text.contains("context_manager_key_loaded{key_id=\"b\",role=\"active\"} 1"));
+        assert!(text.contains("context_manager_key_loaded{key_id=\"c\",role=\"next\"} 1"));
+        assert!(!text.contains("key_id=\"a\""));
+    }
+}

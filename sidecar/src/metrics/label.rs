@@ -1,0 +1,144 @@
+//! The values that labels can have. They are enums, so that the number of time series is bounded by the program and never
+//! by what a caller sends.
+
+use context_manager_protocol::{level::Level, problem::Code};
+
+/// A closed set of label values.
+pub trait Label: Copy + 'static {
+    /// Every value.
+    const ALL: &'static [Self];
+
+    /// How the value is written.
+    fn as_str(self) -> &'static str;
+}
+
+macro_rules! labels {
+    ($($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $variant_doc:literal])+ $variant:ident = $text:literal,)+ })+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[doc = $variant_doc])+ $variant,)+ }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    )+};
+}
+
+labels! {
+    /// The operation that a request asked for.
+    Route {
+        /// `POST /v1/contexts`.
+        Store = "store",
+        /// `POST /v1/contexts/batch`.
+        StoreBatch = "store_batch",
+        /// `POST /v1/contexts/search`.
+        Search = "search",
+        /// `GET /v1/contexts/{id}`.
+        Get = "get",
+        /// `GET /v1/contexts`.
+        List = "list",
+        /// `PATCH /v1/contexts/{id}`.
+        Update = "update",
+        /// `DELETE /v1/contexts/{id}`.
+        Delete = "delete",
+        /// `DELETE /v1/contexts`.
+        ClearSession = "clear_session",
+        /// `GET /v1/contexts/stats`.
+        Stats = "stats",
+        /// None of ours.
+        Unknown = "unknown",
+    }
+    /// How a request ended.
+    RequestOutcome {
+        /// It was answered.
+        Ok = "ok",
+        /// It was the caller's mistake (4xx).
+        Refused = "refused",
+        /// It was not the caller's mistake (5xx).
+        Failed = "failed",
+        /// The caller went away before the answer.
+        Cancelled = "cancelled",
+    }
+    /// Whether a piece of work succeeded.
+    Outcome {
+        /// It did.
+        Ok = "ok",
+        /// It did not.
+        Error = "error",
+    }
+    /// What was embedded.
+    EmbeddingKind {
+        /// Texts that are stored.
+        Documents = "documents",
+        /// A text that is searched for.
+        Query = "query",
+    }
+    /// A call to the vector store.
+    StoreOperation {
+        /// Write contexts.
+        Upsert = "upsert",
+        /// Change one context.
+        Update = "update",
+        /// Find candidates with their scores.
+        Candidates = "candidates",
+        /// Read contexts by id.
+        Get = "get",
+        /// Read a page of contexts.
+        List = "list",
+        /// Read the last contexts of sessions.
+        SessionTail = "session_tail",
+        /// Add to access counts.
+        CountAccesses = "count_accesses",
+        /// Count contexts.
+        Count = "count",
+        /// Delete contexts by id.
+        Delete = "delete",
+        /// Delete expired contexts.
+        DeleteExpired = "delete_expired",
+        /// Read the store's figures.
+        Stats = "stats",
+        /// Write to the disk what is still in memory.
+        Flush = "flush",
+    }
+    /// What could not take part in an answer.
+    Degradation {
+        /// The embedding API.
+        Embedding = "embedding",
+        /// The vector store.
+        Store = "store",
+    }
+    /// One of the two listeners.
+    Listener {
+        /// The authenticated one on loopback.
+        Protocol = "protocol",
+        /// The one for probes and metrics.
+        Admin = "admin",
+    }
+    /// A file that is read again when it changes.
+    WatchedFile {
+        /// The configuration.
+        Config = "config",
+        /// The key ring.
+        Keys = "keys",
+    }
+}
+
+impl Label for Level {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        Self::as_str(self)
+    }
+}
+
+impl Label for Code {
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        Self::as_str(self)
+    }
+}

@@ -1,0 +1,111 @@
+//! The port to where contexts are kept and found.
+//!
+//! Owns the contract: a write that returned survives the end of the process; every call but the three that say otherwise is
+//! about one [`Owner`], so nobody else's contexts can be reached; nothing expired at the given time is returned. A call that is
+//! dropped half-way may still take effect.
+
+use std::{error::Error as StdError, sync::Arc};
+
+use async_trait::async_trait;
+use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
+
+pub use context_manager_embedded::{
+    Access, Condition, Dense, Expiry, Operator, Owner, Page, Point, Scalar, Search, Selection, Sessions, Stats, Updated,
+};
+
+use super::Retry;
+
+/// Keeps and finds contexts.
+#[async_trait]
+pub trait VectorStore: Send + Sync + 'static {
+    /// Stores contexts, all or none; one that is there already is replaced.
+    async fn upsert(&self, points: Vec<Point>) -> Result<(), Error>;
+
+    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay.
+    async fn update(&self, context: Context, vectors: Option<Vectors>, expected: i64) -> Result<Updated, Error>;
+
+    /// Contexts by id, whoever owns them and expired or not: only for telling whether an id is taken.
+    async fn find(&self, ids: Vec<ContextId>) -> Result<Vec<Context>, Error>;
+
+    /// An owner's contexts with these ids, with their vectors.
+    async fn get(&self, owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Result<Vec<Point>, Error>;
+
+    /// The candidates of several searches with their exact scores, in one round trip.
+    async fn candidates(&self, searches: Vec<Search>) -> Result<Vec<Candidate>, Error>;
+
+    /// A page of contexts in the order of their ids, from the id `from` on.
+    async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error>;
+
+    /// How many contexts are alive on each level.
+    async fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error>;
+
+    /// How many contexts are selected.
+    async fn count(&self, selection: Selection) -> Result<usize, Error>;
+
+    /// The end of a session: the highest number given in it, expired contexts included, and its last living context.
+    async fn session_end(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error>;
+
+    /// The last living context of a session before the one with the number `sequence`.
+    async fn before(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error>;
+
+    /// Adds to access counts; what is not there any more is left out.
+    async fn count_accesses(&self, owner: &Owner, accesses: Vec<Access>) -> Result<(), Error>;
+
+    /// Deletes an owner's contexts, and says how many there were.
+    async fn delete(&self, owner: &Owner, ids: Vec<ContextId>) -> Result<usize, Error>;
+
+    /// Deletes at most `limit` of the selected contexts, and says how many; fewer than `limit` were all of them.
+    async fn delete_selected(&self, selection: Selection, limit: usize) -> Result<usize, Error>;
+
+    /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
+    async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error>;
+
+    /// What the store holds, of all owners.
+    async fn stats(&self) -> Result<Stats, Error>;
+
+    /// Makes all writes survive the end of the machine.
+    async fn flush(&self) -> Result<(), Error>;
+
+    /// Finishes what is under way, flushes, and lets go of the store; every later call fails with [`Error::Closed`].
+    async fn close(&self) -> Result<(), Error>;
+}
+
+/// The end of a session.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionEnd {
+    /// The highest number given; `None` in a new session.
+    pub sequence: Option<i64>,
+    /// The last context that is alive.
+    pub last: Option<Context>,
+}
+
+/// Why a call failed. What the store said is for the log; the caller is told that it failed and whether to try again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The call itself cannot be made.
+    #[error("the vector store does not take the call")]
+    Refused(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The store failed.
+    #[error("the vector store failed")]
+    Failed(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The store is closed.
+    #[error("the vector store is closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether and when the same call may be made again.
+    #[must_use]
+    pub const fn retry(&self) -> Retry {
+        match self {
+            Self::Refused(_) | Self::Closed => Retry::Never,
+            Self::Failed(_) => Retry::Backoff,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Messages in and out: JSON or `MessagePack` by `Content-Type` and `Accept`, parameters from path and query.
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use context_manager_protocol::{
+    codec::{DecodeError, Format},
+    problem::Code,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use crate::{
+    layers::authenticate::{AuthenticBody, Verified},
+    refusal::Refusal,
+};
+
+/// Who calls, and in which format the answer is wanted.
+pub struct Caller {
+    /// Proof of authentication.
+    pub verified: Verified,
+    format: Format,
+}
+
+impl Caller {
+    /// An answer in the caller's format.
+    pub fn answer<T: Serialize>(&self, status: StatusCode, message: &T) -> Response {
+        let content_type = HeaderValue::from_static(self.format.media_type());
+        (status, [(header::CONTENT_TYPE, content_type)], self.format.encode(message)).into_response()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let verified = parts.extensions.get::<Verified>().cloned().ok_or_else(unauthenticated)?;
+        Ok(Self { verified, format: accepted_format(&parts.headers) })
+    }
+}
+
+/// A message decoded from the body.
+pub struct Message<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Message<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+        let AuthenticBody(body) = request.extensions().get().ok_or_else(unauthenticated)?;
+        content_format(request.headers())?.decode(body).map(Self).map_err(undecodable)
+    }
+}
+
+/// The `{id}` of the path.
+pub struct ContextId(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for ContextId {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let Path(text) = path.map_err(|_| invalid("id", "the id in the path is not UTF-8"))?;
+        let id = Uuid::try_parse(&text)
+            .map_err(|error| invalid("id", format!("the id in the path is not a UUID: {error}")))?;
+        Ok(Self(id))
+    }
+}
+
+/// The parameters of the query; unknown ones are refused.
+pub struct Parameters<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        // The rejection's source says what is wrong with which parameter; its own text only that something is.
+        Query::try_from_uri(&parts.uri).map(|Query(parameters)| Self(parameters)).map_err(|rejection| {
+            let reason =
+                std::error::Error::source(&rejection).map_or_else(|| rejection.to_string(), ToString::to_string);
+            Refusal::new(Code::ParameterInvalid, format!("the query is not valid: {reason}"))
+        })
+    }
+}
+
+/// A refusal of the parameter `name`.
+pub fn invalid(name: &str, detail: impl Into<String>) -> Refusal {
+    Refusal::new(Code::ParameterInvalid, detail).field(name)
+}
+
+/// The format that the answer shall have: the best one of `Accept`, else the one of the request, else JSON.
+pub fn accepted_format(headers: &HeaderMap) -> Format {
+    let accepted =
+        headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+    let mut best: Option<(f32, Format)> = None;
+    for (format, weight) in accepted.filter_map(acceptable) {
+        if weight > best.map_or(0.0, |(weight, _)| weight) {
+            best = Some((weight, format));
+        }
+    }
+    best.map(|(_, format)| format).or_else(|| format_of(headers, header::CONTENT_TYPE)).unwrap_or_default()
+}
+
+/// One entry of `Accept` with its weight, if it names a format of ours.
+fn acceptable(entry: &str) -> Option<(Format, f32)> {
+    let (media_type, parameters) = entry.split_once(';').unwrap_or((entry, ""));
+    let weight = parameters.split(';').find_map(|parameter| parameter.trim().strip_prefix("q="));
+    let format = match media_type.trim() {
+        "application/problem+json" => Format::Json,
+        media_type => Format::from_media_type(media_type)?,
+    };
+    Some((format, weight.map_or(Some(1.0), |weight| weight.parse().ok())?))
+}
+
+fn content_format(headers: &HeaderMap) -> Result<Format, Refusal> {
+    format_of(headers, header::CONTENT_TYPE).ok_or_else(|| {
+        let detail = "the header Content-Type must be application/json or application/msgpack";
+        Refusal::new(Code::MediaTypeUnsupported, detail)
+    })
+}
+
+fn format_of(headers: &HeaderMap, name: HeaderName) -> Option<Format> {
+    Format::from_media_type(headers.get(name)?.to_str().ok()?)
+}
+
+fn undecodable(error: DecodeError) -> Refusal {
+    let code = if error.well_formed { Code::FieldInvalid } else { Code::BodyMalformed };
+    let refusal = Refusal::new(code, error.to_string());
+    if error.well_formed && error.path != "." { refusal.field(error.path) } else { refusal }
+}
+
+/// Only reachable when the pipeline is put together wrongly; refused rather than served.
+fn unauthenticated() -> Refusal {
+    Refusal::new(Code::Internal, "the request reached its handler without authentication")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(accept: &str, content_type: Option<&'static str>) -> Format {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, accept.parse().expect("a header value"));
+        if let Some(content_type) = content_type {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        accepted_format(&headers)
+    }
+
+    #[test]
+    fn the_answer_has_the_format_that_the_caller_weighs_most() {
+        assert_eq!(format("application/msgpack", None), Format::MessagePack);
+        assert_eq!(format("application/json;q=0.5, application/msgpack", None), Format::MessagePack);
+        assert_eq!(format("application/msgpack;q=0.1, application/problem+json", None), Format::Json);
+        assert_eq!(format("application/msgpack;q=0", Some("application/json")), Format::Json);
+        assert_eq!(format("*/*", Some("application/msgpack")), Format::MessagePack);
+        assert_eq!(format("*/*", None), Format::Json);
+    }
+}

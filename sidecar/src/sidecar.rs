@@ -1,0 +1,235 @@
+//! Puts the parts together, in the order in which they need each other, and takes them apart again.
+//!
+//! Start: admin listener (so that probes are answered), engine, protocol listener, loops. End: readiness down, no new
+//! connections, requests in flight finished within [`shutdown::DRAIN`], engine flushed within [`shutdown::FLUSH`].
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use context_manager_protocol::{config::SidecarConfig, keyring::KeyRing};
+
+use crate::{
+    admin::{self, Admin},
+    background::{self, GarbageCollection},
+    engine::{self, Engine},
+    layers::Shared,
+    listener,
+    live::Live,
+    logging::Filter,
+    metrics::{Listener, Metrics},
+    nonces::{self, NonceStore},
+    pipeline,
+    readiness::{Gate, Readiness},
+    refusal::chain,
+    reload::Reload,
+    settings::Settings,
+    shutdown,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Why the sidecar does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port cannot be bound.
+    #[error("failed to start the {name} listener")]
+    Listen {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        source: listener::Error,
+    },
+    /// The engine cannot be opened.
+    #[error("failed to open the memory")]
+    Engine(#[source] engine::Error),
+    /// A listener's address cannot be told.
+    #[error("failed to read a listener's address")]
+    Address(#[source] io::Error),
+    /// A task that should run as long as the sidecar has ended.
+    #[error("the {0} ended unexpectedly; the log says why")]
+    TaskEnded(&'static str),
+}
+
+/// A sidecar that takes requests.
+pub struct Sidecar {
+    protocol: SocketAddr,
+    admin: SocketAddr,
+    readiness: Readiness,
+    engine: Engine,
+    listeners: Tasks,
+    loops: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+    _gates: [Gate; 2],
+}
+
+struct Tasks {
+    protocol: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    stop_admin: CancellationToken,
+}
+
+impl Sidecar {
+    /// Starts all parts; returns when requests are taken. `stop` begins the end, also while the start is under way.
+    ///
+    /// # Errors
+    /// When a port is taken, or the engine cannot be opened.
+    pub async fn start(
+        settings: Settings,
+        (config, keys): (SidecarConfig, KeyRing),
+        filter: Filter,
+        stop: CancellationToken,
+    ) -> Result<Option<Self>, Error> {
+        // A nonce of a request made in this very second may have been used before a restart, so this second is refused as
+        // a whole, and nobody is let in before it is over.
+        let started = unix_time() + 1;
+        let metrics = Arc::new(Metrics::new());
+        let live = Arc::new(Live::new(config, keys));
+        let readiness = Readiness::default();
+        let (engine_gate, listener_gate) = (readiness.gate("engine"), readiness.gate("protocol_listener"));
+
+        let stop_admin = CancellationToken::new();
+        let opened = Arc::new(OnceLock::new());
+        let admin = Admin {
+            readiness: readiness.clone(),
+            live: Arc::clone(&live),
+            metrics: Arc::clone(&metrics),
+            engine: Arc::clone(&opened),
+        };
+        let (admin_address, admin) = serve_admin(admin, &metrics, &live, stop_admin.clone()).await?;
+
+        let config = live.config();
+        let opening = Engine::open(&config, &settings.identity, &settings.secrets, Arc::clone(&metrics));
+        let Some(engine) = stop.run_until_cancelled(opening).await else { return Ok(None) };
+        let engine = engine.map_err(Error::Engine)?;
+        engine_gate.open();
+        let _ = opened.set(engine.clone());
+
+        let nonces = Arc::new(NonceStore::new(nonces::CAPACITY));
+        metrics.auth.nonce_capacity.set(i64::try_from(nonces::CAPACITY).unwrap_or(i64::MAX));
+        let shared = Shared {
+            live: Arc::clone(&live),
+            metrics: Arc::clone(&metrics),
+            nonces: Arc::clone(&nonces),
+            readiness: readiness.clone(),
+            clock: unix_time,
+            started,
+        };
+        if stop.run_until_cancelled(until(started)).await.is_none() {
+            return Ok(None);
+        }
+        let port = live.config().protocol.port;
+        let bound = listener::bind_loopback(port).await.map_err(|source| Error::Listen { name: "protocol", source })?;
+        let protocol_address = bound[0].local_addr().map_err(Error::Address)?;
+        let router = pipeline::build(engine.clone(), &shared);
+        let open = metrics.requests.connections.of(Listener::Protocol);
+        let protocol = tokio::spawn(listener::serve(bound, router, open, stop.clone()));
+
+        let garbage = GarbageCollection {
+            engine: engine.clone(),
+            live: Arc::clone(&live),
+            metrics: Arc::clone(&metrics),
+            nonces,
+            clock: unix_time,
+        };
+        let reload = Reload::new(settings, live, metrics, engine.clone(), filter);
+        let loops = vec![
+            tokio::spawn(reload.run(stop.clone())),
+            tokio::spawn(garbage.run(stop.clone())),
+            tokio::spawn(background::tick(engine.clone(), stop.clone())),
+        ];
+        listener_gate.open();
+        info!(protocol = %protocol_address, admin = %admin_address, "Ready");
+        Ok(Some(Self {
+            protocol: protocol_address,
+            admin: admin_address,
+            readiness,
+            engine,
+            listeners: Tasks { protocol, admin, stop_admin },
+            loops,
+            stop,
+            _gates: [engine_gate, listener_gate],
+        }))
+    }
+
+    /// Where the protocol is spoken.
+    #[must_use]
+    pub const fn protocol(&self) -> SocketAddr {
+        self.protocol
+    }
+
+    /// Where probes and metrics are answered.
+    #[must_use]
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Runs until told to stop, then ends in order.
+    ///
+    /// # Errors
+    /// When a part ended that should not have.
+    pub async fn run(mut self) -> Result<(), Error> {
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => None,
+            _ = &mut self.listeners.protocol => Some("protocol listener"),
+            _ = &mut self.listeners.admin => Some("admin listener"),
+            _ = futures::future::select_all(&mut self.loops) => Some("reload or a background loop"),
+        };
+        // The parts end by the same token, so one of them may be seen before the token itself.
+        let unexpected = ended.filter(|_| !self.stop.is_cancelled());
+        self.readiness.drain();
+        self.stop.cancel();
+        if !self.listeners.protocol.is_finished()
+            && timeout(shutdown::DRAIN, &mut self.listeners.protocol).await.is_err()
+        {
+            warn!(
+                limit_ms = shutdown::DRAIN.as_millis(),
+                "Requests were still in flight; their connections are closed"
+            );
+        }
+        match timeout(shutdown::FLUSH, self.engine.shutdown()).await {
+            Ok(Ok(())) => info!("Stopped"),
+            Ok(Err(error)) => {
+                error!(error = chain(&error), "Failed to flush; the log of writes is replayed at the next start");
+            }
+            Err(_) => warn!("Flushing takes too long; the log of writes is replayed at the next start"),
+        }
+        self.listeners.stop_admin.cancel();
+        unexpected.map_or(Ok(()), |name| Err(Error::TaskEnded(name)))
+    }
+}
+
+async fn serve_admin(
+    admin: Admin,
+    metrics: &Metrics,
+    live: &Live,
+    stop: CancellationToken,
+) -> Result<(SocketAddr, JoinHandle<()>), Error> {
+    let config = live.config();
+    let address = SocketAddr::new(config.admin.address, config.admin.port);
+    let bound = listener::bind(address).await.map_err(|source| Error::Listen { name: "admin", source })?;
+    let address = bound.local_addr().map_err(Error::Address)?;
+    let open = metrics.requests.connections.of(Listener::Admin);
+    Ok((address, tokio::spawn(listener::serve(vec![bound], admin::router(admin), open, stop))))
+}
+
+/// The Unix time in seconds; 0 when the clock stands before 1970, at which no signature is accepted.
+fn unix_time() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Returns when the Unix time has reached `second`.
+async fn until(second: i64) {
+    while unix_time() < second {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
