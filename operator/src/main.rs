@@ -1,10 +1,10 @@
-//! The operator's program: `context-manager-operator webhook` injects sidecars at admission.
+//! The operator's program: `controller` provisions what resources ask for, `webhook` injects sidecars at admission.
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use context_manager_operator::webhook;
+use context_manager_operator::{controller, webhook};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -21,6 +21,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Provision keys, certificates, configuration and claims; one replica leads
+    Controller(Box<controller::Args>),
     /// Inject sidecars in pods that ask for one; any number of replicas
     Webhook(Box<webhook::Args>),
 }
@@ -48,6 +50,9 @@ async fn run(args: Args) -> Result<()> {
     let client =
         kube::Client::try_default().await.context("no cluster is configured: run in a pod, or set KUBECONFIG")?;
     match args.command {
+        Command::Controller(args) => {
+            controller::run(client, (*args).into(), shutdown).await.context("the controller failed")
+        }
         Command::Webhook(args) => {
             let settings = webhook::Settings::try_from(*args).context("the flags contradict each other")?;
             webhook::run(client, settings, shutdown).await.context("the webhook failed")

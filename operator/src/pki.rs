@@ -18,6 +18,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+pub mod client;
+
 mod authority;
 mod certificate;
 mod maintain;

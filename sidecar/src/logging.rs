@@ -27,12 +27,20 @@ pub enum Error {
     Start(#[source] tracing_subscriber::util::TryInitError),
 }
 
+/// What the vector engine may say unless the filter names it: it warns at each start that it runs outside its server.
+const ENGINE: &str = "qdrant_edge=warn,qdrant_edge::common::flags=off";
+
+/// A filter on top of what the vector engine may say; the later of two directives about the same thing counts.
+fn parse(level: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::try_new(format!("{ENGINE},{level}")).map_err(Error::Filter)
+}
+
 /// Starts the process's log.
 ///
 /// # Errors
 /// When the filter is not valid, or the process has a log already.
 pub fn start(log: &Log) -> Result<Filter, Error> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.level).map_err(Error::Filter)?);
+    let (filter, handle) = reload::Layer::new(parse(&log.level)?);
     let lines = match log.format {
         LogFormat::Json => fmt::layer()
             .json()
@@ -63,7 +71,7 @@ impl Filter {
     /// # Errors
     /// When the filter is not valid.
     pub fn set(&self, level: &str) -> Result<(), Error> {
-        let filter = EnvFilter::try_new(level).map_err(Error::Filter)?;
+        let filter = parse(level)?;
         self.0.as_ref().map_or(Ok(()), |handle| handle.reload(filter)).map_err(Error::Change)
     }
 }

@@ -25,7 +25,7 @@ pub fn run() -> Result<ExitCode> {
     if !step("lints", &mut clippy)? {
         return Ok(ExitCode::FAILURE);
     }
-    println!("==> tests");
+    println!("==> generated files and tests");
     test::run(&test::Args { filter: None })
 }
 

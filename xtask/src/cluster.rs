@@ -28,6 +28,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
+#[cfg(test)]
+pub use programs::KUBERNETES;
 pub use target::{ClusterArgs, ClusterHandle, Dev, Target, ensure};
 
 use crate::paths::Home;
@@ -106,6 +108,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Action::Helm(client) => return pass_on(ensure(&client.cluster)?.helm(), &client.arguments),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The built helm.
+#[cfg(test)]
+pub fn helm_program(home: &Home) -> Result<PathBuf> {
+    Ok(programs::Programs::provide(home)?.path("helm"))
+}
+
+/// The program that checks metrics: promtool.
+pub fn promtool(home: &Home) -> Result<PathBuf> {
+    packages::provide_promtool(home)
 }
 
 /// Gives the archives to the cluster, and says what was new to it.

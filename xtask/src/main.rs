@@ -7,6 +7,7 @@ mod build;
 mod ci;
 mod cluster;
 mod command;
+mod generate;
 mod images;
 mod paths;
 mod progress;
@@ -30,6 +31,8 @@ enum Command {
     Cluster(cluster::Args),
     /// Build the container images of the product, without Docker
     Images(images::Args),
+    /// Write the files that are made from code: the resource's definition, in its crate and in the chart
+    Generate(generate::Args),
     /// Run every test; the last line counts them
     Test(test::Args),
     /// Run what continuous integration runs: format, arrows, lints, tests
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Cluster(args) => cluster::run(&args),
         Command::Images(args) => images::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Ci => ci::run(),
         Command::CheckArrows => arrows::run(),

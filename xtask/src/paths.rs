@@ -45,6 +45,11 @@ impl Home {
         self.0.join("images")
     }
 
+    /// What a run of the demo needs besides; `demo --clean` removes it.
+    pub fn demo(&self) -> PathBuf {
+        self.0.join("demo")
+    }
+
     /// Cargo's target folder for release builds: shared by all checkouts, because compiling the vector engine takes minutes.
     pub fn target(&self) -> PathBuf {
         self.0.join("target")

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every test of the project, and a last line that counts them.
+//! `cargo xtask test`: every test of the project, and a last line that counts them. Before them, generated files are compared
+//! with what the code makes, and the dev cluster is started and given the images: the suites run on the real parts.
 
 use std::io::{BufRead as _, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -6,7 +7,9 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::build::Release;
+use crate::cluster::{self, ClusterArgs, Target};
 use crate::paths::Home;
+use crate::{generate, images};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -28,10 +31,20 @@ pub struct Count {
 
 /// Runs the tests and counts them. No test at all is a failure: a suite that runs nothing proves nothing.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let release = Release::new(&Home::find()?)?;
-    release.binaries()?; // the suites start the programs themselves
+    let home = Home::find()?;
+    let release = Release::new(&home)?;
+    let target = ClusterArgs { cluster: Target::Dev, image_prefix: "localhost".to_owned() };
+    let cluster = cluster::ensure(&target)?;
+    // The suites start the programs themselves, on this machine and as pods.
+    cluster::load_images(&cluster, &images::build(&target)?)?;
+    if generate::check_by(&release.binary("crdgen"))? != ExitCode::SUCCESS {
+        return Ok(ExitCode::FAILURE);
+    }
     let mut cargo = release.cargo("test");
-    cargo.arg("--no-fail-fast");
+    cargo.arg("--no-fail-fast").env("CONTEXT_MANAGER_TEST_PROMTOOL", cluster::promtool(&home)?);
+    if let Some(kubeconfig) = cluster.kubeconfig() {
+        cargo.env("CONTEXT_MANAGER_TEST_KUBECONFIG", kubeconfig);
+    }
     if let Some(filter) = &args.filter {
         cargo.arg(filter);
     }

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -15,7 +15,7 @@ use context_manager_protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-/// How often a request is signed anew and sent again when the sidecar has just restarted or is not there yet.
+/// How often a request is signed anew and sent again while the sidecar restarts or is overloaded.
 const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -28,7 +28,7 @@ pub struct Client {
 
 /// Why one attempt failed.
 enum Failure {
-    /// The sidecar is not there, or not yet, or says so: worth another attempt, with a new signature.
+    /// The sidecar does not answer, or says that it cannot now: worth another attempt, with a new signature.
     Passing(anyhow::Error),
     /// The request itself is wrong.
     Final(anyhow::Error),
@@ -41,20 +41,10 @@ impl Client {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
+        // It speaks plain HTTP within the pod, so it needs no certificates, and its image has none.
+        let http =
+            reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(30)).no_proxy().build()?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), keys })
-    }
-
-    /// Waits until the sidecar answers a signed request.
-    pub async fn wait_until_ready(&self, patience: Duration) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            match self.once::<serde_json::Value>("GET", "/v1/contexts/stats", &[]).await {
-                Ok(_) => return Ok(()),
-                Err(Failure::Passing(_)) if start.elapsed() < patience => tokio::time::sleep(FIRST_PAUSE).await,
-                Err(Failure::Passing(error) | Failure::Final(error)) => return Err(error),
-            }
-        }
     }
 
     /// Sends a signed GET.

@@ -3,16 +3,17 @@
 //! `run` remembers the paragraphs of a document and answers questions from them; `ask` only answers. Storing twice is harmless: a
 //! paragraph's id is made of the document's name and the paragraph's place, and the same content under the same id is no conflict.
 
+mod answer;
 mod client;
 mod document;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use context_manager_protocol::{
     level::Level,
-    message::{AcknowledgmentBatch, ContextRequest, ContextResponse, ContextStore, ContextStoreBatch, Filter, Stats},
+    message::{AcknowledgmentBatch, ContextStore, ContextStoreBatch, Stats},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,8 +21,6 @@ use crate::client::Client;
 
 /// Most contexts of one batch; each is a paragraph.
 const BATCH: usize = 50;
-/// How long to wait for the sidecar: it may start beside the agent when it is not a native one.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Parser)]
 #[command(version, about = "An example agent: remembers a document through the sidecar and answers questions from it")]
@@ -43,35 +42,44 @@ enum Command {
         /// The document: plain text or Markdown
         #[arg(long, env = "AGENT_DOCUMENT")]
         document: PathBuf,
-        /// A question; can be given several times
-        #[arg(long = "question")]
-        questions: Vec<String>,
+        #[command(flatten)]
+        questions: Questions,
         /// Go on until SIGTERM, as a Deployment's container does
         #[arg(long)]
         stay: bool,
     },
     /// Answer questions from what is remembered
     Ask {
-        /// The questions
-        #[arg(required = true)]
-        questions: Vec<String>,
+        #[command(flatten)]
+        questions: Questions,
     },
     /// Print how much is remembered
     Stats,
+}
+
+#[derive(clap::Args)]
+struct Questions {
+    /// A question; can be given several times
+    #[arg(long = "question", value_name = "QUESTION")]
+    given: Vec<String>,
+    /// A file with a question a line
+    #[arg(long = "questions", value_name = "FILE", env = "AGENT_QUESTIONS")]
+    file: Option<PathBuf>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
     let client = Client::new(&args.url, args.keys)?;
-    client.wait_until_ready(PATIENCE).await?;
     match args.command {
         Command::Run { document, questions, stay } => {
+            // Native sidecars are ready before any other container of the pod starts, so there is nothing to wait for.
+            println!("found {} contexts in memory", remembered(&client).await?);
             remember(&client, &document).await?;
-            answer(&client, &questions).await?;
+            answer::all(&client, &questions.all()?).await?;
             if stay { until_terminated().await } else { Ok(()) }
         }
-        Command::Ask { questions } => answer(&client, &questions).await,
+        Command::Ask { questions } => answer::all(&client, &questions.all()?).await,
         Command::Stats => {
             let stats: Stats = client.get("/v1/contexts/stats").await?;
             println!("{}", serde_json::to_string(&stats)?);
@@ -80,7 +88,24 @@ async fn main() -> Result<()> {
     }
 }
 
-async fn remember(client: &Client, path: &std::path::Path) -> Result<()> {
+impl Questions {
+    fn all(&self) -> Result<Vec<String>> {
+        let mut all = self.given.clone();
+        if let Some(file) = &self.file {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("failed to read the questions in {}", file.display()))?;
+            all.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+        }
+        Ok(all)
+    }
+}
+
+async fn remembered(client: &Client) -> Result<usize> {
+    let stats: Stats = client.get("/v1/contexts/stats").await?;
+    Ok(stats.contexts.values().sum())
+}
+
+async fn remember(client: &Client, path: &Path) -> Result<()> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("failed to read the document {}", path.display()))?;
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -94,45 +119,20 @@ async fn remember(client: &Client, path: &std::path::Path) -> Result<()> {
             actor: None,
             metadata: serde_json::Map::from_iter([
                 ("document".to_owned(), name.clone().into()),
-                ("paragraph".to_owned(), place.into()),
+                ("paragraph".to_owned(), (place + 1).into()),
             ]),
             ttl: None,
             occurred_at: None,
         })
         .collect();
-    let mut stored = 0;
+    let (mut stored, mut batches) = (0, 0);
     for batch in contexts.chunks(BATCH) {
         let answer: AcknowledgmentBatch =
             client.post("/v1/contexts/batch", &ContextStoreBatch { contexts: batch.to_vec() }).await?;
         stored += answer.acknowledgments.len();
+        batches += 1;
     }
-    println!("remembered {stored} paragraphs of {name}");
-    Ok(())
-}
-
-async fn answer(client: &Client, questions: &[String]) -> Result<()> {
-    for question in questions {
-        let request = ContextRequest {
-            query: question.clone(),
-            token_budget: Some(300),
-            limit: Some(3),
-            levels: None,
-            session: None,
-            filter: Filter::default(),
-            min_score: None,
-            explain: false,
-        };
-        let found: ContextResponse = client.post("/v1/contexts/search", &request).await?;
-        println!("question: {question}");
-        match found.contexts.first() {
-            Some(best) => println!("answer: {}", best.context.text.replace('\n', " ")),
-            None => println!("answer: (nothing is remembered about it)"),
-        }
-        println!("tokens: {} of {}", found.tokens_used, found.token_budget);
-        if !found.degraded.is_empty() {
-            println!("degraded: {}", found.degraded.join(", "));
-        }
-    }
+    println!("remembered {stored} paragraphs of {name} in {batches} signed batches");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use rustls::{
 use super::Error;
 
 /// Certificates start this long before they are made, because clocks of machines differ.
-const BACKDATED: Duration = Duration::from_mins(5);
+pub(super) const BACKDATED: Duration = Duration::from_mins(5);
 
 /// A CA certificate with its key.
 #[derive(Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Leaf {
 impl Authority {
     /// A new CA. Its name carries the time, so that two of them in one bundle are told apart by name.
     pub(super) fn generate(now: Timestamp, lifetime: Duration) -> Result<Self, Error> {
-        let subject = format!("Context Manager webhook CA {}", now.as_second());
+        let subject = format!("Context Manager CA {}", now.as_second());
         let mut params = CertificateParams::default();
         params.distinguished_name = name(&subject);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -134,14 +134,14 @@ pub(super) fn earlier(start: Timestamp, duration: Duration) -> Timestamp {
     start.checked_sub(duration).unwrap_or(Timestamp::MIN)
 }
 
-fn name(common_name: &str) -> DistinguishedName {
+pub(super) fn name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
 }
 
 /// Certificates count in whole seconds, so the end is rounded down to one.
-fn set_times(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) -> Timestamp {
+pub(super) fn set_times(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) -> Timestamp {
     let seconds = |timestamp: Timestamp| u64::try_from(timestamp.as_second()).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let not_after = Timestamp::from_second(later(now, lifetime).as_second()).unwrap_or(Timestamp::MAX);

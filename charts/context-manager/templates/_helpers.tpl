@@ -1,0 +1,99 @@
+{{- define "context-manager.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Prefix of all names: short enough that "-controller" and hashes still fit. */}}
+{{- define "context-manager.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "context-manager.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Arguments: root, component. */}}
+{{- define "context-manager.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "context-manager.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* Arguments: root, component. */}}
+{{- define "context-manager.labels" -}}
+{{ include "context-manager.selectorLabels" . }}
+app.kubernetes.io/part-of: context-manager
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Arguments: root, image. */}}
+{{- define "context-manager.image" -}}
+{{- $tag := coalesce .image.tag .root.Values.image.tag .root.Chart.AppVersion -}}
+{{ printf "%s/%s:%s" .root.Values.image.registry .image.repository $tag }}
+{{- end }}
+
+{{- define "context-manager.caSecret" -}}
+{{ include "context-manager.fullname" . }}-webhook-ca
+{{- end }}
+
+{{/* All that Pod Security "restricted" asks of a pod. The images name a numeric user. */}}
+{{- define "context-manager.podSecurityContext" -}}
+runAsNonRoot: true
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "context-manager.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{/* What both components' pods share. Arguments: root, component, values. */}}
+{{- define "context-manager.podSettings" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+affinity:
+  {{- if .values.affinity }}
+  {{- toYaml .values.affinity | nindent 2 }}
+  {{- else }}
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels:
+              {{- include "context-manager.selectorLabels" . | nindent 14 }}
+  {{- end }}
+securityContext:
+  {{- include "context-manager.podSecurityContext" . | nindent 2 }}
+{{- end }}
+
+{{/* The pod's own value for injection: the annotation, else the label. */}}
+{{- define "context-manager.podValue" -}}
+object.metadata.?annotations[?"contextmanager.dev/inject"].or(object.metadata.?labels[?"contextmanager.dev/inject"])
+{{- end }}

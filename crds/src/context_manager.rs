@@ -1,0 +1,108 @@
+//! `ContextManager`, version `v1alpha1`: the root of the resource and its spec.
+#![expect(
+    clippy::doc_markdown,
+    reason = "these texts become descriptions of the schema, which are shown as plain text"
+)]
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::rules;
+
+pub mod auth;
+pub mod embedding;
+pub mod injection;
+pub mod levels;
+pub mod retrieval;
+pub mod sidecar;
+pub mod status;
+pub mod tls;
+pub mod vector_store;
+
+pub use status::ContextManagerStatus;
+
+/// Memory for the agents of a namespace. Every field may be left out: `spec: {}` is a working resource.
+///
+/// ```
+/// use context_manager_crds::ContextManagerSpec;
+///
+/// let spec: ContextManagerSpec = serde_json::from_str("{}")?;
+/// assert_eq!(spec, ContextManagerSpec::default());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "contextmanager.dev",
+    version = "v1alpha1",
+    kind = "ContextManager",
+    plural = "contextmanagers",
+    shortname = "ctxm",
+    category = "context",
+    namespaced,
+    status = "ContextManagerStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    doc = "Memory for the agents of a namespace: pods that opt in get a sidecar that stores and retrieves contexts.",
+    validation = crate::rules::NAME_LENGTH,
+    validation = crate::rules::SECRET_IS_NOT_OURS,
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Store", type_ = "string", json_path = ".status.store", description = "Where contexts are kept"),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.ready", description = "Pods whose sidecar is ready"),
+    printcolumn(name = "Injected", type_ = "integer", json_path = ".status.pods.injected", description = "Pods with a sidecar", priority = 1),
+    printcolumn(name = "Key-Age", type_ = "date", json_path = ".status.keys.rotatedAt", description = "Since when the active key signs"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = rules::STORAGE_KIND_IS_FIXED,
+    validation = rules::PROVIDER_IS_FIXED,
+    validation = rules::DIMENSIONS_ARE_FIXED
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ContextManagerSpec {
+    /// Where contexts are kept. Default: embedded, on an emptyDir.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector_store: Option<vector_store::VectorStore>,
+    /// What makes vectors of texts. Default: builtin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<embedding::Embedding>,
+    /// The three levels of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<levels::Levels>,
+    /// How answers are ranked and packed into a token budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<retrieval::Retrieval>,
+    /// Garbage collection of expired contexts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gc: Option<levels::Gc>,
+    /// The keys that requests are signed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<auth::Auth>,
+    /// The certificates of the sidecars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<tls::Tls>,
+    /// The injected container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<sidecar::Sidecar>,
+    /// Which pods and containers get access.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub injection: Option<injection::Injection>,
+    /// What happens to the data when this resource is deleted. Default: Retain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim_policy: Option<ReclaimPolicy>,
+    /// While true, the operator observes and writes nothing but the status. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+}
+
+/// What happens to the data when the resource is deleted. Default: Retain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum ReclaimPolicy {
+    /// A PersistentVolumeClaim stays.
+    #[default]
+    Retain,
+    /// A PersistentVolumeClaim goes with the resource.
+    Delete,
+}

@@ -1,0 +1,74 @@
+//! `spec.sidecar`: the injected container.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{quantity::Quantity, rules};
+
+/// The injected container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = rules::PORTS_DIFFER)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    /// Its image. Default: the operator's choice.
+    #[schemars(length(min = 1, max = 512))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// How it is injected. Default: Native.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// CPU and memory. Default: requests of 10m and 32Mi, and a memory limit of 256Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Port of the protocol listener, on loopback. Default: 7419.
+    #[schemars(range(min = 1024, max = 65535))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol_port: Option<i32>,
+    /// Port of probes and metrics, on the pod's address. Default: 7420.
+    #[schemars(range(min = 1024, max = 65535))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_port: Option<i32>,
+    /// Largest request body. Default: 10Mi.
+    #[x_kube(validation = rules::MESSAGE_SIZE)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_message_size: Option<Quantity>,
+    /// What its log shows: error, warn, info, debug, trace, or a filter such as `info,context_manager=debug`. Default: info.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_:=,-]+$"), length(min = 1, max = 256))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+}
+
+/// How the sidecar is injected. Default: Native.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Mode {
+    /// As an init container that is restarted: it starts before the agent, stops after it, and lets Jobs complete.
+    #[default]
+    Native,
+}
+
+/// CPU and memory of the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = rules::CPU_FITS, validation = rules::MEMORY_FITS)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What is reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<ResourceList>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ResourceList>,
+}
+
+/// Amounts of CPU and memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceList {
+    /// CPU, as 100m or 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Quantity>,
+    /// Memory, as 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+}

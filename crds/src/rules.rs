@@ -1,0 +1,212 @@
+//! The CEL rules of the schema: each with its message, once, so that the API server and the checks in [`crate::validate`]
+//! say the same words.
+//!
+//! A message names the field and the remedy. Rules of a single field stand on the field, rules between fields on the
+//! struct that holds them. Defaults of absent fields are repeated inside the rules, because the schema has none: what a
+//! person did not write stays unwritten.
+
+use kube::core::Rule;
+
+/// A rule and what is said when it is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CelRule {
+    /// The expression that must be true.
+    pub cel: &'static str,
+    /// What a person is told.
+    pub message: &'static str,
+}
+
+impl From<CelRule> for Rule {
+    fn from(CelRule { cel, message }: CelRule) -> Self {
+        Self::new(cel).message(message)
+    }
+}
+
+const fn rule(cel: &'static str, message: &'static str) -> CelRule {
+    CelRule { cel, message }
+}
+
+/// Longest name of a resource.
+pub const MAX_NAME: usize = 48;
+
+/// The names of children must fit.
+pub const NAME_LENGTH: CelRule = rule(
+    "self.metadata.name.size() <= 48",
+    "metadata.name must be at most 48 characters, because names of Secrets and ConfigMaps are made from it; choose a shorter name",
+);
+/// The copy of the key ring must not be its own source.
+pub const SECRET_IS_NOT_OURS: CelRule = rule(
+    "!has(self.spec.auth) || !has(self.spec.auth.secretRef) || self.spec.auth.secretRef.name != self.metadata.name + '-context-keys'",
+    "spec.auth.secretRef.name must not be <metadata.name>-context-keys, the Secret that the operator writes; give your Secret another name",
+);
+/// Data does not move by itself.
+pub const STORAGE_KIND_IS_FIXED: CelRule = rule(
+    "self.?vectorStore.?embedded.?storage.?volumeClaimTemplate.hasValue() == oldSelf.?vectorStore.?embedded.?storage.?volumeClaimTemplate.hasValue()",
+    "spec.vectorStore.embedded.storage cannot change between emptyDir and volumeClaimTemplate, because data does not move by itself; create a new ContextManager instead",
+);
+/// Vectors of two providers cannot be compared.
+pub const PROVIDER_IS_FIXED: CelRule = rule(
+    "(has(self.embedding) && has(self.embedding.provider) && self.embedding.provider == 'openAI') \
+     == (has(oldSelf.embedding) && has(oldSelf.embedding.provider) && oldSelf.embedding.provider == 'openAI')",
+    "spec.embedding.provider cannot be changed, because vectors of two providers cannot be compared; create a new ContextManager instead",
+);
+/// Vectors of two models cannot be compared. Stands on the field: provider openAI always has a model, and stays.
+pub const MODEL_IS_FIXED: CelRule = rule(
+    "self == oldSelf",
+    "spec.embedding.model cannot be changed, because vectors of two models cannot be compared; create a new ContextManager instead",
+);
+/// Vectors of another length do not fit the store.
+pub const DIMENSIONS_ARE_FIXED: CelRule = rule(
+    "self.?embedding.?dimensions.orValue(384) == oldSelf.?embedding.?dimensions.orValue(384)",
+    "spec.embedding.dimensions cannot be changed, because vectors of another length do not fit the store; create a new ContextManager instead",
+);
+
+/// One store.
+pub const ONE_STORE: CelRule = rule(
+    "has(self.embedded)",
+    "spec.vectorStore needs exactly one store; write embedded: {}, or leave vectorStore out",
+);
+/// One kind of storage.
+pub const ONE_STORAGE: CelRule = rule(
+    "has(self.emptyDir) != has(self.volumeClaimTemplate)",
+    "spec.vectorStore.embedded.storage needs exactly one of emptyDir and volumeClaimTemplate; leave storage out for an emptyDir",
+);
+/// Room for the engine.
+pub const SIZE_LIMIT: CelRule = rule(
+    "quantity(string(self)).compareTo(quantity('16Mi')) >= 0",
+    "spec.vectorStore.embedded.storage.emptyDir.sizeLimit must be at least 16Mi",
+);
+/// Room for the engine.
+pub const CLAIM_SIZE: CelRule = rule(
+    "quantity(string(self)).compareTo(quantity('16Mi')) >= 0",
+    "spec.vectorStore.embedded.storage.volumeClaimTemplate.resources.requests.storage must be at least 16Mi",
+);
+/// Volumes do not shrink.
+pub const CLAIM_ONLY_GROWS: CelRule = rule(
+    "quantity(string(self.resources.requests.storage)).compareTo(quantity(string(oldSelf.resources.requests.storage))) >= 0",
+    "spec.vectorStore.embedded.storage.volumeClaimTemplate.resources.requests.storage can only grow",
+);
+/// A claim is bound once.
+pub const CLAIM_IS_FIXED: CelRule = rule(
+    "has(self.storageClassName) == has(oldSelf.storageClassName) \
+     && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName) \
+     && has(self.volumeName) == has(oldSelf.volumeName) \
+     && (!has(self.volumeName) || self.volumeName == oldSelf.volumeName) \
+     && has(self.accessModes) == has(oldSelf.accessModes) \
+     && (!has(self.accessModes) || self.accessModes == oldSelf.accessModes)",
+    "spec.vectorStore.embedded.storage.volumeClaimTemplate: storageClassName, accessModes and volumeName cannot be changed, because a claim is bound once; create a new ContextManager instead",
+);
+
+/// What an HTTP API needs.
+pub const OPEN_AI_IS_COMPLETE: CelRule = rule(
+    "self.?provider.orValue('builtin') != 'openAI' || (has(self.url) && has(self.model) && has(self.dimensions))",
+    "spec.embedding: provider openAI needs url (of the embeddings API, as https://api.example.com/v1/embeddings), model and dimensions",
+);
+/// What the builtin embedder cannot use.
+pub const BUILTIN_IS_PLAIN: CelRule = rule(
+    "self.?provider.orValue('builtin') != 'builtin' || !(has(self.url) || has(self.model) || has(self.apiKeySecretRef))",
+    "spec.embedding: url, model and apiKeySecretRef are only for provider openAI; remove them, or set provider: openAI",
+);
+/// A URL that can be called.
+pub const URL: CelRule = rule(
+    "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",
+    "spec.embedding.url must be a URL that starts with http:// or https://, as https://api.example.com/v1/embeddings",
+);
+/// Deadline of an embedding.
+pub const EMBEDDING_TIMEOUT: CelRule = rule(
+    "duration(self) > duration('0s') && duration(self) <= duration('10m')",
+    "spec.embedding.timeout must be longer than 0s and at most 10m",
+);
+/// Life of a cached vector.
+pub const CACHE_TTL: CelRule = rule(
+    "duration(self) > duration('0s')",
+    "spec.embedding.cache.ttl must be longer than 0s; set capacity: 0 to switch the cache off",
+);
+/// Delays grow.
+pub const RETRY_DELAYS: CelRule = rule(
+    "duration(self.?initialDelay.orValue('200ms')) > duration('0s') \
+     && duration(self.?initialDelay.orValue('200ms')) <= duration(self.?maxDelay.orValue('30s'))",
+    "spec.embedding.retry.initialDelay must be longer than 0s and at most maxDelay (30s when left out)",
+);
+
+/// A life of nothing.
+pub const TTL: CelRule = rule(
+    "duration(self) > duration('0s')",
+    "spec.levels: a ttl must be longer than 0s; leave it out for the level's default",
+);
+/// A leg to stand on.
+pub const A_LEG: CelRule = rule(
+    "self.?dense.orValue(0.2) > 0.0 || self.?denseWithPrevious.orValue(0.2) > 0.0 \
+     || self.?sparse.orValue(0.3) > 0.0 || self.?sparseWithPrevious.orValue(0.3) > 0.0",
+    "spec.retrieval.legs: at least one leg needs a weight above 0",
+);
+/// A half-life of nothing.
+pub const HALF_LIFE: CelRule =
+    rule("duration(self) > duration('0s')", "spec.retrieval.recencyHalfLife must be longer than 0s");
+/// At least and at most.
+pub const FLOOR_BELOW_CAP: CelRule = rule(
+    "self.?immediate.?floor.orValue(0.1) <= self.?immediate.?cap.orValue(1.0) \
+     && self.?shortTerm.?floor.orValue(0.0) <= self.?shortTerm.?cap.orValue(1.0) \
+     && self.?longTerm.?floor.orValue(0.0) <= self.?longTerm.?cap.orValue(1.0)",
+    "spec.retrieval.levels: the floor of a level must not exceed its cap; the floor of immediate is 0.1 when left out",
+);
+/// No more than all of it.
+pub const FLOORS_FIT: CelRule = rule(
+    "self.?immediate.?floor.orValue(0.1) + self.?shortTerm.?floor.orValue(0.0) + self.?longTerm.?floor.orValue(0.0) <= 1.0",
+    "spec.retrieval.levels: the floors of all levels together must be at most 1; the floor of immediate is 0.1 when left out",
+);
+/// Time between two collections.
+pub const GC_INTERVAL: CelRule = rule(
+    "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
+    "spec.gc.interval must lie between 1s and 24h",
+);
+
+/// An own Secret is named.
+pub const SECRET_REF_IS_GIVEN: CelRule = rule(
+    "self.?secretPolicy.orValue('Generate') != 'UseExisting' || has(self.secretRef)",
+    "spec.auth.secretRef must name your Secret when secretPolicy is UseExisting",
+);
+/// A generated one is not.
+pub const SECRET_REF_IS_USED: CelRule = rule(
+    "self.?secretPolicy.orValue('Generate') != 'Generate' || !has(self.secretRef)",
+    "spec.auth.secretRef is only for secretPolicy UseExisting; remove it, or set secretPolicy: UseExisting",
+);
+/// A window that clocks fit in.
+pub const WINDOW: CelRule = rule(
+    "duration(self) >= duration('1s') && duration(self) <= duration('1h')",
+    "spec.auth.timestampWindow must lie between 1s and 1h",
+);
+/// A life that renewal can keep up with.
+pub const CERTIFICATE_DURATION: CelRule = rule(
+    "duration(self) >= duration('1m') && duration(self) <= duration('8760h')",
+    "spec.tls.duration must lie between 1m and 8760h (one year)",
+);
+/// Renewal before the end.
+pub const RENEW_BEFORE: CelRule = rule(
+    "!has(self.renewBefore) || (duration(self.renewBefore) > duration('0s') \
+     && duration(self.renewBefore) < duration(self.?duration.orValue('2160h')))",
+    "spec.tls.renewBefore must be longer than 0s and shorter than duration (2160h when left out)",
+);
+
+/// Two listeners.
+pub const PORTS_DIFFER: CelRule = rule(
+    "self.?protocolPort.orValue(7419) != self.?adminPort.orValue(7420)",
+    "spec.sidecar.protocolPort (7419 when left out) and adminPort (7420 when left out) must differ",
+);
+/// Bounds of a message.
+pub const MESSAGE_SIZE: CelRule = rule(
+    "quantity(string(self)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self)).compareTo(quantity('1Gi')) <= 0",
+    "spec.sidecar.maxMessageSize must lie between 1Ki and 1Gi",
+);
+/// Requests within limits.
+pub const CPU_FITS: CelRule = rule(
+    "!self.?requests.?cpu.hasValue() || !self.?limits.?cpu.hasValue() \
+     || quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0",
+    "spec.sidecar.resources.requests.cpu must not exceed limits.cpu",
+);
+/// Requests within limits.
+pub const MEMORY_FITS: CelRule = rule(
+    "!self.?requests.?memory.hasValue() || !self.?limits.?memory.hasValue() \
+     || quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0",
+    "spec.sidecar.resources.requests.memory must not exceed limits.memory",
+);

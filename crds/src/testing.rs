@@ -1,0 +1,195 @@
+//! Objects that break one rule each, for tests of this crate and for suites that ask a real API server.
+
+use serde_json::{Value, json};
+
+use crate::rules;
+
+/// A resource that breaks a rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokenSpec {
+    /// What is wrong, in a few words.
+    pub case: &'static str,
+    /// The resource's name.
+    pub name: String,
+    /// Its spec.
+    pub spec: Value,
+    /// What a person must be told; the API server and [`crate::validate`] say the same.
+    pub message: &'static str,
+}
+
+/// A change that breaks a rule; both ends are valid by themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokenChange {
+    /// What is wrong, in a few words.
+    pub case: &'static str,
+    /// The spec before.
+    pub old: Value,
+    /// The spec after.
+    pub new: Value,
+    /// What a person must be told.
+    pub message: &'static str,
+}
+
+/// At least one resource for every rule about a resource.
+#[must_use]
+#[expect(clippy::too_many_lines, reason = "a table, with a line for each rule")]
+pub fn broken_specs() -> Vec<BrokenSpec> {
+    let named = |case, name: &str, spec, rule: rules::CelRule| BrokenSpec {
+        case,
+        name: name.to_owned(),
+        spec,
+        message: rule.message,
+    };
+    let broken = |case, spec, rule| named(case, "memory", spec, rule);
+    let storage = |storage: Value| json!({"vectorStore": {"embedded": {"storage": storage}}});
+    let embedding = |embedding: Value| json!({"embedding": embedding});
+    let open_ai = |mut more: Value| {
+        more["provider"] = json!("openAI");
+        json!({"embedding": more})
+    };
+    let sidecar = |sidecar: Value| json!({"sidecar": sidecar});
+    let shares = |shares: Value| json!({"retrieval": {"levels": shares}});
+    let auth = |auth: Value| json!({"auth": auth});
+    let tls = |tls: Value| json!({"tls": tls});
+    vec![
+        named("a name of 49 characters", &"x".repeat(49), json!({}), rules::NAME_LENGTH),
+        named(
+            "the operator's own Secret as the source",
+            "memory",
+            auth(json!({"secretPolicy": "UseExisting", "secretRef": {"name": "memory-context-keys"}})),
+            rules::SECRET_IS_NOT_OURS,
+        ),
+        broken("no store", json!({"vectorStore": {}}), rules::ONE_STORE),
+        broken("no kind of storage", storage(json!({})), rules::ONE_STORAGE),
+        broken(
+            "two kinds of storage",
+            storage(json!({"emptyDir": {}, "volumeClaimTemplate": {"resources": {"requests": {"storage": "1Gi"}}}})),
+            rules::ONE_STORAGE,
+        ),
+        broken("a tiny emptyDir", storage(json!({"emptyDir": {"sizeLimit": "1Mi"}})), rules::SIZE_LIMIT),
+        broken(
+            "a tiny claim",
+            storage(json!({"volumeClaimTemplate": {"resources": {"requests": {"storage": 1024}}}})),
+            rules::CLAIM_SIZE,
+        ),
+        broken("openAI alone", embedding(json!({"provider": "openAI"})), rules::OPEN_AI_IS_COMPLETE),
+        broken(
+            "openAI without model",
+            open_ai(json!({"url": "https://a.example/v1/embeddings", "dimensions": 8})),
+            rules::OPEN_AI_IS_COMPLETE,
+        ),
+        broken("openAI without url", open_ai(json!({"model": "m", "dimensions": 8})), rules::OPEN_AI_IS_COMPLETE),
+        broken("builtin with a url", embedding(json!({"url": "https://a.example/v1"})), rules::BUILTIN_IS_PLAIN),
+        broken(
+            "builtin with an API key",
+            embedding(json!({"provider": "builtin", "apiKeySecretRef": {"name": "a", "key": "b"}})),
+            rules::BUILTIN_IS_PLAIN,
+        ),
+        broken(
+            "a url without scheme",
+            open_ai(json!({"url": "a.example/v1", "model": "m", "dimensions": 8})),
+            rules::URL,
+        ),
+        broken(
+            "a url of another scheme",
+            open_ai(json!({"url": "ftp://a.example/v1", "model": "m", "dimensions": 8})),
+            rules::URL,
+        ),
+        broken("no time to embed", embedding(json!({"timeout": "0s"})), rules::EMBEDDING_TIMEOUT),
+        broken("an hour to embed", embedding(json!({"timeout": "1h"})), rules::EMBEDDING_TIMEOUT),
+        broken("a cache that forgets at once", embedding(json!({"cache": {"ttl": "0s"}})), rules::CACHE_TTL),
+        broken("retries at once", embedding(json!({"retry": {"initialDelay": "0ms"}})), rules::RETRY_DELAYS),
+        broken(
+            "delays that shrink",
+            embedding(json!({"retry": {"initialDelay": "2s", "maxDelay": "1s"}})),
+            rules::RETRY_DELAYS,
+        ),
+        broken("a level without life", json!({"levels": {"shortTerm": {"ttl": "0s"}}}), rules::TTL),
+        broken(
+            "no leg to stand on",
+            json!({"retrieval": {"legs": {"dense": 0, "denseWithPrevious": 0, "sparse": 0, "sparseWithPrevious": 0}}}),
+            rules::A_LEG,
+        ),
+        broken("a half-life of nothing", json!({"retrieval": {"recencyHalfLife": "0s"}}), rules::HALF_LIFE),
+        broken(
+            "a floor above its cap",
+            shares(json!({"longTerm": {"floor": 0.5, "cap": 0.4}})),
+            rules::FLOOR_BELOW_CAP,
+        ),
+        broken("a cap below the default floor", shares(json!({"immediate": {"cap": 0.05}})), rules::FLOOR_BELOW_CAP),
+        broken(
+            "floors of more than everything",
+            shares(json!({"shortTerm": {"floor": 0.5}, "longTerm": {"floor": 0.5}})),
+            rules::FLOORS_FIT,
+        ),
+        broken("collection without a pause", json!({"gc": {"interval": "10ms"}}), rules::GC_INTERVAL),
+        broken("collection every other day", json!({"gc": {"interval": "48h"}}), rules::GC_INTERVAL),
+        broken(
+            "an own Secret without a name",
+            auth(json!({"secretPolicy": "UseExisting"})),
+            rules::SECRET_REF_IS_GIVEN,
+        ),
+        broken("a Secret that is not used", auth(json!({"secretRef": {"name": "mine"}})), rules::SECRET_REF_IS_USED),
+        broken("a window of a day", auth(json!({"timestampWindow": "24h"})), rules::WINDOW),
+        broken("a certificate of a second", tls(json!({"duration": "1s"})), rules::CERTIFICATE_DURATION),
+        broken("a certificate of two years", tls(json!({"duration": "17520h"})), rules::CERTIFICATE_DURATION),
+        broken(
+            "renewal before the beginning",
+            tls(json!({"duration": "1h", "renewBefore": "1h"})),
+            rules::RENEW_BEFORE,
+        ),
+        broken("renewal before the default's beginning", tls(json!({"renewBefore": "2161h"})), rules::RENEW_BEFORE),
+        broken(
+            "two listeners on one port",
+            sidecar(json!({"protocolPort": 9000, "adminPort": 9000})),
+            rules::PORTS_DIFFER,
+        ),
+        broken("the default port taken", sidecar(json!({"adminPort": 7419})), rules::PORTS_DIFFER),
+        broken("messages of a byte", sidecar(json!({"maxMessageSize": 1})), rules::MESSAGE_SIZE),
+        broken("messages of two gigabytes", sidecar(json!({"maxMessageSize": "2Gi"})), rules::MESSAGE_SIZE),
+        broken(
+            "more CPU than allowed",
+            sidecar(json!({"resources": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}})),
+            rules::CPU_FITS,
+        ),
+        broken(
+            "more memory than allowed",
+            sidecar(json!({"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "512Mi"}}})),
+            rules::MEMORY_FITS,
+        ),
+    ]
+}
+
+/// At least one change for every rule about changes.
+#[must_use]
+pub fn broken_changes() -> Vec<BrokenChange> {
+    let broken = |case, old, new, rule: rules::CelRule| BrokenChange { case, old, new, message: rule.message };
+    let claim = |mut template: Value, size: &str| {
+        template["resources"] = json!({"requests": {"storage": size}});
+        json!({"vectorStore": {"embedded": {"storage": {"volumeClaimTemplate": template}}}})
+    };
+    let open_ai = |model: &str, dimensions: i32| {
+        let url = "https://a.example/v1/embeddings";
+        json!({"embedding": {"provider": "openAI", "url": url, "model": model, "dimensions": dimensions}})
+    };
+    vec![
+        broken("from a pod's volume to a claim", json!({}), claim(json!({}), "1Gi"), rules::STORAGE_KIND_IS_FIXED),
+        broken("from a claim to a pod's volume", claim(json!({}), "1Gi"), json!({}), rules::STORAGE_KIND_IS_FIXED),
+        broken("another provider", json!({}), open_ai("m", 384), rules::PROVIDER_IS_FIXED),
+        broken("another model", open_ai("m", 8), open_ai("n", 8), rules::MODEL_IS_FIXED),
+        broken("another length", json!({}), json!({"embedding": {"dimensions": 512}}), rules::DIMENSIONS_ARE_FIXED),
+        broken("a smaller claim", claim(json!({}), "2Gi"), claim(json!({}), "1Gi"), rules::CLAIM_ONLY_GROWS),
+        broken(
+            "another class",
+            claim(json!({"storageClassName": "fast"}), "1Gi"),
+            claim(json!({"storageClassName": "slow"}), "1Gi"),
+            rules::CLAIM_IS_FIXED,
+        ),
+        broken(
+            "another volume",
+            claim(json!({}), "1Gi"),
+            claim(json!({"volumeName": "disk-1"}), "1Gi"),
+            rules::CLAIM_IS_FIXED,
+        ),
+    ]
+}

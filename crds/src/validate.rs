@@ -1,0 +1,326 @@
+//! The rules of the schema as plain code: pure, complete, and in the same words as [`crate::rules`].
+//!
+//! The API server checks objects when they are written. An object that was written before a rule existed is checked
+//! here, by the reconciler, so that it is refused with the same message instead of doing something odd. What the types
+//! themselves refuse (unknown enum values, texts that are not durations) does not come this far.
+
+use std::cmp::Ordering;
+
+use crate::{
+    ContextManager, ContextManagerSpec,
+    context_manager::{
+        auth::{Auth, SecretPolicy},
+        embedding::{Embedding, Provider, Retry},
+        levels::{Gc, Levels},
+        retrieval::{Legs, LevelShares, Nudges, Retrieval, Share},
+        sidecar::{ResourceList, Resources, Sidecar},
+        tls::Tls,
+        vector_store::VectorStore,
+    },
+    duration::Duration,
+    quantity::Quantity,
+    rules::{self, CelRule},
+};
+
+mod update;
+
+pub use update::validate_update;
+
+/// A rule that is broken, in words for the person who wrote the object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Problem(String);
+
+/// Every rule that the object breaks; empty when it is valid.
+///
+/// ```
+/// use context_manager_crds::{ContextManager, validate::validate};
+///
+/// let valid = ContextManager::new("memory", serde_json::from_str("{}")?);
+/// assert!(validate(&valid).is_empty());
+///
+/// let broken = ContextManager::new("memory", serde_json::from_str(r#"{"sidecar": {"adminPort": 7419}}"#)?);
+/// assert!(validate(&broken)[0].to_string().starts_with("spec.sidecar.protocolPort"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[must_use]
+pub fn validate(object: &ContextManager) -> Vec<Problem> {
+    let mut check = Check::default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    check.rule(name.chars().count() <= rules::MAX_NAME, rules::NAME_LENGTH);
+    let ContextManagerSpec {
+        vector_store,
+        embedding,
+        levels,
+        retrieval,
+        gc,
+        auth,
+        tls,
+        sidecar,
+        injection,
+        reclaim_policy: _,
+        suspend: _,
+    } = &object.spec;
+    check.optional(vector_store.as_ref(), self::vector_store);
+    check.optional(embedding.as_ref(), self::embedding);
+    check.optional(levels.as_ref(), self::levels);
+    check.optional(retrieval.as_ref(), self::retrieval);
+    check.optional(gc.as_ref(), self::gc);
+    check.optional(auth.as_ref(), |check, auth| self::auth(check, auth, name));
+    check.optional(tls.as_ref(), self::tls);
+    check.optional(sidecar.as_ref(), self::sidecar);
+    if let Some(containers) = injection.as_ref().and_then(|injection| injection.containers.as_ref()) {
+        check.range("spec.injection.containers (items)", Some(containers.len()), 1, 32);
+        for container in containers {
+            check.length("spec.injection.containers[*]", Some(container), 1, 63);
+        }
+        let repeated = containers.iter().enumerate().any(|(index, name)| containers[..index].contains(name));
+        check.that(!repeated, || "spec.injection.containers names a container twice".to_owned());
+    }
+    check.problems
+}
+
+/// Collects problems.
+#[derive(Default)]
+struct Check {
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn that(&mut self, holds: bool, message: impl FnOnce() -> String) {
+        if !holds {
+            self.problems.push(Problem(message()));
+        }
+    }
+
+    fn rule(&mut self, holds: bool, rule: CelRule) {
+        self.that(holds, || rule.message.to_owned());
+    }
+
+    fn optional<T>(&mut self, value: Option<T>, check: impl FnOnce(&mut Self, T)) {
+        if let Some(value) = value {
+            check(self, value);
+        }
+    }
+
+    fn range<T: PartialOrd + ToString + Copy>(&mut self, field: &str, value: Option<T>, least: T, most: T) {
+        if let Some(value) = value {
+            self.that((&least..=&most).contains(&&value), || {
+                let (value, least, most) = (value.to_string(), least.to_string(), most.to_string());
+                format!("{field} is {value}; it must lie between {least} and {most}")
+            });
+        }
+    }
+
+    fn length(&mut self, field: &str, text: Option<&String>, least: usize, most: usize) {
+        self.range(&format!("{field} (characters)"), text.map(|text| text.chars().count()), least, most);
+    }
+
+    fn within(&mut self, value: Option<Duration>, least: Duration, most: Duration, rule: CelRule) {
+        self.rule(value.is_none_or(|value| (least..=most).contains(&value)), rule);
+    }
+
+    /// Longer than nothing.
+    fn positive(&mut self, value: Option<Duration>, rule: CelRule) {
+        self.rule(value.is_none_or(|value| !value.get().is_zero()), rule);
+    }
+
+    fn at_least(&mut self, value: Option<&Quantity>, least: u64, rule: CelRule) {
+        self.rule(value.is_none_or(|value| value.compare(&bytes(least)) != Ordering::Less), rule);
+    }
+
+    fn at_most(&mut self, value: Option<&Quantity>, most: u64, rule: CelRule) {
+        self.rule(value.is_none_or(|value| value.compare(&bytes(most)) != Ordering::Greater), rule);
+    }
+}
+
+fn bytes(count: u64) -> Quantity {
+    count.to_string().parse().expect("a number of bytes is a quantity")
+}
+
+fn vector_store(check: &mut Check, VectorStore { embedded }: &VectorStore) {
+    check.rule(embedded.is_some(), rules::ONE_STORE);
+    let Some(storage) = embedded.as_ref().and_then(|embedded| embedded.storage.as_ref()) else { return };
+    check.rule(storage.empty_dir.is_some() != storage.volume_claim_template.is_some(), rules::ONE_STORAGE);
+    let size_limit = storage.empty_dir.as_ref().and_then(|volume| volume.size_limit.as_ref());
+    check.at_least(size_limit, 16 << 20, rules::SIZE_LIMIT);
+    if let Some(claim) = &storage.volume_claim_template {
+        let field = |name: &str| format!("spec.vectorStore.embedded.storage.volumeClaimTemplate.{name}");
+        check.at_least(Some(&claim.resources.requests.storage), 16 << 20, rules::CLAIM_SIZE);
+        check.length(&field("storageClassName"), claim.storage_class_name.as_ref(), 0, 253);
+        check.length(&field("volumeName"), claim.volume_name.as_ref(), 1, 253);
+        check.range(&field("accessModes (items)"), claim.access_modes.as_ref().map(Vec::len), 1, 4);
+    }
+}
+
+fn embedding(check: &mut Check, embedding: &Embedding) {
+    let Embedding {
+        provider,
+        url,
+        model,
+        dimensions,
+        api_key_secret_ref,
+        batch_size,
+        timeout,
+        cache,
+        retry,
+        query_prefix,
+        document_prefix,
+    } = embedding;
+    match provider.unwrap_or_default() {
+        Provider::OpenAi => {
+            let complete = url.is_some() && model.is_some() && dimensions.is_some();
+            check.rule(complete, rules::OPEN_AI_IS_COMPLETE);
+        }
+        Provider::Builtin => {
+            let plain = url.is_none() && model.is_none() && api_key_secret_ref.is_none();
+            check.rule(plain, rules::BUILTIN_IS_PLAIN);
+        }
+    }
+    check.rule(url.as_deref().is_none_or(callable), rules::URL);
+    check.length("spec.embedding.url", url.as_ref(), 1, 2048);
+    check.length("spec.embedding.model", model.as_ref(), 1, 256);
+    check.range("spec.embedding.dimensions", *dimensions, 1, 8192);
+    if let Some(secret) = api_key_secret_ref {
+        check.length("spec.embedding.apiKeySecretRef.name", Some(&secret.name), 1, 253);
+        check.length("spec.embedding.apiKeySecretRef.key", Some(&secret.key), 1, 253);
+    }
+    check.range("spec.embedding.batchSize", *batch_size, 1, 2048);
+    check.within(*timeout, Duration::from_millis(1), Duration::from_secs(600), rules::EMBEDDING_TIMEOUT);
+    check.positive(cache.as_ref().and_then(|cache| cache.ttl), rules::CACHE_TTL);
+    check.optional(retry.as_ref(), self::retry);
+    check.length("spec.embedding.queryPrefix", query_prefix.as_ref(), 0, 1024);
+    check.length("spec.embedding.documentPrefix", document_prefix.as_ref(), 0, 1024);
+}
+
+fn callable(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+}
+
+fn retry(check: &mut Check, Retry { max_attempts, initial_delay, max_delay, jitter }: &Retry) {
+    check.range("spec.embedding.retry.maxAttempts", *max_attempts, 1, 20);
+    let initial = initial_delay.unwrap_or(Duration::from_millis(200));
+    let longest = max_delay.unwrap_or(Duration::from_secs(30));
+    check.rule(!initial.get().is_zero() && initial <= longest, rules::RETRY_DELAYS);
+    check.range("spec.embedding.retry.jitter", *jitter, 0.0, 1.0);
+}
+
+fn levels(check: &mut Check, Levels { immediate, short_term, long_term, promotion }: &Levels) {
+    for (name, level) in [("immediate", immediate), ("shortTerm", short_term), ("longTerm", long_term)] {
+        if let Some(level) = level {
+            check.range(&format!("spec.levels.{name}.capacity"), level.capacity, 1, 1_000_000);
+            check.positive(level.ttl, rules::TTL);
+        }
+    }
+    let accesses = promotion.as_ref().and_then(|promotion| promotion.min_accesses);
+    check.range("spec.levels.promotion.minAccesses", accesses, 1, 1_000_000);
+}
+
+fn gc(check: &mut Check, Gc { interval, batch_size }: &Gc) {
+    check.within(*interval, Duration::from_secs(1), Duration::from_secs(86_400), rules::GC_INTERVAL);
+    check.range("spec.gc.batchSize", *batch_size, 1, 10_000);
+}
+
+fn retrieval(check: &mut Check, retrieval: &Retrieval) {
+    let Retrieval { legs, nudges, recency_half_life, levels, default_token_budget, min_score } = retrieval;
+    check.optional(legs.as_ref(), self::legs);
+    if let Some(Nudges { recency, frequency, level }) = nudges {
+        for (name, nudge) in [("recency", recency), ("frequency", frequency), ("level", level)] {
+            check.range(&format!("spec.retrieval.nudges.{name}"), *nudge, 0.0, 0.1);
+        }
+    }
+    check.positive(*recency_half_life, rules::HALF_LIFE);
+    check.optional(levels.as_ref(), shares);
+    check.range("spec.retrieval.defaultTokenBudget", *default_token_budget, 1, 1_000_000);
+    check.range("spec.retrieval.minScore", *min_score, -10.0, 10.0);
+}
+
+fn legs(check: &mut Check, Legs { dense, dense_with_previous, sparse, sparse_with_previous }: &Legs) {
+    let legs = [
+        ("dense", dense, 0.2),
+        ("denseWithPrevious", dense_with_previous, 0.2),
+        ("sparse", sparse, 0.3),
+        ("sparseWithPrevious", sparse_with_previous, 0.3),
+    ];
+    for (name, weight, _) in legs {
+        check.range(&format!("spec.retrieval.legs.{name}"), *weight, 0.0, 1.0);
+    }
+    check.rule(legs.iter().any(|(_, weight, default)| weight.unwrap_or(*default) > 0.0), rules::A_LEG);
+}
+
+fn shares(check: &mut Check, LevelShares { immediate, short_term, long_term }: &LevelShares) {
+    let levels = [("immediate", immediate, 0.1), ("shortTerm", short_term, 0.0), ("longTerm", long_term, 0.0)];
+    let floor = |share: &Option<Share>, default| share.as_ref().and_then(|share| share.floor).unwrap_or(default);
+    let mut below_cap = true;
+    let mut sum = 0.0;
+    for (name, share, default) in levels {
+        let cap = share.as_ref().and_then(|share| share.cap);
+        check.range(
+            &format!("spec.retrieval.levels.{name}.floor"),
+            share.as_ref().and_then(|share| share.floor),
+            0.0,
+            1.0,
+        );
+        check.range(&format!("spec.retrieval.levels.{name}.cap"), cap, 0.0, 1.0);
+        below_cap &= floor(share, default) <= cap.unwrap_or(1.0);
+        sum += floor(share, default);
+    }
+    check.rule(below_cap, rules::FLOOR_BELOW_CAP);
+    check.rule(sum <= 1.0, rules::FLOORS_FIT);
+}
+
+fn auth(check: &mut Check, Auth { secret_policy, secret_ref, timestamp_window }: &Auth, name: &str) {
+    match secret_policy.unwrap_or_default() {
+        SecretPolicy::UseExisting => check.rule(secret_ref.is_some(), rules::SECRET_REF_IS_GIVEN),
+        SecretPolicy::Generate => check.rule(secret_ref.is_none(), rules::SECRET_REF_IS_USED),
+    }
+    if let Some(secret) = secret_ref {
+        let ours = context_manager_protocol::names::keys_secret(name);
+        check.rule(secret.name != ours, rules::SECRET_IS_NOT_OURS);
+        check.length("spec.auth.secretRef.name", Some(&secret.name), 1, 253);
+        check.length("spec.auth.secretRef.key", secret.key.as_ref(), 1, 253);
+    }
+    check.within(*timestamp_window, Duration::from_secs(1), Duration::from_secs(3_600), rules::WINDOW);
+}
+
+fn tls(check: &mut Check, Tls { issuer: _, duration, renew_before }: &Tls) {
+    let year = Duration::from_secs(8_760 * 3_600);
+    check.within(*duration, Duration::from_secs(60), year, rules::CERTIFICATE_DURATION);
+    let life = duration.unwrap_or(Duration::from_secs(2_160 * 3_600));
+    let in_time = renew_before.is_none_or(|before| !before.get().is_zero() && before < life);
+    check.rule(in_time, rules::RENEW_BEFORE);
+}
+
+fn sidecar(check: &mut Check, sidecar: &Sidecar) {
+    let Sidecar { image, mode: _, resources, protocol_port, admin_port, max_message_size, log_level } = sidecar;
+    check.length("spec.sidecar.image", image.as_ref(), 1, 512);
+    check.optional(resources.as_ref(), self::resources);
+    check.range("spec.sidecar.protocolPort", *protocol_port, 1_024, 65_535);
+    check.range("spec.sidecar.adminPort", *admin_port, 1_024, 65_535);
+    check.rule(protocol_port.unwrap_or(7_419) != admin_port.unwrap_or(7_420), rules::PORTS_DIFFER);
+    let size = max_message_size.as_ref();
+    let too_small = size.is_some_and(|size| size.compare(&bytes(1 << 10)) == Ordering::Less);
+    if too_small {
+        check.at_least(size, 1 << 10, rules::MESSAGE_SIZE);
+    } else {
+        check.at_most(size, 1 << 30, rules::MESSAGE_SIZE);
+    }
+    check.length("spec.sidecar.logLevel", log_level.as_ref(), 1, 256);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_:=,-".contains(&byte);
+    check.that(log_level.as_ref().is_none_or(|level| level.bytes().all(plain)), || {
+        "spec.sidecar.logLevel must be a filter such as info or info,context_manager=debug".to_owned()
+    });
+}
+
+fn resources(check: &mut Check, Resources { requests, limits }: &Resources) {
+    let fits = |part: fn(&ResourceList) -> Option<&Quantity>| {
+        let request = requests.as_ref().and_then(part);
+        let limit = limits.as_ref().and_then(part);
+        request.zip(limit).is_none_or(|(request, limit)| request.compare(limit) != Ordering::Greater)
+    };
+    check.rule(fits(|list| list.cpu.as_ref()), rules::CPU_FITS);
+    check.rule(fits(|list| list.memory.as_ref()), rules::MEMORY_FITS);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! Every rule of the schema has its twin here, and both refuse the same objects.
+
+use serde_json::{Value, json};
+
+use super::{validate, validate_update};
+use crate::{
+    ContextManager, crd, crd_yaml, rules,
+    testing::{BrokenChange, BrokenSpec, broken_changes, broken_specs},
+};
+
+fn problems(name: &str, spec: &Value) -> Vec<String> {
+    let spec = serde_json::from_value(spec.clone()).expect("a spec of the right types");
+    validate(&ContextManager::new(name, spec)).iter().map(ToString::to_string).collect()
+}
+
+fn schema() -> Value {
+    serde_json::to_value(crd()).expect("a definition is JSON")
+}
+
+/// Calls `visit` with every schema below `spec` and its path.
+fn walk(schema: &Value, path: &[String], visit: &mut impl FnMut(&[String], &Value)) {
+    visit(path, schema);
+    for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        walk(property, &[path, std::slice::from_ref(name)].concat(), visit);
+    }
+}
+
+fn spec_schema() -> Value {
+    schema()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+}
+
+#[test]
+fn the_generated_file_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/contextmanagers.contextmanager.dev.yaml");
+    let file = std::fs::read_to_string(path).expect("the generated file");
+    assert!(file == crd_yaml(), "run `cargo run -p context-manager-crds --bin crdgen {path}`");
+}
+
+#[test]
+fn a_broken_spec_is_refused_with_the_message_of_its_rule() {
+    for BrokenSpec { case, name, spec, message } in broken_specs() {
+        let found = problems(&name, &spec);
+        assert!(found.iter().any(|problem| problem.contains(message)), "{case}: {found:?} lacks {message:?}");
+    }
+}
+
+#[test]
+fn a_broken_change_is_refused_with_the_message_of_its_rule() {
+    for BrokenChange { case, old, new, message } in broken_changes() {
+        for spec in [&old, &new] {
+            assert_eq!(problems("memory", spec), Vec::<String>::new(), "{case}: each end alone is valid");
+        }
+        let read = |spec: Value| serde_json::from_value(spec).expect("a spec of the right types");
+        let (old, new) = (read(old), read(new));
+        let found = validate_update(&old, &new);
+        assert!(found.iter().any(|problem| problem.to_string().contains(message)), "{case}: {found:?}");
+        assert_eq!(validate_update(&old, &old), [], "{case}: no change is a change that is allowed");
+    }
+}
+
+#[test]
+fn every_rule_of_the_schema_has_a_broken_example() {
+    let specs = broken_specs();
+    let changes = broken_changes();
+    let examples: Vec<_> =
+        specs.iter().map(|broken| broken.message).chain(changes.iter().map(|broken| broken.message)).collect();
+    let mut seen = 0;
+    let root = schema()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+    walk(&root, &[], &mut |path, schema| {
+        for rule in schema.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten() {
+            let message = rule["message"].as_str().expect("a message");
+            assert!(examples.contains(&message), "{path:?}: nothing breaks the rule {message:?}");
+            seen += 1;
+        }
+    });
+    assert!(seen >= 30, "only {seen} rules were found in the schema");
+}
+
+#[test]
+fn every_bound_of_the_schema_has_its_twin() {
+    let mut bounds = 0;
+    walk(&spec_schema(), &[], &mut |path, schema| {
+        let number = |key: &str| schema.get(key).and_then(Value::as_f64);
+        let whole = schema["type"] == "integer";
+        for (bound, step) in [(number("minimum"), -1.0), (number("maximum"), 1.0)] {
+            let Some(bound) = bound else { continue };
+            bounds += 1;
+            #[expect(clippy::cast_possible_truncation, reason = "bounds of integers are small whole numbers")]
+            let outside = if whole { json!((bound + step) as i64) } else { json!(bound + step) };
+            let nested = path.iter().rev().fold(outside, |value, key| json!({ key: value }));
+            let found = problems("memory", &nested);
+            let last = path.last().expect("a field");
+            assert!(found.iter().any(|problem| problem.contains(last.as_str())), "{nested} is accepted: {found:?}");
+        }
+    });
+    assert!(bounds >= 40, "only {bounds} bounds were found in the schema");
+}
+
+#[test]
+fn the_schema_has_no_null_no_default_and_no_unsigned_integer() {
+    walk(&spec_schema(), &[], &mut |path, schema| {
+        assert!(schema.get("nullable").is_none(), "{path:?} is nullable");
+        assert!(schema.get("default").is_none(), "{path:?} has a default");
+        let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
+        assert!(!format.starts_with("uint"), "{path:?} has the format {format}");
+        assert!(!path.is_empty() && schema["description"].is_string() || path.is_empty(), "{path:?} is not described");
+    });
+}
+
+#[test]
+fn the_empty_spec_and_the_smallest_store_are_valid() {
+    for spec in [json!({}), json!({"vectorStore": {"embedded": {}}})] {
+        assert_eq!(problems("memory", &spec), Vec::<String>::new());
+    }
+    assert_eq!(problems(&"x".repeat(rules::MAX_NAME), &json!({})), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_absent_is_not_written() {
+    let written = serde_json::to_value(ContextManager::new("memory", serde_json::from_str("{}").expect("a spec")));
+    let expected = json!({
+        "apiVersion": "contextmanager.dev/v1alpha1",
+        "kind": "ContextManager",
+        "metadata": {"name": "memory"},
+        "spec": {},
+    });
+    assert_eq!(written.expect("JSON"), expected);
+}

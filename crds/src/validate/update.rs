@@ -1,0 +1,45 @@
+//! Rules about changes: what a spec may not become.
+
+use std::cmp::Ordering;
+
+use super::{Check, Problem};
+use crate::{
+    ContextManagerSpec,
+    context_manager::{
+        embedding::Embedding,
+        vector_store::{Storage, VolumeClaimTemplate},
+    },
+    rules,
+};
+
+/// Every rule that the change from `old` to `new` breaks; empty when it is allowed.
+#[must_use]
+pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Vec<Problem> {
+    let mut check = Check::default();
+    let (claim_before, claim_now) = (claim(old), claim(new));
+    check.rule(claim_before.is_some() == claim_now.is_some(), rules::STORAGE_KIND_IS_FIXED);
+    if let (Some(before), Some(now)) = (claim_before, claim_now) {
+        let size = |claim: &VolumeClaimTemplate| claim.resources.requests.storage.clone();
+        check.rule(size(now).compare(&size(before)) != Ordering::Less, rules::CLAIM_ONLY_GROWS);
+        let same = now.storage_class_name == before.storage_class_name
+            && now.access_modes == before.access_modes
+            && now.volume_name == before.volume_name;
+        check.rule(same, rules::CLAIM_IS_FIXED);
+    }
+    let none = Embedding::default();
+    let before = old.embedding.as_ref().unwrap_or(&none);
+    let now = new.embedding.as_ref().unwrap_or(&none);
+    let provider = |embedding: &Embedding| embedding.provider.unwrap_or_default();
+    check.rule(provider(now) == provider(before), rules::PROVIDER_IS_FIXED);
+    let renamed = before.model.as_ref().zip(now.model.as_ref()).is_some_and(|(before, now)| before != now);
+    check.rule(!renamed, rules::MODEL_IS_FIXED);
+    let dimensions = |embedding: &Embedding| embedding.dimensions.unwrap_or(384);
+    check.rule(dimensions(now) == dimensions(before), rules::DIMENSIONS_ARE_FIXED);
+    check.problems
+}
+
+fn claim(spec: &ContextManagerSpec) -> Option<&VolumeClaimTemplate> {
+    let storage = spec.vector_store.as_ref()?.embedded.as_ref()?.storage.as_ref()?;
+    let Storage { empty_dir: _, volume_claim_template } = storage;
+    volume_claim_template.as_ref()
+}

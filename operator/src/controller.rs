@@ -1,0 +1,164 @@
+//! The controller: for each `ContextManager` it provisions key ring, certificates, configuration and claim, and says in the
+//! status what came of it.
+//!
+//! One reconciliation is five steps: fetch (by the watch), validate ([`plan`], pure), build ([`build`], pure), apply
+//! ([`apply`], by server-side apply, only what differs), status ([`status`]). One replica leads ([`lease`]); the others wait.
+//!
+//! Secrets are read by name and never watched, so the controller needs no right to list them. What somebody does to a
+//! Secret is therefore noticed at the next resync at the latest, while a change of anything else is noticed at once.
+
+mod admin;
+pub mod apply;
+mod args;
+pub mod build;
+mod certificate;
+mod children;
+pub mod config;
+mod error;
+mod keys;
+mod lease;
+mod metrics;
+pub mod plan;
+mod reconcile;
+pub mod status;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use context_manager_crds::ContextManager;
+use context_manager_protocol::names;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use kube::{
+    Api, Client, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        controller::{Config, Controller},
+        events::{Recorder, Reporter},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+pub use args::Args;
+pub use error::Error;
+use lease::Lease;
+use metrics::Metrics;
+use reconcile::Context;
+
+use crate::pki;
+
+/// Most reconciliations at once.
+const CONCURRENCY: u16 = 8;
+/// Changes within this time are worked off together.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Longest time without a look at an object whose certificates and Secrets cannot be watched.
+pub const RESYNC: Duration = Duration::from_mins(1);
+
+/// Names, places and times.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where probes and metrics are served.
+    pub admin_address: SocketAddr,
+    /// Namespace of the controller: its lease and the sidecars' CA are there.
+    pub namespace: String,
+    /// Name of this replica.
+    pub instance: String,
+    /// Name of the `MutatingWebhookConfiguration` that injects sidecars.
+    pub webhook_configuration: String,
+    /// Name of the lease.
+    pub lease: String,
+    /// How long a leader that vanished is waited for.
+    pub lease_duration: Duration,
+    /// The CA of the sidecars' certificates.
+    pub authority: pki::client::Settings,
+    /// Time between two looks at an object of which nothing was heard.
+    pub resync: Duration,
+}
+
+/// Why the controller ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A socket could not be bound.
+    #[error("failed to listen on {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A metric could not be registered.
+    #[error("failed to register metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// The lease cannot be used.
+    #[error("failed to use the lease; check the right to get, create, update and patch leases")]
+    Lease(#[source] kube_lease_manager::LeaseManagerError),
+    /// Another replica leads by now.
+    #[error("lost the lease to another replica")]
+    LostLease,
+}
+
+/// Waits for the lease, then reconciles until `shutdown`. The lease is released at the end, so that another replica can go on
+/// at once.
+///
+/// # Errors
+/// When a socket or the lease cannot be used, or another replica took the lease.
+pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) -> Result<(), Failure> {
+    let metrics = Arc::new(Metrics::new()?);
+    let address = settings.admin_address;
+    let listener = TcpListener::bind(address).await.map_err(|source| Failure::Bind { address, source })?;
+    // Whichever way this function ends, what it started ends with it.
+    let stop = shutdown.child_token();
+    let _stop_all = stop.clone().drop_guard();
+    tokio::spawn(admin::serve(listener, Arc::clone(&metrics), shutdown.clone(), stop.clone()));
+
+    info!(instance = settings.instance, "Waiting for the lease");
+    let Some(mut lease) = Lease::acquire(&client, &settings, &shutdown).await? else { return Ok(()) };
+    metrics.leader.set(1);
+    info!("Leading");
+    let working = tokio::spawn(reconcile_all(client, settings, Arc::clone(&metrics), stop.clone()));
+    let lost = tokio::select! {
+        () = shutdown.cancelled() => false,
+        () = lease.lost() => true,
+    };
+    // First stop writing, then let others write.
+    stop.cancel();
+    if let Err(error) = working.await {
+        tracing::error!(%error, "The reconciliation ended abnormally");
+    }
+    metrics.leader.set(0);
+    lease.release().await;
+    if lost { Err(Failure::LostLease) } else { Ok(()) }
+}
+
+async fn reconcile_all(client: Client, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let reporter =
+        Reporter { controller: "context-manager-controller".to_owned(), instance: Some(settings.instance.clone()) };
+    let context = Arc::new(Context::new(client.clone(), Recorder::new(client.clone(), reporter), settings, metrics));
+    let ours = watcher::Config::default().labels(&build::selector());
+    let pods = watcher::Config::default().labels(names::INJECTED);
+    Controller::new(Api::<DeserializeGuard<ContextManager>>::all(client.clone()), watcher::Config::default())
+        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
+        .watches(Api::<PersistentVolumeClaim>::all(client.clone()), ours, |claim| {
+            owner_by_label(&claim, build::RESOURCE)
+        })
+        .watches(Api::<Pod>::all(client), pods, |pod| owner_by_label(&pod, names::INJECTED))
+        .graceful_shutdown_on(async move { stop.cancelled().await })
+        .run(reconcile::reconcile, reconcile::after_error, context)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                // What reconciling returned was reported there; what is left are objects that are gone, and broken watches.
+                debug!(%error, "A trigger of the controller came to nothing");
+            }
+        })
+        .await;
+}
+
+/// The `ContextManager` that a label of an object names. A claim that is retained has no owner reference.
+fn owner_by_label<K: ResourceExt>(object: &K, label: &str) -> Option<ObjectRef<DeserializeGuard<ContextManager>>> {
+    let name = object.labels().get(label)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}

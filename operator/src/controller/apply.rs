@@ -1,0 +1,99 @@
+//! Writing by server-side apply, and only what differs.
+//!
+//! The API server would take an apply that changes nothing as it is, but asking it costs it work, and a person who reads the
+//! audit log would wonder. So what is there is compared first.
+
+use std::fmt::Debug;
+
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::error::{Error, call};
+
+/// Who owns a field: one manager for each concern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    /// Key rings.
+    Keys,
+    /// Certificates.
+    Tls,
+    /// Configurations.
+    Config,
+    /// Claims.
+    Storage,
+    /// The status.
+    Status,
+}
+
+impl Manager {
+    /// The name in `metadata.managedFields`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keys => "context-manager-keys",
+            Self::Tls => "context-manager-tls",
+            Self::Config => "context-manager-config",
+            Self::Storage => "context-manager-storage",
+            Self::Status => "context-manager-status",
+        }
+    }
+}
+
+/// Whether an object has everything that is desired of it; what it has beside does not matter. A list of owners must have
+/// each desired one, every other list must be the same.
+#[must_use]
+pub fn covers(live: &impl Serialize, desired: &impl Serialize) -> bool {
+    match (serde_json::to_value(live), serde_json::to_value(desired)) {
+        (Ok(live), Ok(desired)) => covered(&live, &desired, ""),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
+fn covered(live: &Value, desired: &Value, key: &str) -> bool {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => {
+            desired.iter().all(|(key, desired)| live.get(key).is_some_and(|live| covered(live, desired, key)))
+        }
+        (Value::Array(live), Value::Array(desired)) if key == "ownerReferences" => {
+            desired.iter().all(|desired| live.iter().any(|live| covered(live, desired, "")))
+        }
+        (live, desired) => live == desired,
+    }
+}
+
+/// Applies an object.
+pub(super) async fn apply<K>(
+    api: &Api<K>,
+    name: &str,
+    desired: &K,
+    manager: Manager,
+    action: &'static str,
+) -> Result<K, Error>
+where
+    K: Clone + Debug + DeserializeOwned + Serialize,
+{
+    let params = PatchParams::apply(manager.as_str()).force();
+    call(action, api.patch(name, &params, &Patch::Apply(desired))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_add_is_no_difference_and_what_they_change_is() {
+        let live = json!({"data": {"a": "1", "theirs": "x"}, "ownerReferences": [{"uid": "1"}, {"uid": "2", "controller": true}]});
+        assert!(covers(&live, &json!({"data": {"a": "1"}})));
+        assert!(covers(&live, &json!({"ownerReferences": [{"uid": "2"}]})));
+        assert!(!covers(&live, &json!({"ownerReferences": [{"uid": "3"}]})));
+        assert!(!covers(&live, &json!({"data": {"a": "2"}})));
+        assert!(!covers(&live, &json!({"data": {"b": "1"}})));
+        assert!(!covers(&json!({"modes": ["a", "b"]}), &json!({"modes": ["a"]})));
+    }
+}

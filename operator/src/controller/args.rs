@@ -1,0 +1,68 @@
+//! The command line of the controller. Each flag can come from the environment too.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::Settings;
+use crate::pki;
+
+/// Flags of `context-manager-operator controller`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Address of probes and metrics
+    #[arg(long, env = "CONTEXT_MANAGER_ADMIN_ADDRESS", default_value = "0.0.0.0:8081")]
+    pub admin_address: SocketAddr,
+    /// Namespace of this process; its lease and the CA of the sidecars' certificates are kept there
+    #[arg(long, env = "CONTEXT_MANAGER_NAMESPACE")]
+    pub namespace: String,
+    /// Name of the `MutatingWebhookConfiguration` that injects sidecars
+    #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION", default_value = "context-manager")]
+    pub webhook_configuration: String,
+    /// Name of the lease by which one replica leads
+    #[arg(long, env = "CONTEXT_MANAGER_LEASE", default_value = "context-manager-controller")]
+    pub lease: String,
+    /// How long a leader that vanished is waited for; at least 6s
+    #[arg(long, env = "CONTEXT_MANAGER_LEASE_DURATION", default_value = "15s", value_parser = lease_duration)]
+    pub lease_duration: Duration,
+    /// Name of the secret with the CA of the sidecars' certificates
+    #[arg(long, env = "CONTEXT_MANAGER_CLIENT_CA_SECRET", default_value = "context-manager-client-ca")]
+    pub client_ca_secret: String,
+    /// Time between two looks at an object of which nothing was heard
+    #[arg(long, env = "CONTEXT_MANAGER_RESYNC", default_value = "60s", value_parser = at_least_a_second)]
+    pub resync: Duration,
+    /// Name of this replica
+    #[arg(long, env = "POD_NAME", default_value = "context-manager-controller")]
+    pub instance: String,
+}
+
+impl From<Args> for Settings {
+    fn from(args: Args) -> Self {
+        let Args {
+            admin_address,
+            namespace,
+            webhook_configuration,
+            lease,
+            lease_duration,
+            client_ca_secret,
+            resync,
+            instance,
+        } = args;
+        let authority = pki::client::Settings::new(namespace.clone(), client_ca_secret);
+        Self { admin_address, namespace, instance, webhook_configuration, lease, lease_duration, authority, resync }
+    }
+}
+
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    duration(text, super::lease::GRACE + Duration::from_secs(1))
+}
+
+fn at_least_a_second(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1))
+}
+
+fn duration(text: &str, least: Duration) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration < least {
+        return Err(format!("{text} is too short; use at least {}", humantime::format_duration(least)));
+    }
+    Ok(duration)
+}

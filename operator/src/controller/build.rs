@@ -1,0 +1,159 @@
+//! The children as they should be: pure. Each is what one field manager applies, no more, so that what others add stays.
+
+use std::collections::BTreeMap;
+
+use context_manager_protocol::{keyring::KeyRing, names};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, Secret, VolumeResourceRequirements},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::api::ObjectMeta;
+
+use super::plan::{ClaimPlan, Plan};
+use crate::pki::client::Pair;
+
+/// Label of every child: the resource it belongs to.
+pub const RESOURCE: &str = "contextmanager.dev/owned-by";
+/// Label by which every child is found.
+const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "context-manager");
+/// Annotation of the key ring: since when its active key signs.
+pub const ROTATED_AT: &str = "contextmanager.dev/rotated-at";
+
+/// The label selector for all children.
+#[must_use]
+pub fn selector() -> String {
+    format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)
+}
+
+/// Whether an object was made by this operator.
+#[must_use]
+pub fn is_ours(metadata: &ObjectMeta) -> bool {
+    let labels = metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|value| value == MANAGED_BY.1)
+}
+
+/// Name, labels and owner of a child.
+#[must_use]
+pub fn metadata(plan: &Plan, name: String, owned: bool) -> ObjectMeta {
+    let labels = [
+        ("app.kubernetes.io/part-of", "context-manager"),
+        ("app.kubernetes.io/instance", plan.name.as_str()),
+        MANAGED_BY,
+        (RESOURCE, plan.name.as_str()),
+    ];
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(plan.namespace.clone()),
+        labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
+        owner_references: owned.then(|| vec![plan.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The sidecar's configuration.
+#[must_use]
+pub fn config_map(plan: &Plan) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(plan, names::config_map(&plan.name), true),
+        data: Some([(names::CONFIG_FILE.to_owned(), plan.config.to_toml())].into()),
+        ..ConfigMap::default()
+    }
+}
+
+/// The key ring's Secret with the ring, or only its labels and owner, to put those right.
+#[must_use]
+pub fn keys_secret(plan: &Plan, ring: Option<&KeyRing>) -> Secret {
+    let content = |ring: &KeyRing| [(names::KEYS_FILE.to_owned(), ByteString(ring.to_json()))].into();
+    Secret {
+        metadata: metadata(plan, names::keys_secret(&plan.name), true),
+        data: ring.map(content),
+        type_: ring.map(|_| "Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+/// CA bundle and client certificate.
+#[must_use]
+pub fn tls_secret(plan: &Plan, bundle: &str, pair: &Pair) -> Secret {
+    let files =
+        [(names::CA_FILE, bundle), (names::CERTIFICATE_FILE, &pair.certificate), (names::PRIVATE_KEY_FILE, &pair.key)];
+    Secret {
+        metadata: metadata(plan, names::tls_secret(&plan.name), true),
+        data: Some(
+            files.into_iter().map(|(name, text)| (name.to_owned(), ByteString(text.as_bytes().to_vec()))).collect(),
+        ),
+        type_: Some("kubernetes.io/tls".to_owned()),
+        ..Secret::default()
+    }
+}
+
+/// The claim of the data. One that is retained has no owner, so that the garbage collector leaves it alone.
+#[must_use]
+pub fn claim(plan: &Plan, claim: &ClaimPlan) -> PersistentVolumeClaim {
+    let requests: BTreeMap<_, _> = [("storage".to_owned(), Quantity(claim.size.to_string()))].into();
+    PersistentVolumeClaim {
+        metadata: metadata(plan, claim.name.clone(), !claim.retain),
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(claim.access_modes.iter().map(|mode| (*mode).to_owned()).collect()),
+            resources: Some(VolumeResourceRequirements { requests: Some(requests), limits: None }),
+            storage_class_name: claim.storage_class.clone(),
+            volume_name: claim.volume.clone(),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::plan::{StoragePlan, tests::resource};
+
+    #[test]
+    fn children_belong_to_the_resource_and_can_be_found() {
+        let plan = Plan::of(&resource(&json!({}))).unwrap();
+        let made = config_map(&plan);
+        assert_eq!(
+            serde_json::to_value(&made.metadata).unwrap(),
+            json!({
+                "name": "memory-context-config",
+                "namespace": "team",
+                "labels": {
+                    "app.kubernetes.io/part-of": "context-manager",
+                    "app.kubernetes.io/instance": "memory",
+                    "app.kubernetes.io/managed-by": "context-manager",
+                    "contextmanager.dev/owned-by": "memory",
+                },
+                "ownerReferences": [{
+                    "apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "name": "memory",
+                    "uid": "uid-1", "controller": true,
+                }],
+            })
+        );
+        assert!(is_ours(&made.metadata) && !is_ours(&ObjectMeta::default()));
+    }
+
+    #[test]
+    fn putting_labels_right_does_not_touch_the_keys() {
+        let plan = Plan::of(&resource(&json!({}))).unwrap();
+        let applied = serde_json::to_value(keys_secret(&plan, None)).unwrap();
+        assert!(applied.get("data").is_none() && applied.get("type").is_none(), "{applied}");
+    }
+
+    #[test]
+    fn a_retained_claim_has_no_owner() {
+        let template =
+            json!({"embedded": {"storage": {"volumeClaimTemplate": {"resources": {"requests": {"storage": "1Gi"}}}}}});
+        for (policy, owners) in [("Retain", 0), ("Delete", 1)] {
+            let plan = Plan::of(&resource(&json!({"vectorStore": template, "reclaimPolicy": policy}))).unwrap();
+            let StoragePlan::Claim(wanted) = &plan.storage else { unreachable!("the spec has a claim") };
+            let made = claim(&plan, wanted);
+            assert_eq!(made.metadata.owner_references.unwrap_or_default().len(), owners, "{policy}");
+            assert_eq!(made.spec.unwrap().storage_class_name, None, "the cluster's default class is not overwritten");
+        }
+    }
+}

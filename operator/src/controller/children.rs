@@ -1,0 +1,219 @@
+//! The children without secrets: configuration and claim; and what is only looked at: pods, the webhook, the user's Secrets.
+
+use context_manager_crds::{context_manager::status::Pods, quantity::Quantity};
+use context_manager_protocol::names;
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::MutatingWebhookConfiguration,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
+    },
+    apimachinery::pkg::api::resource,
+};
+use kube::{Api, api::ListParams};
+
+use super::{
+    apply::{Manager, apply, covers},
+    build,
+    error::{Error, call},
+    keys::{name_taken, owned, suspended},
+    plan::{ClaimPlan, Plan, StoragePlan},
+    reconcile::Context,
+    status::{Finding, Good, Trouble},
+};
+
+/// Brings the configuration to what it should be.
+pub(super) async fn config(context: &Context, plan: &Plan) -> Result<Finding, Error> {
+    let name = names::config_map(&plan.name);
+    let api = Api::<ConfigMap>::namespaced(context.client.clone(), &plan.namespace);
+    let live = call("read the configuration", api.get_opt(&name)).await?;
+    if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
+        return Ok(Err(name_taken(foreign, &name)));
+    }
+    let wanted = build::config_map(plan);
+    if live.as_ref().is_none_or(|live| !covers(live, &wanted)) {
+        if plan.suspended {
+            return Ok(Err(suspended("The configuration is not up to date")));
+        }
+        apply(&api, &name, &wanted, Manager::Config, "write the configuration").await?;
+        context.wrote("config_map");
+    }
+    Ok(Ok(Good("Provisioned", format!("generation {} is published", plan.config.generation))))
+}
+
+/// Brings the claim to what it should be, and says in a word where contexts are kept.
+pub(super) async fn storage(context: &Context, plan: &Plan) -> Result<(String, Finding), Error> {
+    match &plan.storage {
+        StoragePlan::EmptyDir => {
+            let good = Good("EmptyDir", "each pod has a volume that ends with it".to_owned());
+            Ok(("Embedded/EmptyDir".to_owned(), Ok(good)))
+        }
+        StoragePlan::Claim(wanted) => Ok(("Embedded/Claim".to_owned(), claim(context, plan, wanted).await?)),
+    }
+}
+
+async fn claim(context: &Context, plan: &Plan, wanted: &ClaimPlan) -> Result<Finding, Error> {
+    let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &plan.namespace);
+    let live = call("read the claim", api.get_opt(&wanted.name)).await?;
+    if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
+        return Ok(Err(name_taken(foreign, &wanted.name)));
+    }
+    let mut desired = build::claim(plan, wanted);
+    if let Some(live) = &live {
+        keep_what_cannot_change(&mut desired, live, wanted);
+    }
+    let current = |live: &PersistentVolumeClaim| covers(live, &desired) && owned(live, plan) != wanted.retain;
+    let live = match live {
+        Some(live) if current(&live) => live,
+        _ if plan.suspended => return Ok(Err(suspended("The claim is not up to date"))),
+        _ => {
+            let written = apply(&api, &wanted.name, &desired, Manager::Storage, "write the claim").await?;
+            context.wrote("claim");
+            written
+        }
+    };
+    let phase = live.status.and_then(|status| status.phase).unwrap_or_else(|| "Pending".to_owned());
+    Ok(match phase.as_str() {
+        "Bound" => Ok(Good("ClaimBound", format!("the claim {} is bound", wanted.name))),
+        "Lost" => {
+            let message = format!("the volume of the claim {} is gone; restore it, or delete the claim", wanted.name);
+            Err(Trouble::stalled("ClaimLost", message))
+        }
+        // Many classes bind a claim only when the first pod uses it, so this must not keep the first pod away.
+        _ => Ok(Good("ClaimPending", format!("the claim {} is bound with its first pod, at the latest", wanted.name))),
+    })
+}
+
+/// Class, modes and volume of an existing claim cannot be changed, and its size only upwards. The API server writes a size in its
+/// own way.
+fn keep_what_cannot_change(desired: &mut PersistentVolumeClaim, live: &PersistentVolumeClaim, wanted: &ClaimPlan) {
+    let (Some(desired), Some(live)) = (&mut desired.spec, &live.spec) else { return };
+    desired.access_modes.clone_from(&live.access_modes);
+    if desired.storage_class_name.is_some() {
+        desired.storage_class_name.clone_from(&live.storage_class_name);
+    }
+    if desired.volume_name.is_some() {
+        desired.volume_name.clone_from(&live.volume_name);
+    }
+    let has = live.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
+    let grows = |resource::Quantity(has): &resource::Quantity| {
+        has.parse::<Quantity>().is_ok_and(|has| wanted.size.compare(&has).is_gt())
+    };
+    if has.is_some_and(|has| !grows(has)) {
+        desired.resources.clone_from(&live.resources);
+        if let Some(resources) = &mut desired.resources {
+            resources.limits = None;
+        }
+    }
+}
+
+/// Whether the Secret that the user makes for the embedding API is there; pods that mount it could not start without it.
+pub(super) async fn embedding_key(context: &Context, plan: &Plan) -> Result<Result<(), Trouble>, Error> {
+    let Some(reference) = &plan.embedding_key else { return Ok(Ok(())) };
+    let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
+    let secret = call("read the Secret of spec.embedding.apiKeySecretRef", api.get_opt(&reference.name)).await?;
+    let has = |secret: &Secret| secret.data.as_ref().is_some_and(|data| data.contains_key(&reference.key));
+    Ok(match secret {
+        Some(secret) if has(&secret) => Ok(()),
+        Some(_) => {
+            let (name, key) = (&reference.name, &reference.key);
+            let message = format!("spec.embedding.apiKeySecretRef: the Secret {name:?} has no key {key:?}; add it");
+            Err(Trouble::stalled("SecretInvalid", message))
+        }
+        None => {
+            let name = &reference.name;
+            let message = format!("spec.embedding.apiKeySecretRef: the Secret {name:?} does not exist; create it");
+            Err(Trouble::stalled("SecretNotFound", message))
+        }
+    })
+}
+
+/// Whether the API server would call the webhook and trust it.
+pub(super) async fn injection(context: &Context) -> Result<Finding, Error> {
+    let name = &context.webhook_configuration;
+    let api = Api::<MutatingWebhookConfiguration>::all(context.client.clone());
+    let Some(configuration) = call("read the webhook's configuration", api.get_opt(name)).await? else {
+        let message =
+            format!("there is no MutatingWebhookConfiguration {name:?}, so no pod gets a sidecar; install the chart");
+        return Ok(Err(Trouble::passing("WebhookMissing", message)));
+    };
+    let webhooks = configuration.webhooks.unwrap_or_default();
+    let trusted = !webhooks.is_empty()
+        && webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref().is_some_and(|ca| !ca.0.is_empty()));
+    Ok(if trusted {
+        Ok(Good("WebhookTrusted", "pods that opt in get a sidecar".to_owned()))
+    } else {
+        let message = "the webhook has not published its CA yet; if this stays, look at the webhook's log";
+        Err(Trouble::passing("WebhookNotTrusted", message))
+    })
+}
+
+/// The pods of a resource.
+pub(super) async fn pods(context: &Context, plan: &Plan) -> Result<Pods, Error> {
+    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
+    let params = ListParams::default().labels(&format!("{}={}", names::INJECTED, plan.name)).match_any();
+    let pods = call("list the pods with a sidecar", api.list(&params)).await?;
+    let alive = pods.items.iter().filter(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    });
+    let (injected, ready) =
+        alive.fold((0, 0), |(injected, ready), pod| (injected + 1, ready + i32::from(is_ready(pod))));
+    Ok(Pods { injected, ready })
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    lists.into_iter().flatten().flatten().any(|container| container.name == names::CONTAINER && container.ready)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_existing_claim_grows_and_changes_nothing_else() {
+        let live: PersistentVolumeClaim = serde_json::from_value(json!({"spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "fast", "volumeName": "pv-1",
+            "resources": {"requests": {"storage": "1Gi"}},
+        }}))
+        .unwrap();
+        let size_after = |size: &str| {
+            let wanted = ClaimPlan {
+                name: "x".to_owned(),
+                storage_class: None,
+                access_modes: vec!["ReadWriteMany"],
+                size: size.parse().unwrap(),
+                volume: None,
+                retain: true,
+            };
+            let mut desired: PersistentVolumeClaim =
+                serde_json::from_value(json!({"spec": {"resources": {"requests": {"storage": size}}}})).unwrap();
+            keep_what_cannot_change(&mut desired, &live, &wanted);
+            let spec = desired.spec.unwrap();
+            assert_eq!(spec.access_modes.unwrap(), ["ReadWriteOnce"]);
+            assert_eq!(
+                (spec.storage_class_name, spec.volume_name),
+                (None, None),
+                "what is not ours stays with its owner"
+            );
+            spec.resources.unwrap().requests.unwrap()["storage"].0.clone()
+        };
+        assert_eq!(size_after("1024Mi"), "1Gi", "the same amount in other words is no change");
+        assert_eq!(size_after("2Gi"), "2Gi");
+        assert_eq!(size_after("512Mi"), "1Gi", "a claim cannot shrink");
+    }
+
+    #[test]
+    fn a_pod_counts_as_ready_by_its_sidecar() {
+        let pod = |ready: bool| -> Pod {
+            serde_json::from_value(json!({"status": {"phase": "Running", "initContainerStatuses": [
+                {"name": "context-manager", "ready": ready, "image": "i", "imageID": "i", "restartCount": 0}]}}))
+            .unwrap()
+        };
+        assert!(is_ready(&pod(true)) && !is_ready(&pod(false)) && !is_ready(&Pod::default()));
+    }
+}

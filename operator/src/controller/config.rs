@@ -1,0 +1,294 @@
+//! From the spec to the sidecar's configuration: pure, and the same for the same spec. What the spec leaves out has the
+//! sidecar's own defaults, so there is one place for each of them.
+
+use context_manager_crds::{
+    ContextManagerSpec,
+    context_manager::{
+        embedding::{self, Provider},
+        levels, retrieval,
+        vector_store::Durability,
+    },
+    duration::Duration,
+    quantity::Quantity,
+};
+use context_manager_protocol::{
+    config::{self, EmbeddedStore, SidecarConfig, Store},
+    duration::HumanDuration,
+    names,
+    size::ByteSize,
+};
+
+/// The configuration of the sidecars of a resource whose generation is `generation`.
+///
+/// ```
+/// use context_manager_crds::ContextManagerSpec;
+/// use context_manager_operator::controller::config::sidecar_config;
+///
+/// let config = sidecar_config(&ContextManagerSpec::default(), 1);
+/// assert_eq!(config.admin.port, 7420);
+/// assert!(context_manager_protocol::config::SidecarConfig::from_toml(&config.to_toml()).is_ok());
+/// ```
+#[must_use]
+pub fn sidecar_config(spec: &ContextManagerSpec, generation: i64) -> SidecarConfig {
+    let embedded = spec.vector_store.as_ref().and_then(|store| store.embedded.as_ref());
+    let mut config = SidecarConfig::embedded(names::DATA_DIRECTORY);
+    config.generation = generation;
+    config.store = Store::Embedded(EmbeddedStore {
+        path: names::DATA_DIRECTORY.into(),
+        durability: match embedded.and_then(|embedded| embedded.durability).unwrap_or_default() {
+            Durability::Process => config::Durability::Process,
+            Durability::Node => config::Durability::Node,
+        },
+    });
+    config.keys.file = Some(names::KEYS_FILE.into());
+    config.admin.port = names::DEFAULT_ADMIN_PORT;
+    if let Some(sidecar) = &spec.sidecar {
+        set(&mut config.protocol.port, sidecar.protocol_port.and_then(|port| u16::try_from(port).ok()));
+        set(&mut config.admin.port, sidecar.admin_port.and_then(|port| u16::try_from(port).ok()));
+        let size = sidecar.max_message_size.as_ref().and_then(Quantity::bytes);
+        set(&mut config.protocol.max_message_size, size.map(ByteSize::new));
+        set(&mut config.log.level, sidecar.log_level.clone());
+    }
+    if let Some(auth) = &spec.auth {
+        set(&mut config.protocol.timestamp_window, duration(auth.timestamp_window));
+    }
+    if let Some(given) = &spec.embedding {
+        embedding(&mut config.embedding, given);
+    }
+    if let Some(given) = &spec.levels {
+        levels(&mut config.levels, given);
+    }
+    if let Some(given) = &spec.retrieval {
+        retrieval(&mut config.retrieval, given);
+    }
+    if let Some(gc) = &spec.gc {
+        set(&mut config.gc.interval, duration(gc.interval));
+        set(&mut config.gc.batch_size, count(gc.batch_size));
+    }
+    config
+}
+
+fn embedding(config: &mut config::Embedding, given: &embedding::Embedding) {
+    config.provider = match given.provider.unwrap_or_default() {
+        Provider::Builtin => config::Provider::Builtin,
+        Provider::OpenAi => config::Provider::OpenAi,
+    };
+    config.url.clone_from(&given.url);
+    config.model.clone_from(&given.model);
+    set(&mut config.dimensions, count(given.dimensions));
+    config.api_key_file = given.api_key_secret_ref.as_ref().map(|_| names::EMBEDDING_API_KEY_FILE.into());
+    set(&mut config.batch_size, count(given.batch_size));
+    set(&mut config.timeout, duration(given.timeout));
+    if let Some(cache) = &given.cache {
+        set(&mut config.cache.capacity, cache.capacity.as_ref().and_then(Quantity::bytes).map(ByteSize::new));
+        set(&mut config.cache.ttl, duration(cache.ttl));
+    }
+    if let Some(retry) = &given.retry {
+        set(&mut config.retry.max_attempts, count(retry.max_attempts));
+        set(&mut config.retry.initial_delay, duration(retry.initial_delay));
+        set(&mut config.retry.max_delay, duration(retry.max_delay));
+        set(&mut config.retry.jitter, retry.jitter);
+    }
+    set(&mut config.query_prefix, given.query_prefix.clone());
+    set(&mut config.document_prefix, given.document_prefix.clone());
+}
+
+fn levels(config: &mut config::Levels, given: &levels::Levels) {
+    let level = |config: &mut config::LevelConfig, given: &Option<levels::Level>| {
+        if let Some(given) = given {
+            config.capacity = count(given.capacity).or(config.capacity);
+            config.ttl = duration(given.ttl).or(config.ttl);
+        }
+    };
+    level(&mut config.immediate, &given.immediate);
+    level(&mut config.short_term, &given.short_term);
+    level(&mut config.long_term, &given.long_term);
+    if let Some(promotion) = &given.promotion {
+        config.promotion.min_accesses = promotion.min_accesses.or(config.promotion.min_accesses);
+    }
+}
+
+fn retrieval(config: &mut config::Retrieval, given: &retrieval::Retrieval) {
+    if let Some(legs) = &given.legs {
+        set(&mut config.legs.dense, legs.dense);
+        set(&mut config.legs.dense_with_previous, legs.dense_with_previous);
+        set(&mut config.legs.sparse, legs.sparse);
+        set(&mut config.legs.sparse_with_previous, legs.sparse_with_previous);
+    }
+    if let Some(nudges) = &given.nudges {
+        set(&mut config.nudges.recency, nudges.recency);
+        set(&mut config.nudges.frequency, nudges.frequency);
+        set(&mut config.nudges.level, nudges.level);
+    }
+    set(&mut config.recency_half_life, duration(given.recency_half_life));
+    if let Some(shares) = &given.levels {
+        let share = |config: &mut config::BudgetShare, given: &Option<retrieval::Share>| {
+            if let Some(given) = given {
+                set(&mut config.floor, given.floor);
+                config.cap = given.cap.or(config.cap);
+            }
+        };
+        share(&mut config.immediate, &shares.immediate);
+        share(&mut config.short_term, &shares.short_term);
+        share(&mut config.long_term, &shares.long_term);
+    }
+    set(&mut config.default_token_budget, count(given.default_token_budget));
+    config.min_score = given.min_score.or(config.min_score);
+}
+
+fn set<T>(value: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *value = given;
+    }
+}
+
+fn duration(given: Option<Duration>) -> Option<HumanDuration> {
+    given.map(HumanDuration::from)
+}
+
+fn count(given: Option<i32>) -> Option<usize> {
+    given.and_then(|count| usize::try_from(count).ok())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(spec: serde_json::Value) -> SidecarConfig {
+        sidecar_config(&serde_json::from_value(spec).unwrap(), 3)
+    }
+
+    #[test]
+    fn an_empty_spec_is_the_sidecars_defaults_with_the_places_of_a_pod() {
+        let mut expected = SidecarConfig::embedded("/var/lib/context-manager");
+        expected.generation = 3;
+        expected.keys.file = Some("keys.json".into());
+        expected.admin.port = 7420;
+        assert_eq!(config(json!({})), expected);
+    }
+
+    #[test]
+    fn every_field_of_the_spec_reaches_the_file() {
+        let made = config(json!({
+            "vectorStore": {"embedded": {"durability": "Node"}},
+            "embedding": {
+                "provider": "openAI", "url": "http://embeddings/v1/embeddings", "model": "minilm", "dimensions": 12,
+                "apiKeySecretRef": {"name": "s", "key": "k"}, "batchSize": 7, "timeout": "3s",
+                "cache": {"capacity": "1Mi", "ttl": "2m"},
+                "retry": {"maxAttempts": 4, "initialDelay": "10ms", "maxDelay": "1s", "jitter": 0.5},
+                "queryPrefix": "q: ", "documentPrefix": "d: ",
+            },
+            "levels": {
+                "immediate": {"capacity": 5, "ttl": "1m"}, "shortTerm": {"capacity": 6, "ttl": "2m"},
+                "longTerm": {"capacity": 8, "ttl": "3m"}, "promotion": {"minAccesses": 9},
+            },
+            "retrieval": {
+                "legs": {"dense": 0.1, "denseWithPrevious": 0.2, "sparse": 0.4, "sparseWithPrevious": 0.5},
+                "nudges": {"recency": 0.01, "frequency": 0.02, "level": 0.03}, "recencyHalfLife": "2h",
+                "levels": {"immediate": {"floor": 0.2, "cap": 0.3}, "shortTerm": {"floor": 0.1}, "longTerm": {"cap": 0.9}},
+                "defaultTokenBudget": 500, "minScore": 0.25,
+            },
+            "gc": {"interval": "30s", "batchSize": 11},
+            "auth": {"timestampWindow": "1m"},
+            "sidecar": {"protocolPort": 8001, "adminPort": 8002, "maxMessageSize": "2Mi", "logLevel": "debug"},
+        }));
+        let expected = r#"schema_version = 1
+generation = 3
+
+[protocol]
+port = 8001
+max_message_size = "2Mi"
+timestamp_window = "1m"
+max_in_flight = 256
+request_timeout = "30s"
+
+[admin]
+address = "0.0.0.0"
+port = 8002
+
+[keys]
+file = "keys.json"
+
+[store.embedded]
+path = "/var/lib/context-manager"
+durability = "node"
+
+[embedding]
+provider = "open_ai"
+url = "http://embeddings/v1/embeddings"
+model = "minilm"
+dimensions = 12
+api_key_file = "embedding-api-key"
+batch_size = 7
+timeout = "3s"
+query_prefix = "q: "
+document_prefix = "d: "
+
+[embedding.cache]
+capacity = "1Mi"
+ttl = "2m"
+
+[embedding.retry]
+max_attempts = 4
+initial_delay = "10ms"
+max_delay = "1s"
+jitter = 0.5
+
+[levels.immediate]
+capacity = 5
+ttl = "1m"
+
+[levels.short_term]
+capacity = 6
+ttl = "2m"
+
+[levels.long_term]
+capacity = 8
+ttl = "3m"
+
+[levels.promotion]
+min_accesses = 9
+
+[retrieval]
+recency_half_life = "2h"
+default_token_budget = 500
+min_score = 0.25
+
+[retrieval.legs]
+dense = 0.1
+dense_with_previous = 0.2
+sparse = 0.4
+sparse_with_previous = 0.5
+
+[retrieval.nudges]
+recency = 0.01
+frequency = 0.02
+level = 0.03
+
+[retrieval.immediate]
+floor = 0.2
+cap = 0.3
+
+[retrieval.short_term]
+floor = 0.1
+
+[retrieval.long_term]
+floor = 0.0
+cap = 0.9
+
+[gc]
+interval = "30s"
+batch_size = 11
+
+[log]
+level = "debug"
+format = "json"
+"#;
+        let parsed = SidecarConfig::from_toml(expected).unwrap();
+        assert_eq!(made, parsed);
+        assert_eq!(SidecarConfig::from_toml(&made.to_toml()).unwrap(), made);
+    }
+}

@@ -1,0 +1,238 @@
+//! What a valid resource asks for, with every default decided: pure.
+
+use std::time::Duration;
+
+use context_manager_crds::{
+    ContextManager,
+    context_manager::{
+        ReclaimPolicy,
+        auth::SecretPolicy,
+        embedding::SecretKeyRef,
+        vector_store::{AccessMode, VolumeClaimTemplate},
+    },
+    duration::Duration as DurationText,
+    quantity::Quantity,
+    validate::validate,
+};
+use context_manager_protocol::{config::SidecarConfig, names};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource as _;
+
+use super::config::sidecar_config;
+use crate::pki::client::Identity;
+
+/// How long a certificate lives unless the resource says otherwise.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(90 * 24);
+
+/// What a resource asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The reference by which children belong to it.
+    pub owner: OwnerReference,
+    /// Where the key ring comes from.
+    pub keys: KeySource,
+    /// The Secret with the embedding API's key; made by the user, mounted by pods.
+    pub embedding_key: Option<SecretKeyRef>,
+    /// The certificate of its sidecars.
+    pub certificate: CertificatePlan,
+    /// The sidecar's configuration.
+    pub config: SidecarConfig,
+    /// The volume of the data.
+    pub storage: StoragePlan,
+    /// Whether the operator only observes.
+    pub suspended: bool,
+}
+
+/// Where the key ring comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// It is made once.
+    Generate,
+    /// It is copied from a Secret of the user.
+    Existing {
+        /// Name of the Secret.
+        secret: String,
+        /// Key inside.
+        key: String,
+    },
+}
+
+/// The certificate of the sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificatePlan {
+    /// Whom it speaks for.
+    pub identity: Identity,
+    /// How long it lives.
+    pub lifetime: Duration,
+    /// How long before its end it is renewed.
+    pub renew_before: Duration,
+}
+
+/// The volume of the data.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoragePlan {
+    /// Each pod has a volume that ends with it.
+    EmptyDir,
+    /// One claim for all pods.
+    Claim(ClaimPlan),
+}
+
+/// The claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimPlan {
+    /// Its name.
+    pub name: String,
+    /// Its class; `None` is the cluster's default.
+    pub storage_class: Option<String>,
+    /// How it may be mounted.
+    pub access_modes: Vec<&'static str>,
+    /// Its size.
+    pub size: Quantity,
+    /// The volume it binds to.
+    pub volume: Option<String>,
+    /// Whether it outlives the resource.
+    pub retain: bool,
+}
+
+/// Why there is no plan: what a person has to change, one sentence for each rule that is broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.join("; "))]
+pub struct Invalid {
+    /// The sentences.
+    pub problems: Vec<String>,
+}
+
+impl Plan {
+    /// Makes the plan of a resource.
+    ///
+    /// # Errors
+    /// When the resource breaks a rule, which takes one that was admitted before the rule existed.
+    pub fn of(resource: &ContextManager) -> Result<Self, Invalid> {
+        let problems: Vec<String> = validate(resource).iter().map(ToString::to_string).collect();
+        if !problems.is_empty() {
+            return Err(Invalid { problems });
+        }
+        let incomplete = || Invalid { problems: vec!["the object has no name, namespace or uid".to_owned()] };
+        let name = resource.metadata.name.clone().ok_or_else(incomplete)?;
+        let namespace = resource.metadata.namespace.clone().ok_or_else(incomplete)?;
+        let owner = resource.controller_owner_ref(&()).ok_or_else(incomplete)?;
+        let spec = &resource.spec;
+        let config = sidecar_config(spec, resource.metadata.generation.unwrap_or_default());
+        // What the sidecar would refuse must not reach it.
+        SidecarConfig::from_toml(&config.to_toml()).map_err(|error| Invalid {
+            problems: vec![format!("the sidecar would refuse this configuration: {error}")],
+        })?;
+        let tls = spec.tls.clone().unwrap_or_default();
+        let lifetime = tls.duration.map_or(CERTIFICATE_LIFETIME, DurationText::get);
+        let embedding = spec.embedding.as_ref();
+        Ok(Self {
+            keys: key_source(resource),
+            embedding_key: embedding.and_then(|embedding| embedding.api_key_secret_ref.clone()),
+            certificate: CertificatePlan {
+                identity: Identity::new(&namespace, &name),
+                lifetime,
+                renew_before: tls.renew_before.map_or(lifetime / 3, DurationText::get),
+            },
+            config,
+            storage: storage(resource, &name),
+            suspended: spec.suspend.unwrap_or_default(),
+            name,
+            namespace,
+            owner,
+        })
+    }
+}
+
+fn key_source(resource: &ContextManager) -> KeySource {
+    let auth = resource.spec.auth.clone().unwrap_or_default();
+    match (auth.secret_policy.unwrap_or_default(), auth.secret_ref) {
+        (SecretPolicy::UseExisting, Some(reference)) => KeySource::Existing {
+            secret: reference.name,
+            key: reference.key.unwrap_or_else(|| names::KEYS_FILE.to_owned()),
+        },
+        (SecretPolicy::Generate, _) | (SecretPolicy::UseExisting, None) => KeySource::Generate,
+    }
+}
+
+fn storage(resource: &ContextManager, name: &str) -> StoragePlan {
+    let embedded = resource.spec.vector_store.as_ref().and_then(|store| store.embedded.as_ref());
+    let template = embedded
+        .and_then(|embedded| embedded.storage.as_ref())
+        .and_then(|storage| storage.volume_claim_template.as_ref());
+    let Some(template) = template else { return StoragePlan::EmptyDir };
+    let VolumeClaimTemplate { storage_class_name, resources, volume_name, .. } = template;
+    let access_modes = template.access_modes().iter().map(|mode| match mode {
+        AccessMode::ReadWriteOnce => "ReadWriteOnce",
+        AccessMode::ReadWriteOncePod => "ReadWriteOncePod",
+        AccessMode::ReadWriteMany => "ReadWriteMany",
+    });
+    StoragePlan::Claim(ClaimPlan {
+        name: names::data_claim(name),
+        storage_class: storage_class_name.clone(),
+        access_modes: access_modes.collect(),
+        size: resources.requests.storage.clone(),
+        volume: volume_name.clone(),
+        retain: resource.spec.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain,
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A resource of the namespace `team` as the API server would hand it out.
+    pub(in super::super) fn resource(spec: &serde_json::Value) -> ContextManager {
+        serde_json::from_value(json!({
+            "apiVersion": "contextmanager.dev/v1alpha1",
+            "kind": "ContextManager",
+            "metadata": {"name": "memory", "namespace": "team", "uid": "uid-1", "generation": 2},
+            "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_empty_spec_has_a_whole_plan() {
+        let plan = Plan::of(&resource(&json!({}))).unwrap();
+        assert_eq!(plan.keys, KeySource::Generate);
+        assert_eq!(plan.storage, StoragePlan::EmptyDir);
+        assert_eq!(plan.certificate.renew_before * 3, plan.certificate.lifetime);
+        assert_eq!(plan.owner.controller, Some(true));
+        assert_eq!(plan.config.generation, 2);
+    }
+
+    #[test]
+    fn what_was_admitted_before_a_rule_existed_is_refused_with_its_words() {
+        let invalid = Plan::of(&resource(&json!({"sidecar": {"adminPort": 7419}}))).unwrap_err();
+        assert!(invalid.to_string().contains("spec.sidecar.protocolPort"), "{invalid}");
+    }
+
+    #[test]
+    fn a_claim_is_retained_unless_it_shall_go() {
+        let claim = |policy: &str| {
+            let spec = json!({
+                "vectorStore": {"embedded": {"storage": {"volumeClaimTemplate": {
+                    "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}, "volumeName": "disk"}}}},
+                "reclaimPolicy": policy,
+            });
+            match Plan::of(&resource(&spec)).unwrap().storage {
+                StoragePlan::Claim(claim) => claim,
+                StoragePlan::EmptyDir => unreachable!("the spec has a claim"),
+            }
+        };
+        let kept = claim("Retain");
+        assert_eq!(
+            (kept.name.as_str(), kept.retain, kept.access_modes),
+            ("memory-context-data", true, vec!["ReadWriteOnce"])
+        );
+        assert_eq!((kept.storage_class.as_deref(), kept.volume.as_deref()), (Some(""), Some("disk")));
+        assert!(!claim("Delete").retain);
+    }
+}

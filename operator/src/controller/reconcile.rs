@@ -1,0 +1,244 @@
+//! One reconciliation, and what comes after it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use context_manager_crds::{ContextManager, ContextManagerSpec, ContextManagerStatus};
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource as _,
+    api::{ObjectMeta, Patch, PatchParams},
+    core::DeserializeGuard,
+    runtime::{
+        controller::Action,
+        events::{Event, EventType, Recorder},
+    },
+};
+use serde_json::json;
+use tracing::{debug, info, warn};
+
+use super::{
+    Settings,
+    apply::Manager,
+    certificate::{self, Authority},
+    children,
+    error::{Error, call},
+    keys,
+    metrics::{Metrics, Outcome},
+    plan::Plan,
+    status::{self, Report},
+};
+
+/// Pause before what passes by itself is looked at again.
+const WAITING: Duration = Duration::from_secs(2);
+/// First pause after an error, doubled with each further one of the same object, up to the longest.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+/// Pauses vary by this share either way, so that objects that failed together are not tried together.
+const JITTER: f64 = 0.25;
+
+type Object = DeserializeGuard<ContextManager>;
+
+/// What reconciliations share.
+pub(super) struct Context {
+    pub(super) client: Client,
+    pub(super) authority: Authority,
+    pub(super) webhook_configuration: String,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    resync: Duration,
+    /// How often each object failed in a row, by its uid.
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+impl Context {
+    pub(super) fn new(client: Client, recorder: Recorder, settings: Settings, metrics: Arc<Metrics>) -> Self {
+        Self {
+            client,
+            recorder,
+            metrics,
+            authority: Authority::new(settings.authority),
+            webhook_configuration: settings.webhook_configuration,
+            resync: settings.resync,
+            failures: Mutex::default(),
+        }
+    }
+
+    pub(super) fn wrote(&self, object: &'static str) {
+        self.metrics.wrote(object);
+    }
+
+    /// Publishes an event on the resource.
+    pub(super) async fn tell(&self, plan: &Plan, reason: &str, note: &str) {
+        info!(namespace = plan.namespace, name = plan.name, reason, note);
+        self.publish(plan, EventType::Normal, reason, note).await;
+    }
+
+    /// Publishes a warning on the resource.
+    pub(super) async fn warn(&self, plan: &Plan, reason: &str, note: &str) {
+        warn!(namespace = plan.namespace, name = plan.name, reason, note);
+        self.publish(plan, EventType::Warning, reason, note).await;
+    }
+
+    /// An event that cannot be published costs nothing but itself.
+    async fn publish(&self, plan: &Plan, type_: EventType, reason: &str, note: &str) {
+        let (reason, note) = (reason.to_owned(), Some(note.to_owned()));
+        let event = Event { type_, reason, note, action: "Reconcile".to_owned(), secondary: None };
+        let mut resource = ContextManager::new(&plan.name, ContextManagerSpec::default());
+        resource.metadata.namespace = Some(plan.namespace.clone());
+        resource.metadata.uid = Some(plan.owner.uid.clone());
+        let regarding = resource.object_ref(&());
+        let publish = self.recorder.publish(&event, &regarding);
+        if let Err(error) = call("publish an event", publish).await {
+            debug!(error = %error, "An event was not published");
+        }
+    }
+
+    fn succeeded(&self, metadata: &ObjectMeta) {
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    fn failed(&self, metadata: &ObjectMeta) -> u32 {
+        let uid = metadata.uid.clone().unwrap_or_default();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(uid).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+}
+
+/// Brings everything that belongs to a resource to what it should be, and says in the status what came of it.
+pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
+    let since = Instant::now();
+    let metadata = object.meta();
+    if metadata.deletion_timestamp.is_some() {
+        // Children go with their owner, and nothing lies outside the cluster.
+        context.succeeded(metadata);
+        return Ok(Action::await_change());
+    }
+    let result = match &object.0 {
+        Ok(resource) => provision(resource, &context).await,
+        Err(unreadable) => {
+            let message = format!("the resource cannot be read: {}", unreadable.error);
+            write_invalid(&context, metadata, None, &message).await.map(|()| (Outcome::NotReady, context.resync))
+        }
+    };
+    let outcome = result.as_ref().map_or(Outcome::Error, |(outcome, _)| *outcome);
+    context.metrics.reconciled(outcome, since.elapsed());
+    let (_, pause) = result?;
+    context.succeeded(metadata);
+    Ok(Action::requeue(jittered(pause, rand::random())))
+}
+
+async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outcome, Duration), Error> {
+    let plan = match Plan::of(resource) {
+        Ok(plan) => plan,
+        Err(invalid) => {
+            let current = resource.status.as_ref();
+            write_invalid(context, &resource.metadata, current, &invalid.to_string()).await?;
+            return Ok((Outcome::NotReady, context.resync));
+        }
+    };
+    // Configuration last: a sidecar that reads it finds what it names.
+    let found_keys = keys::ensure(context, &plan).await?;
+    let embedding_key = children::embedding_key(context, &plan).await?;
+    let found_certificate = certificate::ensure(context, &plan).await?;
+    let (store_kind, store) = children::storage(context, &plan).await?;
+    let config = children::config(context, &plan).await?;
+    let injection = children::injection(context).await?;
+    let pods = children::pods(context, &plan).await?;
+
+    let (keys, secrets) = match (found_keys, embedding_key) {
+        (Ok((keys, good)), Ok(())) => (Some(keys), Ok(good)),
+        (Ok((keys, _)), Err(trouble)) => (Some(keys), Err(trouble)),
+        (Err(trouble), _) => (None, Err(trouble)),
+    };
+    let (certificates, tls) = match found_certificate {
+        Ok((certificate, good)) => (vec![certificate], Ok(good)),
+        Err(trouble) => (Vec::new(), Err(trouble)),
+    };
+    let suspended = plan.suspended;
+    let report = Report { secrets, tls, config, store, injection, keys, certificates, store_kind, pods, suspended };
+    let (outcome, pause) = match report.trouble() {
+        None => (Outcome::Ready, context.resync),
+        Some(trouble) if trouble.stalled => (Outcome::NotReady, context.resync),
+        Some(_) => (Outcome::NotReady, WAITING.min(context.resync)),
+    };
+    let status = report.status(resource.metadata.generation, resource.status.as_ref(), Timestamp::now());
+    write_status(context, &resource.metadata, resource.status.as_ref(), &status).await?;
+    Ok((outcome, pause))
+}
+
+async fn write_invalid(
+    context: &Context,
+    metadata: &ObjectMeta,
+    current: Option<&ContextManagerStatus>,
+    message: &str,
+) -> Result<(), Error> {
+    let status = status::invalid(message, metadata.generation, current, Timestamp::now());
+    write_status(context, metadata, current, &status).await
+}
+
+/// Writes the status if it says something new.
+async fn write_status(
+    context: &Context,
+    metadata: &ObjectMeta,
+    current: Option<&ContextManagerStatus>,
+    status: &ContextManagerStatus,
+) -> Result<(), Error> {
+    if current == Some(status) {
+        return Ok(());
+    }
+    let (Some(name), Some(namespace)) = (&metadata.name, &metadata.namespace) else { return Ok(()) };
+    // A resource whose spec cannot be read still has a status that can be written.
+    let api = Api::<DeserializeGuard<ContextManager>>::namespaced(context.client.clone(), namespace);
+    let patch = json!({
+        "apiVersion": ContextManager::api_version(&()),
+        "kind": ContextManager::kind(&()),
+        "metadata": {"name": name, "namespace": namespace},
+        "status": status,
+    });
+    let params = PatchParams::apply(Manager::Status.as_str()).force();
+    call("write the status", api.patch_status(name, &params, &Patch::Apply(patch))).await?;
+    context.wrote("status");
+    Ok(())
+}
+
+/// How long an object that failed is left alone.
+#[expect(clippy::needless_pass_by_value, reason = "the controller calls it with these types")]
+pub(super) fn after_error(object: Arc<Object>, error: &Error, context: Arc<Context>) -> Action {
+    let metadata = object.meta();
+    let failures = context.failed(metadata);
+    let pause = if error.is_conflict() { FIRST_BACKOFF } else { backoff(failures) };
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    let error: &dyn std::error::Error = error;
+    warn!(namespace, name, failures, pause_ms = pause.as_millis(), error, "Reconciling failed; it is tried again");
+    Action::requeue(jittered(pause, rand::random()))
+}
+
+/// The pause after the n-th failure in a row.
+fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
+}
+
+fn jittered(pause: Duration, random: f64) -> Duration {
+    pause.mul_f64(1.0 - JITTER + 2.0 * JITTER * random.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        assert_eq!(backoff(1), FIRST_BACKOFF);
+        assert_eq!(backoff(2), 2 * FIRST_BACKOFF);
+        assert_eq!(backoff(1_000), LONGEST_BACKOFF);
+        assert!(jittered(LONGEST_BACKOFF, 1.0) <= LONGEST_BACKOFF.mul_f64(1.26));
+    }
+}

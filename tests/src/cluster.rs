@@ -1,0 +1,229 @@
+//! The cluster that suites run on, and a namespace for each test.
+//!
+//! A suite without a cluster fails, and says what to do: what is not tested must not look tested.
+
+use std::{collections::BTreeMap, fmt::Display, future::Future, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use context_manager_crds::ContextManager;
+use k8s_openapi::{
+    api::core::v1::{Namespace as NamespaceObject, Pod},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, NamespaceResourceScope},
+    runtime::{conditions, wait::await_condition},
+};
+use rand::RngExt as _;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// Environment variable with the path of the kubeconfig; `cargo xtask test` sets it.
+pub const KUBECONFIG: &str = "CONTEXT_MANAGER_TEST_KUBECONFIG";
+/// Field manager of what the suites write.
+pub const FIELD_MANAGER: &str = "suites";
+
+const INSTALL: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(50);
+
+/// A client of the cluster.
+///
+/// # Errors
+/// When there is no cluster.
+pub async fn client() -> Result<Client> {
+    install_tls();
+    let path = kubeconfig()?;
+    let read = Kubeconfig::read_from(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// The kubeconfig that the suites were given.
+///
+/// # Errors
+/// When they were given none.
+pub fn kubeconfig() -> Result<PathBuf> {
+    match std::env::var_os(KUBECONFIG) {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => bail!("this suite needs a cluster: run it by `cargo xtask test`, which starts one and sets {KUBECONFIG}"),
+    }
+}
+
+/// Two TLS providers may be in the dependency graph, so rustls wants to be told. The second call of a process changes nothing.
+pub fn install_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Applies the definition of `ContextManager`, unless the cluster has just this one, and waits until it is served.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn install_definition(client: &Client) -> Result<()> {
+    let api = Api::<CustomResourceDefinition>::all(client.clone());
+    let wanted = definition()?;
+    let found = api.get_opt("contextmanagers.contextmanager.dev").await?;
+    if found.is_none_or(|found| json!(found.spec) != json!(wanted.spec)) {
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch("contextmanagers.contextmanager.dev", &params, &Patch::Apply(&wanted)).await?;
+    }
+    let served = await_condition(api, "contextmanagers.contextmanager.dev", conditions::is_crd_established());
+    tokio::time::timeout(INSTALL, served).await.context("the definition is not served")??;
+    Ok(())
+}
+
+/// The definition, marked as the chart's own, so that a chart that is installed later adopts it.
+///
+/// # Errors
+/// Never: the definition is JSON before and after.
+pub fn definition() -> Result<CustomResourceDefinition> {
+    let mut definition = json!(context_manager_crds::crd());
+    definition["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "Helm"});
+    definition["metadata"]["annotations"] = json!({
+        "meta.helm.sh/release-name": "context-manager",
+        "meta.helm.sh/release-namespace": "context-manager-system",
+        "helm.sh/resource-policy": "keep",
+    });
+    Ok(serde_json::from_value(definition)?)
+}
+
+/// The type of `ContextManager`, for objects that the typed crate would refuse to hold.
+#[must_use]
+pub fn resource_type() -> ApiResource {
+    ApiResource::erase::<ContextManager>(&())
+}
+
+/// Polls until `probe` gives a value.
+///
+/// # Errors
+/// When it does not within `patience`, with what it said last.
+pub async fn eventually<T, E: Display, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    patience: Duration,
+    mut probe: impl FnMut() -> F,
+) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        match probe().await {
+            Ok(value) => return Ok(value),
+            Err(error) if started.elapsed() > patience => bail!("{what}: not within {patience:?}; at last: {error:#}"),
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// A namespace of one test; it is deleted with all that is in it when dropped.
+pub struct Namespace {
+    client: Client,
+    /// Its name.
+    pub name: String,
+}
+
+impl Namespace {
+    /// Makes a namespace whose name begins with `suite-` and `what`.
+    ///
+    /// # Errors
+    /// When there is no cluster.
+    pub async fn create(client: &Client, what: &str, labels: &[(&str, &str)]) -> Result<Self> {
+        let mut suffix = rand::rng();
+        let name = format!("suite-{what}-{:06x}", suffix.random::<u32>() & 0xff_ffff);
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let object = serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}}))?;
+        let namespaces = Api::<NamespaceObject>::all(client.clone());
+        namespaces.create(&PostParams::default(), &object).await.context("failed to make a namespace")?;
+        let namespace = Self { client: client.clone(), name };
+        // The ServiceAccount admission plugin refuses pods until a controller has made the account.
+        let accounts = namespace.api::<k8s_openapi::api::core::v1::ServiceAccount>();
+        eventually("the default ServiceAccount", INSTALL, || accounts.get("default")).await?;
+        Ok(namespace)
+    }
+
+    /// Objects of a type in this namespace.
+    #[must_use]
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    /// `ContextManager`s of this namespace as JSON.
+    #[must_use]
+    pub fn resources(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.name, &resource_type())
+    }
+
+    /// Makes a `ContextManager`.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn make_resource(&self, name: &str, spec: Value) -> Result<ContextManager> {
+        self.make(&json!({"metadata": {"name": name}, "spec": spec})).await
+    }
+
+    /// Makes an object from JSON.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn make<K>(&self, object: &Value) -> Result<K>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Serialize
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let object: K = serde_json::from_value(with_type::<K>(object))?;
+        Ok(self.api::<K>().create(&PostParams::default(), &object).await?)
+    }
+
+    /// What becomes of a pod, without making it.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn try_pod(&self, pod: &Value) -> kube::Result<Pod> {
+        let pod: Pod = serde_json::from_value(pod.clone()).map_err(kube::Error::SerdeError)?;
+        self.api::<Pod>().create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let name = self.name.clone();
+        // The test's own runtime may be ending; the deletion is only asked for, and not waited for.
+        let deletion = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let namespaces = Api::<NamespaceObject>::all(client().await?);
+                namespaces.delete(&name, &DeleteParams::default()).await?;
+                Ok::<_, anyhow::Error>(())
+            })
+        });
+        if let Ok(Err(error)) = deletion.join() {
+            eprintln!("failed to delete namespace {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// Type and version are needed where an object is written as a whole.
+fn with_type<K: kube::Resource<DynamicType = ()>>(object: &Value) -> Value {
+    let mut object = object.clone();
+    object["apiVersion"] = json!(K::api_version(&()));
+    object["kind"] = json!(K::kind(&()));
+    object
+}
+
+/// What the API server says when it refuses.
+///
+/// # Errors
+/// When it did not refuse, or could not be asked.
+pub fn refusal<T>(outcome: kube::Result<T>) -> Result<String> {
+    match outcome {
+        Ok(_) => bail!("the API server accepted it"),
+        Err(kube::Error::Api(status)) => Ok(status.message.clone()),
+        Err(error) => Err(error).context("the API server did not answer"),
+    }
+}

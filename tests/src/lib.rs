@@ -1,0 +1,9 @@
+//! Support for the suites on real parts: programs started as a user starts them, a client that signs, and a real cluster.
+//!
+//! Nothing here stands in for a part of the product. The suites themselves are in `tests/tests/`.
+
+pub mod client;
+pub mod cluster;
+pub mod objects;
+pub mod sidecar;
+pub mod webhook;

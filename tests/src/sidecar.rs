@@ -1,0 +1,169 @@
+//! The sidecar's program, started as a user starts it without Kubernetes.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use context_manager_protocol::keyring::Key;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::client::Client;
+
+const SECRET: &str = "a secret of this suite, 32 bytes or more";
+const START: Duration = Duration::from_secs(30);
+
+/// A running sidecar; it is killed when dropped.
+pub struct Sidecar {
+    child: Child,
+    /// Port of the protocol.
+    pub port: u16,
+    /// Port of probes and metrics.
+    pub admin: u16,
+    log: PathBuf,
+}
+
+/// Where a program of the workspace was built: beside this test's own executable.
+///
+/// # Errors
+/// When it is not there; `cargo xtask test` builds it first.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().and_then(Path::parent).context("a test's executable lies in target/…/deps")?;
+    let program = folder.join(name);
+    if !program.is_file() {
+        bail!("{} is not built; run the suites by `cargo xtask test`", program.display());
+    }
+    Ok(program)
+}
+
+/// A client for plain HTTP on this machine.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn http() -> Result<reqwest::Client> {
+    crate::cluster::install_tls();
+    Ok(reqwest::Client::builder().tls_certs_only([]).no_proxy().timeout(Duration::from_secs(2)).build()?)
+}
+
+/// Two ports that nobody listens on at the moment.
+fn free_ports() -> Result<[u16; 2]> {
+    let listeners = [TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?];
+    let [first, second] = &listeners;
+    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
+}
+
+impl Sidecar {
+    /// Starts a sidecar with its configuration and data in `folder`, and waits until it is ready. `more` is added to the configuration.
+    ///
+    /// # Errors
+    /// When it does not become ready; the error carries the end of its log.
+    pub async fn start(folder: &Path, more: &str) -> Result<Self> {
+        let mut sidecar = Self::spawn(folder, more)?;
+        let started = Instant::now();
+        let http = http()?;
+        loop {
+            if let Some(status) = sidecar.child.try_wait()? {
+                bail!("the sidecar ended ({status}): {}", sidecar.log()?);
+            }
+            let ready = http.get(format!("http://127.0.0.1:{}/health/readiness", sidecar.admin)).send().await;
+            if ready.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(sidecar);
+            }
+            if started.elapsed() > START {
+                bail!("the sidecar is not ready after {START:?}: {}", sidecar.log()?);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts a sidecar without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(folder: &Path, more: &str) -> Result<Self> {
+        let [port, admin] = free_ports()?;
+        let config = folder.join(format!("config-{port}.toml"));
+        let data = folder.join("data");
+        fs::write(
+            &config,
+            format!(
+                "[protocol]\nport = {port}\n[admin]\naddress = \"127.0.0.1\"\nport = {admin}\n[store.embedded]\npath = \"{}\"\n{more}",
+                data.display()
+            ),
+        )?;
+        let log = folder.join(format!("log-{port}"));
+        let child = Command::new(program("context-manager-sidecar")?)
+            .arg("--config")
+            .arg(&config)
+            .env_clear()
+            .env("PROTOCOL_SECRET", SECRET)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&log)?)
+            .stderr(fs::File::options().append(true).open(&log)?)
+            .spawn()
+            .context("failed to start the sidecar")?;
+        Ok(Self { child, port, admin, log })
+    }
+
+    /// A client that signs with the sidecar's key.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(format!("http://127.0.0.1:{}", self.port), Key::new("default", SECRET.into())?)
+    }
+
+    /// A page of the admin listener.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn admin_page(&self, path: &str) -> Result<String> {
+        Ok(http()?.get(format!("http://127.0.0.1:{}{path}", self.admin)).send().await?.text().await?)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Waits for the end of the process; its exit code.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn wait(&mut self, patience: Duration) -> Result<Option<i32>> {
+        let started = Instant::now();
+        while started.elapsed() < patience {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bail!("the sidecar did not end within {patience:?}: {}", self.log()?)
+    }
+
+    /// What it wrote to its log so far.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,301 @@
+//! The webhook on this machine, called by the real API server over real TLS.
+//!
+//! Its `MutatingWebhookConfiguration` is the chart's own, as helm renders it, with two changes: the API server calls a URL
+//! instead of a Service, and only pods of namespaces with this webhook's label are looked at, so that suites do not meet.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Weak},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use context_manager_operator::{
+    inject::{self, OnMissing},
+    pki::{self, Lifetimes},
+    webhook::{self, Settings},
+};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
+use serde_json::{Value, json};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::{self, Namespace, eventually},
+    objects,
+};
+
+/// Label of namespaces: which webhook of a suite looks at their pods.
+const SCOPE: &str = "suite/webhook";
+/// The name by which the API server reaches this machine.
+const HOST: &str = "127.0.0.1";
+const START: Duration = Duration::from_secs(20);
+
+/// The image of the sidecar, unless the suite is told another one.
+#[must_use]
+pub fn sidecar_image() -> String {
+    image("context-manager-sidecar")
+}
+
+/// The reference of one of the product's images, as `cargo xtask images` names them.
+#[must_use]
+pub fn image(name: &str) -> String {
+    format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The chart's configuration of the webhook, which calls `address` for the pods of the namespaces of `scope`.
+///
+/// # Errors
+/// When the rendered chart cannot be read.
+pub fn configuration(scope: &str, address: SocketAddr) -> Result<MutatingWebhookConfiguration> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/chart/default.yaml");
+    let chart = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    let mut configuration = chart
+        .split("\n---\n")
+        .filter_map(|document| serde_saphyr::from_str::<Value>(document).ok())
+        .find(|object| object["kind"] == "MutatingWebhookConfiguration")
+        .context("the chart renders no MutatingWebhookConfiguration")?;
+    configuration["metadata"] = json!({"name": scope, "labels": {SCOPE: scope}});
+    for entry in configuration["webhooks"].as_array_mut().context("the chart's configuration has no webhooks")? {
+        entry["clientConfig"] = json!({"url": format!("https://{HOST}:{}/mutate", address.port())});
+        let expressions = &mut entry["namespaceSelector"]["matchExpressions"];
+        let expressions = expressions.as_array_mut().context("an entry of the chart selects no namespaces")?;
+        expressions.push(json!({"key": SCOPE, "operator": "In", "values": [scope]}));
+    }
+    Ok(serde_json::from_value(configuration)?)
+}
+
+/// How a webhook is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Lifetimes of certificates.
+    pub lifetimes: Lifetimes,
+    /// What becomes of pods in opted-in namespaces without a resource.
+    pub on_missing: OnMissing,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lifetimes: Lifetimes::default(), on_missing: OnMissing::Skip }
+    }
+}
+
+/// The API server's side of a webhook: configuration and label. It is removed when dropped.
+pub struct Registration {
+    /// Name of the configuration, and value of the label of namespaces.
+    pub scope: String,
+}
+
+/// A running webhook; it ends when dropped.
+pub struct Webhook {
+    registration: Option<Registration>,
+    process: Option<Process>,
+    options: Options,
+    /// The namespace of its CA.
+    home: Namespace,
+    /// Where it is called.
+    pub address: SocketAddr,
+    /// Where probes and metrics are served.
+    pub admin: SocketAddr,
+}
+
+/// A webhook on a thread and runtime of its own, because each test has a runtime that ends with it.
+struct Process {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Registration {
+    /// Tells the API server to call `address`.
+    ///
+    /// # Errors
+    /// When the API server refuses the configuration.
+    pub async fn create(client: &Client, scope: &str, address: SocketAddr) -> Result<Self> {
+        let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
+        api.create(&PostParams::default(), &configuration(scope, address)?).await?;
+        Ok(Self { scope: scope.to_owned() })
+    }
+
+    /// Makes a namespace whose pods are looked at.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn namespace(&self, client: &Client, what: &str, labels: &[(&str, &str)]) -> Result<Namespace> {
+        Namespace::create(client, what, &[labels, &[(SCOPE, &self.scope)]].concat()).await
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let scope = self.scope.clone();
+        let deletion = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let api = Api::<MutatingWebhookConfiguration>::all(cluster::client().await?);
+                api.delete(&scope, &DeleteParams::default()).await?;
+                Ok::<_, anyhow::Error>(())
+            })
+        });
+        if let Ok(Err(error)) = deletion.join() {
+            eprintln!("failed to delete the MutatingWebhookConfiguration {}: {error:#}", self.scope);
+        }
+    }
+}
+
+impl Webhook {
+    /// The webhook that the tests of a program share: started by the first, ended with the last.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn shared() -> Result<Arc<Self>> {
+        static SHARED: AsyncMutex<Weak<Webhook>> = AsyncMutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        if let Some(running) = shared.upgrade() {
+            return Ok(running);
+        }
+        let started = Arc::new(Self::start(Options::default()).await?);
+        *shared = Arc::downgrade(&started);
+        Ok(started)
+    }
+
+    /// Starts a webhook and waits until the API server gets answers from it.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start(options: Options) -> Result<Self> {
+        let client = cluster::client().await?;
+        cluster::install_definition(&client).await?;
+        let home = Namespace::create(&client, "webhook", &[]).await?;
+        let free: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let (process, address, admin) = Process::start(settings(&home.name, free, &options)).await?;
+        let registration = Registration::create(&client, &home.name, address).await?;
+        let webhook = Self { registration: Some(registration), process: Some(process), options, home, address, admin };
+        webhook.wait_until_ready().await?;
+        Ok(webhook)
+    }
+
+    /// Ends the process; the API server goes on calling it.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts the process again, where it was.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process = None;
+        let (process, _, admin) = Process::start(settings(&self.home.name, self.address, &self.options)).await?;
+        self.process = Some(process);
+        self.admin = admin;
+        self.wait_until_ready().await
+    }
+
+    /// Name of its `MutatingWebhookConfiguration`.
+    #[must_use]
+    pub fn configuration(&self) -> &str {
+        &self.home.name
+    }
+
+    /// Makes a namespace whose pods this webhook looks at.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn namespace(&self, client: &Client, what: &str, labels: &[(&str, &str)]) -> Result<Namespace> {
+        self.registration.as_ref().context("the webhook is registered")?.namespace(client, what, labels).await
+    }
+
+    /// A page of the admin listener.
+    ///
+    /// # Errors
+    /// When it does not answer, or answers that something is wrong.
+    pub async fn admin_page(&self, path: &str) -> Result<String> {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+        let answer = http.get(format!("http://{}{path}", self.admin)).send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        if !status.is_success() {
+            bail!("{status}: {text}");
+        }
+        Ok(text)
+    }
+
+    /// Its own readiness tells that caches and certificates are there; that the API server has read the configuration is seen
+    /// by what it does with a pod.
+    async fn wait_until_ready(&self) -> Result<()> {
+        eventually("the webhook's readiness", START, || self.admin_page("/readyz")).await?;
+        let client = cluster::client().await?;
+        let probe = self.namespace(&client, "probe", &[]).await?;
+        probe.make_resource("probe", json!({})).await?;
+        eventually("injection by the webhook", START, || async {
+            let pod = probe.try_pod(&objects::asking("probe")).await?;
+            let injected = pod.spec.and_then(|spec| spec.init_containers).is_some();
+            injected.then_some(()).ok_or_else(|| anyhow!("the pod was admitted without a sidecar"))
+        })
+        .await
+    }
+}
+
+fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
+    Settings {
+        address,
+        admin_address: ([127, 0, 0, 1], 0).into(),
+        injection: inject::Settings { sidecar_image: sidecar_image(), on_missing: options.on_missing },
+        pki: pki::Settings {
+            namespace: home.to_owned(),
+            secret: "webhook-ca".to_owned(),
+            configuration: home.to_owned(),
+            server_names: vec![HOST.to_owned()],
+            lifetimes: options.lifetimes.clone(),
+            poll: Duration::from_millis(200),
+        },
+        instance: home.to_owned(),
+        drain: Duration::from_secs(2),
+    }
+}
+
+impl Process {
+    async fn start(settings: Settings) -> Result<(Self, SocketAddr, SocketAddr)> {
+        let stop = CancellationToken::new();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let shutdown = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(async {
+                let client = cluster::client().await?;
+                let listeners = webhook::bind(&settings).await?;
+                let _ = tell.send((listeners.address()?, listeners.admin_address()?));
+                Ok(webhook::serve(client, settings, listeners, shutdown).await?)
+            })
+        });
+        let process = Self { stop, thread: Some(thread) };
+        let (address, admin) = told.await.context("the webhook ended at once; is its port taken?")?;
+        Ok((process, address, admin))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => eprintln!("the webhook failed: {error:#}"),
+            Some(Err(_)) => eprintln!("the webhook panicked"),
+            Some(Ok(Ok(()))) | None => {}
+        }
+    }
+}
+
+/// A port that nobody listens on: what a webhook's address is when no replica runs.
+///
+/// # Errors
+/// When the system has no port left.
+pub fn dead_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind((HOST, 0))?.local_addr()?)
+}

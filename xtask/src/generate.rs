@@ -1,0 +1,160 @@
+//! `cargo xtask generate`: the files that are made from code, and the check that they are what the code would make.
+//!
+//! Generated files are committed, so that a change of them is seen in review and the chart can be installed from a checkout.
+
+#[cfg(test)]
+mod chart;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use similar::TextDiff;
+
+use crate::{command, paths};
+
+/// Where the definition of the resource lies: with its types, and where helm can reach it.
+const DEFINITIONS: [&str; 2] = [
+    "crds/crds/contextmanagers.contextmanager.dev.yaml",
+    "charts/context-manager/files/crds/contextmanagers.contextmanager.dev.yaml",
+];
+/// Differing lines shown of one file; who wants all of them runs the command.
+const MOST_LINES: usize = 40;
+
+/// The command line of `cargo xtask generate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write nothing; fail if a file is not what would be written
+    #[arg(long)]
+    check: bool,
+}
+
+/// A generated file.
+struct Generated {
+    /// Relative to the repository.
+    path: &'static str,
+    content: String,
+}
+
+/// Runs `cargo xtask generate`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut cargo = Command::new("cargo");
+    // The crate of the types does not need the vector engine, so this is quick without the shared release build.
+    cargo.current_dir(paths::repository()).args([
+        "run",
+        "--quiet",
+        "--package",
+        "context-manager-crds",
+        "--bin",
+        "crdgen",
+    ]);
+    let files = generate(&mut cargo)?;
+    if args.check { check(paths::repository(), &files) } else { write(paths::repository(), &files) }
+}
+
+/// The check alone, by a `crdgen` that is built already.
+pub fn check_by(crdgen: &Path) -> Result<ExitCode> {
+    check(paths::repository(), &generate(&mut Command::new(crdgen))?)
+}
+
+fn generate(crdgen: &mut Command) -> Result<Vec<Generated>> {
+    let definition = command::output(crdgen)?;
+    if !definition.contains("kind: CustomResourceDefinition") {
+        bail!("crdgen printed something else than a CustomResourceDefinition");
+    }
+    Ok(DEFINITIONS.map(|path| Generated { path, content: definition.clone() }).into())
+}
+
+fn write(root: &Path, files: &[Generated]) -> Result<ExitCode> {
+    for Generated { path, content } in files {
+        let file = root.join(path);
+        if read(&file)?.as_ref() == Some(content) {
+            println!("unchanged {path}");
+            continue;
+        }
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(&file, content).with_context(|| format!("failed to write {}", file.display()))?;
+        println!("written   {path}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(root: &Path, files: &[Generated]) -> Result<ExitCode> {
+    let mut outdated = 0;
+    for Generated { path, content } in files {
+        match read(&root.join(path))? {
+            Some(found) if found == *content => {}
+            Some(found) => {
+                outdated += 1;
+                eprintln!("error: {path} is out of date:\n{}", difference(&found, content));
+            }
+            None => {
+                outdated += 1;
+                eprintln!("error: {path} is missing");
+            }
+        }
+    }
+    if outdated > 0 {
+        eprintln!("run `cargo xtask generate` and commit what it writes");
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("generated files: {} checked, all up to date", files.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The content of a file; nothing if it does not exist.
+fn read(file: &PathBuf) -> Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("failed to read {}", file.display())),
+    }
+}
+
+/// The lines that differ, as a unified diff from what is there to what should be.
+pub fn difference(found: &str, wanted: &str) -> String {
+    let diff = TextDiff::from_lines(found, wanted).unified_diff().context_radius(1).to_string();
+    let lines: Vec<&str> = diff.lines().collect();
+    let shown = lines[..lines.len().min(MOST_LINES)].join("\n");
+    match lines.len().saturating_sub(MOST_LINES) {
+        0 => shown,
+        more => format!("{shown}\n… and {more} more lines"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(content: &str) -> Vec<Generated> {
+        vec![Generated { path: "folder/file.yaml", content: content.to_owned() }]
+    }
+
+    #[test]
+    fn what_was_written_is_up_to_date_until_the_code_makes_something_else() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let checked = |content| check(root.path(), &files(content)).expect("the check runs");
+        assert_eq!(checked("one\n"), ExitCode::FAILURE, "a missing file is out of date");
+        write(root.path(), &files("one\n")).expect("written");
+        assert_eq!(checked("one\n"), ExitCode::SUCCESS);
+        assert_eq!(checked("two\n"), ExitCode::FAILURE);
+        assert_eq!(fs::read_to_string(root.path().join("folder/file.yaml")).expect("readable"), "one\n");
+    }
+
+    #[test]
+    fn output_without_a_definition_is_refused_and_never_written() {
+        assert!(generate(Command::new("echo").arg("warning: nothing to do")).is_err());
+    }
+
+    #[test]
+    fn a_long_difference_is_cut_and_says_so() {
+        let many = "another line\n".repeat(100);
+        let shown = difference("", &many);
+        assert_eq!(shown.lines().count(), MOST_LINES + 1);
+        assert!(shown.ends_with("more lines"), "{shown}");
+        assert!(difference("a\nb\n", "a\nc\n").contains("-b\n+c"));
+    }
+}

@@ -1,0 +1,137 @@
+//! The chart as the real helm renders it, compared with files that are reviewed: a change of a template or of a default
+//! shows in the objects it changes. `UPDATE_GOLDEN=1 cargo xtask test chart` writes them anew.
+//!
+//! The definition of the resource is left out of them, because it is compared on its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cluster;
+use crate::command;
+use crate::generate::{DEFINITIONS, difference};
+use crate::paths::{self, Home};
+
+const CHART: &str = "charts/context-manager";
+const GOLDEN: &str = "tests/golden/chart";
+
+/// A file of golden output, and the values it is rendered with.
+const CASES: [(&str, &[&str]); 3] = [
+    ("default.yaml", &[]),
+    (
+        "one-node.yaml",
+        &[
+            "controller.replicas=1",
+            "webhook.replicas=1",
+            "controller.podDisruptionBudget=false",
+            "webhook.podDisruptionBudget=false",
+        ],
+    ),
+    (
+        "every-option.yaml",
+        &[
+            "image.registry=registry.example.com/team",
+            "image.tag=1.2.3",
+            "image.pullPolicy=Always",
+            "imagePullSecrets[0].name=regcred",
+            "fullnameOverride=memory",
+            "logLevel=debug",
+            "controller.image.tag=1.2.4",
+            "controller.priorityClassName=system-cluster-critical",
+            "controller.nodeSelector.disk=fast",
+            "controller.tolerations[0].operator=Exists",
+            "controller.extraEnv[0].name=HTTPS_PROXY",
+            "controller.extraEnv[0].value=http://proxy.example.com:3128",
+            "controller.podLabels.team=platform",
+            "controller.podAnnotations.note=hello",
+            "controller.serviceAccount.annotations.role=controller",
+            "webhook.port=10443",
+            "webhook.hostNetwork=true",
+            "webhook.failurePolicy=Ignore",
+            "webhook.timeoutSeconds=3",
+            "webhook.onMissing=Deny",
+            "webhook.excludedNamespaces={monitoring,ingress}",
+            "webhook.serverNames={hook.example.com,192.0.2.7}",
+            "webhook.certificates.leafLifetime=12h",
+            "sidecar.image.repository=memory-sidecar",
+        ],
+    ),
+];
+
+fn helm() -> Command {
+    let home = Home::find().expect("the cache has a folder");
+    let mut helm = Command::new(cluster::helm_program(&home).expect("helm is built"));
+    helm.current_dir(paths::repository()).env("HELM_CACHE_HOME", home.tools().join("helm-cache"));
+    helm
+}
+
+fn render(values: &[&str]) -> anyhow::Result<String> {
+    let mut template = helm();
+    template.args(["template", "context-manager", CHART, "--namespace", "context-manager-system"]);
+    template.args(["--kube-version", cluster::KUBERNETES]);
+    for value in values {
+        template.args(["--set", value]);
+    }
+    command::output(&mut template)
+}
+
+fn golden(file: &str) -> PathBuf {
+    paths::repository().join(GOLDEN).join(file)
+}
+
+fn compare(path: &Path, rendered: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::create_dir_all(path.parent().expect("golden files lie in a folder")).expect("folder");
+        fs::write(path, rendered).expect("written");
+    }
+    // A missing file differs from everything, and the message below says what to do.
+    let wanted = fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        wanted == rendered,
+        "the chart renders something else than {}; if that is meant, run `UPDATE_GOLDEN=1 cargo xtask test chart`\n{}",
+        path.display(),
+        difference(&wanted, rendered)
+    );
+}
+
+#[test]
+fn rendered_chart_is_the_reviewed_one() {
+    for (file, values) in CASES {
+        let with: Vec<&str> = values.iter().copied().chain(["crds.install=false"]).collect();
+        compare(&golden(file), &render(&with).expect("the chart renders"));
+    }
+}
+
+#[test]
+fn chart_contains_the_generated_definition_and_keeps_it_when_uninstalled() {
+    let definition = fs::read_to_string(paths::repository().join(DEFINITIONS[0])).expect("generated");
+    let kept = render(&[]).expect("the chart renders");
+    assert!(kept.contains("helm.sh/resource-policy: keep"), "the definition would be deleted with the release");
+    assert!(!render(&["crds.keep=false"]).expect("it renders").contains("helm.sh/resource-policy"));
+    // helm writes YAML in its own style, so the rules are compared by their number.
+    let rules = |text: &str| text.matches(" rule: ").count() + text.matches(" rule: |").count();
+    assert!(rules(&definition) > 20, "the definition has {} rules", rules(&definition));
+    assert_eq!(rules(&kept), rules(&definition));
+}
+
+#[test]
+fn helm_finds_nothing_wrong_with_the_chart() {
+    let said = command::output(helm().args(["lint", CHART, "--strict"])).expect("helm lint succeeds");
+    assert!(said.contains("1 chart(s) linted, 0 chart(s) failed"), "{said}");
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused_with_their_name() {
+    for (value, named) in [
+        ("webhok.replicas=3", "webhok"),
+        ("webhook.failurePolicy=Never", "failurePolicy"),
+        ("webhook.timeoutSeconds=60", "timeoutSeconds"),
+        ("webhook.port=80", "port"),
+        ("controller.replicas=-1", "replicas"),
+        ("webhook.certificates.caGrace=soon", "caGrace"),
+        ("webhook.hostNetwork=true", "hostNetwork"),
+    ] {
+        let error = render(&[value]).expect_err(value).to_string();
+        assert!(error.contains(named), "{value}: {error}");
+    }
+}
