@@ -206,12 +206,13 @@ fn retry(check: &mut Check, Retry { max_attempts, initial_delay, max_delay, jitt
 }
 
 fn levels(check: &mut Check, Levels { immediate, short_term, long_term, promotion }: &Levels) {
-    for (name, level) in [("immediate", immediate), ("shortTerm", short_term), ("longTerm", long_term)] {
+    for (name, level) in [("immediate", immediate), ("shortTerm", short_term)] {
         if let Some(level) = level {
             check.range(&format!("spec.levels.{name}.capacity"), level.capacity, 1, 1_000_000);
             check.positive(level.ttl, rules::TTL);
         }
     }
+    check.positive(long_term.as_ref().and_then(|long_term| long_term.ttl), rules::TTL);
     let accesses = promotion.as_ref().and_then(|promotion| promotion.min_accesses);
     check.range("spec.levels.promotion.minAccesses", accesses, 1, 1_000_000);
 }

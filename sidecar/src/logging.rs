@@ -27,8 +27,9 @@ pub enum Error {
     Start(#[source] tracing_subscriber::util::TryInitError),
 }
 
-/// What the vector engine may say unless the filter names it: it warns at each start that it runs outside its server.
-const ENGINE: &str = "qdrant_edge=warn,qdrant_edge::common::flags=off";
+/// What the vector engine may say unless the filter names it: it warns at each start that it runs outside its
+/// server, which is what it is embedded for.
+const ENGINE: &str = "qdrant_edge=warn,qdrant_edge::common::flags=off,qdrant_edge::common::mmap::ops=error";
 
 /// A filter on top of what the vector engine may say; the later of two directives about the same thing counts.
 fn parse(level: &str) -> Result<EnvFilter, Error> {

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 
 /// Environment variable with the path of the kubeconfig; `cargo xtask test` sets it.
 pub const KUBECONFIG: &str = "CONTEXT_MANAGER_TEST_KUBECONFIG";
+/// Environment variable with the path of kubectl, which is otherwise looked for in `PATH`.
+pub const KUBECTL: &str = "CONTEXT_MANAGER_TEST_KUBECTL";
 /// Field manager of what the suites write.
 pub const FIELD_MANAGER: &str = "suites";
 
@@ -65,7 +67,12 @@ pub fn install_tls() {
 pub async fn install_definition(client: &Client) -> Result<()> {
     let api = Api::<CustomResourceDefinition>::all(client.clone());
     let wanted = definition()?;
-    let found = api.get_opt("contextmanagers.contextmanager.dev").await?;
+    let found = eventually("the end of a definition that is being deleted", INSTALL, || async {
+        let found = api.get_opt("contextmanagers.contextmanager.dev").await?;
+        let ending = found.as_ref().is_some_and(|found| found.metadata.deletion_timestamp.is_some());
+        (!ending).then_some(found).context("it is still there")
+    })
+    .await?;
     if found.is_none_or(|found| json!(found.spec) != json!(wanted.spec)) {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         api.patch("contextmanagers.contextmanager.dev", &params, &Patch::Apply(&wanted)).await?;
@@ -226,4 +233,19 @@ pub fn refusal<T>(outcome: kube::Result<T>) -> Result<String> {
         Err(kube::Error::Api(status)) => Ok(status.message.clone()),
         Err(error) => Err(error).context("the API server did not answer"),
     }
+}
+
+/// Runs kubectl on the cluster; what it printed.
+///
+/// # Errors
+/// When it fails, with what it said.
+pub async fn kubectl(arguments: &[&str]) -> Result<String> {
+    let program = std::env::var_os(KUBECTL).unwrap_or_else(|| "kubectl".into());
+    let mut command = tokio::process::Command::new(&program);
+    command.args(arguments).env("KUBECONFIG", kubeconfig()?);
+    let output = command.output().await.with_context(|| format!("failed to start {}", program.display()))?;
+    if !output.status.success() {
+        bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -2,8 +2,11 @@
 //!
 //! Nothing here stands in for a part of the product. The suites themselves are in `tests/tests/`.
 
+pub mod background;
 pub mod client;
 pub mod cluster;
 pub mod objects;
+pub mod operator;
+pub mod pods;
 pub mod sidecar;
 pub mod webhook;

@@ -30,18 +30,15 @@ pub struct Sidecar {
     log: PathBuf,
 }
 
-/// Where a program of the workspace was built: beside this test's own executable.
+/// Where a program of the workspace was built: near this executable.
 ///
 /// # Errors
 /// When it is not there; `cargo xtask test` builds it first.
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let folder = own.parent().and_then(Path::parent).context("a test's executable lies in target/…/deps")?;
-    let program = folder.join(name);
-    if !program.is_file() {
-        bail!("{} is not built; run the suites by `cargo xtask test`", program.display());
-    }
-    Ok(program)
+    // A suite lies in a folder of its own beside the programs, a program among them.
+    let program = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|program| program.is_file());
+    program.with_context(|| format!("{name} is not built; run the suites by `cargo xtask test`"))
 }
 
 /// A client for plain HTTP on this machine.
@@ -119,6 +116,12 @@ impl Sidecar {
     /// When the client cannot be made.
     pub fn client(&self) -> Result<Client> {
         Client::new(format!("http://127.0.0.1:{}", self.port), Key::new("default", SECRET.into())?)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// A page of the admin listener.

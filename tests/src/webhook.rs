@@ -8,7 +8,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Weak},
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -25,9 +24,9 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::sync::Mutex as AsyncMutex;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
+    background::Background,
     cluster::{self, Namespace, eventually},
     objects,
 };
@@ -96,7 +95,7 @@ pub struct Registration {
 /// A running webhook; it ends when dropped.
 pub struct Webhook {
     registration: Option<Registration>,
-    process: Option<Process>,
+    process: Option<Background>,
     options: Options,
     /// The namespace of its CA.
     home: Namespace,
@@ -104,12 +103,6 @@ pub struct Webhook {
     pub address: SocketAddr,
     /// Where probes and metrics are served.
     pub admin: SocketAddr,
-}
-
-/// A webhook on a thread and runtime of its own, because each test has a runtime that ends with it.
-struct Process {
-    stop: CancellationToken,
-    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Registration {
@@ -174,7 +167,7 @@ impl Webhook {
         cluster::install_definition(&client).await?;
         let home = Namespace::create(&client, "webhook", &[]).await?;
         let free: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let (process, address, admin) = Process::start(settings(&home.name, free, &options)).await?;
+        let (process, address, admin) = start_process(settings(&home.name, free, &options)).await?;
         let registration = Registration::create(&client, &home.name, address).await?;
         let webhook = Self { registration: Some(registration), process: Some(process), options, home, address, admin };
         webhook.wait_until_ready().await?;
@@ -192,7 +185,7 @@ impl Webhook {
     /// When it does not become ready.
     pub async fn restart(&mut self) -> Result<()> {
         self.process = None;
-        let (process, _, admin) = Process::start(settings(&self.home.name, self.address, &self.options)).await?;
+        let (process, _, admin) = start_process(settings(&self.home.name, self.address, &self.options)).await?;
         self.process = Some(process);
         self.admin = admin;
         self.wait_until_ready().await
@@ -261,35 +254,15 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
     }
 }
 
-impl Process {
-    async fn start(settings: Settings) -> Result<(Self, SocketAddr, SocketAddr)> {
-        let stop = CancellationToken::new();
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let shutdown = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(async {
-                let client = cluster::client().await?;
-                let listeners = webhook::bind(&settings).await?;
-                let _ = tell.send((listeners.address()?, listeners.admin_address()?));
-                Ok(webhook::serve(client, settings, listeners, shutdown).await?)
-            })
-        });
-        let process = Self { stop, thread: Some(thread) };
-        let (address, admin) = told.await.context("the webhook ended at once; is its port taken?")?;
-        Ok((process, address, admin))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(Err(error))) => eprintln!("the webhook failed: {error:#}"),
-            Some(Err(_)) => eprintln!("the webhook panicked"),
-            Some(Ok(Ok(()))) | None => {}
-        }
-    }
+async fn start_process(settings: Settings) -> Result<(Background, SocketAddr, SocketAddr)> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let process = Background::start("the webhook", move |client, shutdown| async move {
+        let listeners = webhook::bind(&settings).await?;
+        let _ = tell.send((listeners.address()?, listeners.admin_address()?));
+        Ok(webhook::serve(client, settings, listeners, shutdown).await?)
+    });
+    let (address, admin) = told.await.context("the webhook ended at once; is its port taken?")?;
+    Ok((process, address, admin))
 }
 
 /// A port that nobody listens on: what a webhook's address is when no replica runs.

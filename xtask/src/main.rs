@@ -3,10 +3,12 @@
 //! This file owns the command line and nothing else; each command lives in the module of its name.
 
 mod arrows;
+mod bench;
 mod build;
 mod ci;
 mod cluster;
 mod command;
+mod demo;
 mod generate;
 mod images;
 mod paths;
@@ -27,12 +29,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See the product do its main job on a real cluster, step by step
+    Demo(demo::Args),
     /// A real Kubernetes on this machine: start it, look at it, end it
     Cluster(cluster::Args),
     /// Build the container images of the product, without Docker
     Images(images::Args),
     /// Write the files that are made from code: the resource's definition, in its crate and in the chart
     Generate(generate::Args),
+    /// Measure sizes, memory and latencies on this machine
+    Bench(bench::Args),
     /// Run every test; the last line counts them
     Test(test::Args),
     /// Run what continuous integration runs: format, arrows, lints, tests
@@ -43,9 +49,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Images(args) => images::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Ci => ci::run(),
         Command::CheckArrows => arrows::run(),

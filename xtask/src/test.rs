@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
 use crate::paths::Home;
-use crate::{generate, images};
+use crate::{demo, generate, images};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let home = Home::find()?;
     let release = Release::new(&home)?;
     let target = ClusterArgs { cluster: Target::Dev, image_prefix: "localhost".to_owned() };
+    // The suites and a demo would see each other's webhook and controller.
+    let _lock = home.lock("installation")?;
     let cluster = cluster::ensure(&target)?;
+    demo::check_absent(&cluster)?;
     // The suites start the programs themselves, on this machine and as pods.
     cluster::load_images(&cluster, &images::build(&target)?)?;
     if generate::check_by(&release.binary("crdgen"))? != ExitCode::SUCCESS {
@@ -42,6 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut cargo = release.cargo("test");
     cargo.arg("--no-fail-fast").env("CONTEXT_MANAGER_TEST_PROMTOOL", cluster::promtool(&home)?);
+    cargo.env("CONTEXT_MANAGER_TEST_KUBECTL", cluster.kubectl().get_program());
     if let Some(kubeconfig) = cluster.kubeconfig() {
         cargo.env("CONTEXT_MANAGER_TEST_KUBECONFIG", kubeconfig);
     }

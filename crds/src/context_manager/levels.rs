@@ -15,9 +15,9 @@ pub struct Levels {
     /// What happened in the last hours. Default: capacity 100, ttl 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short_term: Option<Level>,
-    /// What is kept. Default: no capacity and no ttl.
+    /// What is kept. Default: no ttl. It has no capacity: what was kept on purpose makes no room for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub long_term: Option<Level>,
+    pub long_term: Option<LongTerm>,
     /// From short-term to long-term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion: Option<Promotion>,
@@ -32,6 +32,16 @@ pub struct Level {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<i32>,
     /// How long a context lives.
+    #[x_kube(validation = rules::TTL)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Duration>,
+}
+
+/// The level of what is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LongTerm {
+    /// How long a context lives. Default: until it is deleted.
     #[x_kube(validation = rules::TTL)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Duration>,

@@ -42,8 +42,7 @@ impl Client {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         // It speaks plain HTTP within the pod, so it needs no certificates, and its image has none.
-        let http =
-            reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(30)).no_proxy().build()?;
+        let http = reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(30)).no_proxy().build()?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), keys })
     }
 

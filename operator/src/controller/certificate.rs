@@ -87,9 +87,9 @@ pub(super) async fn ensure(context: &Context, plan: &Plan) -> Result<Result<(Cer
         if plan.suspended {
             return Ok(Err(suspended("The certificate's Secret is not up to date")));
         }
-        if live.is_some() {
-            // A Secret's type cannot be changed.
-            wanted.type_ = None;
+        if let Some(live) = &live {
+            // A Secret's type cannot be changed; leaving it out would give it back to the default, which is a change too.
+            wanted.type_.clone_from(&live.type_);
         }
         apply(&api, &name, &wanted, Manager::Tls, "write the certificate").await?;
         context.wrote("tls_secret");

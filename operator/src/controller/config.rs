@@ -102,7 +102,9 @@ fn levels(config: &mut config::Levels, given: &levels::Levels) {
     };
     level(&mut config.immediate, &given.immediate);
     level(&mut config.short_term, &given.short_term);
-    level(&mut config.long_term, &given.long_term);
+    if let Some(long_term) = &given.long_term {
+        config.long_term.ttl = duration(long_term.ttl).or(config.long_term.ttl);
+    }
     if let Some(promotion) = &given.promotion {
         config.promotion.min_accesses = promotion.min_accesses.or(config.promotion.min_accesses);
     }
@@ -183,7 +185,7 @@ mod tests {
             },
             "levels": {
                 "immediate": {"capacity": 5, "ttl": "1m"}, "shortTerm": {"capacity": 6, "ttl": "2m"},
-                "longTerm": {"capacity": 8, "ttl": "3m"}, "promotion": {"minAccesses": 9},
+                "longTerm": {"ttl": "3m"}, "promotion": {"minAccesses": 9},
             },
             "retrieval": {
                 "legs": {"dense": 0.1, "denseWithPrevious": 0.2, "sparse": 0.4, "sparseWithPrevious": 0.5},
@@ -246,7 +248,6 @@ capacity = 6
 ttl = "2m"
 
 [levels.long_term]
-capacity = 8
 ttl = "3m"
 
 [levels.promotion]

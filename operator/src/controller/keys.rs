@@ -78,7 +78,7 @@ async fn generate(context: &Context, plan: &Plan, api: &Api<Secret>, live: Optio
             let ring = new_ring(now)?;
             let mut secret = build::keys_secret(plan, Some(&ring));
             // A Secret's type cannot be changed.
-            secret.type_ = None;
+            secret.type_.clone_from(&live.type_);
             secret.metadata.annotations = Some([(build::ROTATED_AT.to_owned(), seconds(now).to_string())].into());
             let made = apply(api, &name, &secret, Manager::Keys, "replace the damaged key ring").await?;
             context.wrote("keys_secret");
@@ -98,11 +98,14 @@ async fn follow(
     ring: &KeyRing,
 ) -> Result<Found, Error> {
     let mut wanted = build::keys_secret(plan, Some(ring));
+    if let Some(live) = &live {
+        // A Secret's type cannot be changed.
+        wanted.type_.clone_from(&live.type_);
+    }
     match live {
         Some(live) if covers(&live, &wanted) => return Ok(Ok(describe(ring, &live))),
         _ if plan.suspended => return Ok(Err(suspended("The copy of the key ring is not up to date"))),
-        Some(_) => wanted.type_ = None,
-        None => {}
+        Some(_) | None => {}
     }
     let written = apply(api, &names::keys_secret(&plan.name), &wanted, Manager::Keys, "copy the key ring").await?;
     context.wrote("keys_secret");

@@ -37,6 +37,8 @@ const WAITING: Duration = Duration::from_secs(2);
 /// First pause after an error, doubled with each further one of the same object, up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+/// Failures in a row after which the status shows them.
+const FAILURES_SHOWN: u32 = 2;
 /// Pauses vary by this share either way, so that objects that failed together are not tried together.
 const JITTER: f64 = 0.25;
 
@@ -102,6 +104,11 @@ impl Context {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
+    fn failures_of(&self, metadata: &ObjectMeta) -> u32 {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        metadata.uid.as_ref().and_then(|uid| failures.get(uid)).copied().unwrap_or_default()
+    }
+
     fn failed(&self, metadata: &ObjectMeta) -> u32 {
         let uid = metadata.uid.clone().unwrap_or_default();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,11 +134,27 @@ pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Res
             write_invalid(&context, metadata, None, &message).await.map(|()| (Outcome::NotReady, context.resync))
         }
     };
+    if let (Err(error), Ok(resource)) = (&result, &object.0) {
+        confess(&context, resource, error).await;
+    }
     let outcome = result.as_ref().map_or(Outcome::Error, |(outcome, _)| *outcome);
     context.metrics.reconciled(outcome, since.elapsed());
     let (_, pause) = result?;
     context.succeeded(metadata);
     Ok(Action::requeue(jittered(pause, rand::random())))
+}
+
+/// Says in the status that reconciling fails, once it is more than a hiccup. What the API server said goes to the log alone.
+async fn confess(context: &Context, resource: &ContextManager, error: &Error) {
+    if context.failures_of(&resource.metadata) < FAILURES_SHOWN {
+        return;
+    }
+    let message = format!("{error}; it is tried again, and the controller's log says more");
+    let current = resource.status.as_ref();
+    let status = status::failing(&message, resource.metadata.generation, current, Timestamp::now());
+    if let Err(error) = write_status(context, &resource.metadata, current, &status).await {
+        debug!(error = %error, "The failure could not be shown in the status");
+    }
 }
 
 async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outcome, Duration), Error> {

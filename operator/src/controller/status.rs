@@ -114,7 +114,7 @@ impl Report {
     }
 }
 
-/// The status of a resource that cannot be understood or breaks a rule. What is known of its children stays as it was.
+/// The status of a resource that cannot be understood or breaks a rule.
 #[must_use]
 pub fn invalid(
     message: &str,
@@ -122,10 +122,30 @@ pub fn invalid(
     current: Option<&ContextManagerStatus>,
     now: Timestamp,
 ) -> ContextManagerStatus {
-    let trouble = Trouble::stalled("InvalidSpec", message);
+    troubled(&Trouble::stalled("InvalidSpec", message), generation, current, now)
+}
+
+/// The status of a resource whose reconciliation fails again and again.
+#[must_use]
+pub fn failing(
+    message: &str,
+    generation: Option<i64>,
+    current: Option<&ContextManagerStatus>,
+    now: Timestamp,
+) -> ContextManagerStatus {
+    troubled(&Trouble::passing("ReconcileError", message), generation, current, now)
+}
+
+/// The current status with this trouble. What is known of the children stays as it was.
+fn troubled(
+    trouble: &Trouble,
+    generation: Option<i64>,
+    current: Option<&ContextManagerStatus>,
+    now: Timestamp,
+) -> ContextManagerStatus {
     let ready = ("Ready", false, trouble.reason, trouble.message.clone());
     let mut status = current.cloned().unwrap_or_default();
-    let changed: Vec<Condition> = progress(ready, Some(&trouble))
+    let changed: Vec<Condition> = progress(ready, Some(trouble))
         .into_iter()
         .map(|condition| dated(condition, generation, current, now))
         .collect();

@@ -53,6 +53,10 @@ pub(super) fn check(config: &SidecarConfig) -> Result {
     ] {
         self::level(name, level)?;
     }
+    if let Some(capacity) = config.levels.long_term.capacity {
+        let remedy = "leave it out: what was kept on purpose makes no room for others";
+        return refuse("levels.long_term.capacity", capacity, remedy);
+    }
     if let Some(accesses) = config.levels.promotion.min_accesses {
         within("levels.promotion.min_accesses", &accesses, 1, 1_000_000)?;
     }
@@ -161,6 +165,7 @@ mod tests {
         for (text, expected) in [
             ("[gc]\nbatch_size = 0\n", "gc.batch_size is 0; it must lie between 1 and 10000"),
             ("[levels.short_term]\nttl = \"0s\"\n", "levels.short_term.ttl is 0s; it must be longer than zero"),
+            ("[levels.long_term]\ncapacity = 5\n", "levels.long_term.capacity is 5; leave it out"),
             ("[embedding]\nprovider = \"open_ai\"\n", "embedding.url is not set; provider \"open_ai\" needs"),
             ("[retrieval.nudges]\nrecency = 0.2\n", "retrieval.nudges.recency is 0.2; it must lie between 0 and 0.1"),
             ("[retrieval.immediate]\nfloor = 0.6\n[retrieval.long_term]\nfloor = 0.6\n", "retrieval.*.floor is 1.2"),

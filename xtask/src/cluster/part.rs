@@ -236,7 +236,8 @@ mod tests {
                 let (mut stream, _) = listener.accept().expect("a client");
                 let mut request = [0; 512];
                 let _ = stream.read(&mut request).expect("its request");
-                write!(stream, "HTTP/1.0 {status}\r\n\r\n").expect("answer");
+                // In one piece: the client goes away as soon as it has read the status.
+                stream.write_all(format!("HTTP/1.0 {status}\r\n\r\n").as_bytes()).expect("answer");
             }
         });
         assert!(!http_ok(address, "/healthz"));

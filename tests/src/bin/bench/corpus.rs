@@ -1,0 +1,58 @@
+//! Texts of the usual length, made of the words of the project's own documentation; the same in every run.
+
+use std::{fs, path::Path};
+
+use anyhow::{Result, ensure};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::{Value, json};
+
+/// Words of a stored text and of a query.
+const TEXT_WORDS: usize = 30;
+const QUERY_WORDS: usize = 6;
+/// Contexts of a session.
+const SESSION: usize = 50;
+
+pub struct Corpus {
+    words: Vec<String>,
+    random: StdRng,
+    made: usize,
+}
+
+impl Corpus {
+    pub fn new() -> Result<Self> {
+        let mut words = Vec::new();
+        for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs"))? {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(path)?;
+                words.extend(
+                    text.split_whitespace().filter(|word| word.chars().all(char::is_alphabetic)).map(str::to_owned),
+                );
+            }
+        }
+        words.sort();
+        ensure!(words.len() > 1_000, "the documentation has only {} words", words.len());
+        Ok(Self { words, random: StdRng::seed_from_u64(7), made: 0 })
+    }
+
+    fn sentence(&mut self, words: usize) -> String {
+        let picked: Vec<&str> = (0..words)
+            .map(|_| {
+                let place = self.random.random_range(0..self.words.len());
+                self.words[place].as_str()
+            })
+            .collect();
+        picked.join(" ")
+    }
+
+    /// A message that stores a context.
+    pub fn context(&mut self) -> Value {
+        self.made += 1;
+        json!({"text": self.sentence(TEXT_WORDS), "level": "long_term", "session": format!("session-{}", self.made / SESSION)})
+    }
+
+    /// A message that searches.
+    pub fn request(&mut self) -> Value {
+        json!({"query": self.sentence(QUERY_WORDS), "token_budget": 2_000})
+    }
+}

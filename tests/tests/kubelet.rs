@@ -1,0 +1,312 @@
+//! Injected pods on a real kubelet: order of start and end, probes, propagation of keys and configuration, crashes.
+
+use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_protocol::names;
+use context_manager_tests::{
+    cluster::{self, Namespace, eventually},
+    operator::{Operator, condition, provision, wait_for},
+    pods::{self, START, container},
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::{
+    api::{
+        batch::v1::Job,
+        core::v1::{ConfigMap, ContainerStatus, Pod, Secret},
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::{
+    Client,
+    api::{DeleteParams, Patch, PatchParams, WatchEvent, WatchParams},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+/// A namespace that enforces Pod Security `restricted`, with a resource that is ready.
+async fn namespace(operator: &Operator, what: &str, spec: Value) -> Result<(Client, Namespace)> {
+    let client = cluster::client().await?;
+    let enforce = [("pod-security.kubernetes.io/enforce", "restricted")];
+    let namespace = operator.namespace(&client, what, &enforce).await?;
+    pods::make_document(&namespace).await?;
+    provision(&namespace, "memory", spec).await?;
+    Ok((client, namespace))
+}
+
+fn started(status: &ContainerStatus) -> Option<Time> {
+    let state = status.state.as_ref()?;
+    let running = state.running.as_ref().and_then(|running| running.started_at.clone());
+    running.or_else(|| state.terminated.as_ref()?.started_at.clone())
+}
+
+fn finished(status: &ContainerStatus) -> Option<(Time, i32)> {
+    let terminated = status.state.as_ref()?.terminated.as_ref()?;
+    Some((terminated.finished_at.clone()?, terminated.exit_code))
+}
+
+/// Asserts that both containers ended well, the sidecar after the agent and soon.
+fn ended_in_order(pod: &Pod) -> Result<()> {
+    let end = |name: &str| finished(&container(pod, name)?);
+    let (agent, agent_code) = end("agent").context("the agent has not ended")?;
+    let (sidecar, sidecar_code) = end(names::CONTAINER).context("the sidecar has not ended")?;
+    ensure!((agent_code, sidecar_code) == (0, 0), "agent {agent_code}, sidecar {sidecar_code}");
+    let after = sidecar.0.as_second() - agent.0.as_second();
+    ensure!((0..=2).contains(&after), "the sidecar ended {after} s after the agent");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_uses_memory_and_completes_and_its_sidecar_ends_after_it() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "job", json!({})).await?;
+    let template = pods::agent("job", pods::ENDING);
+    let template = json!({"metadata": {"annotations": template["metadata"]["annotations"]}, "spec": template["spec"]});
+    let job = json!({"metadata": {"name": "reader"}, "spec": {"backoffLimit": 0, "template": template}});
+    namespace.make::<Job>(&job).await?;
+    eventually("the job", START, || async {
+        let status = namespace.api::<Job>().get("reader").await?.status.unwrap_or_default();
+        ensure!(status.succeeded == Some(1), "{status:?}");
+        Ok(())
+    })
+    .await?;
+    let pods = namespace.api::<Pod>().list(&kube::api::ListParams::default()).await?;
+    let pod = pods.items.first().context("a job has a pod")?;
+    ended_in_order(pod)?;
+    // The agent never retries: that its first call succeeded shows that the sidecar was ready before it.
+    let begin = |name: &str| started(&container(pod, name)?).map(|at| at.0);
+    ensure!(begin(names::CONTAINER).context("it started")? <= begin("agent").context("it started")?);
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let log = pods::logs(&namespace, name, "agent").await?;
+    ensure!(log.contains("found 0 contexts") && log.contains("green"), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn at_the_end_of_a_pod_the_sidecar_outlives_the_agent_and_then_ends_at_once() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "term", json!({})).await?;
+    pods::start(&namespace, "agent").await?;
+    let api = namespace.api::<Pod>();
+    let changes = api.watch(&WatchParams::default().fields("metadata.name=agent"), "0").await?;
+    let asked = tokio::time::Instant::now();
+    api.delete("agent", &DeleteParams::default()).await?;
+    let seen = changes.try_take_while(|event| {
+        let go_on = !matches!(event, WatchEvent::Deleted(_));
+        async move { Ok(go_on) }
+    });
+    let events: Vec<_> = tokio::time::timeout(START, seen.boxed().try_collect()).await.context("the pod stays")??;
+    let last = events.into_iter().rev().find_map(|event| match event {
+        WatchEvent::Modified(pod) | WatchEvent::Added(pod) => Some(pod),
+        WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) | WatchEvent::Error(_) => None,
+    });
+    ended_in_order(&last.context("the pod changed before it went")?)?;
+    ensure!(asked.elapsed() < Duration::from_secs(10), "the end took {:?}", asked.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_never_starts_before_its_sidecar_is_ready() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "gate", json!({"suspend": false})).await?;
+    corrupt_the_configuration(&namespace).await?;
+    namespace.make::<Pod>(&pods::agent("agent", pods::STAYING)).await?;
+    let failed = eventually("the sidecar's failure", START, || async {
+        let pod = namespace.api::<Pod>().get("agent").await?;
+        let sidecar = container(&pod, names::CONTAINER).context("the sidecar has no status yet")?;
+        let ended = sidecar.state.as_ref().and_then(|state| state.terminated.clone());
+        let ended = ended.or_else(|| sidecar.last_state.as_ref().and_then(|state| state.terminated.clone()));
+        let ended = ended.with_context(|| format!("{sidecar:?}"))?;
+        Ok::<_, anyhow::Error>((pod, ended))
+    });
+    let (pod, ended) = failed.await?;
+    let message = ended.message.unwrap_or_default();
+    ensure!(ended.exit_code != 0 && message.contains("config"), "exit code {}: {message:?}", ended.exit_code);
+    let agent = container(&pod, "agent").context("the agent has a status")?;
+    ensure!(started(&agent).is_none() && !agent.ready, "{agent:?}");
+    repair_the_configuration(&namespace).await?;
+    pods::nudge(&namespace, "agent").await?;
+    let pod = pods::ready(&namespace, "agent").await?;
+    let agent = container(&pod, "agent").context("the agent has a status")?;
+    ensure!(agent.restart_count == 0, "the agent was started too early: {agent:?}");
+    Ok(())
+}
+
+/// What a careless hand does, while the operator is told to look on.
+async fn corrupt_the_configuration(namespace: &Namespace) -> Result<()> {
+    let merge = PatchParams::default();
+    let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
+    namespace.api::<context_manager_crds::ContextManager>().patch("memory", &merge, &suspend).await?;
+    eventually("the suspension", START, || async {
+        let found = namespace.api::<context_manager_crds::ContextManager>().get("memory").await?;
+        let said = condition(&found, "Ready").context("a condition")?;
+        ensure!(said.observed_generation == found.metadata.generation, "{said:?}");
+        Ok(())
+    })
+    .await?;
+    let broken = Patch::Merge(json!({"data": {"config.toml": "[store\n"}}));
+    namespace.api::<ConfigMap>().patch("memory-context-config", &merge, &broken).await?;
+    Ok(())
+}
+
+async fn repair_the_configuration(namespace: &Namespace) -> Result<()> {
+    let resume = Patch::Merge(json!({"spec": {"suspend": false, "gc": {"interval": "11s"}}}));
+    let api = namespace.api::<context_manager_crds::ContextManager>();
+    api.patch("memory", &PatchParams::default(), &resume).await?;
+    wait_for(namespace, "memory", "Ready", "True", Some("Provisioned")).await.map(drop)
+}
+
+/// Waits until the metrics have a line, while the kubelet is made to look at the volumes.
+async fn metric(client: &Client, namespace: &Namespace, line: &str) -> Result<()> {
+    let mut last = String::new();
+    for _ in 0..60 {
+        pods::nudge(namespace, "agent").await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        last = pods::admin_page(client, namespace, "agent", "/metrics").await?;
+        if last.lines().any(|found| found == line) {
+            return Ok(());
+        }
+    }
+    let near: Vec<_> = last.lines().filter(|found| found.starts_with(&line[..20])).collect();
+    anyhow::bail!("the metrics never said {line:?}, but {near:?}")
+}
+
+#[tokio::test]
+async fn a_corrupt_configuration_leaves_the_last_good_one_in_force() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (client, namespace) = namespace(&operator, "reload", json!({})).await?;
+    pods::start(&namespace, "agent").await?;
+    corrupt_the_configuration(&namespace).await?;
+    metric(&client, &namespace, "context_manager_config_last_reload_successful{file=\"config\"} 0").await?;
+    let health: Value = serde_json::from_str(&pods::admin_page(&client, &namespace, "agent", "/health").await?)?;
+    let components = health["components"].as_array().context("health has components")?;
+    let said = components.iter().find(|component| component["name"] == "configuration").context("it is one of them")?;
+    ensure!(health["status"] == "degraded" && said["status"] == "degraded", "{health}");
+    ensure!(said["detail"].as_str().is_some_and(|detail| detail.contains("generation 1 is loaded")), "{said}");
+    pods::stats(&namespace, "agent").await?;
+    repair_the_configuration(&namespace).await?;
+    metric(&client, &namespace, "context_manager_config_last_reload_successful{file=\"config\"} 1").await?;
+    let generation = "context_manager_config_generation 3";
+    metric(&client, &namespace, generation).await?;
+    ensure!(pods::restarts(&namespace, "agent").await? == 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_key_reaches_sidecar_and_agent_without_a_restart() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = operator.namespace(&client, "keys", &[]).await?;
+    pods::make_document(&namespace).await?;
+    let key = |id: &str| json!({"id": id, "key": "QUJD".repeat(12)});
+    let other = json!({"id": "second", "key": "REVG".repeat(12)});
+    let content = |ring: Value| json!({"stringData": {"keys.json": ring.to_string()}});
+    let mut secret = content(json!({"active": key("first")}));
+    secret["metadata"] = json!({"name": "mine"});
+    namespace.make::<Secret>(&secret).await?;
+    provision(&namespace, "memory", json!({"auth": {"secretPolicy": "UseExisting", "secretRef": {"name": "mine"}}}))
+        .await?;
+    pods::start(&namespace, "agent").await?;
+    let turn = async |ring: Value| {
+        let patch = Patch::Merge(content(ring));
+        namespace.api::<Secret>().patch("mine", &PatchParams::default(), &patch).await
+    };
+    turn(json!({"active": key("first"), "next": other})).await?;
+    metric(&client, &namespace, "context_manager_key_loaded{key_id=\"second\",role=\"next\"} 1").await?;
+    pods::stats(&namespace, "agent").await?;
+    turn(json!({"active": other, "previous": [key("first")]})).await?;
+    metric(&client, &namespace, "context_manager_key_loaded{key_id=\"second\",role=\"active\"} 1").await?;
+    pods::stats(&namespace, "agent").await?;
+    turn(json!({"active": other})).await?;
+    eventually("the end of the first key", START, || async {
+        pods::nudge(&namespace, "agent").await?;
+        let metrics = pods::admin_page(&client, &namespace, "agent", "/metrics").await?;
+        ensure!(!metrics.contains("key_id=\"first\""), "it is still loaded");
+        Ok(())
+    })
+    .await?;
+    pods::stats(&namespace, "agent").await?;
+    ensure!(pods::restarts(&namespace, "agent").await? == 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_sidecar_comes_back_with_all_that_it_acknowledged() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "kill", json!({})).await?;
+    let pod = pods::start(&namespace, "agent").await?;
+    let before = pods::stats(&namespace, "agent").await?.contexts;
+    ensure!(before.values().sum::<usize>() == 3, "{before:?}");
+    let process = pods::sidecar_process(&pod)?;
+    kill(Pid::from_raw(process), Signal::SIGKILL)?;
+    eventually("the restart", START, || async {
+        let pod = namespace.api::<Pod>().get("agent").await?;
+        let sidecar = container(&pod, names::CONTAINER).context("the pod has a sidecar")?;
+        ensure!(sidecar.restart_count == 1 && sidecar.ready, "{sidecar:?}");
+        let agent = container(&pod, "agent").context("the pod has an agent")?;
+        ensure!(agent.restart_count == 0, "the agent was restarted as well");
+        Ok(())
+    })
+    .await?;
+    let after = eventually("an answer", START, || pods::stats(&namespace, "agent")).await?.contexts;
+    ensure!(before == after, "{before:?} became {after:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_sidecar_is_reached_on_loopback_only_and_sees_no_token() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "inside", json!({})).await?;
+    let pod = pods::start(&namespace, "agent").await?;
+    let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).context("the pod has an address")?;
+    let connect = async |port: u16| {
+        let address = SocketAddr::new(address.parse()?, port);
+        let dial = tokio::net::TcpStream::connect(address);
+        Ok::<_, anyhow::Error>(tokio::time::timeout(Duration::from_secs(3), dial).await.is_ok_and(|done| done.is_ok()))
+    };
+    ensure!(connect(names::DEFAULT_ADMIN_PORT).await?, "probes come to the pod's address");
+    ensure!(!connect(names::DEFAULT_PROTOCOL_PORT).await?, "the protocol is open to the cluster");
+    let process = pods::sidecar_process(&pod)?;
+    let token = pods::root_of(process).join("run/secrets/kubernetes.io/serviceaccount");
+    let token = if token.exists() {
+        token
+    } else {
+        pods::root_of(process).join("var/run/secrets/kubernetes.io/serviceaccount")
+    };
+    ensure!(fs::read_dir(&token)?.next().is_none(), "{} is not empty", token.display());
+    Ok(())
+}
+
+#[tokio::test]
+async fn metrics_of_a_running_pod_satisfy_promtool_and_count_what_happened() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (client, namespace) = namespace(&operator, "metrics", json!({})).await?;
+    pods::start(&namespace, "agent").await?;
+    // Contexts are counted every few seconds.
+    let metrics = eventually("the figures", START, || async {
+        let metrics = pods::admin_page(&client, &namespace, "agent", "/metrics").await?;
+        for line in ["context_manager_contexts{level=\"long_term\"} 3", "context_manager_ready 1"] {
+            let near: Vec<_> = metrics.lines().filter(|found| found.starts_with(&line[..20])).collect();
+            ensure!(near.contains(&line), "no {line:?} in {near:?}");
+        }
+        Ok(metrics)
+    })
+    .await?;
+    let program = std::env::var_os("CONTEXT_MANAGER_TEST_PROMTOOL").unwrap_or_else(|| "promtool".into());
+    let mut check = tokio::process::Command::new(program)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("promtool is not there; run the suites by `cargo xtask test`")?;
+    check.stdin.take().context("a pipe")?.write_all(metrics.as_bytes()).await?;
+    let output = check.wait_with_output().await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && said.trim().is_empty(), "{said}");
+    Ok(())
+}
