@@ -17,6 +17,9 @@ pub use validate::Error;
 /// The version of the file's format that this crate reads and writes.
 pub const SCHEMA_VERSION: i32 = 1;
 
+/// The share of the token budget that L1 gets at least.
+const IMMEDIATE_FLOOR: f64 = 0.1;
+
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,9 +193,9 @@ pub struct Retry {
     pub jitter: f64,
 }
 
-/// The three levels.
+/// The three levels. What a table leaves out has the default of its level.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(from = "GivenLevels")]
 pub struct Levels {
     /// L1.
     pub immediate: LevelConfig,
@@ -202,6 +205,33 @@ pub struct Levels {
     pub long_term: LevelConfig,
     /// From L2 to L3.
     pub promotion: Promotion,
+}
+
+/// The levels as they are written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenLevels {
+    immediate: LevelConfig,
+    short_term: LevelConfig,
+    long_term: LevelConfig,
+    promotion: Promotion,
+}
+
+impl From<GivenLevels> for Levels {
+    fn from(given: GivenLevels) -> Self {
+        let GivenLevels { immediate, short_term, long_term, promotion } = given;
+        let or = |given: LevelConfig, default: LevelConfig| LevelConfig {
+            capacity: given.capacity.or(default.capacity),
+            ttl: given.ttl.or(default.ttl),
+        };
+        let default = Self::default();
+        Self {
+            immediate: or(immediate, default.immediate),
+            short_term: or(short_term, default.short_term),
+            long_term: or(long_term, default.long_term),
+            promotion: Promotion { min_accesses: promotion.min_accesses.or(default.promotion.min_accesses) },
+        }
+    }
 }
 
 /// One level. Without a capacity it is not bounded, without a TTL its contexts are kept.
@@ -220,7 +250,7 @@ pub struct LevelConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Promotion {
-    /// A short-term context that was returned this often is kept as a long-term one; never when absent.
+    /// A short-term context that was returned this often is kept as a long-term one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_accesses: Option<i64>,
 }
@@ -235,7 +265,8 @@ pub struct Retrieval {
     pub nudges: Nudges,
     /// Age at which the recency signal is one half.
     pub recency_half_life: HumanDuration,
-    /// Shares of the token budget of L1.
+    /// Shares of the token budget of L1; the floor is 0.1 when absent.
+    #[serde(deserialize_with = "immediate_share")]
     pub immediate: BudgetShare,
     /// Shares of the token budget of L2.
     pub short_term: BudgetShare,
@@ -283,6 +314,17 @@ pub struct BudgetShare {
     /// At most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cap: Option<f64>,
+}
+
+fn immediate_share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BudgetShare, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Given {
+        floor: Option<f64>,
+        cap: Option<f64>,
+    }
+    let Given { floor, cap } = Given::deserialize(deserializer)?;
+    Ok(BudgetShare { floor: floor.unwrap_or(IMMEDIATE_FLOOR), cap })
 }
 
 /// Garbage collection of expired contexts.
@@ -450,7 +492,7 @@ impl Default for Retrieval {
             legs: Legs::default(),
             nudges: Nudges::default(),
             recency_half_life: HumanDuration::from_secs(24 * 3_600),
-            immediate: BudgetShare { floor: 0.1, cap: None },
+            immediate: BudgetShare { floor: IMMEDIATE_FLOOR, cap: None },
             short_term: BudgetShare::default(),
             long_term: BudgetShare::default(),
             default_token_budget: 2_000,

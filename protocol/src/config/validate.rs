@@ -161,6 +161,26 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let page = include_str!("../../../docs/sidecar.md");
+        let block = page.split("The defaults:").nth(1).and_then(|rest| rest.split("```toml\n").nth(1));
+        let block = block.and_then(|rest| rest.split("```").next()).expect("docs/sidecar.md shows the defaults");
+        assert_eq!(SidecarConfig::from_toml(block).expect("a valid configuration"), SidecarConfig::embedded("memory"));
+    }
+
+    #[test]
+    fn what_a_table_leaves_out_has_its_default() {
+        let read = |rest: &str| SidecarConfig::from_toml(&format!("{STORE}{rest}")).expect("a valid configuration");
+        let default = SidecarConfig::embedded("/data");
+        let partly = read("[levels.short_term]\ncapacity = 5\n[levels.promotion]\n[retrieval.immediate]\ncap = 0.5\n");
+        assert_eq!(partly.levels.short_term.capacity, Some(5));
+        assert_eq!(partly.levels.short_term.ttl, default.levels.short_term.ttl);
+        assert_eq!(partly.levels.immediate, default.levels.immediate);
+        assert_eq!(partly.levels.promotion, default.levels.promotion);
+        assert_eq!((partly.retrieval.immediate.floor, partly.retrieval.immediate.cap), (0.1, Some(0.5)));
+    }
+
+    #[test]
     fn a_bad_value_is_refused_by_its_key() {
         for (text, expected) in [
             ("[gc]\nbatch_size = 0\n", "gc.batch_size is 0; it must lie between 1 and 10000"),
