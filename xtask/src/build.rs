@@ -4,7 +4,8 @@
 //! (selecting a package changes the features of shared crates and compiles the engine again), always the host's triple
 //! given by name (so that the flags for static linking do not reach build scripts), always the same flags.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -23,11 +24,30 @@ pub struct Release {
 }
 
 impl Release {
-    /// Looks up the host's triple.
+    /// Looks up the host's triple, and makes the target folder this checkout's.
     pub fn new(home: &Home) -> Result<Self> {
         let said = command::output(Command::new("rustc").arg("-vV").current_dir(paths::repository()))?;
         let triple = host_triple(&said).context("`rustc -vV` names no host")?.to_owned();
-        Ok(Self { target: home.target(), triple })
+        let release = Self { target: home.target(), triple };
+        let _lock = home.lock("target")?;
+        release.forget_other_checkout()?;
+        Ok(release)
+    }
+
+    /// Removes what another checkout compiled of the workspace itself (not of its dependencies). Cargo tells fresh from
+    /// stale by times of modification, so what was built later from another checkout's files would pass for ours.
+    fn forget_other_checkout(&self) -> Result<()> {
+        let record = self.target.join("checkout");
+        if is_recorded(&record, paths::repository()) {
+            return Ok(());
+        }
+        if self.target.join(&self.triple).join("release").exists() {
+            eprintln!("another checkout was compiled last: the workspace's own crates are compiled again");
+            command::output(self.cargo("clean").arg("--quiet"))?;
+        }
+        fs::create_dir_all(&self.target)
+            .and_then(|()| fs::write(&record, paths::repository().as_os_str().as_encoded_bytes()))
+            .with_context(|| format!("failed to write {}", record.display()))
     }
 
     /// `cargo SUBCOMMAND --release --workspace --target TRIPLE` with the shared target folder and static linking.
@@ -73,6 +93,10 @@ impl Release {
     }
 }
 
+fn is_recorded(record: &Path, checkout: &Path) -> bool {
+    fs::read(record).is_ok_and(|found| found == checkout.as_os_str().as_encoded_bytes())
+}
+
 fn host_triple(version: &str) -> Option<&str> {
     version.lines().find_map(|line| line.strip_prefix("host: "))
 }
@@ -80,6 +104,17 @@ fn host_triple(version: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_same_checkout_is_the_recorded_one() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let record = folder.path().join("checkout");
+        assert!(!is_recorded(&record, Path::new("/first")), "nothing is recorded yet");
+        fs::write(&record, "/first")?;
+        assert!(is_recorded(&record, Path::new("/first")));
+        assert!(!is_recorded(&record, Path::new("/first/again")));
+        Ok(())
+    }
 
     #[test]
     fn host_is_read_from_the_compilers_own_words() {
