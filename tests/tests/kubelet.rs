@@ -224,6 +224,7 @@ async fn a_new_key_reaches_sidecar_and_agent_without_a_restart() -> Result<()> {
     turn(json!({"active": other})).await?;
     eventually("the end of the first key", START, || async {
         pods::nudge(&namespace, "agent").await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let metrics = pods::admin_page(&client, &namespace, "agent", "/metrics").await?;
         ensure!(!metrics.contains("key_id=\"first\""), "it is still loaded");
         Ok(())
