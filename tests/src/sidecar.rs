@@ -63,7 +63,18 @@ impl Sidecar {
     /// # Errors
     /// When it does not become ready; the error carries the end of its log.
     pub async fn start(folder: &Path, more: &str) -> Result<Self> {
-        let mut sidecar = Self::spawn(folder, more)?;
+        Self::ready(Self::spawn(folder, more)?).await
+    }
+
+    /// The same for a tenant, in whose name the sidecar stores and answers; several may use one folder, one after the other.
+    ///
+    /// # Errors
+    /// When it does not become ready; the error carries the end of its log.
+    pub async fn start_as(tenant: &str, folder: &Path, more: &str) -> Result<Self> {
+        Self::ready(Self::spawn_with(folder, more, &["--tenant", tenant])?).await
+    }
+
+    async fn ready(mut sidecar: Self) -> Result<Self> {
         let started = Instant::now();
         let http = http()?;
         loop {
@@ -86,6 +97,10 @@ impl Sidecar {
     /// # Errors
     /// When the program cannot be started.
     pub fn spawn(folder: &Path, more: &str) -> Result<Self> {
+        Self::spawn_with(folder, more, &[])
+    }
+
+    fn spawn_with(folder: &Path, more: &str, arguments: &[&str]) -> Result<Self> {
         let [port, admin] = free_ports()?;
         let config = folder.join(format!("config-{port}.toml"));
         let data = folder.join("data");
@@ -100,6 +115,7 @@ impl Sidecar {
         let child = Command::new(program("context-manager-sidecar")?)
             .arg("--config")
             .arg(&config)
+            .args(arguments)
             .env_clear()
             .env("PROTOCOL_SECRET", SECRET)
             .stdin(Stdio::null())

@@ -9,6 +9,7 @@ mod ci;
 mod cluster;
 mod command;
 mod demo;
+mod eval;
 mod generate;
 mod images;
 mod paths;
@@ -39,6 +40,8 @@ enum Command {
     Generate(generate::Args),
     /// Measure sizes, memory and latencies on this machine
     Bench(bench::Args),
+    /// Measure how well retrieval finds, on conversations that are not part of the project
+    Eval(eval::Args),
     /// Run every test; the last line counts them
     Test(test::Args),
     /// Run what continuous integration runs: format, arrows, lints, tests
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Images(args) => images::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Ci => ci::run(),
         Command::CheckArrows => arrows::run(),

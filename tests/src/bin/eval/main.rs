@@ -1,0 +1,80 @@
+//! How well retrieval finds: the questions of LoCoMo, asked through the signed protocol.
+//!
+//! Each conversation is one tenant, and all lie in one collection. Every turn is stored as one context, in order; each question
+//! with evidence is asked as it is written. The data set is not part of the product (CC BY-NC 4.0): it is named by `--data`.
+
+mod dataset;
+mod measure;
+mod subject;
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use measure::Measures;
+use serde_json::json;
+use subject::Subject;
+
+/// Measure retrieval on conversations in LoCoMo's format
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// A folder with the conversations, or one file
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// An OpenAI-compatible embeddings endpoint; without it the built-in embedder is used
+    #[arg(long, value_name = "URL")]
+    embedding_url: Option<String>,
+    /// The embedding model's name
+    #[arg(long, value_name = "NAME", default_value = "all-MiniLM-L6-v2")]
+    embedding_model: String,
+    /// The length of the model's vectors
+    #[arg(long, value_name = "N", default_value_t = 384)]
+    dimensions: usize,
+    /// Ask while the embeddings endpoint refuses connections
+    #[arg(long, requires = "embedding_url")]
+    degraded: bool,
+    /// Write one JSON line for each question to this file
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let conversations = dataset::read(&args.data)?;
+    let mut results = args.results.as_ref().map(File::create).transpose().context("--results")?.map(BufWriter::new);
+    let folder = tempfile::tempdir()?;
+    let mut subjects = Vec::new();
+    for (number, conversation) in conversations.into_iter().enumerate() {
+        eprintln!("storing {}", conversation.sample_id);
+        subjects.push(Subject::store(&args, folder.path(), number, conversation).await?);
+    }
+    let mut measures = Measures::default();
+    for subject in &subjects {
+        eprintln!("asking {}: {} questions", subject.conversation.sample_id, subject.conversation.questions.len());
+        let asking = subject.ask(&args, folder.path()).await?;
+        for question in &subject.conversation.questions {
+            let answer = asking.question(question, &mut measures).await?;
+            if let Some(file) = &mut results {
+                let line = json!({
+                    "sample_id": subject.conversation.sample_id,
+                    "question": question.index,
+                    "ranked": answer.ranked,
+                    "scores": answer.scores,
+                    "tokens": answer.tokens,
+                });
+                writeln!(file, "{line}")?;
+            }
+        }
+    }
+    if let Some(file) = &mut results {
+        file.flush()?;
+    }
+    measures.print();
+    Ok(if measures.foreign == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,117 @@
+//! What is counted: macro means over the questions.
+
+use std::{collections::BTreeSet, time::Duration};
+
+/// Budgets in tokens for which evidence recall is measured.
+pub const BUDGETS: [i64; 3] = [500, 1_000, 2_000];
+
+/// Sums over questions; [`Measures::print`] makes means of them.
+#[derive(Debug, Default)]
+pub struct Measures {
+    questions: f64,
+    recall: [f64; 3],
+    hit: [f64; 2],
+    reciprocal_rank: f64,
+    in_budget: [f64; 3],
+    latencies: Vec<Duration>,
+    /// Turns of another conversation in an answer.
+    pub foreign: usize,
+    /// Answers that say they are degraded.
+    pub degraded: usize,
+}
+
+/// A measured share, and what it should reach.
+pub struct Gate {
+    pub name: &'static str,
+    pub value: f64,
+}
+
+impl Measures {
+    /// Adds a question's ranking.
+    pub fn rank(&mut self, ranked: &[&str], evidence: &BTreeSet<String>) {
+        self.questions += 1.0;
+        for (sum, k) in self.recall.iter_mut().zip([5, 10, 20]) {
+            *sum += recall(ranked.iter().take(k).copied(), evidence);
+        }
+        for (sum, k) in self.hit.iter_mut().zip([10, 20]) {
+            *sum += f64::from(u8::from(ranked.iter().take(k).any(|id| evidence.contains(*id))));
+        }
+        if let Some(place) = ranked.iter().position(|id| evidence.contains(*id)) {
+            self.reciprocal_rank += 1.0 / to_f64(place + 1);
+        }
+    }
+
+    /// Adds what a question got within a budget of [`BUDGETS`], and how long that took.
+    pub fn budgeted(&mut self, budget: usize, returned: &[&str], evidence: &BTreeSet<String>, took: Duration) {
+        self.in_budget[budget] += recall(returned.iter().copied(), evidence);
+        self.latencies.push(took);
+    }
+
+    /// The means, in percent but for the reciprocal rank.
+    pub fn means(&self) -> Vec<Gate> {
+        let percent = |sum: f64| 100.0 * sum / self.questions.max(1.0);
+        let [r5, r10, r20] = self.recall.map(percent);
+        let [h10, h20] = self.hit.map(percent);
+        let [b500, b1000, b2000] = self.in_budget.map(percent);
+        [
+            ("R@5", r5),
+            ("R@10", r10),
+            ("R@20", r20),
+            ("hit@10", h10),
+            ("hit@20", h20),
+            ("MRR", percent(self.reciprocal_rank) / 100.0),
+            ("evidence recall in 500 tokens", b500),
+            ("evidence recall in 1,000 tokens", b1000),
+            ("evidence recall in 2,000 tokens", b2000),
+        ]
+        .map(|(name, value)| Gate { name, value })
+        .into()
+    }
+
+    /// Prints a table.
+    pub fn print(&mut self) {
+        println!("{:<34}{:>9}", "questions with evidence", self.questions);
+        for Gate { name, value } in self.means() {
+            let shown = if name == "MRR" { format!("{value:.3}") } else { format!("{value:.1} %") };
+            println!("{name:<34}{shown:>11}");
+        }
+        self.latencies.sort_unstable();
+        for (name, percent) in [("p50", 50), ("p95", 95)] {
+            let place = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
+            let millis = self.latencies.get(place).map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0);
+            println!("{:<34}{millis:>8.2} ms", format!("latency {name}, embedding cached"));
+        }
+        println!("{:<34}{:>9}", "answers that say degraded", self.degraded);
+        println!("{:<34}{:>9}", "turns of other conversations", self.foreign);
+    }
+}
+
+/// The share of the evidence that was returned.
+fn recall<'a>(returned: impl Iterator<Item = &'a str>, evidence: &BTreeSet<String>) -> f64 {
+    to_f64(returned.filter(|id| evidence.contains(*id)).count()) / to_f64(evidence.len().max(1))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of questions or places")]
+fn to_f64(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_are_over_questions_and_recall_over_evidence() {
+        let mut measures = Measures::default();
+        let evidence = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
+        measures.rank(&["a", "b", "c"], &evidence(&["b", "z"]));
+        measures.rank(&["a", "b", "c"], &evidence(&["a"]));
+        measures.budgeted(0, &["a"], &evidence(&["a", "b"]), Duration::from_millis(1));
+        let means = measures.means();
+        let value = |name: &str| means.iter().find(|gate| gate.name == name).map(|gate| gate.value);
+        assert_eq!(value("R@5"), Some(75.0));
+        assert_eq!(value("hit@10"), Some(100.0));
+        assert_eq!(value("MRR"), Some(0.75));
+        assert_eq!(value("evidence recall in 500 tokens"), Some(25.0));
+    }
+}
