@@ -4,7 +4,7 @@
 
 use std::{error::Error as StdError, io, path::PathBuf};
 
-use context_manager_memory::ContextId;
+use context_manager_memory::{ContextId, store::UnusableKey};
 
 /// Why a call of the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -83,11 +83,8 @@ pub enum Error {
         id: Option<ContextId>,
     },
     /// A metadata key cannot be filtered by.
-    #[error("cannot filter by the metadata key {key:?}; a filter's key is not empty and has no '\"' and no '\\'")]
-    MetadataKey {
-        /// The key.
-        key: String,
-    },
+    #[error(transparent)]
+    MetadataKey(#[from] UnusableKey),
     /// A context cannot be written as the store's payload.
     #[error("context {id} cannot be written as JSON")]
     Encode {
@@ -103,7 +100,7 @@ impl Error {
     #[must_use]
     pub const fn is_callers(&self) -> bool {
         match self {
-            Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey { .. } | Self::Encode { .. } => true,
+            Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey(_) | Self::Encode { .. } => true,
             Self::Locked { .. }
             | Self::Incompatible { .. }
             | Self::Damaged { .. }

@@ -1,6 +1,6 @@
 //! The embedded vector store: Qdrant's engine in process, on one directory.
 //!
-//! Owns everything that knows the engine: the names and indexes under which contexts are stored ([`schema`]), the directory
+//! Owns everything that knows the engine: the directory
 //! and its guards ([`Shard::open`]), writes, exact retrieval over four legs ([`Shard::search`]), expiry and statistics. No other
 //! crate names `qdrant_edge`, so that only programs that embed the engine compile it.
 //!
@@ -25,10 +25,8 @@ mod filter;
 mod lock;
 mod manifest;
 mod options;
-pub mod schema;
 mod shard;
 
 pub use error::Error;
-pub use filter::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions};
 pub use options::{Durability, OpenOptions};
-pub use shard::{Access, Page, Point, Search, Shard, Stats, Updated};
+pub use shard::Shard;

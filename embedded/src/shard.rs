@@ -17,7 +17,6 @@ use std::{
     },
 };
 
-use context_manager_memory::{Context, ContextId, Timestamp, Vectors};
 use qdrant_edge::EdgeShard;
 
 use crate::{
@@ -25,8 +24,6 @@ use crate::{
     lock::DirectoryLock,
     manifest::{Manifest, Newest},
 };
-
-pub use search::Search;
 
 /// The embedded vector store.
 ///
@@ -60,62 +57,6 @@ pub struct Shard {
 struct Writes {
     deleted: usize,
     newest: Option<Newest>,
-}
-
-/// A context with its vectors.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Point {
-    /// The context.
-    pub context: Context,
-    /// Its vectors; dense ones may be missing. The engine scales dense vectors to unit length.
-    pub vectors: Vectors,
-}
-
-/// A context was returned by retrievals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// Which one.
-    pub id: ContextId,
-    /// How often since the last call.
-    pub times: i64,
-    /// When last.
-    pub at: Timestamp,
-}
-
-/// What came of an update.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Updated {
-    /// It is done.
-    Applied,
-    /// The context has another version by now; nothing was changed.
-    Conflict {
-        /// The context as it is.
-        current: Box<Context>,
-    },
-    /// The owner has no such context; nothing was changed.
-    Missing,
-}
-
-/// A page of a list.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page {
-    /// The contexts, ordered by id.
-    pub contexts: Vec<Context>,
-    /// Where the next page begins; `None` after the last one.
-    pub next: Option<ContextId>,
-}
-
-/// What the store holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
-    /// Contexts, expired ones that are not collected yet included.
-    pub points: usize,
-    /// What the directory takes on the disk in bytes.
-    pub disk_bytes: u64,
-    /// Writes since the last flush: what the end of the machine would cost, and what the next open would replay.
-    pub unflushed_writes: u64,
-    /// How often a stored payload turned out not to be a context; each is logged and left out of the answer.
-    pub unreadable: u64,
 }
 
 /// The engine's own form would show what is stored.

@@ -11,7 +11,8 @@
 //! 2. [`index_text`] builds the two texts under which it can be found, [`lexical`] and [`builtin`] turn them into vectors.
 //! 3. A store finds candidates and their exact scores; [`local`] does the same for contexts held in memory.
 //! 4. [`rank`] orders the candidates and [`budget`] packs them in the caller's token budget.
-//! 5. [`expiry`], [`immediate`], [`promotion`] and [`update`] decide how it changes, moves and ends.
+//! 5. [`store`] says what the store is asked, and how a context lies in it.
+//! 6. [`expiry`], [`immediate`], [`promotion`] and [`update`] decide how it changes, moves and ends.
 
 pub mod budget;
 pub mod builtin;
@@ -27,6 +28,7 @@ pub mod local;
 pub mod name;
 pub mod promotion;
 pub mod rank;
+pub mod store;
 pub mod time;
 pub mod tokens;
 pub mod update;

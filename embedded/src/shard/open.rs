@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, atomic::AtomicU64},
 };
 
+use context_manager_memory::store::schema::{self, Index};
 use qdrant_edge::{
     CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams,
     FieldIndexOperations, IntegerIndexParamsBuilder, KeywordIndexParamsBuilder, Modifier, PayloadFieldSchema,
@@ -17,7 +18,6 @@ use crate::{
     Error, OpenOptions,
     lock::DirectoryLock,
     manifest::{Manifest, Newest},
-    schema::{self, Index},
 };
 
 impl Shard {

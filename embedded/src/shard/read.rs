@@ -2,14 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use context_manager_memory::{Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors};
+use context_manager_memory::{
+    Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors,
+    store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, schema},
+};
 use qdrant_edge::{
     CountRequest, Direction, Filter, OrderBy, OrderByInterface, Payload, PointId, RetrieveRequest, ScrollRequest,
     StartFrom, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
 };
 
-use super::{Page, Point, Shard, Stats, open};
-use crate::{Error, Expiry, Owner, Selection, Sessions, filter, schema};
+use super::{Shard, open};
+use crate::{Error, filter};
 
 /// A point as the engine returns it: id, payload, vectors.
 pub(super) type Stored = (ContextId, Option<Payload>, Option<VectorStructInternal>);
@@ -54,7 +57,7 @@ impl Shard {
         let request = ScrollRequest {
             offset: from.map(filter::point_id),
             limit: Some(limit.max(1)),
-            filter: Some(filter::of(selection)?),
+            filter: Some(filter::of(&Clauses::of(selection)?)?),
             with_payload: Some(WithPayloadInterface::Bool(true)),
             ..ScrollRequest::new()
         };
@@ -62,7 +65,7 @@ impl Shard {
         let contexts = records
             .into_iter()
             .filter_map(|record| self.decode(id(record.id)?, record.payload))
-            .filter(|context| selected(context, selection))
+            .filter(|context| selection.admits(context))
             .collect();
         Ok(Page { contexts, next: next.and_then(id) })
     }
@@ -72,7 +75,7 @@ impl Shard {
     /// # Errors
     /// When the selection cannot be expressed, or when the engine fails.
     pub fn count(&self, selection: &Selection) -> Result<usize, Error> {
-        let request = CountRequest { filter: Some(filter::of(selection)?), exact: true };
+        let request = CountRequest { filter: Some(filter::of(&Clauses::of(selection)?)?), exact: true };
         self.engine.count(request).map_err(Error::engine("count contexts"))
     }
 
@@ -164,7 +167,7 @@ impl Shard {
         };
         let request = ScrollRequest {
             limit: Some(limit),
-            filter: Some(filter::of(&Selection { expiry, sessions, ..alive })?),
+            filter: Some(filter::of(&Clauses::of(&Selection { expiry, sessions, ..alive })?)?),
             with_payload: Some(WithPayloadInterface::Bool(true)),
             order_by: Some(OrderByInterface::Struct(order)),
             ..ScrollRequest::new()
@@ -218,16 +221,6 @@ impl Shard {
             }
         }
     }
-}
-
-/// Whether a context that the engine found may be returned: its index is not trusted with whose it is and whether it is alive.
-pub(super) fn selected(context: &Context, selection: &Selection) -> bool {
-    let in_time = match selection.expiry {
-        Expiry::AliveAt(now) => !context.is_expired(now),
-        Expiry::ExpiredAt(now) => context.is_expired(now),
-        Expiry::Any => true,
-    };
-    in_time && selection.owner.owns(context)
 }
 
 /// Points with numbers as ids are not ours.

@@ -5,30 +5,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use context_manager_memory::{Context, ContextId, LegScores, QueryVectors, rank::Candidate};
+use context_manager_memory::{
+    Context, ContextId, LegScores, QueryVectors,
+    rank::Candidate,
+    store::{Clauses, Search, schema},
+};
 use qdrant_edge::{
     Filter, IdfCorpusParams, IdfParams, NamedQuery, QueryBatchRequest, QueryEnum, QueryRequest, ScoringQuery,
     SearchParams, VectorInternal, WithVector,
 };
 
 use super::{Shard, read, write};
-use crate::{Error, Selection, filter, schema};
-
-/// A search.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Search {
-    /// What is searched for; a missing vector leaves its two legs out.
-    pub query: QueryVectors,
-    /// Where.
-    pub selection: Selection,
-    /// How many of the best each leg contributes.
-    pub per_leg: usize,
-}
-
-impl Search {
-    /// How many of the best each leg contributes unless said otherwise.
-    pub const PER_LEG: usize = 100;
-}
+use crate::{Error, filter};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leg {
@@ -79,8 +67,8 @@ impl Shard {
         if legs.is_empty() {
             return Ok(Vec::new());
         }
-        let corpus = filter::of_owner(&selection.owner)?;
-        let best = self.score(&legs, &filter::of(selection)?, &corpus, (*per_leg).max(1))?;
+        let corpus = filter::of(&Clauses::of_owner(&selection.owner))?;
+        let best = self.score(&legs, &filter::of(&Clauses::of(selection)?)?, &corpus, (*per_leg).max(1))?;
         // A leg that found fewer than it was asked for has found all there is.
         let complete = best.iter().all(|scores| scores.len() < *per_leg);
         let union: BTreeSet<ContextId> = best.iter().flat_map(HashMap::keys).copied().collect();
@@ -88,10 +76,11 @@ impl Shard {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let exact = if complete { best } else { self.score(&legs, &filter::ids(&ids), &corpus, ids.len())? };
+        let exact =
+            if complete { best } else { self.score(&legs, &filter::of(&Clauses::ids(&ids))?, &corpus, ids.len())? };
         let records = self.retrieve(&ids, WithVector::Bool(false))?;
         let contexts = records.into_iter().filter_map(|(id, payload, _)| self.decode(id, payload));
-        let contexts = contexts.filter(|context| read::selected(context, selection));
+        let contexts = contexts.filter(|context| selection.admits(context));
         Ok(contexts.map(|context| candidate(context, &legs, &exact)).collect())
     }
 

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use context_manager_memory::{Context, ContextId, SparseVector, Timestamp, Vectors};
+use context_manager_memory::{
+    Context, ContextId, SparseVector, Timestamp, Vectors,
+    store::{Access, Clauses, Owner, Point, Selection, Updated, schema},
+};
 use qdrant_edge::{
     Filter, Payload, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, ScrollRequest,
     SetPayloadOp, UpdateOperation, VectorPersisted, VectorStructPersisted, WithPayloadInterface,
 };
 use serde_json::{Map, Value, json};
 
-use super::{Access, Point, Shard, Updated, lock, read};
-use crate::{Error, Owner, Selection, filter, manifest::Newest, schema};
+use super::{Shard, lock, read};
+use crate::{Error, filter, manifest::Newest};
 
 impl Shard {
     /// Stores contexts; one that is there already is replaced, vectors included, so that repeating the call changes nothing. Of
@@ -45,7 +48,7 @@ impl Shard {
                 UpdateOperation::PointOperation(insert)
             }
             None => UpdateOperation::PayloadOperation(PayloadOps::OverwritePayload(SetPayloadOp {
-                payload: Payload(schema::payload(context)?),
+                payload: payload(context)?,
                 points: Some(vec![filter::point_id(context.id)]),
                 filter: None,
                 key: None,
@@ -81,7 +84,7 @@ impl Shard {
         let mut last = None;
         {
             let _writes = lock(&self.writes);
-            let current = self.read(&filter::owned(owner, &ids)?, ids.len())?;
+            let current = self.read(&filter::of(&Clauses::owned(owner, &ids))?, ids.len())?;
             let mut current: HashMap<ContextId, (i64, Option<Timestamp>)> =
                 current.into_iter().map(|context| (context.id, (context.access_count, context.accessed_at))).collect();
             for access in accesses {
@@ -117,7 +120,7 @@ impl Shard {
         if ids.is_empty() {
             return Ok(0);
         }
-        self.delete_some(filter::owned(owner, ids)?, ids.len())
+        self.delete_some(filter::of(&Clauses::owned(owner, ids))?, ids.len())
     }
 
     /// Deletes at most `limit` of the selected contexts, and says how many; fewer than `limit` were all of them.
@@ -125,7 +128,7 @@ impl Shard {
     /// # Errors
     /// When the selection cannot be expressed, or when the engine fails.
     pub fn delete_selected(&self, selection: &Selection, limit: usize) -> Result<usize, Error> {
-        self.delete_some(filter::of(selection)?, limit)
+        self.delete_some(filter::of(&Clauses::of(selection)?)?, limit)
     }
 
     /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
@@ -133,7 +136,7 @@ impl Shard {
     /// # Errors
     /// When the engine fails.
     pub fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.delete_some(filter::expired_of_all(now)?, limit)
+        self.delete_some(filter::of(&Clauses::expired_of_all(now))?, limit)
     }
 
     /// Gives back the space of deleted contexts. Reads and writes go on, but the call takes seconds of processor time on a large
@@ -196,7 +199,7 @@ impl Shard {
         Ok(PointStructPersisted {
             id: filter::point_id(context.id),
             vector: VectorStructPersisted::Named(named),
-            payload: Some(Payload(schema::payload(context)?)),
+            payload: Some(payload(context)?),
         })
     }
 
@@ -209,6 +212,11 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+fn payload(context: &Context) -> Result<Payload, Error> {
+    let encode = |source| Error::Encode { id: context.id, source };
+    schema::payload(context).map(Payload).map_err(encode)
 }
 
 pub(super) fn sparse(id: Option<ContextId>, vector: &SparseVector) -> Result<qdrant_edge::SparseVector, Error> {

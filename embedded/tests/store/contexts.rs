@@ -1,6 +1,7 @@
 //! Storing, reading, changing, counting and deleting.
 
-use context_manager_embedded::{Access, Error, Expiry, Point, Selection, Updated};
+use context_manager_embedded::Error;
+use context_manager_memory::store::{Access, Expiry, Point, Selection, Updated};
 use context_manager_memory::{Context, Level, SessionId, Timestamp, Ttl, Vectors};
 use serde_json::json;
 

@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use context_manager_embedded::{Durability, Error, OpenOptions, Selection, Shard};
+use context_manager_embedded::{Durability, Error, OpenOptions, Shard};
+use context_manager_memory::store::Selection;
 
 use crate::fixture::{NOW, context, id, me, options, put, query, store};
 
@@ -44,7 +45,7 @@ fn reopened_store_has_what_was_stored() {
     drop(shard);
     let shard = Shard::open(options(directory.path())).expect("reopened again");
     assert_eq!(shard.get(&me(), &[id(49)], NOW).expect("read"), [context(49, "memory 49")]);
-    let search = context_manager_embedded::Search {
+    let search = context_manager_memory::store::Search {
         query: query("memory 49"),
         selection: Selection::alive(me(), NOW),
         per_leg: 5,

@@ -1,6 +1,7 @@
 //! Selections: sessions, levels, times, metadata, pages and order.
 
-use context_manager_embedded::{Condition, Dense, Error, Expiry, Operator, Scalar, Selection, Sessions, Shard};
+use context_manager_embedded::{Error, Shard};
+use context_manager_memory::store::{Condition, Dense, Expiry, Operator, Scalar, Selection, Sessions};
 use context_manager_memory::{Context, Level, SessionId, Timestamp};
 use serde_json::{Value, json};
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use context_manager_embedded::{OpenOptions, Owner, Point, Shard};
+use context_manager_embedded::{OpenOptions, Shard};
+use context_manager_memory::store::{Owner, Point};
 use context_manager_memory::{
     AgentId, Context, ContextId, Level, QueryVectors, SessionId, TenantId, Timestamp, builtin,
     index_text::index_texts,

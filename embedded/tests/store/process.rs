@@ -6,7 +6,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use context_manager_embedded::{Error, Selection, Shard};
+use context_manager_embedded::{Error, Shard};
+use context_manager_memory::store::Selection;
 
 use crate::fixture::{NOW, context, id, me, options, put};
 

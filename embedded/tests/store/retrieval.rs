@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use context_manager_embedded::{Error, Search, Selection};
+use context_manager_embedded::Error;
+use context_manager_memory::store::{Search, Selection};
 use context_manager_memory::{
     Context, LegScores, Level, QueryVectors, Timestamp, lexical, local,
     rank::{Candidate, QueryFacts, Settings, rank},

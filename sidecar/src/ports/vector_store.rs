@@ -9,7 +9,7 @@ use std::{error::Error as StdError, sync::Arc};
 use async_trait::async_trait;
 use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
 
-pub use context_manager_embedded::{
+pub use context_manager_memory::store::{
     Access, Condition, Dense, Expiry, Operator, Owner, Page, Point, Scalar, Search, Selection, Sessions, Stats, Updated,
 };
 

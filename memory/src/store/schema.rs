@@ -9,10 +9,9 @@
 //! - The **vectors** are named: two dense ones compared by cosine, two sparse ones whose inverse document frequency the engine
 //!   applies. A context without a dense vector (the embedding was down) or without a term has no such vector.
 
-use context_manager_memory::{Context, ContextId};
 use serde_json::{Map, Value};
 
-use crate::Error;
+use crate::{Context, ContextId};
 
 /// Dense vector of the context's own text.
 pub const DENSE_SELF: &str = "dense_self";
@@ -72,11 +71,9 @@ pub const INDEXES: [(&str, Index); 7] = [
 ///
 /// # Errors
 /// When the context has no JSON form, which takes a metadata number that JSON does not know.
-pub fn payload(context: &Context) -> Result<Map<String, Value>, Error> {
-    let encode = |source| Error::Encode { id: context.id, source };
+pub fn payload(context: &Context) -> Result<Map<String, Value>, serde_json::Error> {
     // A struct's JSON form is an object; were it another one, this says so without showing it.
-    let mut fields: Map<String, Value> =
-        serde_json::to_value(context).and_then(serde_json::from_value).map_err(encode)?;
+    let mut fields: Map<String, Value> = serde_json::to_value(context).and_then(serde_json::from_value)?;
     fields.remove(ID);
     Ok(fields)
 }
@@ -93,9 +90,8 @@ pub fn context(id: ContextId, mut payload: Map<String, Value>) -> Result<Context
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
 mod tests {
-    use context_manager_memory::{AgentId, Level, SessionId, TenantId, Timestamp};
-
     use super::*;
+    use crate::{AgentId, Level, SessionId, TenantId, Timestamp};
 
     fn sample() -> Context {
         let id = "0191e7f0-0000-7000-8000-000000000001".parse().unwrap();

@@ -1,0 +1,85 @@
+//! What a store of contexts is asked and what it answers: the vocabulary that the embedded and the remote store share.
+//!
+//! Owns how a context lies in a collection ([`schema`]), which contexts a call is about ([`Selection`]) and how that is expressed
+//! ([`Clauses`]). It never calls a store.
+
+mod clause;
+pub mod schema;
+mod selection;
+
+use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors};
+
+pub use clause::{Bounds, Clause, Clauses, UnusableKey};
+pub use selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions};
+
+/// A search.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Search {
+    /// What is searched for; a missing vector leaves its two legs out.
+    pub query: QueryVectors,
+    /// Where.
+    pub selection: Selection,
+    /// How many of the best each leg contributes.
+    pub per_leg: usize,
+}
+
+impl Search {
+    /// How many of the best each leg contributes unless said otherwise.
+    pub const PER_LEG: usize = 100;
+}
+
+/// A context with its vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The context.
+    pub context: Context,
+    /// Its vectors; dense ones may be missing. The engine scales dense vectors to unit length.
+    pub vectors: Vectors,
+}
+
+/// A context was returned by retrievals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Which one.
+    pub id: ContextId,
+    /// How often since the last call.
+    pub times: i64,
+    /// When last.
+    pub at: Timestamp,
+}
+
+/// What came of an update.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Updated {
+    /// It is done.
+    Applied,
+    /// The context has another version by now; nothing was changed.
+    Conflict {
+        /// The context as it is.
+        current: Box<Context>,
+    },
+    /// The owner has no such context; nothing was changed.
+    Missing,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The contexts, ordered by id.
+    pub contexts: Vec<Context>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<ContextId>,
+}
+
+/// What the store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Contexts, expired ones that are not collected yet included.
+    pub points: usize,
+    /// What the directory takes on the disk in bytes.
+    pub disk_bytes: u64,
+    /// Writes since the last flush: what the end of the machine would cost, and what the next open would replay.
+    pub unflushed_writes: u64,
+    /// How often a stored payload turned out not to be a context; each is logged and left out of the answer.
+    pub unreadable: u64,
+}

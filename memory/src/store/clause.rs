@@ -1,0 +1,197 @@
+//! A selection as clauses over payload fields: what both stores translate to their engine's filter.
+//!
+//! Owns how a condition of a caller and the product's own conditions are expressed, so that the stores cannot differ in it.
+
+use super::{
+    schema,
+    selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions},
+};
+use crate::{ContextId, Timestamp};
+
+/// Clauses that must hold, and clauses that must not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Clauses {
+    /// All of these hold.
+    pub must: Vec<Clause>,
+    /// None of these holds.
+    pub must_not: Vec<Clause>,
+}
+
+/// What is asked of a point. Keys are paths in the payload, in the syntax of Qdrant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Clause {
+    /// The field is this keyword, or a list that has it.
+    Keyword(String, String),
+    /// The field is one of these keywords.
+    AnyKeyword(String, Vec<String>),
+    /// The field is this truth value.
+    Flag(String, bool),
+    /// The field is a number within these bounds.
+    Range(String, Bounds),
+    /// The field is not there, `null` or an empty list.
+    Empty(String),
+    /// The point has the vector of this name.
+    HasVector(String),
+    /// The point is one of these.
+    HasId(Vec<ContextId>),
+    /// At least one of these holds.
+    Any(Vec<Clause>),
+}
+
+/// Bounds of a number; absent ones are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bounds {
+    /// At least.
+    pub gte: Option<f64>,
+    /// At most.
+    pub lte: Option<f64>,
+    /// Less than.
+    pub lt: Option<f64>,
+}
+
+/// A metadata key that cannot be filtered by.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot filter by the metadata key {0:?}; a filter's key is not empty and has no '\"' and no '\\'")]
+pub struct UnusableKey(pub String);
+
+impl Clauses {
+    /// The selection's.
+    ///
+    /// # Errors
+    /// When a key of the metadata cannot be expressed.
+    pub fn of(selection: &Selection) -> Result<Self, UnusableKey> {
+        let Selection { owner, expiry, sessions, levels, created_since, created_before, min_accesses, dense, metadata } =
+            selection;
+        let mut clauses = Self::of_owner(owner);
+        let Self { must, must_not } = &mut clauses;
+        match expiry {
+            Expiry::AliveAt(now) => must_not.push(expired(*now)),
+            Expiry::ExpiredAt(now) => must.push(expired(*now)),
+            Expiry::Any => {}
+        }
+        match sessions {
+            Sessions::All => {}
+            Sessions::Only(session) => must.push(keyword(schema::SESSION, session.as_str())),
+            Sessions::Without => must.push(Clause::Empty(schema::SESSION.to_owned())),
+        }
+        if let Some(levels) = levels {
+            let names = levels.iter().map(|level| level.as_str().to_owned()).collect();
+            must.push(Clause::AnyKeyword(schema::LEVEL.to_owned(), names));
+        }
+        if let Some(since) = created_since {
+            let bounds = Bounds { gte: Some(millis(*since)), ..Bounds::default() };
+            must.push(Clause::Range(schema::CREATED_AT.to_owned(), bounds));
+        }
+        if let Some(before) = created_before {
+            let bounds = Bounds { lt: Some(millis(*before)), ..Bounds::default() };
+            must.push(Clause::Range(schema::CREATED_AT.to_owned(), bounds));
+        }
+        if let Some(least) = min_accesses {
+            #[expect(clippy::cast_precision_loss, reason = "an access count is far below 2^52")]
+            let bounds = Bounds { gte: Some(*least as f64), ..Bounds::default() };
+            must.push(Clause::Range(schema::ACCESS_COUNT.to_owned(), bounds));
+        }
+        match dense {
+            Dense::Any => {}
+            Dense::Missing => must_not.push(Clause::HasVector(schema::DENSE_SELF.to_owned())),
+        }
+        for condition in metadata {
+            clauses.add(condition)?;
+        }
+        Ok(clauses)
+    }
+
+    /// All contexts of an owner, alive or not.
+    #[must_use]
+    pub fn of_owner(owner: &Owner) -> Self {
+        let must = vec![keyword(schema::TENANT, owner.tenant.as_str()), keyword(schema::AGENT, owner.agent.as_str())];
+        Self { must, must_not: Vec::new() }
+    }
+
+    /// The owner's contexts among `ids`.
+    #[must_use]
+    pub fn owned(owner: &Owner, ids: &[ContextId]) -> Self {
+        let mut clauses = Self::of_owner(owner);
+        clauses.must.push(Clause::HasId(ids.to_vec()));
+        clauses
+    }
+
+    /// The contexts with these ids, whoever owns them.
+    #[must_use]
+    pub fn ids(ids: &[ContextId]) -> Self {
+        Self { must: vec![Clause::HasId(ids.to_vec())], must_not: Vec::new() }
+    }
+
+    /// Every context that is expired at `now`, whoever owns it: for the collector of garbage only.
+    #[must_use]
+    pub fn expired_of_all(now: Timestamp) -> Self {
+        Self { must: vec![expired(now)], must_not: Vec::new() }
+    }
+
+    fn add(&mut self, Condition { path, operator }: &Condition) -> Result<(), UnusableKey> {
+        let key = metadata_key(path)?;
+        let any = |values: &[Scalar]| Clause::Any(values.iter().map(|value| equals(&key, value)).collect());
+        match operator {
+            Operator::Equals(value) => self.must.push(equals(&key, value)),
+            // "One of nothing" holds for no context, but an empty disjunction would hold for all.
+            Operator::AnyOf(values) if values.is_empty() => self.must.push(Clause::HasId(Vec::new())),
+            Operator::AnyOf(values) => self.must.push(any(values)),
+            Operator::NoneOf(values) if values.is_empty() => {}
+            Operator::NoneOf(values) => self.must_not.push(any(values)),
+            Operator::Range { from, below } => {
+                self.must.push(Clause::Range(key, Bounds { gte: *from, lt: *below, lte: None }));
+            }
+            Operator::Exists => self.must_not.push(Clause::Empty(key)),
+            Operator::Absent => self.must.push(Clause::Empty(key)),
+        }
+        Ok(())
+    }
+}
+
+/// A number is compared by range, because the engine's equality knows whole numbers only.
+fn equals(key: &str, value: &Scalar) -> Clause {
+    match value {
+        Scalar::Text(text) => keyword(key, text),
+        Scalar::Flag(flag) => Clause::Flag(key.to_owned(), *flag),
+        Scalar::Number(number) => {
+            Clause::Range(key.to_owned(), Bounds { gte: Some(*number), lte: Some(*number), lt: None })
+        }
+    }
+}
+
+/// The path of a metadata key; every part is quoted, so that dots and brackets in it mean nothing.
+fn metadata_key(path: &[String]) -> Result<String, UnusableKey> {
+    let unusable = |part: &String| part.is_empty() || part.contains(['"', '\\']);
+    if path.is_empty() || path.iter().any(unusable) {
+        return Err(UnusableKey(path.join(".")));
+    }
+    Ok(path.iter().fold(schema::METADATA.to_owned(), |key, part| format!("{key}.\"{part}\"")))
+}
+
+fn keyword(key: &str, value: &str) -> Clause {
+    Clause::Keyword(key.to_owned(), value.to_owned())
+}
+
+fn expired(now: Timestamp) -> Clause {
+    Clause::Range(schema::EXPIRES_AT.to_owned(), Bounds { lte: Some(millis(now)), ..Bounds::default() })
+}
+
+/// Unix milliseconds stay exact in a 64-bit float for 280,000 years.
+#[expect(clippy::cast_precision_loss, reason = "times are far below 2^53 milliseconds")]
+const fn millis(at: Timestamp) -> f64 {
+    at.as_millis() as f64
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_keys_are_quoted_and_unusable_ones_refused() {
+        assert_eq!(metadata_key(&["a.b[]".to_owned(), "c d".to_owned()]).unwrap(), r#"metadata."a.b[]"."c d""#);
+        for path in [vec![], vec![String::new()], vec!["a\"b".to_owned()], vec!["a\\b".to_owned()]] {
+            assert!(metadata_key(&path).is_err(), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Which contexts a call is about, in the product's terms. A selection always names tenant and agent: there is no way to ask for
+//! everybody's contexts.
+
+use crate::{AgentId, Context, Level, SessionId, TenantId, Timestamp};
+
+/// Whose contexts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The agent.
+    pub agent: AgentId,
+}
+
+impl Owner {
+    /// The owner of a context.
+    #[must_use]
+    pub fn of(context: &Context) -> Self {
+        Self { tenant: context.tenant.clone(), agent: context.agent.clone() }
+    }
+
+    /// Whether a context is this owner's.
+    #[must_use]
+    pub fn owns(&self, context: &Context) -> bool {
+        self.tenant == context.tenant && self.agent == context.agent
+    }
+}
+
+/// Contexts of which sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Sessions {
+    /// Of all, and those without one.
+    #[default]
+    All,
+    /// Of one.
+    Only(SessionId),
+    /// Those without one.
+    Without,
+}
+
+/// Contexts in which state of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Not expired at this time.
+    AliveAt(Timestamp),
+    /// Expired at this time.
+    ExpiredAt(Timestamp),
+    /// Both; only for deleting.
+    Any,
+}
+
+/// Contexts with which vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dense {
+    /// With or without dense vectors.
+    #[default]
+    Any,
+    /// Without: they were stored while the embedding was down.
+    Missing,
+}
+
+/// Which contexts a call is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    /// Whose.
+    pub owner: Owner,
+    /// Alive or expired.
+    pub expiry: Expiry,
+    /// Of which sessions.
+    pub sessions: Sessions,
+    /// On which levels; `None` is all of them, an empty list none.
+    pub levels: Option<Vec<Level>>,
+    /// Stored at this time or later.
+    pub created_since: Option<Timestamp>,
+    /// Stored before this time.
+    pub created_before: Option<Timestamp>,
+    /// Returned at least so often.
+    pub min_accesses: Option<i64>,
+    /// With or without dense vectors.
+    pub dense: Dense,
+    /// What the caller's metadata must be; all have to hold.
+    pub metadata: Vec<Condition>,
+}
+
+impl Selection {
+    /// All contexts of an owner that are alive at `now`.
+    #[must_use]
+    pub const fn alive(owner: Owner, now: Timestamp) -> Self {
+        Self {
+            owner,
+            expiry: Expiry::AliveAt(now),
+            sessions: Sessions::All,
+            levels: None,
+            created_since: None,
+            created_before: None,
+            min_accesses: None,
+            dense: Dense::Any,
+            metadata: Vec::new(),
+        }
+    }
+}
+
+/// A condition on the caller's metadata.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// The key, or the keys that lead into nested objects.
+    pub path: Vec<String>,
+    /// What the value must be. A list meets it if one of its entries does.
+    pub operator: Operator,
+}
+
+/// What a metadata value must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operator {
+    /// This value.
+    Equals(Scalar),
+    /// One of these values.
+    AnyOf(Vec<Scalar>),
+    /// None of these values; an absent key has none of them.
+    NoneOf(Vec<Scalar>),
+    /// A number in this range; a bound that is `None` is open.
+    Range {
+        /// At least.
+        from: Option<f64>,
+        /// Less than.
+        below: Option<f64>,
+    },
+    /// There, and neither `null` nor an empty list.
+    Exists,
+    /// Not there, `null` or an empty list.
+    Absent,
+}
+
+/// A value that metadata can be compared with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// A string.
+    Text(String),
+    /// A number.
+    Number(f64),
+    /// A truth value.
+    Flag(bool),
+}
+
+impl Selection {
+    /// Whether a context that an index found may be returned: the index is not trusted with whose it is and whether it is alive.
+    #[must_use]
+    pub fn admits(&self, context: &Context) -> bool {
+        let in_time = match self.expiry {
+            Expiry::AliveAt(now) => !context.is_expired(now),
+            Expiry::ExpiredAt(now) => context.is_expired(now),
+            Expiry::Any => true,
+        };
+        in_time && self.owner.owns(context)
+    }
+}
