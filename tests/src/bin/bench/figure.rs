@@ -32,7 +32,15 @@ impl Figures {
     }
 
     /// Adds the median and the 99th percentile of latencies, and how many calls a second they make.
-    pub fn latencies(&mut self, name: &str, mut latencies: Vec<Duration>, took: Duration) {
+    pub fn latencies(&mut self, name: &str, latencies: Vec<Duration>, took: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "a number of calls")]
+        let rate = latencies.len() as f64 / took.as_secs_f64();
+        self.percentiles(name, latencies);
+        self.add(format!("{name}, rate"), rate, "1/s");
+    }
+
+    /// Adds the median and the 99th percentile of latencies, where other calls between them would make a rate meaningless.
+    pub fn percentiles(&mut self, name: &str, mut latencies: Vec<Duration>) {
         latencies.sort_unstable();
         let at = |share: f64| {
             #[expect(
@@ -46,8 +54,6 @@ impl Figures {
         };
         self.add(format!("{name}, p50"), at(0.5), "ms");
         self.add(format!("{name}, p99"), at(0.99), "ms");
-        #[expect(clippy::cast_precision_loss, reason = "a number of calls")]
-        self.add(format!("{name}, rate"), latencies.len() as f64 / took.as_secs_f64(), "1/s");
     }
 
     /// The value of a figure.
