@@ -3,8 +3,10 @@
 //! All that is built or downloaded lies under one root (`~/.cache/context-manager`, or `CONTEXT_MANAGER_HOME`), so that
 //! removing it removes every trace. Nothing is written into the repository.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 
@@ -21,8 +23,16 @@ impl Home {
                 .context("this user has no home folder; set CONTEXT_MANAGER_HOME to a folder for the cache")?
                 .join(".cache/context-manager"),
         };
-        fs::create_dir_all(&root).with_context(|| format!("failed to make the cache folder {}", root.display()))?;
-        Ok(Self(root))
+        Self::at(&root)
+    }
+
+    /// Links are followed once and for all: the kernel's table of mounts has no links in its paths, and `cluster down` looks
+    /// there for what it has to unmount before it removes the folder.
+    fn at(root: &Path) -> Result<Self> {
+        fs::create_dir_all(root)
+            .and_then(|()| root.canonicalize())
+            .map(Self)
+            .with_context(|| format!("failed to make the cache folder {}", root.display()))
     }
 
     /// The state of the dev cluster; `cluster down` removes it.
@@ -60,20 +70,56 @@ impl Home {
         let path = self.0.join(format!("{name}.lock"));
         let file = File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
         if file.try_lock().is_err() {
-            eprintln!("waiting: another run of this command is under way ({})", path.display());
+            eprintln!("waiting: another run of these commands is under way ({})", path.display());
             file.lock().with_context(|| format!("failed to lock {}", path.display()))?;
         }
         Ok(file)
     }
 }
 
-/// The root of the repository.
+/// The root of the repository: of the one whose cargo runs this program, even if the program was compiled in another folder.
+/// Started by hand, it is the one that it was compiled in.
 pub fn repository() -> &'static Path {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest)
+    static REPOSITORY: LazyLock<PathBuf> =
+        LazyLock::new(|| repository_of(std::env::var_os("CARGO_MANIFEST_DIR"), env!("CARGO_MANIFEST_DIR")));
+    &REPOSITORY
+}
+
+fn repository_of(manifest: Option<OsString>, compiled: &str) -> PathBuf {
+    let manifest = manifest.map(PathBuf::from).filter(|folder| folder.join("cluster/go.mod").is_file());
+    let manifest = manifest.unwrap_or_else(|| PathBuf::from(compiled));
+    manifest.parent().map(Path::to_owned).unwrap_or(manifest)
 }
 
 /// The Go sources of the cluster's programs.
 pub fn cluster_sources() -> PathBuf {
     repository().join("xtask/cluster")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_behind_a_link_has_the_paths_that_the_kernel_knows() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let real = folder.path().canonicalize().expect("its path").join("real");
+        fs::create_dir(&real).expect("made");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).expect("linked");
+        let home = Home::at(&link.join("cache")).expect("a home");
+        assert_eq!(home.cluster(), real.join("cache/cluster"));
+    }
+
+    #[test]
+    fn the_running_cargos_repository_comes_before_the_compiled_one() {
+        let moved = tempfile::tempdir().expect("a temporary folder");
+        let manifest = moved.path().join("xtask");
+        let repository = || repository_of(Some(manifest.clone().into()), "/compiled/xtask");
+        assert_eq!(repository(), Path::new("/compiled"), "another package's variable says nothing");
+        fs::create_dir_all(manifest.join("cluster")).expect("made");
+        fs::write(manifest.join("cluster/go.mod"), "").expect("written");
+        assert_eq!(repository(), moved.path());
+        assert_eq!(repository_of(None, "/compiled/xtask"), Path::new("/compiled"));
+    }
 }
