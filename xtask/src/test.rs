@@ -27,15 +27,18 @@ pub struct Count {
     pub failed: u64,
     /// Tests that are marked as ignored.
     pub ignored: u64,
+    /// Test programs that began and never came to their closing line: they crashed, or were killed.
+    pub unfinished: u64,
 }
 
 /// Runs the tests and counts them. No test at all is a failure: a suite that runs nothing proves nothing.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let home = Home::find()?;
-    let release = Release::new(&home)?;
     let target = ClusterArgs { cluster: Target::Dev, image_prefix: "localhost".to_owned() };
-    // The suites and a demo would see each other's webhook and controller.
+    // The suites and a demo would see each other's webhook and controller. And a run of another checkout must be over before
+    // the programs become this one's.
     let _lock = home.lock("installation")?;
+    let release = Release::new(&home)?;
     let cluster = cluster::ensure(&target)?;
     demo::check_absent(&cluster)?;
     // The suites start the programs themselves, on this machine and as pods.
@@ -53,8 +56,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         cargo.arg(filter);
     }
     let (count, success) = stream(&mut cargo, &mut std::io::stdout())?;
-    println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.ignored);
-    Ok(if success && count.failed == 0 && count.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let complaint = count.complaint(success, args.filter.as_deref());
+    if let Some(complaint) = &complaint {
+        eprintln!("error: {complaint}");
+    }
+    println!("{} passed, {} failed, {} skipped", count.passed, count.failed + count.unfinished, count.ignored);
+    Ok(if complaint.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs a test command, shows what it prints as it comes, and adds up its closing lines.
@@ -74,11 +81,17 @@ fn stream(command: &mut Command, shown: &mut impl Write) -> Result<(Count, bool)
 }
 
 impl Count {
-    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`; other lines count nothing.
+    /// Adds a line such as `running 4 tests` or `test result: ok. 3 passed; 0 failed; 1 ignored; …`; other lines count
+    /// nothing.
     fn add(&mut self, line: &str) {
+        if is_opening(line) {
+            self.unfinished += 1;
+            return;
+        }
         let Some((_, figures)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
             return;
         };
+        self.unfinished = self.unfinished.saturating_sub(1);
         for figure in figures.split("; ") {
             let Some((number, what)) = figure.split_once(' ') else { continue };
             let number = number.parse().unwrap_or(0);
@@ -90,6 +103,29 @@ impl Count {
             }
         }
     }
+
+    /// Why the run is no success, if it is none.
+    fn complaint(&self, success: bool, filter: Option<&str>) -> Option<String> {
+        let Self { passed, failed, ignored: _, unfinished } = *self;
+        match (unfinished, failed, filter) {
+            (1.., _, _) => {
+                Some(format!("{unfinished} test programs ended before their tests did; each counts as a failure"))
+            }
+            (0, 1.., _) => Some(format!("{failed} tests failed")),
+            (0, 0, _) if !success => {
+                Some("cargo failed, so tests are missing in this count; its message stands above".to_owned())
+            }
+            (0, 0, Some(filter)) if passed == 0 => Some(format!("no test has {filter:?} in its name")),
+            (0, 0, None) if passed == 0 => Some("no test ran".to_owned()),
+            (0, 0, _) => None,
+        }
+    }
+}
+
+/// Whether this is libtest's first line, such as `running 1 test`.
+fn is_opening(line: &str) -> bool {
+    let words = line.strip_prefix("running ").and_then(|rest| rest.split_once(' '));
+    words.is_some_and(|(number, what)| number.parse::<u64>().is_ok() && matches!(what, "test" | "tests"))
 }
 
 #[cfg(test)]
@@ -103,11 +139,32 @@ mod tests {
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s",
             "test 5 passed; 5 failed",
-            "running 9 tests",
+            "running late with 9 tests",
         ] {
             count.add(line);
         }
-        assert_eq!(count, Count { passed: 5, failed: 4, ignored: 1 });
+        assert_eq!(count, Count { passed: 5, failed: 4, ignored: 1, unfinished: 0 });
+    }
+
+    #[test]
+    fn a_test_program_that_crashed_is_a_failure_of_the_last_line_too() {
+        let mut shown = Vec::new();
+        let mut command = Command::new("sh");
+        let lines =
+            "echo 'running 2 tests'; echo 'test result: ok. 2 passed; 0 failed'; echo 'running 1 test'; exit 101";
+        let (count, success) = stream(command.args(["-c", lines]), &mut shown).expect("the shell runs everywhere");
+        assert_eq!(count, Count { passed: 2, unfinished: 1, ..Count::default() });
+        assert!(count.complaint(success, None).is_some_and(|said| said.contains("1 test programs")));
+    }
+
+    #[test]
+    fn success_needs_a_test_that_passed_and_none_that_did_not() {
+        let count = |passed, failed| Count { passed, failed, ..Count::default() };
+        assert_eq!(count(3, 0).complaint(true, Some("x")), None);
+        assert_eq!(count(3, 1).complaint(true, None).as_deref(), Some("1 tests failed"));
+        assert_eq!(count(0, 0).complaint(true, Some("x")).as_deref(), Some("no test has \"x\" in its name"));
+        assert!(count(0, 0).complaint(true, None).is_some());
+        assert!(count(3, 0).complaint(false, None).is_some(), "a crate did not compile");
     }
 
     #[test]
