@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
-use crate::images;
 use crate::paths::Home;
+use crate::{demo, images};
 
 /// The command line of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -21,10 +21,12 @@ pub struct Args {
 /// Builds everything, starts the dev cluster and measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let home = Home::find()?;
-    let release = Release::new(&home)?;
     let target = ClusterArgs { cluster: Target::Dev, image_prefix: "localhost".to_owned() };
     let _lock = home.lock("installation")?;
+    let release = Release::new(&home)?;
     let cluster = cluster::ensure(&target)?;
+    // Its webhook and controller would have their part in what is measured.
+    demo::check_absent(&cluster)?;
     images::build(&target)?;
     let mut bench = Command::new(release.binary("bench"));
     bench.env("CONTEXT_MANAGER_BENCH_IMAGES", home.images());

@@ -20,6 +20,8 @@ pub struct Args {
 /// Builds the programs and runs the evaluation with the given options.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let home = Home::find()?;
+    // So that no run of another checkout puts its programs in the place of these.
+    let _lock = home.lock("installation")?;
     let release = Release::new(&home)?;
     release.binaries()?;
     let mut eval = Command::new(release.binary("eval"));

@@ -31,6 +31,8 @@ pub struct Args {
 
 /// Runs `cargo xtask images`.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    // A run of the tests or the demo uses the programs and archives that would be written here.
+    let _lock = Home::find()?.lock("installation")?;
     let archives = build(&args.cluster)?;
     for archive in &archives {
         println!("{}", archive.display());
