@@ -6,6 +6,11 @@ use uuid::Uuid;
 /// Longest paragraph in bytes; a longer one is cut at a line or a character.
 const MAX_BYTES: usize = 4_000;
 
+/// The text with the line ends of Unix, so that blank lines are found in files from elsewhere too.
+pub fn with_plain_lines(text: String) -> String {
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
+}
+
 /// The paragraphs of a text: what blank lines separate, without what is only markup.
 pub fn paragraphs(text: &str) -> impl Iterator<Item = &str> {
     text.split("\n\n").map(str::trim).filter(|paragraph| paragraph.chars().any(char::is_alphanumeric)).flat_map(pieces)
@@ -46,6 +51,12 @@ mod tests {
     fn blank_lines_separate_paragraphs_and_markup_alone_is_none() {
         let found: Vec<_> = paragraphs("# Title\n\nOne line.\nSame paragraph.\n\n---\n\n\n\nLast.").collect();
         assert_eq!(found, ["# Title", "One line.\nSame paragraph.", "Last."]);
+    }
+
+    #[test]
+    fn a_file_with_other_line_ends_has_the_same_paragraphs() {
+        let text = with_plain_lines("One.\r\nStill one.\r\n\r\nTwo.\r\rThree.".to_owned());
+        assert_eq!(paragraphs(&text).collect::<Vec<_>>(), ["One.\nStill one.", "Two.", "Three."]);
     }
 
     #[test]

@@ -108,6 +108,7 @@ async fn remembered(client: &Client) -> Result<usize> {
 async fn remember(client: &Client, path: &Path) -> Result<()> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("failed to read the document {}", path.display()))?;
+    let text = document::with_plain_lines(text);
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let contexts: Vec<_> = document::paragraphs(&text)
         .enumerate()
