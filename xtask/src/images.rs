@@ -33,12 +33,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     // A run of the tests or the demo uses the programs and archives that would be written here.
     let _lock = Home::find()?.lock("installation")?;
+    // Found out before the programs are compiled, which takes minutes.
+    let cluster = args.load.then(|| cluster::ensure(&args.cluster)).transpose()?;
     let archives = build(&args.cluster)?;
     for archive in &archives {
         println!("{}", archive.display());
     }
-    if args.load {
-        let cluster = cluster::ensure(&args.cluster)?;
+    if let Some(cluster) = cluster {
         cluster::load_images(&cluster, &archives)?;
     } else if args.cluster.cluster == Target::Current {
         eprintln!(

@@ -48,6 +48,7 @@ impl Input {
             Some(file) => std::path::absolute(file)?,
             None => paths::repository().join("README.md"),
         };
+        check_path(&document)?;
         check_document(&document)?;
         let own_questions = args.question.is_empty();
         let questions_file = if own_questions {
@@ -55,6 +56,7 @@ impl Input {
         } else {
             write_questions(home, &args.question)?
         };
+        check_path(&questions_file)?;
         let text = fs::read_to_string(&questions_file)
             .with_context(|| format!("failed to read {}", questions_file.display()))?;
         let questions: Vec<_> =
@@ -71,6 +73,15 @@ fn embedding(args: &Args) -> Option<Embedding> {
     let (url, model) = (args.embedding_url.clone()?, args.embedding_model.clone()?);
     let key = std::env::var("EMBEDDING_API_KEY").ok().filter(|key| !key.is_empty());
     Some(Embedding { url, model, dimensions: args.embedding_dimensions, key })
+}
+
+/// kubectl splits `--from-file=KEY=FILE` at every sign.
+fn check_path(file: &Path) -> Result<()> {
+    let typed = file.strip_prefix(paths::repository()).unwrap_or(file);
+    if typed.to_string_lossy().contains('=') {
+        bail!("kubectl does not take a file whose path has a \"=\": {}; copy it to another path", file.display());
+    }
+    Ok(())
 }
 
 fn check_document(file: &Path) -> Result<()> {
@@ -124,5 +135,7 @@ mod tests {
         assert!(refused(b"--- \n").contains("no words"));
         assert!(refused(b"\xff\xfe").contains("not UTF-8"));
         assert!(check_document(&folder.path().join("absent")).is_err());
+        assert!(check_path(Path::new("/tmp/a=b/document.md")).is_err());
+        assert!(check_path(&paths::repository().join("README.md")).is_ok());
     }
 }
