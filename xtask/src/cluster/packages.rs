@@ -17,6 +17,9 @@ use crate::progress::Progress;
 const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 const CNI_PLUGINS: [&str; 3] = ["bridge", "host-local", "loopback"];
 const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// The comment tells our policy from one that the machine has for reasons of its own.
+const NO_SERVICES: &str =
+    "#!/bin/sh\n# cargo xtask is installing packages, whose services must not start; it removes this file.\nexit 101\n";
 
 /// What a node needs, and the Debian package that has it.
 const NEEDED: [(&str, &str); 7] = [
@@ -47,6 +50,7 @@ pub struct SystemPrograms {
 impl SystemPrograms {
     /// Finds all of them; installs the missing ones where apt-get can.
     pub fn provide() -> Result<Self> {
+        allow_services();
         let missing = missing();
         if !missing.is_empty() {
             install(&missing)?;
@@ -96,7 +100,13 @@ pub fn provide_promtool(home: &Home) -> Result<PathBuf> {
     }
     let progress = Progress::start("Downloading promtool (Debian's prometheus package)");
     let _lock = home.lock("tools")?;
-    let download = home.tools().join("download");
+    // Whoever held the lock has probably brought it.
+    if promtool.is_file() {
+        return Ok(promtool);
+    }
+    let (download, unfinished) = (home.tools().join("download"), home.tools().join("prometheus.unfinished"));
+    remove_leftover(&download)?;
+    remove_leftover(&unfinished)?;
     fs::create_dir_all(&download)?;
     // Anybody may download a package; only updating the lists needs root, so that comes only if the download fails.
     if apt_download(&download).is_err() {
@@ -108,7 +118,6 @@ pub fn provide_promtool(home: &Home) -> Result<PathBuf> {
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get downloaded no package")?;
-    let unfinished = home.tools().join("prometheus.unfinished");
     command::output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&unfinished))?;
     fs::rename(&unfinished, &folder)?;
     fs::remove_dir_all(&download)?;
@@ -152,7 +161,7 @@ fn install(packages: &[&str]) -> Result<()> {
         );
     }
     let progress = Progress::start(&format!("Installing {list} by apt-get (their services are not started)"));
-    let _policy = NoServices::hold()?;
+    let _policy = NoServices::hold(Path::new(POLICY))?;
     let apt = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
@@ -166,26 +175,61 @@ fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// While held, Debian's packages start no services. A policy that the machine has already is left alone.
-struct NoServices {
-    ours: bool,
-}
-
-impl NoServices {
-    fn hold() -> Result<Self> {
-        let ours = !Path::new(POLICY).exists();
-        if ours {
-            fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("failed to write {POLICY}"))?;
-            fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+fn remove_leftover(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", folder.display()))
         }
-        Ok(Self { ours })
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
-impl Drop for NoServices {
-    fn drop(&mut self) {
-        if self.ours {
-            let _ = fs::remove_file(POLICY);
+/// Removes the policy that an interrupted installation of ours left behind: with it no package's service would ever start.
+pub fn allow_services() {
+    remove_policy(Path::new(POLICY));
+}
+
+fn remove_policy(policy: &Path) {
+    if fs::read(policy).is_ok_and(|text| text == NO_SERVICES.as_bytes()) {
+        let _ = fs::remove_file(policy);
+    }
+}
+
+/// While held, Debian's packages start no services. A policy that the machine has already is left alone.
+struct NoServices<'p>(&'p Path);
+
+impl<'p> NoServices<'p> {
+    fn hold(policy: &'p Path) -> Result<Self> {
+        if !policy.exists() {
+            let written = fs::write(policy, NO_SERVICES)
+                .and_then(|()| fs::set_permissions(policy, fs::Permissions::from_mode(0o755)));
+            written.with_context(|| format!("failed to write {}", policy.display()))?;
         }
+        Ok(Self(policy))
+    }
+}
+
+impl Drop for NoServices<'_> {
+    fn drop(&mut self) {
+        remove_policy(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_of_ours_is_removed_even_after_an_interruption_and_anothers_never() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let policy = folder.path().join("policy-rc.d");
+        std::mem::forget(NoServices::hold(&policy).expect("written"));
+        assert!(policy.is_file(), "the installation was interrupted");
+        drop(NoServices::hold(&policy).expect("held again"));
+        assert!(!policy.exists());
+        fs::write(&policy, "#!/bin/sh\nexit 101\n").expect("written");
+        drop(NoServices::hold(&policy).expect("held"));
+        remove_policy(&policy);
+        assert!(policy.is_file(), "the machine's own");
     }
 }

@@ -219,8 +219,12 @@ fn ended_well(status: std::process::ExitStatus, what: &str, said: &str) -> Resul
 
 fn go(arguments: &[&str]) -> Command {
     let mut go = Command::new("go");
-    // `GOPROXY` and the rest of Go's settings are the caller's.
-    go.current_dir(paths::cluster_sources()).env("GOFLAGS", "-mod=readonly").env("CGO_ENABLED", "0").args(arguments);
+    // `GOPROXY` and the rest of Go's settings are the caller's; a go.work of a folder above would replace the module.
+    go.current_dir(paths::cluster_sources())
+        .env("GOWORK", "off")
+        .env("GOFLAGS", "-mod=readonly")
+        .env("CGO_ENABLED", "0");
+    go.args(arguments);
     go
 }
 
