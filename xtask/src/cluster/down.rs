@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 
 use super::process::{self, Process};
 use super::state::State;
-use super::{cgroup, leftovers, network};
+use super::{cgroup, leftovers, network, packages};
 use crate::paths::Home;
 use crate::progress::human;
 
@@ -21,7 +21,13 @@ pub fn down(home: &Home) -> Result<()> {
     let started = Instant::now();
     let _lock = home.lock("cluster")?;
     let state = State::new(home.cluster());
-    if !state.exists() && Process::of_cluster(state.folder()).is_empty() && !has_traces() {
+    packages::allow_services();
+    let other = Process::other_cluster(state.folder());
+    if let Some(other) = &other {
+        eprintln!("the cluster with its state in {} is another one, and stays", other.display());
+    }
+    let is_ours = other.is_none() && has_traces();
+    if !state.exists() && Process::of_cluster(state.folder()).is_empty() && !is_ours {
         eprintln!("there is no cluster");
         return Ok(());
     }
@@ -32,7 +38,10 @@ pub fn down(home: &Home) -> Result<()> {
 
 /// Removes everything of the cluster, in an order in which nothing can bring back what is already gone.
 pub fn clean(state: &State) -> Result<()> {
-    if has_traces() && !geteuid().is_root() {
+    // Bridges, control groups and rules have the same names for every cluster, and there is one cluster at a time: while
+    // another one runs they are that one's.
+    let alone = Process::other_cluster(state.folder()).is_none();
+    if alone && has_traces() && !geteuid().is_root() {
         bail!("the cluster has real nodes, so ending it needs root");
     }
     let all = Process::of_cluster(state.folder());
@@ -43,10 +52,14 @@ pub fn clean(state: &State) -> Result<()> {
     // Shims outlive containerd; their containers outlive the shims, and the cgroups tell who they are.
     let shims: Vec<Process> = Process::of_cluster(state.folder()).into_iter().filter(Process::is_shim).collect();
     process::stop(&shims, Signal::SIGKILL, Duration::from_secs(5));
-    cgroup::remove_all()?;
+    if alone {
+        cgroup::remove_all()?;
+    }
     network::unmount_all(state.folder())?;
-    network::tear_down()?;
-    network::restore_settings(state)?;
+    if alone {
+        network::tear_down()?;
+        network::restore_settings(state)?;
+    }
     leftovers::remove(state);
     if state.exists() {
         fs::remove_dir_all(state.folder()).with_context(|| format!("failed to remove {}", state.folder().display()))?;

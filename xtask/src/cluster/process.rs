@@ -4,11 +4,13 @@
 //! its program's name and its first argument, which always names a file or folder of the cluster's state.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::state::RECORD;
 
 /// The programs of the cluster, and the shims that containerd leaves behind when it dies.
 const OURS: [&str; 9] = [
@@ -53,6 +55,22 @@ impl Process {
             OURS.contains(&process.name()) && process.argv.iter().skip(1).any(|word| word.contains(&folder))
         };
         Self::all().into_iter().filter(belongs).collect()
+    }
+
+    /// The state folder of a cluster that runs, but from another cache than the one with that state folder.
+    pub fn other_cluster(state: &Path) -> Option<PathBuf> {
+        let is_state = |folder: &Path| folder.join(RECORD).is_file();
+        Self::all().into_iter().find_map(|process| {
+            process.state_folder(is_state).and_then(|found| found.canonicalize().ok()).filter(|found| found != state)
+        })
+    }
+
+    /// The state folder that the command line of one of our programs names.
+    fn state_folder(&self, is_state: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+        let paths = self.argv.iter().skip(1).filter_map(|word| word.split_once("=/"));
+        let mut folders = paths.map(|(_, path)| PathBuf::from(format!("/{path}")));
+        let named = || folders.find_map(|path| path.ancestors().find(|folder| is_state(folder)).map(Path::to_owned));
+        OURS.contains(&self.name()).then(named).flatten()
     }
 
     /// The program's name, without its folder.
@@ -146,6 +164,21 @@ mod tests {
     fn name_is_the_program_without_its_folder() {
         let process = Process { pid: 1, argv: vec!["/some/where/kubelet".into(), "--x".into()] };
         assert_eq!(process.name(), "kubelet");
+    }
+
+    #[test]
+    fn state_of_another_cluster_is_read_from_its_programs_alone() {
+        let state = |words: [&str; 2]| {
+            let process = Process { pid: 1, argv: words.map(str::to_owned).into() };
+            process.state_folder(|folder| folder == Path::new("/a/cluster"))
+        };
+        assert_eq!(state(["/p/etcd", "--data-dir=/a/cluster/etcd"]).as_deref(), Some(Path::new("/a/cluster")));
+        assert_eq!(
+            state(["kubelet", "--config=/a/cluster/node0/kubelet.yaml"]).as_deref(),
+            Some(Path::new("/a/cluster"))
+        );
+        assert_eq!(state(["etcd", "--data-dir=/var/lib/etcd"]), None, "somebody else's etcd");
+        assert_eq!(state(["less", "--log=/a/cluster/logs/etcd.log"]), None);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// The most nodes a dev cluster can have.
 pub const MOST_NODES: u8 = 9;
+/// The file in it that says what kind of cluster this is.
+pub const RECORD: &str = "cluster.json";
 /// A Unix socket's path may have 107 bytes; this is how long the ones below a node's folder get.
 const LONGEST_SOCKET: &str = "/node0/kubelet/pod-resources/kubelet.sock.1234567890";
 
@@ -36,7 +38,7 @@ impl Shape {
     }
 }
 
-/// What is kept in `cluster.json`.
+/// What is kept in [`RECORD`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     shape: Shape,
@@ -50,8 +52,17 @@ impl State {
         Self(folder)
     }
 
-    /// Refuses a folder below which sockets could not be made.
-    pub fn check_length(&self) -> Result<()> {
+    /// Refuses a folder below which sockets could not be made, or whose path the configuration files of the parts and the
+    /// options of mounts cannot hold.
+    pub fn check_path(&self) -> Result<()> {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-_.+@~".contains(byte);
+        if !self.0.as_os_str().as_encoded_bytes().iter().all(plain) {
+            bail!(
+                "{} has a space or another character that some part of the cluster cannot have in its paths; set \
+                 CONTEXT_MANAGER_HOME to a path of letters, digits and -_.+@~",
+                self.0.display()
+            );
+        }
         let longest = self.0.as_os_str().len() + LONGEST_SOCKET.len();
         if longest > 107 {
             bail!(
@@ -97,7 +108,7 @@ impl State {
 
     /// What cluster this is the state of, if it is one of this boot of the machine.
     pub fn shape(&self) -> Option<Shape> {
-        let record: Record = serde_json::from_slice(&fs::read(self.path("cluster.json")).ok()?).ok()?;
+        let record: Record = serde_json::from_slice(&fs::read(self.path(RECORD)).ok()?).ok()?;
         (record.boot == boot()).then_some(record.shape)
     }
 
@@ -109,7 +120,7 @@ impl State {
     /// Records what cluster this is.
     pub fn record(&self, shape: Shape) -> Result<()> {
         let text = serde_json::to_string(&Record { shape, boot: boot() })?;
-        write_if_changed(&self.path("cluster.json"), &text)?;
+        write_if_changed(&self.path(RECORD), &text)?;
         Ok(())
     }
 }
@@ -172,8 +183,17 @@ mod tests {
     #[test]
     fn path_too_long_for_sockets_is_refused_with_the_remedy() {
         let state = State::new(PathBuf::from(format!("/tmp/{}", "x".repeat(90))));
-        let error = state.check_length().expect_err("too long").to_string();
+        let error = state.check_path().expect_err("too long").to_string();
         assert!(error.contains("CONTEXT_MANAGER_HOME"), "{error}");
+    }
+
+    #[test]
+    fn path_that_a_part_would_misread_is_refused_with_the_remedy() {
+        assert!(State::new(PathBuf::from("/home/o-b_r.1/.cache/context-manager/cluster")).check_path().is_ok());
+        for path in ["/tmp/my cache/cluster", "/tmp/a:b/cluster", "/tmp/a,b/cluster", "/tmp/a#b/cluster"] {
+            let error = State::new(PathBuf::from(path)).check_path().expect_err(path).to_string();
+            assert!(error.contains("CONTEXT_MANAGER_HOME"), "{error}");
+        }
     }
 
     #[test]

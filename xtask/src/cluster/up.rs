@@ -13,6 +13,7 @@ use nix::unistd::geteuid;
 use super::credentials::{self, User};
 use super::packages::SystemPrograms;
 use super::part::{Ensured, Part, http_ok};
+use super::process::Process;
 use super::programs::Programs;
 use super::state::{Shape, State};
 use super::{Dev, cgroup, control_plane, down, load, network, node, services};
@@ -39,11 +40,13 @@ pub fn up(home: &Home, wanted: Wanted) -> Result<Dev> {
         bail!("the dev cluster runs on Linux only; use a cluster you have by `--cluster current`");
     }
     let state = State::new(home.cluster());
-    state.check_length()?;
+    state.check_path()?;
+    check_alone(&state)?;
     // Asked before the programs are built, which takes minutes, and again under the lock.
     check_rights(decide(&state, wanted)?)?;
     let programs = Programs::provide(home)?;
     let _lock = home.lock("cluster")?;
+    check_alone(&state)?;
     let shape = decide(&state, wanted)?;
     check_rights(shape)?;
     // Found before anything starts: a cluster that cannot have nodes shall not come up halfway.
@@ -223,6 +226,17 @@ fn check_rights(shape: Shape) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The ports, addresses, bridges and control groups exist once on a machine, so a second cluster would break the first.
+fn check_alone(state: &State) -> Result<()> {
+    let Some(other) = Process::other_cluster(state.folder()) else { return Ok(()) };
+    bail!(
+        "a dev cluster with its state in {} runs already, and a machine can have one: use it or end it by \
+         `CONTEXT_MANAGER_HOME={} cargo xtask cluster down`",
+        other.display(),
+        other.parent().unwrap_or(&other).display()
+    )
 }
 
 fn decide(state: &State, wanted: Wanted) -> Result<Shape> {
