@@ -17,6 +17,11 @@ use crate::paths::{self, Home};
 /// scripts may watch it, and then they would run again each time the caller changes.
 const INHERITED: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
 
+/// The caller's settings that would win over the repository's and ours: another wrapper of the compiler than
+/// `tools/rustc-wrapper`, without which the vector engine does not compile, and flags that leave static linking out.
+const OVERRIDING: [&str; 5] =
+    ["RUSTC_WRAPPER", "CARGO_BUILD_RUSTC_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET_DIR"];
+
 /// The release build of the workspace.
 pub struct Release {
     target: PathBuf,
@@ -58,12 +63,14 @@ impl Release {
                 cargo.env_remove(name);
             }
         }
+        for name in OVERRIDING {
+            cargo.env_remove(name);
+        }
         let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", self.triple.to_uppercase().replace('-', "_"));
         cargo
             .current_dir(paths::repository())
             .env("CARGO_TARGET_DIR", &self.target)
             .env(flags, "-C target-feature=+crt-static")
-            .env_remove("RUSTFLAGS")
             .args([subcommand, "--release", "--workspace", "--target", &self.triple]);
         cargo
     }
@@ -114,6 +121,17 @@ mod tests {
         assert!(is_recorded(&record, Path::new("/first")));
         assert!(!is_recorded(&record, Path::new("/first/again")));
         Ok(())
+    }
+
+    #[test]
+    fn settings_of_the_caller_do_not_reach_the_build() {
+        let release = Release { target: "/t".into(), triple: "x86_64-unknown-linux-gnu".to_owned() };
+        let cargo = release.cargo("build");
+        for name in ["RUSTC_WRAPPER", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"] {
+            assert!(cargo.get_envs().any(|(found, value)| found == name && value.is_none()), "{name}");
+        }
+        let flags = cargo.get_envs().find(|(name, _)| *name == "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS");
+        assert_eq!(flags.and_then(|(_, value)| value), Some("-C target-feature=+crt-static".as_ref()));
     }
 
     #[test]

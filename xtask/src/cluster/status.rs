@@ -48,6 +48,9 @@ struct Line {
 /// Prints the answer; the exit code is 0 only if every part runs and the API server says that it is ready.
 pub fn status(home: &Home, output: Output) -> Result<ExitCode> {
     let report = look(home)?;
+    if let Some(other) = Process::other_cluster(&home.cluster()) {
+        eprintln!("another cluster runs on this machine, with its state in {}", other.display());
+    }
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => print_table(&report),

@@ -85,7 +85,12 @@ fn check_path(file: &Path) -> Result<()> {
 }
 
 fn check_document(file: &Path) -> Result<()> {
-    let size = fs::metadata(file).with_context(|| format!("there is no document {}", file.display()))?.len();
+    let found = fs::metadata(file).with_context(|| format!("there is no document {}", file.display()))?;
+    if !found.is_file() {
+        // A pipe can be read once, and kubectl reads the document again.
+        bail!("{} is not an ordinary file; save the document in one", file.display());
+    }
+    let size = found.len();
     if size > MOST_BYTES {
         bail!(
             "{} has {size} bytes; the demo hands the document over in a ConfigMap, which holds {MOST_BYTES}",
@@ -135,6 +140,8 @@ mod tests {
         assert!(refused(b"--- \n").contains("no words"));
         assert!(refused(b"\xff\xfe").contains("not UTF-8"));
         assert!(check_document(&folder.path().join("absent")).is_err());
+        let folder = check_document(folder.path()).expect_err("a folder").to_string();
+        assert!(folder.contains("not an ordinary file"), "{folder}");
         assert!(check_path(Path::new("/tmp/a=b/document.md")).is_err());
         assert!(check_path(&paths::repository().join("README.md")).is_ok());
     }
