@@ -110,6 +110,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether a dev cluster was started since this machine was, and not ended.
+pub fn is_there(home: &Home) -> bool {
+    state::State::new(home.cluster()).shape().is_some()
+}
+
 /// The built helm.
 #[cfg(test)]
 pub fn helm_program(home: &Home) -> Result<PathBuf> {

@@ -75,10 +75,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let home = Home::find()?;
     let input = Input::read(&home, args)?;
     let _lock = home.lock("installation")?;
+    if args.clean && args.cluster.cluster == Target::Dev && !cluster::is_there(&home) {
+        println!("there is no dev cluster, and so nothing of the demo in it");
+        clean::files(&home)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut screen = Screen::new(args);
     let kube = Kube::new(cluster::ensure(&args.cluster)?);
     if args.clean {
-        clean::run(&kube, &mut screen)?;
+        clean::run(&kube, &mut screen, &home)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Err(error) = steps(args, &home, &input, &kube, &mut screen) {

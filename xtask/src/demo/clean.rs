@@ -1,8 +1,9 @@
 //! Removes what the demo made, and nothing that it did not make.
 
 use std::time::Duration;
+use std::{fs, io};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::kube::{Kube, items, text, wait_for};
 use super::screen::Screen;
@@ -10,12 +11,22 @@ use super::{AGENTS, DEFINITION, MARK, RELEASE, SYSTEM, screen, volume};
 use crate::paths::Home;
 
 /// `cargo xtask demo --clean`.
-pub fn run(kube: &Kube, screen: &mut Screen) -> Result<()> {
+pub fn run(kube: &Kube, screen: &mut Screen, home: &Home) -> Result<()> {
     if is_needed(kube)? {
-        screen.extra_step("Remove what an earlier run left", || all(kube))
+        screen.extra_step("Remove what an earlier run left", || all(kube))?;
     } else {
         println!("nothing of the demo is in the cluster");
-        volume::remove_folder(&Home::find()?)
+    }
+    files(home)
+}
+
+/// Removes what runs of the demo keep on this machine.
+pub fn files(home: &Home) -> Result<()> {
+    match fs::remove_dir_all(home.demo()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", home.demo().display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
