@@ -13,7 +13,7 @@ use std::{
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -47,6 +47,8 @@ pub struct Shard {
     flushed: AtomicU64,
     /// Number of the last write that the manifest accounts for.
     recorded: AtomicU64,
+    /// Contexts that were deleted since their space was last given back.
+    uncompacted: AtomicUsize,
     unreadable: AtomicU64,
     // The last field, so that the engine is closed before another process may come.
     _lock: DirectoryLock,

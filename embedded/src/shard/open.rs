@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, atomic::AtomicU64},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize},
+    },
 };
 
 use context_manager_memory::store::schema::{self, Index};
@@ -13,7 +16,7 @@ use qdrant_edge::{
     PayloadSchemaParams, UpdateOperation, WalOptions,
 };
 
-use super::{Shard, Writes};
+use super::{Shard, Writes, write};
 use crate::{
     Error, OpenOptions,
     lock::DirectoryLock,
@@ -61,6 +64,8 @@ impl Shard {
             written: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
+            // How many an earlier process deleted is not known, so the first call looks.
+            uncompacted: AtomicUsize::new(write::WORTH_COMPACTING),
             unreadable: AtomicU64::new(0),
             options,
             _lock: lock,

@@ -1,6 +1,9 @@
 //! Writes. Each call is one unit: after the end of the process either all of it is there, or nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::Ordering,
+};
 
 use context_manager_memory::{
     Context, ContextId, SparseVector, Timestamp, Vectors,
@@ -14,6 +17,10 @@ use serde_json::{Map, Value, json};
 
 use super::{Shard, lock, read};
 use crate::{Error, filter, manifest::Newest};
+
+/// Deletions after which compacting is worth its time. The engine itself looks at segments with more than 1,000 deleted points that
+/// are a fifth of all; below that it does nothing.
+pub(super) const WORTH_COMPACTING: usize = 1_000;
 
 impl Shard {
     /// Stores contexts; one that is there already is replaced, vectors included, so that repeating the call changes nothing. Of
@@ -139,13 +146,20 @@ impl Shard {
         self.delete_some(filter::of(&Clauses::expired_of_all(now))?, limit)
     }
 
-    /// Gives back the space of deleted contexts. Reads and writes go on, but the call takes seconds of processor time on a large
-    /// store: for quiet times, after many deletions. Says whether there was anything to do.
+    /// Gives back the space of deleted contexts, if enough were deleted since the last time, or since the store was opened, to be
+    /// worth it. Reads and writes go on, but the call takes seconds of processor time on a large store. Says whether it did
+    /// anything.
     ///
     /// # Errors
-    /// When the engine fails.
+    /// When the engine fails; the next call tries again.
     pub fn compact(&self) -> Result<bool, Error> {
-        self.engine.optimize().map_err(Error::engine("compact its files"))
+        let deleted = self.uncompacted.load(Ordering::Acquire);
+        if deleted < WORTH_COMPACTING {
+            return Ok(false);
+        }
+        let compacted = self.engine.optimize().map_err(Error::engine("compact its files"))?;
+        self.uncompacted.fetch_sub(deleted, Ordering::AcqRel);
+        Ok(compacted)
     }
 
     /// The engine does not tell how much a filter deleted, so the ids are looked up first.
@@ -168,6 +182,7 @@ impl Shard {
             let delete = PointOperations::DeletePoints { ids: ids.iter().copied().map(filter::point_id).collect() };
             let write = self.apply(UpdateOperation::PointOperation(delete), "delete contexts")?;
             writes.deleted += ids.len();
+            self.uncompacted.fetch_add(ids.len(), Ordering::AcqRel);
             writes.newest = writes.newest.filter(|newest| !ids.contains(&newest.id));
             (write, ids.len())
         };

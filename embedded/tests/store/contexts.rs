@@ -195,9 +195,15 @@ fn garbage_is_collected_in_bounded_batches_and_nothing_else_goes() {
 fn compacting_after_many_deletions_loses_nothing() {
     let (_directory, shard) = store();
     put(&shard, (0..2_500).map(|number| context(number, &format!("memory number {number}"))));
+    shard.flush().expect("flush");
+    let disk_bytes = || shard.stats().expect("stats").disk_bytes;
+    let full = disk_bytes();
     let gone: Vec<_> = (0..2_000).map(id).collect();
     assert_eq!(shard.delete(&me(), &gone).expect("delete"), 2_000);
     assert!(shard.compact().expect("compact"), "2,000 of 2,500 are worth it");
+    assert!(!shard.compact().expect("compact"), "nothing was deleted since");
+    shard.flush().expect("flush");
+    assert!(disk_bytes() < full, "{} bytes of {full} are left", disk_bytes());
     assert_eq!(shard.count(&Selection::alive(me(), NOW)).expect("count"), 500);
     put(&shard, [context(9_999, "after")]);
     assert_eq!(shard.get(&me(), &[id(2_400), id(9_999)], NOW).expect("read").len(), 2);

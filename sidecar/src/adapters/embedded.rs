@@ -178,6 +178,10 @@ impl VectorStore for Embedded {
         self.call(StoreOperation::Flush, Shard::flush).await
     }
 
+    async fn compact(&self) -> Result<bool, Error> {
+        self.call(StoreOperation::Compact, Shard::compact).await
+    }
+
     async fn close(&self) -> Result<(), Error> {
         let Ok(_all) = self.permits.acquire_many(PARALLEL).await else { return Ok(()) };
         let shard = self.shard.lock().unwrap_or_else(PoisonError::into_inner).take();

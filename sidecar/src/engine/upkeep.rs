@@ -1,4 +1,4 @@
-//! The work beside the requests: access counts, promotion, capacities of sessions, missing vectors, gauges, flush.
+//! The work beside the requests: access counts, promotion, capacities of sessions, missing vectors, gauges, flush, space.
 //!
 //! Each turn is bounded, and what it did not manage is done by a later one. What is noted here in memory is lost with the
 //! process; it is a count of accesses or a reminder, never a context.
@@ -72,6 +72,7 @@ impl Inner {
             self.embed_missing().await,
             self.refresh_gauges().await,
             self.store_health.note(self.store.flush().await).map_err(Error::from),
+            self.give_back_space().await,
         ];
         results.into_iter().collect()
     }
@@ -80,6 +81,13 @@ impl Inner {
         let counted = self.write_accesses().await;
         self.store.close().await?;
         counted
+    }
+
+    async fn give_back_space(&self) -> Result<(), Error> {
+        if self.store_health.note(self.store.compact().await)? {
+            debug!("Gave back the space of deleted contexts");
+        }
+        Ok(())
     }
 
     async fn write_accesses(&self) -> Result<(), Error> {

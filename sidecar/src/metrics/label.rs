@@ -103,6 +103,8 @@ labels! {
         Stats = "stats",
         /// Write to the disk what is still in memory.
         Flush = "flush",
+        /// Give back the space of what was deleted.
+        Compact = "compact",
     }
     /// What could not take part in an answer.
     Degradation {

@@ -72,6 +72,9 @@ pub trait VectorStore: Send + Sync + 'static {
     /// Makes all writes survive the end of the machine.
     async fn flush(&self) -> Result<(), Error>;
 
+    /// Gives back the space of what was deleted, if enough was to be worth it. Says whether it did anything.
+    async fn compact(&self) -> Result<bool, Error>;
+
     /// Finishes what is under way, flushes, and lets go of the store; every later call fails with [`Error::Closed`].
     async fn close(&self) -> Result<(), Error>;
 }
