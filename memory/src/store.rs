@@ -76,8 +76,8 @@ pub struct Page {
 pub struct Stats {
     /// Contexts, expired ones that are not collected yet included.
     pub points: usize,
-    /// What the directory takes on the disk in bytes.
-    pub disk_bytes: u64,
+    /// What the directory takes on the disk in bytes; `None` of a remote store.
+    pub disk_bytes: Option<u64>,
     /// Writes since the last flush: what the end of the machine would cost, and what the next open would replay.
     pub unflushed_writes: u64,
     /// How often a stored payload turned out not to be a context; each is logged and left out of the answer.

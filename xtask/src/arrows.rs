@@ -15,9 +15,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crds", &["protocol"]),
     ("embedded", &["memory"]),
     ("operator", &["crds", "protocol"]),
-    ("sidecar", &["embedded", "memory", "protocol"]),
+    ("qdrant", &["memory"]),
+    ("sidecar", &["embedded", "memory", "protocol", "qdrant"]),
     ("example-agent", &["protocol"]),
-    ("tests", &["crds", "embedded", "memory", "operator", "protocol", "sidecar"]),
+    ("tests", &["crds", "embedded", "memory", "operator", "protocol", "qdrant", "sidecar"]),
     ("xtask", &[]),
 ];
 

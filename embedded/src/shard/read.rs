@@ -141,7 +141,7 @@ impl Shard {
         let (written, flushed) = (self.written.load(Ordering::Acquire), self.flushed.load(Ordering::Acquire));
         Ok(Stats {
             points: open::count(&self.engine)?,
-            disk_bytes: open::disk_bytes(directory).map_err(Error::file("measure", directory))?,
+            disk_bytes: Some(open::disk_bytes(directory).map_err(Error::file("measure", directory))?),
             unflushed_writes: written.saturating_sub(flushed),
             unreadable: self.unreadable.load(Ordering::Relaxed),
         })

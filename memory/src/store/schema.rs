@@ -40,6 +40,8 @@ pub const EXPIRES_AT: &str = "expires_at";
 pub const ACCESS_COUNT: &str = "access_count";
 /// When it was last returned.
 pub const ACCESSED_AT: &str = "accessed_at";
+/// How often it was changed, from 1.
+pub const VERSION: &str = "version";
 /// What the caller attached.
 pub const METADATA: &str = "metadata";
 
@@ -108,7 +110,7 @@ mod tests {
     fn every_field_that_is_named_here_is_one_of_the_payload() {
         let payload = payload(&sample()).unwrap();
         let indexed = INDEXES.iter().map(|(name, _)| *name);
-        for name in indexed.chain([ACCESS_COUNT, ACCESSED_AT, METADATA]) {
+        for name in indexed.chain([ACCESS_COUNT, ACCESSED_AT, VERSION, METADATA]) {
             assert!(payload.contains_key(name), "{name}");
         }
     }

@@ -47,7 +47,7 @@ impl Inner {
         let embedding = self.embedding.load();
         Ok(Stats {
             contexts: counts.iter().map(|(level, count)| (convert::level_message(level), *count)).collect(),
-            disk_bytes: Some(stats.disk_bytes),
+            disk_bytes: stats.disk_bytes,
             embedding_model: embedding.model().to_owned(),
             dimensions: embedding.dimensions(),
             uptime_seconds: self.metrics.uptime().as_secs(),

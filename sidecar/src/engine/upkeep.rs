@@ -189,7 +189,7 @@ impl Inner {
             self.metrics.contexts.stored.set(super::convert::level_message(level), *count);
         }
         let stats = self.store_health.note(self.store.stats().await)?;
-        self.metrics.store.disk_bytes.set(i64::try_from(stats.disk_bytes).unwrap_or(i64::MAX));
+        self.metrics.store.disk_bytes.set(stats.disk_bytes.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
         Ok(())
     }
 

@@ -1,0 +1,117 @@
+//! The collection: reached, made if it is not there, and checked.
+
+use std::{future::Future, time::Duration};
+
+use qdrant_client::qdrant::{
+    CollectionExistsRequest, GetCollectionInfoRequest, collections_client::CollectionsClient,
+    points_client::PointsClient,
+};
+use tonic::{Code, Response, Status};
+
+use crate::{
+    Error, Options,
+    channel::{self, ApiKey, Authenticated},
+    schema,
+};
+
+/// Largest answer; contexts are at most 64 KiB each, and a page of them stays far below.
+const LARGEST_ANSWER: usize = 256 << 20;
+
+/// A collection of a Qdrant server.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), context_manager_qdrant::Error> {
+/// use context_manager_qdrant::{Collection, Options};
+///
+/// let collection = Collection::connect(Options::new("http://localhost:6334", "memory", 384, "all-MiniLM-L6-v2"))?;
+/// collection.open().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Collection {
+    pub(crate) points: PointsClient<Authenticated>,
+    collections: CollectionsClient<Authenticated>,
+    pub(crate) options: Options,
+    key: ApiKey,
+}
+
+impl std::fmt::Debug for Collection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collection").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Collection {
+    /// Prepares the channel; nothing is sent yet. Needs an async runtime.
+    ///
+    /// # Errors
+    /// When the endpoint or the CA bundle cannot be used.
+    pub fn connect(options: Options) -> Result<Self, Error> {
+        let key = ApiKey::default();
+        let channel = channel::connect(&options, key.clone())?;
+        let points = PointsClient::new(channel.clone()).max_decoding_message_size(LARGEST_ANSWER);
+        Ok(Self { points, collections: CollectionsClient::new(channel), options, key })
+    }
+
+    /// Sets what later calls prove themselves by: an API key or a JSON Web Token, or nothing.
+    ///
+    /// # Errors
+    /// When a header cannot carry it; the former one stays.
+    pub fn set_api_key(&self, key: Option<&str>) -> Result<(), Error> {
+        self.key.set(key)
+    }
+
+    /// Makes the collection if it is not there, else checks that it is ours and fits. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`] when it was made for something else; it is left as it is then.
+    pub async fn open(&self) -> Result<(), Error> {
+        let collection_name = self.options.collection.clone();
+        let exists = self
+            .call(
+                "look for the collection",
+                self.collections.clone().collection_exists(CollectionExistsRequest { collection_name }),
+            )
+            .await?;
+        if !exists.result.is_some_and(|result| result.exists) {
+            let mut collections = self.collections.clone();
+            let made = collections.create(schema::new_collection(&self.options));
+            match self.call("make the collection", made).await {
+                Ok(_) => tracing::info!(collection = self.options.collection, "Made the collection"),
+                // Somebody else made it in between; it is checked like any other.
+                Err(Error::Server { source, .. }) if source.code() == Code::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.check().await
+    }
+
+    /// Checks the collection's vectors and identity, and makes the indexes that are missing.
+    async fn check(&self) -> Result<(), Error> {
+        let request = GetCollectionInfoRequest { collection_name: self.options.collection.clone() };
+        let info = self.call("describe the collection", self.collections.clone().get(request)).await?;
+        let info = info.result.unwrap_or_default();
+        schema::check(&self.options, info.config.as_ref())?;
+        for index in schema::missing_indexes(&self.options, &info) {
+            self.call("make an index", self.points.clone().create_field_index(index)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a call within the deadline.
+    pub(crate) async fn call<T>(
+        &self,
+        action: &'static str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let answered = tokio::time::timeout(self.options.timeout, call).await;
+        answered.map_err(|_| Error::Deadline { action })?.map(Response::into_inner).map_err(Error::server(action))
+    }
+
+    /// Longest time of one call.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+}

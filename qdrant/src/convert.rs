@@ -1,0 +1,112 @@
+//! Contexts and vectors as the server's messages, and back.
+
+use std::collections::HashMap;
+
+use context_manager_memory::{
+    Context, ContextId, SparseVector, Vectors,
+    store::{Point, schema},
+};
+use qdrant_client::{
+    Payload,
+    qdrant::{
+        DenseVector, NamedVectors, PointId, PointStruct, Value, Vector, VectorsOutput, point_id::PointIdOptions,
+        vector::Vector as Kind, vector_output::Vector as Output, vectors::VectorsOptions, vectors_output,
+    },
+};
+use serde_json::Map;
+
+use crate::{Error, filter};
+
+pub(crate) fn payload(context: &Context) -> Result<HashMap<String, Value>, Error> {
+    let fields = schema::payload(context).map_err(|source| Error::Encode { id: context.id, source })?;
+    Ok(Payload::from(fields).into())
+}
+
+pub(crate) fn row(point: &Point, dimensions: usize) -> Result<PointStruct, Error> {
+    let Point { context, vectors: Vectors { dense_self, dense_ctx, sparse_self, sparse_ctx } } = point;
+    let mut vectors = HashMap::new();
+    for (name, vector) in [(schema::DENSE_SELF, dense_self), (schema::DENSE_CTX, dense_ctx)] {
+        if let Some(vector) = vector {
+            check_dense(Some(context.id), vector, dimensions)?;
+            vectors.insert(name.to_owned(), kind(Kind::Dense(DenseVector { data: vector.clone() })));
+        }
+    }
+    for (name, vector) in [(schema::SPARSE_SELF, sparse_self), (schema::SPARSE_CTX, sparse_ctx)] {
+        if !vector.is_empty() {
+            vectors.insert(name.to_owned(), kind(Kind::Sparse(sparse(Some(context.id), vector)?)));
+        }
+    }
+    Ok(PointStruct {
+        id: Some(filter::point_id(context.id)),
+        payload: payload(context)?,
+        vectors: Some(VectorsOptions::Vectors(NamedVectors { vectors }).into()),
+    })
+}
+
+pub(crate) fn check_dense(id: Option<ContextId>, vector: &[f32], dimensions: usize) -> Result<(), Error> {
+    if vector.len() != dimensions {
+        return Err(Error::Dimensions { id, expected: dimensions, actual: vector.len() });
+    }
+    if !vector.iter().all(|value| value.is_finite()) {
+        return Err(Error::NotFinite { id });
+    }
+    Ok(())
+}
+
+pub(crate) fn sparse(
+    id: Option<ContextId>,
+    vector: &SparseVector,
+) -> Result<qdrant_client::qdrant::SparseVector, Error> {
+    if !vector.values().iter().all(|value| value.is_finite()) {
+        return Err(Error::NotFinite { id });
+    }
+    Ok(qdrant_client::qdrant::SparseVector { indices: vector.indices().to_vec(), values: vector.values().to_vec() })
+}
+
+/// Points with numbers as ids are not ours.
+pub(crate) fn id(id: Option<PointId>) -> Option<ContextId> {
+    match id?.point_id_options? {
+        PointIdOptions::Uuid(id) => uuid::Uuid::try_parse(&id).ok().map(ContextId::new),
+        PointIdOptions::Num(_) => None,
+    }
+}
+
+/// A payload that is no context must not make the others unreadable, so it is logged and left out.
+pub(crate) fn context(point: Option<PointId>, payload: HashMap<String, Value>) -> Option<Context> {
+    let id = id(point)?;
+    let fields: Map<String, serde_json::Value> =
+        payload.into_iter().map(|(key, value)| (key, serde_json::Value::from(value))).collect();
+    match schema::context(id, fields) {
+        Ok(context) => Some(context),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(context.id = %id, error, "A stored payload is not a context");
+            None
+        }
+    }
+}
+
+pub(crate) fn vectors(stored: Option<VectorsOutput>) -> Vectors {
+    let mut found = Vectors::default();
+    let Some(vectors_output::VectorsOptions::Vectors(named)) = stored.and_then(|stored| stored.vectors_options) else {
+        return found;
+    };
+    for (name, vector) in named.vectors {
+        match (name.as_str(), vector.into_vector()) {
+            (schema::DENSE_SELF, Output::Dense(vector)) => found.dense_self = Some(vector.data),
+            (schema::DENSE_CTX, Output::Dense(vector)) => found.dense_ctx = Some(vector.data),
+            (schema::SPARSE_SELF, Output::Sparse(vector)) => found.sparse_self = terms(vector),
+            (schema::SPARSE_CTX, Output::Sparse(vector)) => found.sparse_ctx = terms(vector),
+            (_, Output::Dense(_) | Output::Sparse(_) | Output::MultiDense(_)) => {}
+        }
+    }
+    found
+}
+
+fn terms(vector: qdrant_client::qdrant::SparseVector) -> SparseVector {
+    SparseVector::from_pairs(vector.indices.into_iter().zip(vector.values))
+}
+
+fn kind(kind: Kind) -> Vector {
+    Vector { vector: Some(kind), ..Vector::default() }
+}

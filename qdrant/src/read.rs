@@ -1,0 +1,184 @@
+//! Reads by id, by selection and by order.
+
+use context_manager_memory::{
+    Context, ContextId, Level, PerLevel, SessionId, Timestamp,
+    store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, schema},
+};
+use qdrant_client::qdrant::{
+    CountPoints, Direction, Filter, GetPoints, OrderBy, RetrievedPoint, ScrollPoints, StartFrom, start_from,
+};
+
+use crate::{Collection, Error, convert, filter};
+
+impl Collection {
+    /// The contexts with these ids, whoever owns them and expired or not: only for telling whether an id is taken.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn find(&self, ids: &[ContextId]) -> Result<Vec<Context>, Error> {
+        let records = self.retrieve(ids, false).await?;
+        Ok(records.into_iter().filter_map(|record| convert::context(record.id, record.payload)).collect())
+    }
+
+    /// An owner's contexts with these ids that are alive at `now`, with their vectors. Dense ones have unit length.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn get_points(&self, owner: &Owner, ids: &[ContextId], now: Timestamp) -> Result<Vec<Point>, Error> {
+        let records = self.retrieve(ids, true).await?;
+        let points = records.into_iter().filter_map(|record| {
+            let context = convert::context(record.id, record.payload)?;
+            Some(Point { context, vectors: convert::vectors(record.vectors) })
+        });
+        Ok(points.filter(|point| owner.owns(&point.context) && !point.context.is_expired(now)).collect())
+    }
+
+    /// A page of the selected contexts in the order of their ids, from the id `from` on, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the server fails.
+    pub async fn list(&self, selection: &Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        let request = ScrollPoints {
+            filter: Some(filter::of(&Clauses::of(selection)?)),
+            offset: from.map(filter::point_id),
+            limit: Some(limit_of(limit)),
+            with_payload: Some(true.into()),
+            ..self.scroll_request()
+        };
+        let answer = self.call("list contexts", self.points.clone().scroll(request)).await?;
+        let contexts = answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload));
+        let contexts = contexts.filter(|context| selection.admits(context)).collect();
+        Ok(Page { contexts, next: convert::id(answer.next_page_offset) })
+    }
+
+    /// How many contexts are selected.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the server fails.
+    pub async fn count(&self, selection: &Selection) -> Result<usize, Error> {
+        self.count_by(filter::of(&Clauses::of(selection)?)).await
+    }
+
+    /// How many of an owner's contexts are alive at `now` on each level.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error> {
+        let count = async |level: Level| {
+            self.count(&Selection { levels: Some(vec![level]), ..Selection::alive(owner.clone(), now) }).await
+        };
+        let (immediate, short_term, long_term) =
+            tokio::try_join!(count(Level::Immediate), count(Level::ShortTerm), count(Level::LongTerm))?;
+        Ok(PerLevel { immediate, short_term, long_term })
+    }
+
+    /// The highest sequence number of a session; expired contexts count, so that a number is never given twice.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn max_sequence(&self, owner: &Owner, session: &SessionId) -> Result<Option<i64>, Error> {
+        Ok(self.last_of_session(owner, session, Expiry::Any, None).await?.map(|context| context.sequence))
+    }
+
+    /// The last context of a session that is alive at `now`.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn last(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<Option<Context>, Error> {
+        self.last_of_session(owner, session, Expiry::AliveAt(now), None).await
+    }
+
+    /// The last context of a session before the one with the number `sequence`, of those that are alive at `now`.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn before(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error> {
+        let Some(from) = sequence.checked_sub(1) else { return Ok(None) };
+        self.last_of_session(owner, session, Expiry::AliveAt(now), Some(from)).await
+    }
+
+    /// What the collection holds, of all owners.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        let points = self.count_by(Filter::default()).await?;
+        Ok(Stats { points, disk_bytes: None, unflushed_writes: 0, unreadable: 0 })
+    }
+
+    pub(crate) async fn count_by(&self, filter: Filter) -> Result<usize, Error> {
+        let request = CountPoints {
+            collection_name: self.options.collection.clone(),
+            filter: Some(filter),
+            exact: Some(true),
+            ..CountPoints::default()
+        };
+        let answer = self.call("count contexts", self.points.clone().count(request)).await?;
+        Ok(usize::try_from(answer.result.unwrap_or_default().count).unwrap_or(usize::MAX))
+    }
+
+    /// The contexts that a filter finds, at most `limit`.
+    pub(crate) async fn read(&self, filter: Filter, limit: usize) -> Result<Vec<Context>, Error> {
+        let request = ScrollPoints {
+            filter: Some(filter),
+            limit: Some(limit_of(limit)),
+            with_payload: Some(true.into()),
+            ..self.scroll_request()
+        };
+        let answer = self.call("read contexts", self.points.clone().scroll(request)).await?;
+        Ok(answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload)).collect())
+    }
+
+    pub(crate) fn scroll_request(&self) -> ScrollPoints {
+        ScrollPoints { collection_name: self.options.collection.clone(), ..ScrollPoints::default() }
+    }
+
+    async fn retrieve(&self, ids: &[ContextId], with_vectors: bool) -> Result<Vec<RetrievedPoint>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request = GetPoints {
+            collection_name: self.options.collection.clone(),
+            ids: ids.iter().copied().map(filter::point_id).collect(),
+            with_payload: Some(true.into()),
+            with_vectors: Some(with_vectors.into()),
+            ..GetPoints::default()
+        };
+        Ok(self.call("read contexts", self.points.clone().get(request)).await?.result)
+    }
+
+    async fn last_of_session(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        expiry: Expiry,
+        from: Option<i64>,
+    ) -> Result<Option<Context>, Error> {
+        let alive = Selection::alive(owner.clone(), Timestamp::from_millis(0));
+        let selection = Selection { expiry, sessions: Sessions::Only(session.clone()), ..alive };
+        let request = ScrollPoints {
+            filter: Some(filter::of(&Clauses::of(&selection)?)),
+            limit: Some(1),
+            with_payload: Some(true.into()),
+            order_by: Some(OrderBy {
+                key: schema::SEQUENCE.to_owned(),
+                direction: Some(Direction::Desc.into()),
+                start_from: from.map(|from| StartFrom { value: Some(start_from::Value::Integer(from)) }),
+            }),
+            ..self.scroll_request()
+        };
+        let answer = self.call("read the end of a session", self.points.clone().scroll(request)).await?;
+        let mut contexts = answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload));
+        Ok(contexts.find(|context| selection.admits(context)))
+    }
+}
+
+pub(crate) fn limit_of(limit: usize) -> u32 {
+    u32::try_from(limit.max(1)).unwrap_or(u32::MAX)
+}

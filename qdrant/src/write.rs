@@ -1,0 +1,197 @@
+//! Writes. Each waits until the server has applied it, and may be repeated without harm.
+
+use std::collections::BTreeMap;
+
+use context_manager_memory::{
+    Context, ContextId, Timestamp, Vectors,
+    store::{Access, Bounds, Clause, Clauses, Owner, Point, Selection, Updated, schema},
+};
+use qdrant_client::qdrant::{
+    DeletePoints, Filter, PointsSelector, PointsUpdateOperation, SetPayloadPoints, UpdateBatchPoints, UpdateMode,
+    UpsertPoints, Value, WriteOrdering, WriteOrderingType,
+    points_selector::PointsSelectorOneOf,
+    points_update_operation::{Operation, SetPayload},
+    value::Kind,
+};
+
+use crate::{Collection, Error, convert, filter};
+
+impl Collection {
+    /// Stores contexts; one that is there already is replaced, vectors included. Of several with the same id the last one counts.
+    ///
+    /// # Errors
+    /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the server fails.
+    pub async fn upsert(&self, points: &[Point]) -> Result<(), Error> {
+        if points.is_empty() {
+            return Ok(());
+        }
+        let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
+        let rows = unique.into_values().map(|point| convert::row(point, self.options.dimensions));
+        let request = UpsertPoints {
+            collection_name: self.options.collection.clone(),
+            wait: Some(true),
+            points: rows.collect::<Result<_, _>>()?,
+            ..UpsertPoints::default()
+        };
+        self.call("store contexts", self.points.clone().upsert(request)).await?;
+        Ok(())
+    }
+
+    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay.
+    ///
+    /// The server compares and writes in one step, but does not tell whether it wrote; so the context is read before and after.
+    ///
+    /// # Errors
+    /// When a vector cannot be stored, or when the server fails.
+    pub async fn update(&self, context: &Context, vectors: Option<&Vectors>, expected: i64) -> Result<Updated, Error> {
+        let owner = Owner::of(context);
+        if let Some(ended) = self.compare(&owner, context.id, |current| current.version == expected).await? {
+            return Ok(ended);
+        }
+        let unchanged = filter::of(&at_version(&owner, context.id, expected));
+        if let Some(vectors) = vectors {
+            let point = Point { context: context.clone(), vectors: vectors.clone() };
+            let request = UpsertPoints {
+                collection_name: self.options.collection.clone(),
+                wait: Some(true),
+                points: vec![convert::row(&point, self.options.dimensions)?],
+                ordering: Some(medium()),
+                update_filter: Some(unchanged),
+                update_mode: Some(UpdateMode::UpdateOnly.into()),
+                ..UpsertPoints::default()
+            };
+            self.call("update a context", self.points.clone().upsert(request)).await?;
+        } else {
+            let request = SetPayloadPoints {
+                collection_name: self.options.collection.clone(),
+                wait: Some(true),
+                payload: convert::payload(context)?,
+                points_selector: Some(selector(unchanged)),
+                ordering: Some(medium()),
+                ..SetPayloadPoints::default()
+            };
+            self.call("update a context", self.points.clone().overwrite_payload(request)).await?;
+        }
+        Ok(self.compare(&owner, context.id, |current| current == context).await?.unwrap_or(Updated::Applied))
+    }
+
+    /// Adds to access counts; what is not there any more is left out.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn count_accesses(&self, owner: &Owner, accesses: &[Access]) -> Result<(), Error> {
+        let ids: Vec<ContextId> = accesses.iter().map(|access| access.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let current = self.read(filter::of(&Clauses::owned(owner, &ids)), ids.len()).await?;
+        let counts: BTreeMap<ContextId, i64> =
+            current.into_iter().map(|context| (context.id, context.access_count)).collect();
+        let mut sums: BTreeMap<ContextId, (i64, Timestamp)> = BTreeMap::new();
+        for access in accesses {
+            let sum = sums.entry(access.id).or_insert((0, access.at));
+            *sum = (sum.0.saturating_add(access.times), sum.1.max(access.at));
+        }
+        let number = |number: i64| Value { kind: Some(Kind::IntegerValue(number)) };
+        let operation = |(id, (times, at)): (&ContextId, &(i64, Timestamp))| {
+            let count = counts.get(id)?.saturating_add(*times);
+            let set = SetPayload {
+                payload: [(schema::ACCESS_COUNT, count), (schema::ACCESSED_AT, at.as_millis())]
+                    .map(|(key, value)| (key.to_owned(), number(value)))
+                    .into(),
+                points_selector: Some(selector(filter::of(&Clauses::owned(owner, &[*id])))),
+                ..SetPayload::default()
+            };
+            Some(PointsUpdateOperation { operation: Some(Operation::SetPayload(set)) })
+        };
+        let operations: Vec<_> = sums.iter().filter_map(operation).collect();
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let request = UpdateBatchPoints {
+            collection_name: self.options.collection.clone(),
+            wait: Some(true),
+            operations,
+            ..UpdateBatchPoints::default()
+        };
+        self.call("count accesses", self.points.clone().update_batch(request)).await?;
+        Ok(())
+    }
+
+    /// Deletes an owner's contexts, and says how many there were.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn delete(&self, owner: &Owner, ids: &[ContextId]) -> Result<usize, Error> {
+        self.delete_some(Clauses::owned(owner, ids), ids.len()).await
+    }
+
+    /// Deletes at most `limit` of the selected contexts, and says how many; fewer than `limit` were all of them.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the server fails.
+    pub async fn delete_selected(&self, selection: &Selection, limit: usize) -> Result<usize, Error> {
+        self.delete_some(Clauses::of(selection)?, limit).await
+    }
+
+    /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
+        self.delete_some(Clauses::expired_of_all(now), limit).await
+    }
+
+    /// Picks at most `limit` points, then deletes those of them that the clauses still find.
+    async fn delete_some(&self, clauses: Clauses, limit: usize) -> Result<usize, Error> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        let found = self.read(filter::of(&clauses), limit).await?;
+        if found.is_empty() {
+            return Ok(0);
+        }
+        let mut picked = clauses;
+        picked.must.push(Clause::HasId(found.iter().map(|context| context.id).collect()));
+        let request = DeletePoints {
+            collection_name: self.options.collection.clone(),
+            wait: Some(true),
+            points: Some(selector(filter::of(&picked))),
+            ..DeletePoints::default()
+        };
+        self.call("delete contexts", self.points.clone().delete(request)).await?;
+        Ok(found.len())
+    }
+
+    /// How an update ended if the context is not as it should be: missing, or another one by now.
+    async fn compare(
+        &self,
+        owner: &Owner,
+        id: ContextId,
+        expected: impl Fn(&Context) -> bool,
+    ) -> Result<Option<Updated>, Error> {
+        let current = self.find(&[id]).await?.pop().filter(|current| owner.owns(current));
+        Ok(match current {
+            None => Some(Updated::Missing),
+            Some(current) if expected(&current) => None,
+            Some(current) => Some(Updated::Conflict { current: Box::new(current) }),
+        })
+    }
+}
+
+fn at_version(owner: &Owner, id: ContextId, version: i64) -> Clauses {
+    let mut clauses = Clauses::owned(owner, &[id]);
+    #[expect(clippy::cast_precision_loss, reason = "a version is far below 2^52")]
+    let version = Some(version as f64);
+    clauses.must.push(Clause::Range(schema::VERSION.to_owned(), Bounds { gte: version, lte: version, lt: None }));
+    clauses
+}
+
+fn selector(filter: Filter) -> PointsSelector {
+    PointsSelector { points_selector_one_of: Some(PointsSelectorOneOf::Filter(filter)) }
+}
+
+/// Comparing and writing needs one replica to decide the order.
+fn medium() -> WriteOrdering {
+    WriteOrdering { r#type: WriteOrderingType::Medium.into() }
+}
