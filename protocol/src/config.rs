@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{duration::HumanDuration, names, size::ByteSize};
 
+mod store;
 mod validate;
+
+pub use store::{Durability, EmbeddedStore, QdrantStore, Store};
 
 pub use validate::Error;
 
@@ -92,36 +95,6 @@ pub struct Keys {
     /// `PROTOCOL_SECRET` holds the one key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-}
-
-/// Where contexts are kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Store {
-    /// The vector engine in the sidecar's own process, on a directory.
-    Embedded(EmbeddedStore),
-}
-
-/// The embedded store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmbeddedStore {
-    /// Its directory; made if missing. A change takes effect at the next start.
-    pub path: PathBuf,
-    /// What an acknowledged write survives.
-    #[serde(default)]
-    pub durability: Durability,
-}
-
-/// What an acknowledged write survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all(serialize = "snake_case", deserialize = "snake_case"))]
-pub enum Durability {
-    /// The end of the sidecar's process, however it comes.
-    #[default]
-    Process,
-    /// Also the end of the node: flushed to the disk before the answer.
-    Node,
 }
 
 /// What makes vectors of texts.

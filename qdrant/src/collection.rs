@@ -1,6 +1,6 @@
 //! The collection: reached, made if it is not there, and checked.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use qdrant_client::qdrant::{
     CollectionExistsRequest, GetCollectionInfoRequest, collections_client::CollectionsClient,
@@ -109,9 +109,9 @@ impl Collection {
         answered.map_err(|_| Error::Deadline { action })?.map(Response::into_inner).map_err(Error::server(action))
     }
 
-    /// Longest time of one call.
+    /// How it is reached and made.
     #[must_use]
-    pub const fn timeout(&self) -> Duration {
-        self.options.timeout
+    pub const fn options(&self) -> &Options {
+        &self.options
     }
 }

@@ -5,3 +5,4 @@ pub mod embedded;
 pub mod embedder;
 pub mod layers;
 pub mod openai;
+pub mod qdrant;

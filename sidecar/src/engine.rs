@@ -43,7 +43,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::{
-    adapters::{embedded::Embedded, embedder},
+    adapters::{embedded::Embedded, embedder, qdrant::Qdrant},
     identity::{Identity, Verified},
     metrics::Metrics,
     ports::vector_store::{Owner, VectorStore},
@@ -119,13 +119,23 @@ impl Engine {
     ) -> Result<Self, Error> {
         let token = secrets.chutes_api_token.clone();
         let embedder = embedder::build(&config.embedding, token.as_ref(), &metrics).map_err(Error::Embedder)?;
-        let Store::Embedded(store) = &config.store;
-        let opening = Embedded::open(store, embedder.dimensions(), embedder.model(), Arc::clone(&metrics));
-        let store = opening.await.map_err(Error::Open)?;
+        let (dimensions, model) = (embedder.dimensions(), embedder.model());
+        let opened: Result<Arc<dyn VectorStore>, _> = match &config.store {
+            Store::Embedded(store) => {
+                let opening = Box::pin(Embedded::open(store, dimensions, model, Arc::clone(&metrics)));
+                opening.await.map(|store| Arc::new(store) as _)
+            }
+            Store::Qdrant(store) => {
+                let key = secrets.qdrant_api_key.clone();
+                let opening = Box::pin(Qdrant::open(store, key, dimensions, model, Arc::clone(&metrics)));
+                opening.await.map(|store| Arc::new(store) as _)
+            }
+        };
+        let store = opened.map_err(Error::Open)?;
         let engine = Self {
             inner: Arc::new(Inner {
                 owner: Owner { tenant: identity.tenant.clone(), agent: identity.agent.clone() },
-                store: Arc::new(store),
+                store,
                 store_health: Health::default(),
                 token,
                 embedding: ArcSwap::from_pointee(Embedding::new(embedder, config)),

@@ -4,6 +4,7 @@ use std::{num::NonZero, path::Path, process::ExitCode, thread};
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use context_manager_protocol::config::Store;
 use context_manager_sidecar::{
     args::{self, Args, Command},
     logging,
@@ -98,8 +99,16 @@ impl Run {
                 pod.name = self.settings.identity.pod,
                 "Starting"
             );
-            if self.settings.secrets.qdrant_api_key.is_some() {
-                warn!("QDRANT_API_KEY is not used: the store is the embedded one");
+            match &self.loaded.0.store {
+                Store::Embedded(_) if self.settings.secrets.qdrant_api_key.is_some() => {
+                    warn!("QDRANT_API_KEY is not used: the store is the embedded one");
+                }
+                Store::Qdrant(store) if !store.verify => {
+                    warn!(
+                        "store.qdrant.verify is off: whoever is on the way to Qdrant can read and change every context"
+                    );
+                }
+                Store::Embedded(_) | Store::Qdrant(_) => {}
             }
             match Sidecar::start(self.settings, self.loaded, filter, stop).await? {
                 Some(sidecar) => Ok(sidecar.run().await?),

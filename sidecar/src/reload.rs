@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use context_manager_protocol::config::{SidecarConfig, Store};
+use context_manager_protocol::config::SidecarConfig;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::AccessKind};
 use tokio::{
     sync::mpsc,
@@ -239,8 +239,7 @@ fn keep_until_restart(current: &SidecarConfig, mut new: SidecarConfig) -> (Sidec
     new.protocol.port = current.protocol.port;
     new.admin.clone_from(&current.admin);
     new.log.format = current.log.format;
-    let Store::Embedded(store) = &current.store;
-    new.store = Store::Embedded(store.clone());
+    new.store.clone_from(&current.store);
     (new, kept)
 }
 

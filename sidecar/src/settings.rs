@@ -170,9 +170,16 @@ impl Settings {
         if let Some(file) = &mut config.keys.file {
             *file = directory.join(&file);
         }
-        let Store::Embedded(store) = &mut config.store;
-        if self.data_layout == DataLayout::PerAgent {
-            store.path.push(self.identity.directory());
+        match &mut config.store {
+            Store::Embedded(store) if self.data_layout == DataLayout::PerAgent => {
+                store.path.push(self.identity.directory());
+            }
+            Store::Embedded(_) => {}
+            Store::Qdrant(store) => {
+                for file in [&mut store.api_key_file, &mut store.ca_file].into_iter().flatten() {
+                    *file = directory.join(&file);
+                }
+            }
         }
         config.protocol.port = self.protocol_port.unwrap_or(config.protocol.port);
         config.admin.port = self.admin_port.unwrap_or(config.admin.port);

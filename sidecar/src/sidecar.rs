@@ -108,7 +108,7 @@ impl Sidecar {
 
         let config = live.config();
         let opening = Engine::open(&config, &settings.identity, &settings.secrets, Arc::clone(&metrics));
-        let Some(engine) = stop.run_until_cancelled(opening).await else { return Ok(None) };
+        let Some(engine) = stop.run_until_cancelled(Box::pin(opening)).await else { return Ok(None) };
         let engine = engine.map_err(Error::Engine)?;
         engine_gate.open();
         let _ = opened.set(engine.clone());

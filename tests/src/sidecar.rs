@@ -58,7 +58,8 @@ fn free_ports() -> Result<[u16; 2]> {
 }
 
 impl Sidecar {
-    /// Starts a sidecar with its configuration and data in `folder`, and waits until it is ready. `more` is added to the configuration.
+    /// Starts a sidecar with its configuration and data in `folder`, and waits until it is ready. `more` is added to the configuration;
+    /// if it names no store, the embedded one is used.
     ///
     /// # Errors
     /// When it does not become ready; the error carries the end of its log.
@@ -104,13 +105,13 @@ impl Sidecar {
         let [port, admin] = free_ports()?;
         let config = folder.join(format!("config-{port}.toml"));
         let data = folder.join("data");
-        fs::write(
-            &config,
-            format!(
-                "[protocol]\nport = {port}\n[admin]\naddress = \"127.0.0.1\"\nport = {admin}\n[store.embedded]\npath = \"{}\"\n{more}",
-                data.display()
-            ),
-        )?;
+        let store = if more.contains("[store.") {
+            String::new()
+        } else {
+            format!("[store.embedded]\npath = \"{}\"\n", data.display())
+        };
+        let listeners = format!("[protocol]\nport = {port}\n[admin]\naddress = \"127.0.0.1\"\nport = {admin}\n");
+        fs::write(&config, format!("{listeners}{store}{more}"))?;
         let log = folder.join(format!("log-{port}"));
         let child = Command::new(program("context-manager-sidecar")?)
             .arg("--config")

@@ -203,7 +203,7 @@ fn compacting_after_many_deletions_loses_nothing() {
     assert!(shard.compact().expect("compact"), "2,000 of 2,500 are worth it");
     assert!(!shard.compact().expect("compact"), "nothing was deleted since");
     shard.flush().expect("flush");
-    assert!(disk_bytes() < full, "{} bytes of {full} are left", disk_bytes());
+    assert!(disk_bytes() < full, "{:?} of {full:?} bytes are left", disk_bytes());
     assert_eq!(shard.count(&Selection::alive(me(), NOW)).expect("count"), 500);
     put(&shard, [context(9_999, "after")]);
     assert_eq!(shard.get(&me(), &[id(2_400), id(9_999)], NOW).expect("read").len(), 2);

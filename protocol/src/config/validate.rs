@@ -1,6 +1,8 @@
 //! What a configuration must fulfil beyond its types; every message names the key, the value and the remedy.
 
-use super::{Embedding, Legs, LevelConfig, Nudges, Provider, Retrieval, SCHEMA_VERSION, SidecarConfig};
+use super::{
+    Embedding, Legs, LevelConfig, Nudges, Provider, QdrantStore, Retrieval, SCHEMA_VERSION, SidecarConfig, Store,
+};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,7 @@ pub(super) fn check(config: &SidecarConfig) -> Result {
     if protocol.port != 0 && protocol.port == config.admin.port {
         return refuse("admin.port", config.admin.port, "it must differ from protocol.port");
     }
+    store(&config.store)?;
     embedding(&config.embedding)?;
     for (name, level) in [
         ("immediate", &config.levels.immediate),
@@ -73,6 +76,31 @@ fn level(name: &str, level: &LevelConfig) -> Result {
         && ttl.get().is_zero()
     {
         return refuse(format!("levels.{name}.ttl"), ttl, "it must be longer than zero; leave it out to keep contexts");
+    }
+    Ok(())
+}
+
+fn store(store: &Store) -> Result {
+    let Store::Qdrant(QdrantStore { url, collection, timeout, shards, replication_factor, write_consistency, .. }) =
+        store
+    else {
+        return Ok(());
+    };
+    if !is_http(url) {
+        return refuse("store.qdrant.url", url, "it must be a URL such as https://qdrant.example.com:6334");
+    }
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+    if collection.is_empty() || collection.len() > 200 || !collection.chars().all(plain) {
+        let remedy = "it must be 1 to 200 letters, digits, `-` and `_`";
+        return refuse("store.qdrant.collection", collection, remedy);
+    }
+    within("store.qdrant.timeout (milliseconds)", &timeout.as_millis_i64(), 10, 600_000)?;
+    let counts =
+        [("shards", shards), ("replication_factor", replication_factor), ("write_consistency", write_consistency)];
+    for (name, count) in counts {
+        if let Some(count) = count {
+            within(format!("store.qdrant.{name}"), count, 1, 1_000)?;
+        }
     }
     Ok(())
 }

@@ -46,8 +46,10 @@ fn agents_that_share_a_volume_have_directories_of_their_own() {
     let directory = TempDir::new().expect("a directory");
     let path = |flags: &[&str]| {
         let config = settings(&directory, STORE, flags, None).config(STORE.as_bytes()).expect("valid");
-        let Store::Embedded(store) = config.store;
-        store.path
+        match config.store {
+            Store::Embedded(store) => store.path,
+            Store::Qdrant(_) => unreachable!("the configuration says embedded"),
+        }
     };
     assert_eq!(path(&[]), Path::new("/data"));
     let flags = ["--data-per-agent", "--tenant", "team-a", "--agent", "support"];

@@ -35,6 +35,12 @@ pub struct Args {
     /// The length of the model's vectors
     #[arg(long, value_name = "N", default_value_t = 384)]
     dimensions: usize,
+    /// Where contexts are kept
+    #[arg(long, value_enum, default_value_t = Store::Embedded)]
+    store: Store,
+    /// The gRPC endpoint of a Qdrant server, such as `http://127.0.0.1:6334`; a collection of this run's own is made in it
+    #[arg(long, value_name = "URL", env = "CONTEXT_MANAGER_TEST_QDRANT_URL", required_if_eq("store", "qdrant"))]
+    qdrant_url: Option<String>,
     /// Ask while the embeddings endpoint refuses connections
     #[arg(long, requires = "embedding_url")]
     degraded: bool,
@@ -43,21 +49,32 @@ pub struct Args {
     results: Option<PathBuf>,
 }
 
+/// Where contexts are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Store {
+    /// In the sidecar's own process.
+    Embedded,
+    /// In a Qdrant server.
+    Qdrant,
+}
+
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
     let conversations = dataset::read(&args.data)?;
     let mut results = args.results.as_ref().map(File::create).transpose().context("--results")?.map(BufWriter::new);
     let folder = tempfile::tempdir()?;
+    let collection = format!("eval-{}", uuid::Uuid::new_v4().simple());
+    let place = subject::Place { folder: folder.path(), collection: &collection };
     let mut subjects = Vec::new();
     for (number, conversation) in conversations.into_iter().enumerate() {
         eprintln!("storing {}", conversation.sample_id);
-        subjects.push(Subject::store(&args, folder.path(), number, conversation).await?);
+        subjects.push(Subject::store(&args, &place, number, conversation).await?);
     }
     let mut measures = Measures::default();
     for subject in &subjects {
         eprintln!("asking {}: {} questions", subject.conversation.sample_id, subject.conversation.questions.len());
-        let asking = subject.ask(&args, folder.path()).await?;
+        let asking = subject.ask(&args, &place).await?;
         for question in &subject.conversation.questions {
             let answer = asking.question(question, &mut measures).await?;
             if let Some(file) = &mut results {

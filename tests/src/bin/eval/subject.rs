@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    Args,
+    Args, Store,
     dataset::{Conversation, Question},
     measure::{BUDGETS, Measures},
 };
@@ -27,6 +27,12 @@ const UNBOUNDED: i64 = 1_000_000;
 const END: Duration = Duration::from_secs(30);
 /// Nothing listens here: connections are refused.
 const REFUSED: &str = "http://127.0.0.1:9/v1/embeddings";
+
+/// Where all conversations of a run lie.
+pub struct Place<'a> {
+    pub folder: &'a Path,
+    pub collection: &'a str,
+}
 
 /// A stored conversation.
 pub struct Subject {
@@ -53,9 +59,10 @@ pub struct Answer {
 
 impl Subject {
     /// Stores a conversation through the protocol, session by session.
-    pub async fn store(args: &Args, folder: &Path, number: usize, conversation: Conversation) -> Result<Self> {
+    pub async fn store(args: &Args, place: &Place<'_>, number: usize, conversation: Conversation) -> Result<Self> {
         let tenant = format!("conversation-{number}");
-        let mut sidecar = Sidecar::start_as(&tenant, folder, &config(args, args.embedding_url.as_deref())).await?;
+        let mut sidecar =
+            Sidecar::start_as(&tenant, place.folder, &config(args, place, args.embedding_url.as_deref())).await?;
         let client = sidecar.client()?;
         let mut turns = HashMap::new();
         for session in &conversation.sessions {
@@ -85,9 +92,9 @@ impl Subject {
     }
 
     /// Starts a sidecar that has the conversations of all tenants in its collection and answers as this one's.
-    pub async fn ask(&self, args: &Args, folder: &Path) -> Result<Asking<'_>> {
+    pub async fn ask(&self, args: &Args, place: &Place<'_>) -> Result<Asking<'_>> {
         let url = if args.degraded { Some(REFUSED) } else { args.embedding_url.as_deref() };
-        let sidecar = Sidecar::start_as(&self.tenant, folder, &config(args, url)).await?;
+        let sidecar = Sidecar::start_as(&self.tenant, place.folder, &config(args, place, url)).await?;
         Ok(Asking { subject: self, client: sidecar.client()?, _sidecar: sidecar })
     }
 }
@@ -130,7 +137,7 @@ impl Asking<'_> {
     }
 }
 
-fn config(args: &Args, url: Option<&str>) -> String {
+fn config(args: &Args, place: &Place<'_>, url: Option<&str>) -> String {
     let embedding = url.map_or_else(String::new, |url| {
         // The cache keeps query embeddings apart from the latency of the endpoint.
         format!(
@@ -138,5 +145,9 @@ fn config(args: &Args, url: Option<&str>) -> String {
             args.embedding_model
         )
     });
-    format!("[embedding]\ndimensions = {}\n{embedding}[log]\nlevel = \"warn\"\n", args.dimensions)
+    let store = match (args.store, &args.qdrant_url) {
+        (Store::Qdrant, Some(url)) => format!("[store.qdrant]\nurl = {url:?}\ncollection = {:?}\n", place.collection),
+        (Store::Embedded | Store::Qdrant, _) => String::new(),
+    };
+    format!("{store}[embedding]\ndimensions = {}\n{embedding}[log]\nlevel = \"warn\"\n", args.dimensions)
 }
