@@ -43,7 +43,9 @@ pub enum Error {
         source: io::Error,
     },
     /// An earlier failure of the disk left a file in a state that nobody knows; what was acknowledged is read at the next open.
-    #[error("the journal takes no records since a write to the disk failed and could not be taken back; restart the process")]
+    #[error(
+        "the journal takes no records since a write to the disk failed and could not be taken back; restart the process"
+    )]
     Broken,
 }
 

@@ -121,8 +121,7 @@ impl Journal {
             Some(last) => last,
             None => Segment::create(directory, 1)?,
         };
-        let files =
-            Files { full: segments, synced: current.length, current, epoch: 0, next, completed, broken: false };
+        let files = Files { full: segments, synced: current.length, current, epoch: 0, next, completed, broken: false };
         Ok((Self { options, files: Mutex::new(files), sync: Mutex::default(), _lock: lock }, opened))
     }
 

@@ -47,6 +47,12 @@ pub struct SidecarConfig {
     /// What makes vectors of texts.
     #[serde(default)]
     pub embedding: Embedding,
+    /// When a neighbour that fails is left alone for a while.
+    #[serde(default)]
+    pub circuit_breaker: CircuitBreaker,
+    /// Writes that the store could not take yet.
+    #[serde(default)]
+    pub journal: Journal,
     /// The three levels.
     #[serde(default)]
     pub levels: Levels,
@@ -164,6 +170,31 @@ pub struct Retry {
     pub max_delay: HumanDuration,
     /// Each delay varies by this share, either way.
     pub jitter: f64,
+}
+
+/// When a neighbour that fails, the Qdrant server or the embedding API, is left alone for a while. A change takes effect at the next
+/// start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CircuitBreaker {
+    /// Failures in a row after which it is not called any more.
+    pub failure_threshold: u32,
+    /// Successes in a row after which it is trusted again.
+    pub success_threshold: u32,
+    /// How long it is left alone.
+    pub open_for: HumanDuration,
+}
+
+/// Where writes wait while the store cannot take them. A change takes effect at the next start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// Its directory; absolute, or relative to the configuration file. When absent: `journal` in the embedded store's path, and none
+    /// beside a Qdrant server, so that writes are refused while that is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Most bytes on the disk; further writes are refused.
+    pub max_size: ByteSize,
 }
 
 /// The three levels. What a table leaves out has the default of its level.
@@ -354,6 +385,8 @@ impl SidecarConfig {
             keys: Keys::default(),
             store: Store::Embedded(EmbeddedStore { path: path.into(), durability: Durability::default() }),
             embedding: Embedding::default(),
+            circuit_breaker: CircuitBreaker::default(),
+            journal: Journal::default(),
             levels: Levels::default(),
             retrieval: Retrieval::default(),
             gc: Gc::default(),
@@ -445,6 +478,18 @@ impl Default for Retry {
             max_delay: HumanDuration::from_secs(30),
             jitter: 0.25,
         }
+    }
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self { failure_threshold: 5, success_threshold: 2, open_for: HumanDuration::from_secs(30) }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { path: None, max_size: ByteSize::new(64 << 20) }
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Acknowledgment {
     pub id: Uuid,
     /// What became of the write.
     pub status: AckStatus,
-    /// The context's version after it: 1 when new.
+    /// The context's version after it: 1 when new, 0 when a deletion waits in the journal and the sidecar does not know the context.
     pub version: i64,
     /// Its length in tokens.
     pub tokens: usize,
@@ -246,6 +246,9 @@ pub struct ContextList {
     /// Where the next page starts; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// What could not take part, such as `store`: only what the sidecar has in memory is listed then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
 }
 
 /// Change a context (`PATCH /v1/contexts/{id}`).
@@ -269,8 +272,11 @@ pub struct ContextUpdate {
 /// The answer to clearing a session (`DELETE /v1/contexts?session=S`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cleared {
-    /// How many contexts were deleted.
+    /// How many contexts were deleted; while the deletion waits in the journal, how many of them the sidecar knows itself.
     pub deleted: usize,
+    /// Whether the deletion waits in the local journal; it will reach the store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub journaled: bool,
 }
 
 /// Figures of the caller's memory (`GET /v1/contexts/stats`).
@@ -281,6 +287,9 @@ pub struct Stats {
     /// Bytes of the embedded store's directory; absent for a remote store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
+    /// Writes that wait in the local journal for the store.
+    #[serde(default)]
+    pub journaled_writes: usize,
     /// The embedding model.
     pub embedding_model: String,
     /// Its dimensions.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
@@ -96,6 +97,31 @@ pub async fn tick(engine: Engine, stop: CancellationToken) {
         }
     };
     stop.run_until_cancelled(run).await;
+}
+
+/// Brings journaled writes to the store as soon as it takes them, until `stop`.
+pub async fn drain(engine: Engine, stop: CancellationToken) {
+    let backoff = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times();
+    let run = async {
+        loop {
+            engine.journaled().await;
+            let mut delays = backoff.build();
+            while let Err(error) = drain_all(&engine).await {
+                debug!(error = chain(&error), "Journaled writes still wait for the store");
+                sleep(delays.next().unwrap_or(TICK)).await;
+            }
+        }
+    };
+    stop.run_until_cancelled(run).await;
+}
+
+async fn drain_all(engine: &Engine) -> Result<(), engine::Error> {
+    while engine.drain().await? {}
+    Ok(())
 }
 
 /// `interval`, varied by a random number from 0 to 1.

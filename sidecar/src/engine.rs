@@ -6,12 +6,15 @@
 
 mod convert;
 mod delete;
+mod drain;
 mod embedding;
 mod error;
 mod filter;
 mod health;
 mod immediate;
+mod journaled;
 mod locks;
+mod pending;
 mod policy;
 mod read;
 mod retrieve;
@@ -24,14 +27,18 @@ mod upkeep;
 mod tests;
 
 use std::{
-    sync::Arc,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
 use context_manager_memory::{Timestamp, limits::Limits};
 use context_manager_protocol::{
-    config::{EnvironmentSecrets, SidecarConfig, Store},
+    config::{CircuitBreaker, EnvironmentSecrets, SidecarConfig, Store},
     level::Level,
     message::{
         Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextList, ContextRequest, ContextResponse,
@@ -39,14 +46,19 @@ use context_manager_protocol::{
     },
 };
 use secrecy::SecretString;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use crate::{
     adapters::{embedded::Embedded, embedder, qdrant::Qdrant},
+    breaker::Breaker,
     identity::{Identity, Verified},
-    metrics::Metrics,
-    ports::vector_store::{Owner, VectorStore},
+    metrics::{Metrics, Neighbour},
+    ports::{
+        Embedder,
+        vector_store::{Owner, VectorStore},
+    },
+    refusal::chain,
 };
 
 use embedding::Embedding;
@@ -54,6 +66,7 @@ pub use error::Error;
 use health::Health;
 use immediate::Immediate;
 use locks::Locks;
+use pending::Pending;
 use policy::Policy;
 use sessions::Sessions;
 use upkeep::Upkeep;
@@ -96,10 +109,16 @@ struct Inner {
     store_health: Health,
     /// API key from the environment, for an embedder made anew.
     token: Option<SecretString>,
+    breaker: CircuitBreaker,
     embedding: ArcSwap<Embedding>,
     policy: ArcSwap<Policy>,
     limits: Limits,
     immediate: Immediate,
+    pending: Pending,
+    /// Where journaled contexts go whose id was taken meanwhile.
+    conflicts_file: Option<PathBuf>,
+    /// Whether the start is over.
+    requests_are_served: AtomicBool,
     sessions: Sessions,
     locks: Locks,
     upkeep: Upkeep,
@@ -118,7 +137,8 @@ impl Engine {
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
         let token = secrets.chutes_api_token.clone();
-        let embedder = embedder::build(&config.embedding, token.as_ref(), &metrics).map_err(Error::Embedder)?;
+        let embedder = embedder::build(&config.embedding, &config.circuit_breaker, token.as_ref(), &metrics)
+            .map_err(Error::Embedder)?;
         let (dimensions, model) = (embedder.dimensions(), embedder.model());
         let opened: Result<Arc<dyn VectorStore>, _> = match &config.store {
             Store::Embedded(store) => {
@@ -127,29 +147,59 @@ impl Engine {
             }
             Store::Qdrant(store) => {
                 let key = secrets.qdrant_api_key.clone();
-                let opening = Box::pin(Qdrant::open(store, key, dimensions, model, Arc::clone(&metrics)));
+                let breaker = Breaker::new(Neighbour::Store, &config.circuit_breaker, Arc::clone(&metrics));
+                let opening = Box::pin(Qdrant::open(store, key, dimensions, model, breaker, Arc::clone(&metrics)));
                 opening.await.map(|store| Arc::new(store) as _)
             }
         };
         let store = opened.map_err(Error::Open)?;
+        Self::with_store(config, identity, token, metrics, store, embedder).await
+    }
+
+    /// The engine on an open store.
+    async fn with_store(
+        config: &SidecarConfig,
+        identity: &Identity,
+        token: Option<SecretString>,
+        metrics: Arc<Metrics>,
+        store: Arc<dyn VectorStore>,
+        embedder: Arc<dyn Embedder>,
+    ) -> Result<Self, Error> {
+        let journal = journaled::options(config);
+        let conflicts_file = journal.as_ref().map(|options| options.directory.join("conflicts.jsonl"));
+        let pending = Pending::open(journal, Arc::clone(&metrics)).await?;
         let engine = Self {
             inner: Arc::new(Inner {
                 owner: Owner { tenant: identity.tenant.clone(), agent: identity.agent.clone() },
                 store,
                 store_health: Health::default(),
                 token,
+                breaker: config.circuit_breaker.clone(),
                 embedding: ArcSwap::from_pointee(Embedding::new(embedder, config)),
                 policy: ArcSwap::from_pointee(Policy::of(config)),
                 limits: Limits::default(),
                 immediate: Immediate::default(),
+                pending,
+                conflicts_file,
+                requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
                 locks: Locks::default(),
                 upkeep: Upkeep::default(),
                 metrics,
             }),
         };
-        engine.inner.fill_immediate().await?;
-        engine.inner.refresh_gauges().await?;
+        let begun = async {
+            engine.inner.fill_immediate().await?;
+            engine.inner.refresh_gauges().await
+        };
+        match begun.await {
+            Ok(()) => {}
+            Err(error) if error.is_outage() => {
+                warn!(error = chain(&error), "Starting without the store; what it holds comes back with it");
+            }
+            Err(error) => return Err(error),
+        }
+        engine.inner.requests_are_served.store(true, Ordering::Release);
         Ok(engine)
     }
 
@@ -244,6 +294,19 @@ impl Engine {
         self.detached(|inner| async move { inner.upkeep().await }).await
     }
 
+    /// Returns when a write waits in the journal.
+    pub async fn journaled(&self) {
+        self.inner.pending.arrival().await;
+    }
+
+    /// Brings the oldest journaled writes to the store. Says whether more are waiting.
+    ///
+    /// # Errors
+    /// When the store fails; the writes stay where they are.
+    pub async fn drain(&self) -> Result<bool, Error> {
+        self.detached(|inner| async move { inner.drain().await }).await
+    }
+
     /// Takes over a changed configuration. What is under way keeps the old one.
     ///
     /// # Errors
@@ -252,7 +315,7 @@ impl Engine {
         let inner = &self.inner;
         let current = inner.embedding.load_full();
         if !current.is_made_by(config) {
-            let built = embedder::build(&config.embedding, inner.token.as_ref(), &inner.metrics);
+            let built = embedder::build(&config.embedding, &inner.breaker, inner.token.as_ref(), &inner.metrics);
             let embedder = built.map_err(Error::Embedder)?;
             let (had, wants) = ((current.model(), current.dimensions()), (embedder.model(), embedder.dimensions()));
             if had != wants {
@@ -271,7 +334,8 @@ impl Engine {
     #[must_use]
     pub fn readiness(&self) -> Vec<Part> {
         let embedding = self.inner.embedding.load();
-        vec![self.inner.store_health.part("store", "writes and reads succeed"), embedding.part()]
+        let store = self.inner.store_health.part("store", "writes and reads succeed");
+        [store, embedding.part()].into_iter().chain(self.inner.pending.part()).collect()
     }
 
     /// Writes what is still in memory and closes the store; every later operation fails.

@@ -8,6 +8,7 @@ pub mod adapters;
 pub mod admin;
 pub mod args;
 pub mod background;
+pub mod breaker;
 pub mod engine;
 pub mod identity;
 pub mod layers;

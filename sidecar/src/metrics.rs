@@ -17,7 +17,8 @@ pub mod label;
 pub use family::{CounterMatrix, Counters, DurationMatrix, Durations, Gauges};
 use family::{counter, float_gauge, gauge, histogram, info};
 pub use label::{
-    Degradation, EmbeddingKind, Label, Listener, Outcome, RequestOutcome, Route, StoreOperation, WatchedFile,
+    Degradation, Dropped, EmbeddingKind, Label, Listener, Neighbour, Outcome, RequestOutcome, Route, StoreOperation,
+    WatchedFile,
 };
 
 /// Media type of the text that [`Metrics::render`] makes.
@@ -39,6 +40,10 @@ pub struct Metrics {
     pub embedding: Embedding,
     /// The vector store.
     pub store: Store,
+    /// The breakers before the neighbours.
+    pub breakers: Breakers,
+    /// Writes that wait for the store.
+    pub journal: Journal,
     /// The memory itself.
     pub contexts: Contexts,
     /// Garbage collection.
@@ -121,6 +126,34 @@ pub struct Store {
     pub disk_bytes: IntGauge,
 }
 
+/// The breakers before the neighbours.
+#[derive(Clone, Debug)]
+pub struct Breakers {
+    /// 0 closed, 1 half-open, 2 open.
+    pub state: Gauges<Neighbour>,
+    /// How often a breaker opened.
+    pub opened: Counters<Neighbour>,
+}
+
+/// Writes that wait for the store.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// How many.
+    pub entries: IntGauge,
+    /// Bytes of the files.
+    pub bytes: IntGauge,
+    /// Most bytes of the files.
+    pub limit: IntGauge,
+    /// Age of the oldest one.
+    pub oldest: Gauge,
+    /// Writes that were taken.
+    pub appended: IntCounter,
+    /// Writes that have reached the store.
+    pub drained: IntCounter,
+    /// Writes that turned out to be without effect.
+    pub dropped: Counters<Dropped>,
+}
+
 /// The memory itself.
 #[derive(Clone, Debug)]
 pub struct Contexts {
@@ -177,6 +210,8 @@ impl Metrics {
             files: Files::new(r),
             embedding: Embedding::new(r),
             store: Store::new(r),
+            breakers: Breakers::new(r),
+            journal: Journal::new(r),
             contexts: Contexts::new(r),
             gc: Gc::new(r),
             registry,
@@ -324,6 +359,48 @@ impl Store {
                 r,
                 "context_manager_vector_store_disk_bytes",
                 "Size of the embedded store's directory; 0 for a remote store.",
+            ),
+        }
+    }
+}
+
+impl Breakers {
+    fn new(r: &Registry) -> Self {
+        Self {
+            state: Gauges::new(
+                r,
+                "context_manager_breaker_state",
+                "State of the breaker before a neighbour: 0 closed, 1 half-open, 2 open.",
+                "neighbour",
+            ),
+            opened: Counters::new(
+                r,
+                "context_manager_breaker_opened_total",
+                "How often the breaker before a neighbour opened.",
+                "neighbour",
+            ),
+        }
+    }
+}
+
+impl Journal {
+    fn new(r: &Registry) -> Self {
+        Self {
+            entries: gauge(r, "context_manager_journal_entries", "Writes that wait for the store."),
+            bytes: gauge(r, "context_manager_journal_bytes", "Bytes of the journal's files."),
+            limit: gauge(r, "context_manager_journal_limit_bytes", "Most bytes of the journal's files; 0 without one."),
+            oldest: float_gauge(r, "context_manager_journal_oldest_seconds", "Age of the oldest write that waits."),
+            appended: counter(r, "context_manager_journal_appended_total", "Writes that the journal has taken."),
+            drained: counter(
+                r,
+                "context_manager_journal_drained_total",
+                "Journaled writes that have reached the store.",
+            ),
+            dropped: Counters::new(
+                r,
+                "context_manager_journal_dropped_total",
+                "Journaled writes that could not change the store any more.",
+                "reason",
             ),
         }
     }

@@ -235,11 +235,15 @@ fn keep_until_restart(current: &SidecarConfig, mut new: SidecarConfig) -> (Sidec
     keep("protocol.port", new.protocol.port != current.protocol.port);
     keep("admin", new.admin != current.admin);
     keep("store", new.store != current.store);
+    keep("circuit_breaker", new.circuit_breaker != current.circuit_breaker);
+    keep("journal", new.journal != current.journal);
     keep("log.format", new.log.format != current.log.format);
     new.protocol.port = current.protocol.port;
     new.admin.clone_from(&current.admin);
     new.log.format = current.log.format;
     new.store.clone_from(&current.store);
+    new.circuit_breaker.clone_from(&current.circuit_breaker);
+    new.journal.clone_from(&current.journal);
     (new, kept)
 }
 

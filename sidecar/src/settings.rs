@@ -170,6 +170,12 @@ impl Settings {
         if let Some(file) = &mut config.keys.file {
             *file = directory.join(&file);
         }
+        if let Some(path) = &mut config.journal.path {
+            *path = directory.join(&path);
+            if self.data_layout == DataLayout::PerAgent {
+                path.push(self.identity.directory());
+            }
+        }
         match &mut config.store {
             Store::Embedded(store) if self.data_layout == DataLayout::PerAgent => {
                 store.path.push(self.identity.directory());

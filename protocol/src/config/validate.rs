@@ -1,7 +1,8 @@
 //! What a configuration must fulfil beyond its types; every message names the key, the value and the remedy.
 
 use super::{
-    Embedding, Legs, LevelConfig, Nudges, Provider, QdrantStore, Retrieval, SCHEMA_VERSION, SidecarConfig, Store,
+    CircuitBreaker, Embedding, Legs, LevelConfig, Nudges, Provider, QdrantStore, Retrieval, SCHEMA_VERSION,
+    SidecarConfig, Store,
 };
 
 /// Why a configuration is refused.
@@ -49,6 +50,11 @@ pub(super) fn check(config: &SidecarConfig) -> Result {
     }
     store(&config.store)?;
     embedding(&config.embedding)?;
+    let CircuitBreaker { failure_threshold, success_threshold, open_for } = &config.circuit_breaker;
+    within("circuit_breaker.failure_threshold", failure_threshold, 1, 1_000)?;
+    within("circuit_breaker.success_threshold", success_threshold, 1, 1_000)?;
+    within("circuit_breaker.open_for (milliseconds)", &open_for.as_millis_i64(), 10, 3_600_000)?;
+    within("journal.max_size", &config.journal.max_size.bytes(), 1 << 20, 4 << 30)?;
     for (name, level) in [
         ("immediate", &config.levels.immediate),
         ("short_term", &config.levels.short_term),

@@ -1,4 +1,4 @@
-//! Makes the embedder that the configuration asks for, with its layers in order: cache, measurement, split, retry, API.
+//! Makes the embedder that the configuration asks for, with its layers in order: cache, breaker, measurement, split, retry, API.
 
 use std::sync::Arc;
 
@@ -7,11 +7,12 @@ use secrecy::SecretString;
 
 use super::{
     builtin::Builtin,
-    layers::{cache::Cache, measure::Measure, retry::Retry, split::Split},
+    layers::{cache::Cache, guard::Guard, measure::Measure, retry::Retry, split::Split},
     openai::OpenAi,
 };
 use crate::{
-    metrics::Metrics,
+    breaker::Breaker,
+    metrics::{Metrics, Neighbour},
     ports::embedder::{Embedder, Error},
 };
 
@@ -21,6 +22,7 @@ use crate::{
 /// When the URL or the CA file cannot be used.
 pub fn build(
     config: &config::Embedding,
+    breaker: &config::CircuitBreaker,
     token: Option<&SecretString>,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Embedder>, Error> {
@@ -31,10 +33,12 @@ pub fn build(
             let retried = Arc::new(Retry::new(api, (&config.retry).into(), Arc::clone(metrics)));
             let split = Arc::new(Split::new(retried, config.batch_size));
             let measured = Arc::new(Measure::new(split, Arc::clone(metrics)));
+            let breaker = Breaker::new(Neighbour::Embedding, breaker, Arc::clone(metrics));
+            let guarded = Arc::new(Guard::new(measured, breaker));
             if config.cache.capacity.bytes() == 0 {
-                return Ok(measured);
+                return Ok(guarded);
             }
-            Ok(Arc::new(Cache::new(measured, &config.cache, Arc::clone(metrics))))
+            Ok(Arc::new(Cache::new(guarded, &config.cache, Arc::clone(metrics))))
         }
     }
 }

@@ -17,12 +17,16 @@ use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp,
 use context_manager_protocol::config::QdrantStore;
 use context_manager_qdrant::{self as store, Collection, Options, Sizing, Trust};
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::OnceCell;
+use tracing::warn;
 
 use crate::{
+    breaker::Breaker,
     metrics::{Metrics, Outcome, StoreOperation},
     ports::vector_store::{
         Access, Error, Owner, Page, Point, Search, Selection, SessionEnd, Stats, Updated, VectorStore,
     },
+    refusal::chain,
 };
 
 /// The adapter.
@@ -30,6 +34,9 @@ pub struct Qdrant {
     collection: Collection,
     key_file: Option<PathBuf>,
     closed: AtomicBool,
+    /// Set when the collection was made or checked; before that, each call begins with it.
+    opened: OnceCell<()>,
+    breaker: Breaker,
     metrics: Arc<Metrics>,
 }
 
@@ -37,12 +44,14 @@ impl Qdrant {
     /// Reaches the server, and makes or checks the collection.
     ///
     /// # Errors
-    /// When the server cannot be reached, or the collection was made for something else.
+    /// When the collection was made for something else, or the settings cannot be used. A server that cannot be reached is no error:
+    /// the calls fail until it can.
     pub async fn open(
         config: &QdrantStore,
         key: Option<SecretString>,
         dimensions: usize,
         model: &str,
+        breaker: Breaker,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
         let trust = match &config.ca_file {
@@ -63,10 +72,22 @@ impl Qdrant {
         let collection = Collection::connect(options).map_err(translate)?;
         collection.set_api_key(key.as_ref().map(SecretString::expose_secret)).map_err(translate)?;
         let closed = AtomicBool::new(false);
-        let adapter = Self { collection, key_file: config.api_key_file.clone(), closed, metrics };
-        adapter.refresh_key().await?;
-        adapter.collection.open().await.map_err(translate)?;
+        let key_file = config.api_key_file.clone();
+        let adapter = Self { collection, key_file, closed, opened: OnceCell::new(), breaker, metrics };
+        match adapter.ready().await {
+            Ok(()) => {}
+            Err(error @ Error::Failed(_)) => {
+                warn!(error = chain(&error), "The Qdrant server cannot be reached; starting without it");
+            }
+            Err(error) => return Err(error),
+        }
         Ok(adapter)
+    }
+
+    async fn ready(&self) -> Result<(), Error> {
+        self.refresh_key().await?;
+        let open = || async { self.collection.open().await.map_err(translate) };
+        self.opened.get_or_try_init(open).await.copied()
     }
 
     async fn refresh_key(&self) -> Result<(), Error> {
@@ -83,12 +104,20 @@ impl Qdrant {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        self.refresh_key().await?;
+        let permit = self.breaker.admit().map_err(|open| Error::Failed(Arc::new(open)))?;
         let since = Instant::now();
-        let result = call.await;
+        let result = match Box::pin(self.ready()).await {
+            Ok(()) => call.await.map_err(translate),
+            Err(error) => Err(error),
+        };
+        match &result {
+            Ok(_) => permit.succeeded(),
+            Err(Error::Failed(_)) => permit.failed(),
+            Err(Error::Refused(_) | Error::Closed) => drop(permit),
+        }
         let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
         self.metrics.store.duration.observe(operation, outcome, since.elapsed());
-        result.map_err(translate)
+        result
     }
 }
 

@@ -1,6 +1,6 @@
 //! Deleting by id, by session, and what has expired.
 
-use context_manager_memory::{ContextId, SessionId};
+use context_manager_memory::{Context, ContextId, SessionId};
 use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared};
 
 use super::{Error, Inner, convert, locks::Key, now};
@@ -12,27 +12,41 @@ const BATCH: usize = 500;
 impl Inner {
     pub(super) async fn remove(&self, id: ContextId) -> Result<Acknowledgment, Error> {
         let _held = self.locks.hold([Key::Context(id)]).await;
+        match self.unless_journaling(self.remove_now(id)).await? {
+            Some(context) => Ok(convert::acknowledgment(&context, AckStatus::Deleted)),
+            None => self.journal_removal(id).await,
+        }
+    }
+
+    async fn remove_now(&self, id: ContextId) -> Result<Context, Error> {
         let context = self.point(id).await?.context;
         self.store_health.note(self.store.delete(&self.owner, vec![id]).await)?;
         self.immediate.remove(id);
         self.sessions.forget(context.session.as_ref()).await;
-        Ok(convert::acknowledgment(&context, AckStatus::Deleted))
+        Ok(context)
     }
 
     /// Deletes a session's contexts. The expired ones go too, but nobody could see them, so they are not counted.
     pub(super) async fn clear(&self, session: SessionId) -> Result<Cleared, Error> {
         let _held = self.locks.hold([Key::Session(&session)]).await;
-        self.sessions.forget(Some(&session)).await;
+        match self.unless_journaling(self.clear_now(&session)).await? {
+            Some(deleted) => Ok(Cleared { deleted, journaled: false }),
+            None => self.journal_clearing(session).await,
+        }
+    }
+
+    async fn clear_now(&self, session: &SessionId) -> Result<usize, Error> {
+        self.sessions.forget(Some(session)).await;
         let alive =
             Selection { sessions: Sessions::Only(session.clone()), ..Selection::alive(self.owner.clone(), now()) };
         let deleted = self.delete_all(&alive).await?;
         self.delete_all(&Selection { expiry: Expiry::Any, ..alive }).await?;
-        self.immediate.clear(&session);
-        self.sessions.forget(Some(&session)).await;
-        Ok(Cleared { deleted })
+        self.immediate.clear(session);
+        self.sessions.forget(Some(session)).await;
+        Ok(deleted)
     }
 
-    async fn delete_all(&self, selection: &Selection) -> Result<usize, Error> {
+    pub(super) async fn delete_all(&self, selection: &Selection) -> Result<usize, Error> {
         let mut deleted = 0;
         loop {
             let batch = self.store_health.note(self.store.delete_selected(selection.clone(), BATCH).await)?;

@@ -31,6 +31,20 @@ pub enum Error {
     /// The store cannot be opened.
     #[error("failed to open the vector store")]
     Open(#[source] vector_store::Error),
+    /// The journal refuses or fails.
+    #[error("the write could not be journaled")]
+    Journal(#[from] context_manager_journal::Error),
+    /// A record of the journal is none that this version knows.
+    #[error("record {number} of the journal cannot be read; start the version that wrote it, or move the journal away")]
+    JournalEntry {
+        /// Its number.
+        number: u64,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A context that cannot reach the store could not be set aside.
+    #[error("failed to set aside a journaled context whose id was taken meanwhile")]
+    SetAside(#[source] std::io::Error),
     /// The embedder cannot be made.
     #[error("failed to set up the embedding")]
     Embedder(#[source] embedder::Error),
@@ -50,6 +64,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the store does not work for now, so that a write can only be journaled.
+    pub(super) const fn is_outage(&self) -> bool {
+        matches!(self, Self::Store(vector_store::Error::Failed(_)))
+    }
+
     /// A refusal of the field `field`.
     pub(super) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Field { field: field.into(), message: message.into() }
@@ -69,6 +88,9 @@ impl Error {
             | Self::Version(_)
             | Self::Store(_)
             | Self::Open(_)
+            | Self::Journal(_)
+            | Self::JournalEntry { .. }
+            | Self::SetAside(_)
             | Self::Embedder(_)
             | Self::ModelChanged { .. }
             | Self::Interrupted) => other,
@@ -94,8 +116,22 @@ impl From<Error> for Problem {
             Error::Store(vector_store::Error::Failed(_) | vector_store::Error::Closed) | Error::Open(_) => {
                 Self::new(Code::StoreUnavailable, "the store of the memory failed; try again, and look at /health")
             }
+            Error::Journal(context_manager_journal::Error::Full { limit, .. }) => Self::new(
+                Code::StoreUnavailable,
+                format!(
+                    "the store of the memory cannot be reached, and the journal has its {limit} bytes full; try again later"
+                ),
+            ),
+            Error::Journal(_) => Self::new(
+                Code::StoreUnavailable,
+                "the store of the memory cannot be reached, and the journal on the disk failed; look at the sidecar's log",
+            ),
             Error::Interrupted => Self::new(Code::ShuttingDown, "the sidecar is shutting down; try again"),
-            Error::Store(vector_store::Error::Refused(_)) | Error::Embedder(_) | Error::ModelChanged { .. } => {
+            Error::Store(vector_store::Error::Refused(_))
+            | Error::Embedder(_)
+            | Error::ModelChanged { .. }
+            | Error::JournalEntry { .. }
+            | Error::SetAside(_) => {
                 Self::new(Code::Internal, "the sidecar failed; its log says why, under this request's id")
             }
         }

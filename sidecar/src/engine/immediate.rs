@@ -12,7 +12,8 @@ use context_manager_memory::{
     Context, ContextId, Level, QueryVectors, SessionId, Timestamp, Vectors, immediate, local, rank::Candidate,
 };
 
-use super::filter::Wanted;
+use super::{filter::Wanted, pending::View};
+use crate::ports::vector_store::Point;
 
 /// Most contexts in memory, of all sessions together: about 8 MB with 384 dimensions.
 const MOST: usize = 2_048;
@@ -22,6 +23,8 @@ struct Ring {
     contexts: HashMap<ContextId, (Context, Vectors)>,
     /// Whether some had to be left out since the start.
     incomplete: bool,
+    /// Whether what the store has was put in since the start.
+    filled: bool,
 }
 
 /// The copy.
@@ -58,9 +61,15 @@ impl Immediate {
         self.ring().contexts.retain(|_, (context, _)| !context.is_expired(now));
     }
 
+    /// Whether some had to be left out.
+    pub(super) fn is_over_full(&self) -> bool {
+        self.ring().incomplete
+    }
+
     /// Whether every immediate context is here.
     pub(super) fn is_complete(&self) -> bool {
-        !self.ring().incomplete
+        let ring = self.ring();
+        ring.filled && !ring.incomplete
     }
 
     /// The living contexts that make room, so that the session has at most `capacity`.
@@ -77,19 +86,55 @@ impl Immediate {
             .collect()
     }
 
-    /// The wanted contexts with their scores; document frequencies are those of the wanted ones.
-    pub(super) fn candidates(&self, query: &QueryVectors, wanted: &Wanted, now: Timestamp) -> Vec<Candidate> {
-        let found: Vec<(Context, Vectors)> = self
-            .ring()
+    /// A context that is held, with its vectors.
+    pub(super) fn get(&self, id: ContextId, now: Timestamp) -> Option<Point> {
+        let found = self.ring().contexts.get(&id).cloned().filter(|(context, _)| !context.is_expired(now));
+        found.map(|(context, vectors)| Point { context, vectors })
+    }
+
+    /// Says that everything the store has on this level is here by now, or was left out on purpose.
+    pub(super) fn set_filled(&self) {
+        self.ring().filled = true;
+    }
+
+    /// Whether what the store has was put in since the start.
+    pub(super) fn is_filled(&self) -> bool {
+        self.ring().filled
+    }
+
+    /// The wanted contexts with their scores; document frequencies are those of the wanted ones. What waits in the journal takes part.
+    pub(super) fn candidates(
+        &self,
+        query: &QueryVectors,
+        wanted: &Wanted,
+        view: Option<&View>,
+        now: Timestamp,
+    ) -> Vec<Candidate> {
+        let mut found = self.matching(wanted, now);
+        if let Some(view) = view {
+            found.retain(|(context, _)| !view.hides(context));
+            found.extend(waiting(view, wanted, now));
+        }
+        local::score(query, &found)
+    }
+
+    /// The wanted contexts.
+    pub(super) fn matching(&self, wanted: &Wanted, now: Timestamp) -> Vec<(Context, Vectors)> {
+        self.ring()
             .contexts
             .values()
             .filter(|(context, _)| !context.is_expired(now) && wanted.matches(context))
             .cloned()
-            .collect();
-        local::score(query, &found)
+            .collect()
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The wanted contexts of those that wait in the journal.
+pub(super) fn waiting(view: &View, wanted: &Wanted, now: Timestamp) -> Vec<(Context, Vectors)> {
+    let alive = view.points().filter(|point| !point.context.is_expired(now) && wanted.matches(&point.context));
+    alive.map(|point| (point.context.clone(), point.vectors.clone())).collect()
 }

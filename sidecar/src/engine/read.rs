@@ -3,8 +3,11 @@
 use context_manager_memory::{ContextId, Level};
 use context_manager_protocol::message::{Context, ContextList, Stats};
 
-use super::{Error, Inner, ListQuery, convert, filter::Wanted, now};
-use crate::ports::vector_store::Point;
+use super::{Error, Inner, ListQuery, convert, filter::Wanted, immediate, now};
+use crate::{
+    metrics::{Degradation, Label as _},
+    ports::vector_store::{Page, Point},
+};
 
 /// Contexts of a page that names no limit.
 const PAGE: i64 = 100;
@@ -16,8 +19,22 @@ impl Inner {
 
     /// A living context with its vectors.
     pub(super) async fn point(&self, id: ContextId) -> Result<Point, Error> {
-        let found = self.store_health.note(self.store.get(&self.owner, vec![id], now()).await)?;
-        found.into_iter().next().ok_or(Error::NotFound(id))
+        let now = now();
+        let view = self.pending.view();
+        if let Some(view) = &view {
+            if let Some(point) = view.get(id) {
+                return if point.context.is_expired(now) { Err(Error::NotFound(id)) } else { Ok(point.clone()) };
+            }
+            if view.is_deleted(id) {
+                return Err(Error::NotFound(id));
+            }
+        }
+        let found = match self.store_health.note(self.store.get(&self.owner, vec![id], now).await) {
+            Ok(found) => found.into_iter().next(),
+            Err(error) => Some(self.immediate.get(id, now).ok_or(error)?),
+        };
+        let outdated = |point: &Point| view.as_ref().is_some_and(|view| view.hides(&point.context));
+        found.filter(|point| !outdated(point)).ok_or(Error::NotFound(id))
     }
 
     pub(super) async fn page(&self, query: ListQuery) -> Result<ContextList, Error> {
@@ -33,11 +50,37 @@ impl Inner {
             levels: levels.clone(),
             metadata: Vec::new(),
         };
-        let selection = wanted.selection(self.owner.clone(), levels, now());
-        let page = self.store_health.note(self.store.list(selection, from, limit).await)?;
+        let now = now();
+        let view = self.pending.view();
+        let selection = wanted.selection(self.owner.clone(), levels, now);
+        let (mut page, degraded) = match self.store_health.note(self.store.list(selection, from, limit).await) {
+            Ok(page) => (page, Vec::new()),
+            Err(error) if self.pending.is_enabled() && Error::from(error.clone()).is_outage() => {
+                let held = self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| context);
+                self.metrics.contexts.degraded.add(Degradation::Store, 1);
+                let page = Page { contexts: held.collect(), next: None };
+                (page, vec![Degradation::Store.as_str().to_owned()])
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(view) = view {
+            page.contexts.retain(|context| !view.hides(context));
+            page.contexts.extend(immediate::waiting(&view, &wanted, now).into_iter().map(|(context, _)| context));
+        }
+        page.contexts.retain(|context| from.is_none_or(|from| context.id >= from));
+        page.contexts.sort_by_key(|context| context.id);
+        // A waiting context beyond the store's page belongs to a later one.
+        if let Some(next) = page.next {
+            page.contexts.retain(|context| context.id < next);
+        }
+        if page.contexts.len() > limit {
+            page.next = Some(page.contexts[limit].id);
+            page.contexts.truncate(limit);
+        }
         Ok(ContextList {
             contexts: page.contexts.into_iter().map(convert::message).collect(),
             next: page.next.map(|next| next.to_string()),
+            degraded,
         })
     }
 
@@ -48,6 +91,7 @@ impl Inner {
         Ok(Stats {
             contexts: counts.iter().map(|(level, count)| (convert::level_message(level), *count)).collect(),
             disk_bytes: stats.disk_bytes,
+            journaled_writes: self.pending.len(),
             embedding_model: embedding.model().to_owned(),
             dimensions: embedding.dimensions(),
             uptime_seconds: self.metrics.uptime().as_secs(),

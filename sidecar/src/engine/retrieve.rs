@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Instant};
 use context_manager_memory::{
     Level, PerLevel, QueryVectors, Timestamp,
     budget::{self, Item, Packing},
-    lexical,
+    lexical, local,
     rank::{self, Candidate, QueryFacts, Ranked},
     tokens,
 };
@@ -18,7 +18,7 @@ use tracing::warn;
 use super::{
     Error, Inner, convert,
     filter::{self, Wanted},
-    now,
+    immediate, now,
     policy::Policy,
 };
 use crate::{
@@ -113,23 +113,30 @@ impl Inner {
         now: Timestamp,
         degraded: &mut Vec<Degradation>,
     ) -> Result<Vec<Candidate>, Error> {
-        let (immediate, stored): (Vec<Level>, Vec<Level>) =
+        let (fresh, stored): (Vec<Level>, Vec<Level>) =
             wanted.levels.iter().partition(|level| **level == Level::Immediate);
+        let view = self.pending.view();
         if stored.is_empty() && self.immediate.is_complete() {
-            return Ok(self.immediate.candidates(&query, wanted, now));
+            return Ok(self.immediate.candidates(&query, wanted, view.as_deref(), now));
         }
-        let searches = [immediate, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
+        let searches = [fresh, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
             query: query.clone(),
             selection: wanted.selection(self.owner.clone(), levels, now),
             per_leg: Search::PER_LEG,
         });
         match self.store_health.note(self.store.candidates(searches.collect()).await) {
-            Ok(candidates) => Ok(candidates),
+            Ok(mut candidates) => {
+                if let Some(view) = view {
+                    candidates.retain(|candidate| !view.hides(&candidate.context));
+                    candidates.extend(local::score(&query, &immediate::waiting(&view, wanted, now)));
+                }
+                Ok(candidates)
+            }
             Err(error @ vector_store::Error::Refused(_)) => Err(error.into()),
             Err(error @ (vector_store::Error::Failed(_) | vector_store::Error::Closed)) => {
                 warn!(error = chain(&error), "Searched without the store");
                 degraded.push(Degradation::Store);
-                Ok(self.immediate.candidates(&query, wanted, now))
+                Ok(self.immediate.candidates(&query, wanted, view.as_deref(), now))
             }
         }
     }

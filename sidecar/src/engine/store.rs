@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A context of the request.
-enum Draft {
+pub(super) enum Draft {
     /// It is to be written.
     New(Context),
     /// It was written before, by the same request sent twice.
@@ -30,7 +30,17 @@ enum Draft {
 }
 
 impl Draft {
-    const fn context(&self) -> &Context {
+    /// Compares a context of the request with the one that has its id.
+    pub(super) fn of(there: Option<Context>, context: Context, now: Timestamp) -> Result<Self, Error> {
+        match there {
+            Some(there) if there.is_expired(now) && is_owned_alike(&there, &context) => Ok(Self::New(context)),
+            Some(there) if says_the_same(&there, &context) => Ok(Self::There(there)),
+            Some(_) => Err(Error::IdTaken(context.id)),
+            None => Ok(Self::New(context)),
+        }
+    }
+
+    pub(super) const fn context(&self) -> &Context {
         match self {
             Self::New(context) | Self::There(context) => context,
         }
@@ -69,10 +79,23 @@ impl Inner {
 
         let chosen: Vec<ContextId> =
             contexts.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(context, _)| context.id).collect();
-        let mut drafts = self.compare(contexts, chosen, now).await?;
-        self.write(&mut drafts, now).await?;
+        let (drafts, status) = match self.unless_journaling(self.store_now(&contexts, chosen, now)).await? {
+            Some(drafts) => (drafts, AckStatus::Stored),
+            None => (self.journal_contexts(contexts, now).await?, AckStatus::Journaled),
+        };
         self.metrics.contexts.store_duration.observe(since.elapsed().as_secs_f64());
-        Ok(drafts.iter().map(|draft| convert::acknowledgment(draft.context(), AckStatus::Stored)).collect())
+        Ok(drafts.iter().map(|draft| convert::acknowledgment(draft.context(), status)).collect())
+    }
+
+    async fn store_now(
+        &self,
+        contexts: &[Context],
+        chosen: Vec<ContextId>,
+        now: Timestamp,
+    ) -> Result<Vec<Draft>, Error> {
+        let mut drafts = self.compare(contexts.to_vec(), chosen, now).await?;
+        self.write(&mut drafts, now).await?;
+        Ok(drafts)
     }
 
     /// Tells new contexts from those that are there already. Ids made here cannot be taken, so only chosen ones are looked up.
@@ -87,51 +110,18 @@ impl Inner {
             let found = self.store_health.note(self.store.find(chosen).await)?;
             taken.extend(found.into_iter().map(|context| (context.id, context)));
         }
-        let compared = contexts.into_iter().map(|context| match taken.remove(&context.id) {
-            Some(there) if there.is_expired(now) && is_owned_alike(&there, &context) => Ok(Draft::New(context)),
-            Some(there) if says_the_same(&there, &context) => Ok(Draft::There(there)),
-            Some(_) => Err(Error::IdTaken(context.id)),
-            None => Ok(Draft::New(context)),
-        });
-        compared.collect()
+        contexts.into_iter().map(|context| Draft::of(taken.remove(&context.id), context, now)).collect()
     }
 
-    async fn write(&self, drafts: &mut [Draft], now: Timestamp) -> Result<(), Error> {
+    pub(super) async fn write(&self, drafts: &mut [Draft], now: Timestamp) -> Result<(), Error> {
         let mut ends: HashMap<SessionId, SessionEnd> = HashMap::new();
-        let (mut points, mut texts) = (Vec::new(), Vec::new());
-        for draft in drafts {
-            let Draft::New(context) = draft else { continue };
-            let mut previous = None;
-            if let Some(session) = context.session.clone() {
-                let end = match ends.remove(&session) {
-                    Some(end) => end,
-                    None => self.session_end(&session, now).await?,
-                };
-                context.sequence = end.sequence.map_or(0, |last| last.saturating_add(1));
-                previous = end.last;
-                ends.insert(session, SessionEnd { sequence: Some(context.sequence), last: Some(context.clone()) });
-            }
-            texts.push(index_texts(context, previous.as_ref()));
-            points.push(Point { context: context.clone(), vectors: Vectors::default() });
+        for session in sessions_of(drafts) {
+            let end = self.session_end(&session, now).await?;
+            ends.insert(session, end);
         }
+        let points = self.make_points(drafts, &mut ends).await;
         if points.is_empty() {
             return Ok(());
-        }
-        let dense = match self.embedding.load_full().documents(&texts).await {
-            Ok(dense) => dense.into_iter().map(Some).collect(),
-            Err(error) => {
-                warn!(
-                    error = chain(&error),
-                    contexts = points.len(),
-                    "Stored without dense vectors; they are added later"
-                );
-                self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                self.upkeep.expect_missing_vectors();
-                vec![None; points.len()]
-            }
-        };
-        for ((point, texts), dense) in points.iter_mut().zip(&texts).zip(dense) {
-            point.vectors = texts.vectors(&Bm25::default(), dense);
         }
         let written = self.store.upsert(points.clone()).await;
         if let Err(error) = self.store_health.note(written) {
@@ -156,6 +146,47 @@ impl Inner {
             self.make_room(session.as_ref(), now).await;
         }
         Ok(())
+    }
+
+    /// Numbers the new contexts within their sessions, whose ends are brought up to date, and makes their vectors.
+    pub(super) async fn make_points(
+        &self,
+        drafts: &mut [Draft],
+        ends: &mut HashMap<SessionId, SessionEnd>,
+    ) -> Vec<Point> {
+        let (mut points, mut texts) = (Vec::new(), Vec::new());
+        for draft in drafts {
+            let Draft::New(context) = draft else { continue };
+            let mut previous = None;
+            if let Some(session) = context.session.clone() {
+                let end = ends.remove(&session).unwrap_or_default();
+                context.sequence = end.sequence.map_or(0, |last| last.saturating_add(1));
+                previous = end.last;
+                ends.insert(session, SessionEnd { sequence: Some(context.sequence), last: Some(context.clone()) });
+            }
+            texts.push(index_texts(context, previous.as_ref()));
+            points.push(Point { context: context.clone(), vectors: Vectors::default() });
+        }
+        if points.is_empty() {
+            return points;
+        }
+        let dense = match self.embedding.load_full().documents(&texts).await {
+            Ok(dense) => dense.into_iter().map(Some).collect(),
+            Err(error) => {
+                warn!(
+                    error = chain(&error),
+                    contexts = points.len(),
+                    "Stored without dense vectors; they are added later"
+                );
+                self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
+                self.upkeep.expect_missing_vectors();
+                vec![None; points.len()]
+            }
+        };
+        for ((point, texts), dense) in points.iter_mut().zip(&texts).zip(dense) {
+            point.vectors = texts.vectors(&Bm25::default(), dense);
+        }
+        points
     }
 
     async fn session_end(&self, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
@@ -188,9 +219,18 @@ impl Inner {
     }
 }
 
+/// The sessions that get new contexts.
+pub(super) fn sessions_of(drafts: &[Draft]) -> HashSet<SessionId> {
+    let new = drafts.iter().filter_map(|draft| match draft {
+        Draft::New(context) => context.session.clone(),
+        Draft::There(_) => None,
+    });
+    new.collect()
+}
+
 /// Whether storing `new` again is harmless, because `there` is what it would become. A context that was promoted or made
 /// room since is on another level, and still the same.
-fn says_the_same(there: &Context, new: &Context) -> bool {
+pub(super) fn says_the_same(there: &Context, new: &Context) -> bool {
     is_owned_alike(there, new)
         && there.text == new.text
         && there.session == new.session
@@ -201,6 +241,6 @@ fn says_the_same(there: &Context, new: &Context) -> bool {
         && (there.level == new.level || there.version > 1)
 }
 
-fn is_owned_alike(there: &Context, new: &Context) -> bool {
+pub(super) fn is_owned_alike(there: &Context, new: &Context) -> bool {
     there.tenant == new.tenant && there.agent == new.agent
 }

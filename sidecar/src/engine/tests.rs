@@ -18,6 +18,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::ports::vector_store::{Dense, Selection};
 
+mod outage;
+
 struct Fixture {
     engine: Engine,
     config: SidecarConfig,

@@ -31,6 +31,13 @@ impl Inner {
         let ttl = ttl.map(convert::ttl).transpose()?;
         let change = Change { text, metadata, ttl, if_version };
         let _held = self.locks.hold([Key::Context(id)]).await;
+        match self.unless_journaling(self.change_now(id, change.clone())).await? {
+            Some(changed) => Ok(convert::acknowledgment(&changed, AckStatus::Updated)),
+            None => self.journal_change(id, change).await,
+        }
+    }
+
+    async fn change_now(&self, id: ContextId, change: Change) -> Result<Context, Error> {
         let mut current = self.point(id).await?;
         for _ in 0..ATTEMPTS {
             let changed = update::apply(&current.context, change.clone(), now())?;
@@ -42,7 +49,7 @@ impl Inner {
                 Updated::Applied => {
                     self.immediate.put(&changed, &vectors.unwrap_or(current.vectors));
                     self.sessions.forget(changed.session.as_ref()).await;
-                    return Ok(convert::acknowledgment(&changed, AckStatus::Updated));
+                    return Ok(changed);
                 }
                 Updated::Conflict { .. } => current = self.point(id).await?,
                 Updated::Missing => return Err(Error::NotFound(id)),
@@ -52,7 +59,7 @@ impl Inner {
     }
 
     /// The vectors of a stored context as it should be; without the dense ones when the embedding fails.
-    async fn vectors_of(&self, context: &Context) -> Result<Vectors, Error> {
+    pub(super) async fn vectors_of(&self, context: &Context) -> Result<Vectors, Error> {
         let texts = index_texts(context, self.previous(context).await?.as_ref());
         let dense = match self.embedding.load_full().documents(std::slice::from_ref(&texts)).await {
             Ok(dense) => dense.into_iter().next(),

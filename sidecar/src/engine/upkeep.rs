@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use context_manager_memory::{Context, ContextId, Level, SessionId, Timestamp, promotion};
+use context_manager_memory::{Context, ContextId, Level, SessionId, Timestamp, Vectors, promotion};
 use tracing::{debug, warn};
 
 use super::{Error, Inner, locks::Key, now};
@@ -66,6 +66,14 @@ impl Upkeep {
 impl Inner {
     /// One turn. All parts are tried; the first failure is returned.
     pub(super) async fn upkeep(&self) -> Result<(), Error> {
+        self.pending.show();
+        if self.pending.is_active() {
+            // The store is away or is catching up; nothing is moved in it until all writes before are there.
+            return Ok(());
+        }
+        if !self.immediate.is_filled() {
+            self.fill_immediate().await?;
+        }
         let results = [
             self.write_accesses().await,
             self.hold_capacities().await,
@@ -79,6 +87,7 @@ impl Inner {
 
     pub(super) async fn finish(&self) -> Result<(), Error> {
         let counted = self.write_accesses().await;
+        self.pending.close();
         self.store.close().await?;
         counted
     }
@@ -202,17 +211,36 @@ impl Inner {
             let page = self.store_health.note(self.store.list(selection.clone(), from, PAGE).await)?;
             let ids = page.contexts.iter().map(|context| context.id).collect();
             for Point { context, vectors } in self.store_health.note(self.store.get(&self.owner, ids, now()).await)? {
-                self.immediate.put(&context, &vectors);
+                self.refill(context, vectors).await?;
             }
             match page.next {
-                Some(_) if !self.immediate.is_complete() => {
+                Some(_) if self.immediate.is_over_full() => {
+                    self.immediate.set_filled();
                     warn!("There are more immediate contexts than fit in memory; searches of that level ask the store");
                     return Ok(());
                 }
                 Some(next) => from = Some(next),
-                None => return Ok(()),
+                None => {
+                    self.immediate.set_filled();
+                    return Ok(());
+                }
             }
         }
+    }
+
+    /// Puts a context in L1 unless it was changed or deleted since it was read: requests may be served already.
+    async fn refill(&self, context: Context, vectors: Vectors) -> Result<(), Error> {
+        let keys = [Some(Key::Context(context.id)), context.session.as_ref().map(Key::Session)];
+        let _held = self.locks.hold(keys.into_iter().flatten()).await;
+        if self.requests_are_served.load(Ordering::Acquire) {
+            let found = self.store_health.note(self.store.get(&self.owner, vec![context.id], now()).await)?;
+            if let Some(Point { context, vectors }) = found.into_iter().next() {
+                self.immediate.put(&context, &vectors);
+            }
+        } else {
+            self.immediate.put(&context, &vectors);
+        }
+        Ok(())
     }
 }
 

@@ -113,6 +113,22 @@ labels! {
         /// The vector store.
         Store = "store",
     }
+    /// A neighbour that a breaker stands before.
+    Neighbour {
+        /// The vector store.
+        Store = "store",
+        /// The embedding API.
+        Embedding = "embedding",
+    }
+    /// Why a journaled write did not change the store.
+    Dropped {
+        /// The context to change is not there any more.
+        Missing = "missing",
+        /// Its id was taken by another content.
+        Conflict = "conflict",
+        /// It expired while it waited.
+        Expired = "expired",
+    }
     /// One of the two listeners.
     Listener {
         /// The authenticated one on loopback.

@@ -132,6 +132,9 @@ pub enum Error {
     /// A vector has a value that is not a finite number.
     #[error("the embedding model returned a vector with a value that is not a finite number")]
     NotFinite,
+    /// The API failed too often lately.
+    #[error(transparent)]
+    LeftAlone(crate::breaker::Open),
     /// A file that the call needs cannot be used.
     #[error("failed to use {what} from {path:?}")]
     File {
@@ -166,6 +169,7 @@ impl Error {
             | Self::Count { .. }
             | Self::Dimensions { .. }
             | Self::NotFinite
+            | Self::LeftAlone(_)
             | Self::File { .. }
             | Self::Setup { .. } => Retry::Never,
         }

@@ -71,7 +71,8 @@ pub async fn clear_session(
         invalid("session", "the parameter session is missing; name the session to clear, such as ?session=chat-42")
     })?;
     let cleared = engine.clear_session(&caller.verified, &session).await?;
-    Ok(caller.answer(StatusCode::OK, &cleared))
+    let status = if cleared.journaled { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok(caller.answer(status, &cleared))
 }
 
 /// The status of a write that made something: 201, or 202 while it is only in the journal.

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{Json, Router, extract::State, http::HeaderMap, response::IntoResponse as _, routing::post};
 use context_manager_protocol::{
-    config::{Embedding, Provider},
+    config::{CircuitBreaker, Embedding, Provider},
     duration::HumanDuration,
 };
 use serde_json::{Value, json};
@@ -98,7 +98,8 @@ impl Fixture {
         config.retry.initial_delay = HumanDuration::from_millis(10);
         change(&mut config);
         let metrics = Arc::new(Metrics::new());
-        let embedder = embedder::build(&config, Some(&"token".into()), &metrics).expect("a valid configuration");
+        let embedder = embedder::build(&config, &CircuitBreaker::default(), Some(&"token".into()), &metrics)
+            .expect("a valid configuration");
         Self { embedder, server, metrics }
     }
 

@@ -1,0 +1,247 @@
+//! A circuit breaker: a neighbour that failed several times in a row is left alone for a while, then tried by a few calls.
+//!
+//! After Michael Nygard, *Release It!* (2nd edition, 2018), chapter 5. Closed: calls pass, and `failure_threshold` failures in a
+//! row open it. Open: calls are refused at once for `open_for`. Half-open: at most `success_threshold` calls at a time pass as
+//! probes; that many successes close it, one failure opens it again. A call that is neither (dropped, or refused for its own
+//! fault) changes nothing.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use context_manager_protocol::config;
+use tracing::{info, warn};
+
+use crate::metrics::{Label as _, Metrics, Neighbour};
+
+/// The breaker before one neighbour.
+#[derive(Debug)]
+pub struct Breaker {
+    neighbour: Neighbour,
+    failure_threshold: u32,
+    success_threshold: u32,
+    open_for: Duration,
+    state: Mutex<State>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Closed { failures: u32 },
+    Open { since: Instant },
+    HalfOpen { successes: u32, probes: u32 },
+}
+
+/// The neighbour is left alone for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {} failed several times in a row and is left alone for {retry_after:?}", .neighbour.as_str())]
+pub struct Open {
+    /// Which one.
+    pub neighbour: Neighbour,
+    /// When it is tried again.
+    pub retry_after: Duration,
+}
+
+/// The permission for one call. Dropped without a verdict, it says nothing about the neighbour.
+#[derive(Debug)]
+#[must_use = "the outcome of the call belongs to the permit"]
+pub struct Permit<'a> {
+    breaker: &'a Breaker,
+    is_probe: bool,
+}
+
+impl Breaker {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(neighbour: Neighbour, settings: &config::CircuitBreaker, metrics: Arc<Metrics>) -> Self {
+        let config::CircuitBreaker { failure_threshold, success_threshold, open_for } = settings;
+        let breaker = Self {
+            neighbour,
+            failure_threshold: *failure_threshold,
+            success_threshold: *success_threshold,
+            open_for: open_for.get(),
+            state: Mutex::new(State::Closed { failures: 0 }),
+            metrics,
+        };
+        breaker.show(State::Closed { failures: 0 });
+        breaker
+    }
+
+    /// Asks for the permission to call.
+    ///
+    /// # Errors
+    /// When the breaker is open, or half-open with enough probes under way.
+    pub fn admit(&self) -> Result<Permit<'_>, Open> {
+        let mut state = self.state();
+        if let State::Open { since } = *state {
+            let elapsed = since.elapsed();
+            if elapsed < self.open_for {
+                return Err(Open { neighbour: self.neighbour, retry_after: self.open_for.saturating_sub(elapsed) });
+            }
+            self.enter(&mut state, State::HalfOpen { successes: 0, probes: 0 });
+        }
+        match &mut *state {
+            State::HalfOpen { probes, .. } if *probes >= self.success_threshold => {
+                Err(Open { neighbour: self.neighbour, retry_after: Duration::from_millis(100) })
+            }
+            State::HalfOpen { probes, .. } => {
+                *probes += 1;
+                Ok(Permit { breaker: self, is_probe: true })
+            }
+            State::Closed { .. } | State::Open { .. } => Ok(Permit { breaker: self, is_probe: false }),
+        }
+    }
+
+    fn enter(&self, state: &mut State, new: State) {
+        *state = new;
+        self.show(new);
+        let neighbour = self.neighbour.as_str();
+        match new {
+            State::Open { .. } => {
+                self.metrics.breakers.opened.add(self.neighbour, 1);
+                warn!(
+                    neighbour,
+                    open_for_ms = self.open_for.as_millis(),
+                    "The breaker opened: the neighbour is left alone"
+                );
+            }
+            State::HalfOpen { .. } => info!(neighbour, "The breaker is half-open: the neighbour is tried"),
+            State::Closed { .. } => info!(neighbour, "The breaker closed: the neighbour is back"),
+        }
+    }
+
+    fn show(&self, state: State) {
+        let value = match state {
+            State::Closed { .. } => 0,
+            State::HalfOpen { .. } => 1,
+            State::Open { .. } => 2,
+        };
+        self.metrics.breakers.state.set(self.neighbour, value);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit<'_> {
+    /// The neighbour answered.
+    pub fn succeeded(self) {
+        let mut state = self.breaker.state();
+        match &mut *state {
+            State::Closed { failures } => *failures = 0,
+            State::HalfOpen { successes, .. } if self.is_probe => {
+                *successes += 1;
+                if *successes >= self.breaker.success_threshold {
+                    self.breaker.enter(&mut state, State::Closed { failures: 0 });
+                }
+            }
+            // A call from before it opened.
+            State::HalfOpen { .. } | State::Open { .. } => {}
+        }
+    }
+
+    /// The neighbour failed.
+    pub fn failed(self) {
+        let mut state = self.breaker.state();
+        match &mut *state {
+            State::Closed { failures } => {
+                *failures += 1;
+                if *failures >= self.breaker.failure_threshold {
+                    self.breaker.enter(&mut state, State::Open { since: Instant::now() });
+                }
+            }
+            State::HalfOpen { .. } if self.is_probe => {
+                self.breaker.enter(&mut state, State::Open { since: Instant::now() });
+            }
+            State::HalfOpen { .. } | State::Open { .. } => {}
+        }
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if self.is_probe
+            && let State::HalfOpen { probes, .. } = &mut *self.breaker.state()
+        {
+            *probes = probes.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use context_manager_protocol::duration::HumanDuration;
+
+    use super::*;
+
+    fn breaker() -> Breaker {
+        let settings = config::CircuitBreaker {
+            failure_threshold: 3,
+            success_threshold: 2,
+            open_for: HumanDuration::from_millis(20),
+        };
+        Breaker::new(Neighbour::Store, &settings, Arc::new(Metrics::new()))
+    }
+
+    fn fail(breaker: &Breaker, times: u32) {
+        for _ in 0..times {
+            breaker.admit().expect("admitted").failed();
+        }
+    }
+
+    fn state(breaker: &Breaker) -> &'static str {
+        match *breaker.state() {
+            State::Closed { .. } => "closed",
+            State::HalfOpen { .. } => "half-open",
+            State::Open { .. } => "open",
+        }
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it_and_others_do_not() {
+        let breaker = breaker();
+        fail(&breaker, 2);
+        breaker.admit().expect("admitted").succeeded();
+        fail(&breaker, 2);
+        drop(breaker.admit().expect("a call without a verdict"));
+        assert_eq!(state(&breaker), "closed");
+        fail(&breaker, 1);
+        let refused = breaker.admit().expect_err("open");
+        assert!(refused.retry_after <= Duration::from_millis(20), "{refused}");
+        assert_eq!(breaker.metrics.breakers.opened.get(Neighbour::Store), 1);
+    }
+
+    #[test]
+    fn a_bounded_number_of_probes_closes_it_or_opens_it_again() {
+        let breaker = breaker();
+        fail(&breaker, 3);
+        std::thread::sleep(Duration::from_millis(25));
+        let probes = [breaker.admit().expect("a probe"), breaker.admit().expect("a second one")];
+        assert!(breaker.admit().is_err(), "a third probe at once");
+        let [first, second] = probes;
+        first.succeeded();
+        drop(second);
+        assert_eq!(state(&breaker), "half-open");
+        breaker.admit().expect("another probe").failed();
+        assert_eq!(state(&breaker), "open");
+        std::thread::sleep(Duration::from_millis(25));
+        for _ in 0..2 {
+            breaker.admit().expect("a probe").succeeded();
+        }
+        assert_eq!(state(&breaker), "closed");
+    }
+
+    #[test]
+    fn a_late_failure_from_before_it_opened_changes_nothing() {
+        let breaker = breaker();
+        let late = breaker.admit().expect("admitted");
+        fail(&breaker, 3);
+        std::thread::sleep(Duration::from_millis(25));
+        let probe = breaker.admit().expect("a probe");
+        late.failed();
+        assert_eq!(state(&breaker), "half-open");
+        drop(probe);
+    }
+}

@@ -1,0 +1,169 @@
+//! Bringing journaled writes to the store, in their order and without effect when they are there already.
+//!
+//! A write is marked complete after the store has it, so an end of the process in between brings it again: every step
+//! looks first whether it was done.
+
+use std::{collections::HashMap, io::Write as _, path::PathBuf};
+
+use context_manager_memory::{Context, ContextId, Timestamp, update};
+use tracing::{info, warn};
+
+use super::{
+    Error, Inner, now,
+    pending::Entry,
+    store::{Draft, is_owned_alike, says_the_same},
+};
+use crate::{
+    metrics::Dropped,
+    ports::vector_store::{Expiry, Selection, Sessions, Updated},
+};
+
+/// Most contexts of one call of the store.
+const BATCH: usize = 100;
+/// Attempts of one change against changes from elsewhere.
+const ATTEMPTS: usize = 5;
+
+impl Inner {
+    /// Brings the oldest waiting writes to the store. Says whether more are waiting.
+    pub(super) async fn drain(&self) -> Result<bool, Error> {
+        let mut contexts = 0;
+        let mut taken = 0;
+        let batch = self.pending.front(|entry| {
+            taken += 1;
+            match entry {
+                Entry::Store { contexts: stored } => {
+                    contexts += stored.len();
+                    taken == 1 || contexts <= BATCH
+                }
+                Entry::Update { .. } | Entry::Delete { .. } | Entry::Clear { .. } => {
+                    let alone = taken == 1;
+                    contexts = BATCH;
+                    alone
+                }
+            }
+        });
+        let Some(&(last, _)) = batch.last() else { return Ok(false) };
+        let mut stored = Vec::new();
+        for (_, entry) in batch {
+            match entry {
+                Entry::Store { contexts } => stored.extend(contexts),
+                Entry::Update { id, expected, text, metadata, ttl, at } => {
+                    let change = update::Change { text, metadata, ttl, if_version: None };
+                    self.drain_update(id, expected, change, at).await?;
+                }
+                Entry::Delete { id, .. } => {
+                    self.store_health.note(self.store.delete(&self.owner, vec![id]).await)?;
+                    self.immediate.remove(id);
+                }
+                Entry::Clear { session, .. } => {
+                    let selection = Selection {
+                        sessions: Sessions::Only(session.clone()),
+                        expiry: Expiry::Any,
+                        ..Selection::alive(self.owner.clone(), now())
+                    };
+                    self.delete_all(&selection).await?;
+                    self.immediate.clear(&session);
+                    self.sessions.forget(Some(&session)).await;
+                }
+            }
+        }
+        if !stored.is_empty() {
+            self.drain_contexts(stored).await?;
+        }
+        self.pending.complete(last).await?;
+        let more = self.pending.is_active();
+        if !more {
+            info!("All journaled writes have reached the store");
+        }
+        Ok(more)
+    }
+
+    async fn drain_contexts(&self, contexts: Vec<Context>) -> Result<(), Error> {
+        let now = now();
+        let ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
+        let found = self.store_health.note(self.store.find(ids).await)?;
+        let there: HashMap<ContextId, Context> = found.into_iter().map(|context| (context.id, context)).collect();
+        let mut drafts = Vec::new();
+        for context in contexts {
+            match there.get(&context.id) {
+                None if context.is_expired(now) => self.metrics.journal.dropped.add(Dropped::Expired, 1),
+                None => drafts.push(Draft::New(context)),
+                // It was brought before, and may have been changed since.
+                Some(there) if is_owned_alike(there, &context) && came_of(there, &context) => {}
+                Some(_) => self.set_aside(&context).await?,
+            }
+        }
+        for draft in &drafts {
+            // What the cache remembers may be from before the outage, when another sidecar may have gone on with the session.
+            self.sessions.forget(draft.context().session.as_ref()).await;
+        }
+        self.write(&mut drafts, now).await
+    }
+
+    async fn drain_update(
+        &self,
+        id: ContextId,
+        expected: i64,
+        change: update::Change,
+        at: Timestamp,
+    ) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            let found = self.store_health.note(self.store.get(&self.owner, vec![id], now()).await)?;
+            let Some(current) = found.into_iter().next() else {
+                self.metrics.journal.dropped.add(Dropped::Missing, 1);
+                warn!(context.id = %id, "A journaled change came too late: the context is gone");
+                return Ok(());
+            };
+            if current.context.version > expected && has(&current.context, &change) {
+                return Ok(());
+            }
+            let changed = update::apply(&current.context, change.clone(), at)?;
+            let vectors =
+                if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
+            let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
+            match self.store_health.note(written)? {
+                Updated::Applied => {
+                    self.immediate.put(&changed, &vectors.unwrap_or(current.vectors));
+                    self.sessions.forget(changed.session.as_ref()).await;
+                    return Ok(());
+                }
+                Updated::Missing | Updated::Conflict { .. } => {}
+            }
+        }
+        Err(Error::Interrupted)
+    }
+
+    /// Keeps a context whose id somebody else has taken meanwhile in a file beside the journal, because its write was acknowledged.
+    async fn set_aside(&self, context: &Context) -> Result<(), Error> {
+        self.metrics.journal.dropped.add(Dropped::Conflict, 1);
+        let Some(path) = self.conflicts_file.clone() else { return Ok(()) };
+        warn!(
+            context.id = %context.id,
+            file = %path.display(),
+            "The id of a journaled context was taken by another content meanwhile; it is set aside in the file"
+        );
+        let line = serde_json::to_string(context).map_err(|_| Error::Interrupted)?;
+        let written = tokio::task::spawn_blocking(move || append_line(path, &line)).await;
+        written.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)
+    }
+}
+
+/// Whether `there` is what became of `new`: the same but for later changes.
+fn came_of(there: &Context, new: &Context) -> bool {
+    says_the_same(there, new) || (there.version > 1 && there.created_at == new.created_at)
+}
+
+/// Whether a change can be seen in a context.
+fn has(context: &Context, change: &update::Change) -> bool {
+    change.text.as_ref().is_none_or(|text| *text == context.text)
+        && change.ttl.is_none_or(|ttl| context.ttl == Some(ttl))
+        && change.metadata.iter().flatten().all(|(key, value)| {
+            if value.is_null() { !context.metadata.contains_key(key) } else { context.metadata.get(key) == Some(value) }
+        })
+}
+
+fn append_line(path: PathBuf, line: &str) -> std::io::Result<()> {
+    let mut file = std::fs::File::options().create(true).append(true).open(path)?;
+    writeln!(file, "{line}")?;
+    file.sync_all()
+}

@@ -1,0 +1,158 @@
+//! Writes while the store is away: they are taken from what the sidecar knows itself, and go to the journal.
+
+use std::collections::HashMap;
+
+use context_manager_journal::Options;
+use context_manager_memory::{
+    Context, ContextId, Level, SessionId, Timestamp,
+    update::{self, Change},
+};
+use context_manager_protocol::{
+    config::{SidecarConfig, Store},
+    message::{AckStatus, Acknowledgment, Cleared},
+};
+use tracing::warn;
+
+use super::{
+    Error, Inner, convert,
+    filter::Wanted,
+    immediate, now,
+    pending::{Effect, Entry},
+    store::{Draft, sessions_of},
+};
+use crate::{
+    ports::vector_store::{Point, SessionEnd},
+    refusal::chain,
+};
+
+/// Where the journal is; `None` beside a Qdrant server without a directory for it.
+pub(super) fn options(config: &SidecarConfig) -> Option<Options> {
+    let directory = match (&config.journal.path, &config.store) {
+        (Some(path), _) => path.clone(),
+        (None, Store::Embedded(store)) => store.path.join("journal"),
+        (None, Store::Qdrant(_)) => {
+            warn!("journal.path is not set: writes are refused while the Qdrant server cannot be reached");
+            return None;
+        }
+    };
+    Some(Options { max_bytes: config.journal.max_size.bytes(), ..Options::new(directory) })
+}
+
+impl Inner {
+    /// The outcome of a write to the store; `None` when it has to be journaled, because others wait already or the store is away.
+    pub(super) async fn unless_journaling<T>(
+        &self,
+        write: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>, Error> {
+        if self.pending.is_active() {
+            return Ok(None);
+        }
+        match write.await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_outage() && self.pending.is_enabled() => {
+                warn!(error = chain(&error), "The store is away; writes are journaled");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A context as far as the sidecar knows it without the store.
+    fn known(&self, id: ContextId, now: Timestamp) -> Option<Point> {
+        match self.pending.view() {
+            Some(view) => {
+                let held = || self.immediate.get(id, now).filter(|point| !view.hides(&point.context));
+                view.get(id).cloned().or_else(held)
+            }
+            None => self.immediate.get(id, now),
+        }
+    }
+
+    /// Journals new contexts. Whether the store has their ids already is found out when they get there.
+    pub(super) async fn journal_contexts(&self, contexts: Vec<Context>, now: Timestamp) -> Result<Vec<Draft>, Error> {
+        let compared = contexts.into_iter().map(|context| {
+            let there = self.known(context.id, now).map(|point| point.context);
+            Draft::of(there, context, now)
+        });
+        let mut drafts = compared.collect::<Result<Vec<_>, _>>()?;
+        let view = self.pending.view();
+        let mut ends: HashMap<SessionId, SessionEnd> = HashMap::new();
+        for session in sessions_of(&drafts) {
+            let end = match view.as_ref().and_then(|view| view.session_end(&session)) {
+                Some(end) => Some(end),
+                None => self.sessions.get(&session).await,
+            };
+            ends.insert(session, end.unwrap_or_default());
+        }
+        let points = self.make_points(&mut drafts, &mut ends).await;
+        if !points.is_empty() {
+            let contexts = points.iter().map(|point| point.context.clone()).collect();
+            self.pending.append(Entry::Store { contexts }, Effect::Put(points)).await?;
+        }
+        Ok(drafts)
+    }
+
+    /// Journals a change. The context must be known, because the answer depends on it.
+    pub(super) async fn journal_change(&self, id: ContextId, change: Change) -> Result<Acknowledgment, Error> {
+        let now = now();
+        let current = match self.known(id, now) {
+            Some(point) => point,
+            None => self.point(id).await?,
+        };
+        let Change { text, metadata, ttl, .. } = change.clone();
+        let changed = update::apply(&current.context, change, now)?;
+        self.limits.metadata(&changed.metadata)?;
+        let vectors = if changed.text == current.context.text {
+            current.vectors
+        } else {
+            let mut drafts = [Draft::New(changed.clone())];
+            let sequence = changed.sequence;
+            let before = SessionEnd { sequence: Some(sequence.saturating_sub(1)), last: None };
+            let mut ends = changed.session.clone().map(|session| (session, before)).into_iter().collect();
+            self.make_points(&mut drafts, &mut ends).await.remove(0).vectors
+        };
+        let entry = Entry::Update { id, expected: current.context.version, text, metadata, ttl, at: now };
+        let point = Point { context: changed.clone(), vectors };
+        self.pending.append(entry, Effect::Put(vec![point])).await?;
+        Ok(convert::acknowledgment(&changed, AckStatus::Journaled))
+    }
+
+    /// Journals a deletion. A context that only the store knows is deleted when the deletion gets there.
+    pub(super) async fn journal_removal(&self, id: ContextId) -> Result<Acknowledgment, Error> {
+        let now = now();
+        let known = match self.known(id, now) {
+            Some(point) => Some(point.context),
+            None => match self.point(id).await {
+                Ok(point) => Some(point.context),
+                Err(error) if error.is_outage() => None,
+                Err(error) => return Err(error),
+            },
+        };
+        self.pending.append(Entry::Delete { id, at: now }, Effect::Delete(id)).await?;
+        self.immediate.remove(id);
+        if let Some(context) = &known {
+            self.sessions.forget(context.session.as_ref()).await;
+        }
+        let unknown =
+            Acknowledgment { id: id.as_uuid(), status: AckStatus::Journaled, version: 0, tokens: 0, expires_at: None };
+        Ok(known.map_or(unknown, |context| convert::acknowledgment(&context, AckStatus::Journaled)))
+    }
+
+    /// Journals the end of a session's contexts.
+    pub(super) async fn journal_clearing(&self, session: SessionId) -> Result<Cleared, Error> {
+        let now = now();
+        let wanted = Wanted { session: Some(session.clone()), levels: Level::ALL.to_vec(), metadata: Vec::new() };
+        let mut known: Vec<ContextId> =
+            self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| context.id).collect();
+        if let Some(view) = self.pending.view() {
+            known.extend(immediate::waiting(&view, &wanted, now).into_iter().map(|(context, _)| context.id));
+        }
+        known.sort_unstable();
+        known.dedup();
+        let entry = Entry::Clear { session: session.clone(), at: now };
+        self.pending.append(entry, Effect::Clear(session.clone())).await?;
+        self.immediate.clear(&session);
+        self.sessions.forget(Some(&session)).await;
+        Ok(Cleared { deleted: known.len(), journaled: true })
+    }
+}

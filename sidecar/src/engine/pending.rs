@@ -1,0 +1,336 @@
+//! Writes that wait for the store: a journal on the disk, and in memory what they make of the contexts.
+//!
+//! While anything waits, every write waits behind it, so that the store sees all writes in their order. Readers lay the
+//! [`View`] over what the store answers; so a journaled write is seen at once, and what was deleted stays deleted.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use context_manager_journal::{Damage, Journal, Options, Usage};
+use context_manager_memory::{
+    Context, ContextId, Metadata, SessionId, Timestamp, Ttl,
+    index_text::index_texts,
+    lexical::Bm25,
+    update::{self, Change},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Notify, task::spawn_blocking};
+use tracing::warn;
+
+use super::{Error, Part};
+use crate::{
+    metrics::Metrics,
+    ports::vector_store::{Point, SessionEnd},
+};
+
+/// A write that waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Entry {
+    /// New contexts.
+    Store {
+        /// The contexts; their numbers within the session are provisional.
+        contexts: Vec<Context>,
+    },
+    /// A change of one context.
+    Update {
+        /// Which one.
+        id: ContextId,
+        /// The version it had when the change was taken.
+        expected: i64,
+        /// The new text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
+        /// Values to merge.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Metadata>,
+        /// A new time to live.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ttl: Option<Ttl>,
+        /// When the change was taken.
+        at: Timestamp,
+    },
+    /// The end of one context.
+    Delete {
+        /// Which one.
+        id: ContextId,
+        /// When.
+        at: Timestamp,
+    },
+    /// The end of a session's contexts.
+    Clear {
+        /// Which one.
+        session: SessionId,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl Entry {
+    fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Store { contexts } => contexts.first().map(|context| context.created_at),
+            Self::Update { at, .. } | Self::Delete { at, .. } | Self::Clear { at, .. } => Some(*at),
+        }
+    }
+}
+
+/// What the waiting writes make of the contexts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    points: HashMap<ContextId, Arc<Point>>,
+    deleted: HashSet<ContextId>,
+    cleared: HashSet<SessionId>,
+}
+
+impl View {
+    /// The context as the waiting writes leave it.
+    pub(super) fn get(&self, id: ContextId) -> Option<&Point> {
+        self.points.get(&id).map(Arc::as_ref)
+    }
+
+    /// Whether what the store says about this context is outdated: it was changed, or it is gone.
+    pub(super) fn hides(&self, context: &Context) -> bool {
+        self.points.contains_key(&context.id)
+            || self.deleted.contains(&context.id)
+            || context.session.as_ref().is_some_and(|session| self.cleared.contains(session))
+    }
+
+    /// Whether a waiting write deletes this context by its id.
+    pub(super) fn is_deleted(&self, id: ContextId) -> bool {
+        self.deleted.contains(&id)
+    }
+
+    /// The contexts that are new or changed.
+    pub(super) fn points(&self) -> impl Iterator<Item = &Point> {
+        self.points.values().map(Arc::as_ref)
+    }
+
+    /// The last context of a session, as far as the waiting writes tell.
+    pub(super) fn session_end(&self, session: &SessionId) -> Option<SessionEnd> {
+        let of_session = self.points().map(|point| &point.context).filter(|c| c.session.as_ref() == Some(session));
+        let last = of_session.max_by_key(|context| (context.sequence, context.created_at, context.id))?;
+        Some(SessionEnd { sequence: Some(last.sequence), last: Some(last.clone()) })
+    }
+
+    fn put(&mut self, point: Point) {
+        self.deleted.remove(&point.context.id);
+        self.points.insert(point.context.id, Arc::new(point));
+    }
+
+    fn delete(&mut self, id: ContextId) {
+        self.points.remove(&id);
+        self.deleted.insert(id);
+    }
+
+    fn clear(&mut self, session: &SessionId) {
+        self.points.retain(|_, point| point.context.session.as_ref() != Some(session));
+        self.cleared.insert(session.clone());
+    }
+
+    /// What an entry that was read from the disk makes of the contexts; vectors are those of the words alone.
+    fn replay(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Store { contexts } => {
+                for context in contexts {
+                    let vectors = index_texts(context, None).vectors(&Bm25::default(), None);
+                    self.put(Point { context: context.clone(), vectors });
+                }
+            }
+            Entry::Update { id, text, metadata, ttl, at, .. } => {
+                // A context that only the store knows is found there in its old state until the change has reached it.
+                let Some(point) = self.get(*id) else { return };
+                let change = Change { text: text.clone(), metadata: metadata.clone(), ttl: *ttl, if_version: None };
+                let Ok(context) = update::apply(&point.context, change, *at) else { return };
+                let vectors = index_texts(&context, None).vectors(&Bm25::default(), None);
+                self.put(Point { context, vectors });
+            }
+            Entry::Delete { id, .. } => self.delete(*id),
+            Entry::Clear { session, .. } => self.clear(session),
+        }
+    }
+}
+
+/// How a new entry changes the view.
+pub(super) enum Effect {
+    /// Contexts are new or changed.
+    Put(Vec<Point>),
+    /// A context is gone.
+    Delete(ContextId),
+    /// A session's contexts are gone.
+    Clear(SessionId),
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    queue: VecDeque<(u64, Entry)>,
+    view: Arc<View>,
+}
+
+/// The waiting writes; without a journal there never are any.
+pub(super) struct Pending {
+    /// `None` once it is closed.
+    journal: Mutex<Option<Arc<Journal>>>,
+    is_enabled: bool,
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+    metrics: Arc<Metrics>,
+}
+
+impl Pending {
+    /// Opens the journal, if there is to be one, with what waits in it.
+    pub(super) async fn open(options: Option<Options>, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let mut waiting = Waiting::default();
+        let journal = match options {
+            None => None,
+            Some(options) => {
+                let opened = spawn_blocking(move || Journal::open(options)).await.map_err(|_| Error::Interrupted)?;
+                let (journal, opened) = opened?;
+                for Damage { bytes, aside } in opened.damage {
+                    warn!(bytes, aside = %aside.display(), "Set aside what was no whole record at the end of a journal file");
+                }
+                let mut view = View::default();
+                for record in opened.records {
+                    let decoded = serde_json::from_slice::<Entry>(&record.payload);
+                    let entry = decoded.map_err(|source| Error::JournalEntry { number: record.number, source })?;
+                    view.replay(&entry);
+                    waiting.queue.push_back((record.number, entry));
+                }
+                waiting.view = Arc::new(view);
+                Some(Arc::new(journal))
+            }
+        };
+        let is_enabled = journal.is_some();
+        let pending = Self {
+            journal: Mutex::new(journal),
+            is_enabled,
+            waiting: Mutex::new(waiting),
+            arrived: Notify::new(),
+            metrics,
+        };
+        pending.show();
+        Ok(pending)
+    }
+
+    /// Whether there is a journal.
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.is_enabled
+    }
+
+    /// Whether something waits, so that further writes have to wait as well.
+    pub(super) fn is_active(&self) -> bool {
+        !self.waiting().queue.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting().queue.len()
+    }
+
+    /// What the waiting writes make of the contexts. Take it before asking the store: a write that reaches the store in
+    /// between is then seen twice and not never.
+    pub(super) fn view(&self) -> Option<Arc<View>> {
+        let waiting = self.waiting();
+        (!waiting.queue.is_empty()).then(|| Arc::clone(&waiting.view))
+    }
+
+    /// Takes a write; it is on the disk when this returns. The caller holds the locks of what it writes.
+    pub(super) async fn append(&self, entry: Entry, effect: Effect) -> Result<(), Error> {
+        let journal = self.journal().ok_or(Error::Interrupted)?;
+        let payload = serde_json::to_vec(&entry).map_err(|_| Error::Interrupted)?;
+        let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
+        let number = appended?;
+        {
+            let mut waiting = self.waiting();
+            // Entries whose syncs were shared may come here in another order.
+            let place = waiting.queue.partition_point(|(before, _)| *before < number);
+            waiting.queue.insert(place, (number, entry));
+            let view = Arc::make_mut(&mut waiting.view);
+            match effect {
+                Effect::Put(points) => points.into_iter().for_each(|point| view.put(point)),
+                Effect::Delete(id) => view.delete(id),
+                Effect::Clear(session) => view.clear(&session),
+            }
+        }
+        self.metrics.journal.appended.inc();
+        self.show();
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Waits until something waits.
+    pub(super) async fn arrival(&self) {
+        while !self.is_active() {
+            self.arrived.notified().await;
+        }
+    }
+
+    /// The oldest write, and further ones behind it while `joins` takes them.
+    pub(super) fn front(&self, mut joins: impl FnMut(&Entry) -> bool) -> Vec<(u64, Entry)> {
+        self.waiting().queue.iter().take_while(|(_, entry)| joins(entry)).cloned().collect()
+    }
+
+    /// Forgets the writes up to a number: they have reached the store.
+    pub(super) async fn complete(&self, number: u64) -> Result<(), Error> {
+        let journal = self.journal().ok_or(Error::Interrupted)?;
+        spawn_blocking(move || journal.complete(number)).await.map_err(|_| Error::Interrupted)??;
+        {
+            let mut waiting = self.waiting();
+            let done = waiting.queue.partition_point(|(of, _)| *of <= number);
+            waiting.queue.drain(..done);
+            self.metrics.journal.drained.inc_by(done as u64);
+            if waiting.queue.is_empty() {
+                *waiting = Waiting::default();
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn usage(&self) -> Usage {
+        self.journal().map(|journal| journal.usage()).unwrap_or_default()
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn show(&self) {
+        let (entries, oldest) = {
+            let waiting = self.waiting();
+            (waiting.queue.len(), waiting.queue.front().and_then(|(_, entry)| entry.at()))
+        };
+        let Usage { bytes, limit } = self.usage();
+        let gauges = &self.metrics.journal;
+        gauges.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        gauges.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        gauges.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        let age = oldest.map_or(0, |at| super::now().as_millis().saturating_sub(at.as_millis()).max(0));
+        gauges.oldest.set(std::time::Duration::from_millis(age.unsigned_abs()).as_secs_f64());
+    }
+
+    /// The state for the health page; nothing without a journal.
+    pub(super) fn part(&self) -> Option<Part> {
+        if !self.is_enabled {
+            return None;
+        }
+        let waiting = self.len();
+        let detail = match waiting {
+            0 => "no write waits for the store".to_owned(),
+            1 => "1 write waits for the store".to_owned(),
+            _ => format!("{waiting} writes wait for the store"),
+        };
+        Some(Part { name: "journal", ready: true, degraded: waiting > 0, detail })
+    }
+
+    /// Lets go of the journal; what waits is there at the next start.
+    pub(super) fn close(&self) {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn journal(&self) -> Option<Arc<Journal>> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

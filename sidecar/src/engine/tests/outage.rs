@@ -1,0 +1,300 @@
+//! The engine while its store is away: the real embedded store behind a switch.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use context_manager_memory::{Context as Stored, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
+use serde_json::json;
+
+use super::*;
+use crate::ports::vector_store::{
+    self, Access, Page, Point, Search, SessionEnd, Stats as StoreStats, Updated, VectorStore,
+};
+
+/// The store, reachable or not.
+struct Switch {
+    store: Embedded,
+    away: AtomicBool,
+    /// Writes take effect but their answers are lost.
+    mute: AtomicBool,
+}
+
+impl Switch {
+    fn reach(&self) -> Result<(), vector_store::Error> {
+        if self.away.load(Ordering::Acquire) { Err(lost()) } else { Ok(()) }
+    }
+
+    fn answer<T>(&self, answer: T) -> Result<T, vector_store::Error> {
+        if self.mute.load(Ordering::Acquire) { Err(lost()) } else { Ok(answer) }
+    }
+}
+
+fn lost() -> vector_store::Error {
+    vector_store::Error::Failed(Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)))
+}
+
+macro_rules! switched {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)+) => {
+        #[async_trait]
+        impl VectorStore for Switch {
+            $(async fn $name(&self, $($argument: $type),*) -> Result<$answer, vector_store::Error> {
+                self.reach()?;
+                let answer = self.store.$name($($argument),*).await?;
+                self.answer(answer)
+            })+
+
+            async fn close(&self) -> Result<(), vector_store::Error> {
+                self.store.close().await
+            }
+        }
+    };
+}
+
+switched! {
+    fn upsert(points: Vec<Point>) -> ();
+    fn update(context: Stored, vectors: Option<Vectors>, expected: i64) -> Updated;
+    fn find(ids: Vec<ContextId>) -> Vec<Stored>;
+    fn get(owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Vec<Point>;
+    fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
+    fn list(selection: Selection, from: Option<ContextId>, limit: usize) -> Page;
+    fn counts_by_level(owner: &Owner, now: Timestamp) -> PerLevel<usize>;
+    fn count(selection: Selection) -> usize;
+    fn session_end(owner: &Owner, session: &SessionId, now: Timestamp) -> SessionEnd;
+    fn before(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
+    fn count_accesses(owner: &Owner, accesses: Vec<Access>) -> ();
+    fn delete(owner: &Owner, ids: Vec<ContextId>) -> usize;
+    fn delete_selected(selection: Selection, limit: usize) -> usize;
+    fn delete_expired(now: Timestamp, limit: usize) -> usize;
+    fn stats() -> StoreStats;
+    fn flush() -> ();
+    fn compact() -> bool;
+}
+
+struct Outage {
+    engine: Engine,
+    switch: Arc<Switch>,
+    config: SidecarConfig,
+    directory: TempDir,
+}
+
+async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
+    let metrics = Arc::new(Metrics::new());
+    let identity = Identity::new(Some("team-a"), Some("agent"), None).expect("valid names");
+    let embedder =
+        embedder::build(&config.embedding, &config.circuit_breaker, None, &metrics).expect("the built-in embedder");
+    let Store::Embedded(store) = &config.store else { unreachable!("the fixture's store is embedded") };
+    let opening = Embedded::open(store, embedder.dimensions(), embedder.model(), Arc::clone(&metrics));
+    let store = Box::pin(opening).await.expect("a store");
+    let switch = Arc::new(Switch { store, away: away.into(), mute: false.into() });
+    let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;
+    let engine = Engine::with_store(config, &identity, None, metrics, store, embedder).await;
+    (engine.expect("an engine"), switch)
+}
+
+impl Outage {
+    async fn new() -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let config = super::config(directory.path());
+        let (engine, switch) = begin(&config, false).await;
+        Self { engine, switch, config, directory }
+    }
+
+    fn cut(&self) {
+        self.switch.away.store(true, Ordering::Release);
+    }
+
+    async fn back(&self) {
+        self.switch.away.store(false, Ordering::Release);
+        self.switch.mute.store(false, Ordering::Release);
+        while self.engine.drain().await.expect("drained") {}
+    }
+
+    /// The end of the process and a new one, with the store away or not.
+    async fn restarted(self, away: bool) -> Self {
+        self.switch.store.close().await.expect("closed");
+        let Self { engine, switch, config, directory } = self;
+        drop((engine, switch));
+        let (engine, switch) = begin(&config, away).await;
+        Self { engine, switch, config, directory }
+    }
+
+    async fn store(&self, value: Value) -> Acknowledgment {
+        self.engine.store(&caller(), message(value)).await.expect("an acknowledgment")
+    }
+
+    async fn texts(&self, query: &str) -> Vec<String> {
+        let answer = self.engine.search(&caller(), message(json!({"query": query}))).await.expect("an answer");
+        let mut texts: Vec<String> = answer.contexts.into_iter().map(|found| found.context.text).collect();
+        texts.sort_unstable();
+        texts
+    }
+
+    async fn listed(&self) -> Vec<(String, i64)> {
+        let query = ListQuery { limit: Some(1_000), ..ListQuery::default() };
+        let page = self.engine.list(&caller(), query).await.expect("a page");
+        page.contexts.into_iter().map(|context| (context.text, context.version)).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_write_while_the_store_is_away_is_found_at_once_and_reaches_the_store_once() {
+    let outage = Outage::new().await;
+    outage.store(json!({"text": "tea before", "session": "s"})).await;
+    outage.cut();
+    let first = outage.store(json!({"text": "tea one", "session": "s"})).await;
+    let second = outage.store(json!({"text": "tea two", "session": "s"})).await;
+    assert_eq!((first.status, second.status), (AckStatus::Journaled, AckStatus::Journaled));
+    assert_eq!(outage.texts("tea").await, ["tea one", "tea two"]);
+    assert_eq!(outage.engine.get(&caller(), first.id).await.expect("found").text, "tea one");
+    assert_eq!(outage.listed().await.len(), 2);
+    assert!(outage.engine.drain().await.is_err(), "the store is still away");
+
+    outage.back().await;
+    assert_eq!(outage.texts("tea").await, ["tea before", "tea one", "tea two"]);
+    let point = outage.engine.inner.point(second.id.into()).await.expect("in the store");
+    assert_eq!(point.context.sequence, 2, "the store goes on with the session's numbers");
+    assert!(point.vectors.dense_self.is_some());
+    assert_eq!(outage.store(json!({"text": "tea after", "session": "s"})).await.status, AckStatus::Stored);
+}
+
+#[tokio::test]
+async fn journaled_writes_survive_the_end_of_the_process_and_a_start_without_the_store() {
+    let outage = Outage::new().await;
+    outage.cut();
+    let kept = outage.store(json!({"text": "green tea"})).await.id;
+    let gone = outage.store(json!({"text": "black tea"})).await.id;
+    outage.engine.update(&caller(), kept, message(json!({"metadata": {"cups": 2}}))).await.expect("journaled");
+    outage.engine.delete(&caller(), gone).await.expect("journaled");
+
+    let outage = outage.restarted(true).await;
+    assert_eq!(outage.texts("tea").await, ["green tea"]);
+    assert_eq!(outage.engine.get(&caller(), kept).await.expect("found").metadata["cups"], 2);
+    assert!(matches!(outage.engine.get(&caller(), gone).await, Err(Error::NotFound(_))));
+
+    outage.back().await;
+    assert_eq!(outage.listed().await, [("green tea".to_owned(), 2)]);
+    let outage = outage.restarted(false).await;
+    assert_eq!(outage.listed().await, [("green tea".to_owned(), 2)]);
+    assert_eq!(outage.engine.stats(&caller()).await.expect("figures").journaled_writes, 0);
+}
+
+#[tokio::test]
+async fn what_was_deleted_while_the_store_was_away_does_not_come_back() {
+    let outage = Outage::new().await;
+    let kept = outage.store(json!({"text": "old tea", "session": "kept"})).await.id;
+    let id = outage.store(json!({"text": "old coffee", "session": "kept"})).await.id;
+    for text in ["a", "b"] {
+        outage.store(json!({"text": text, "session": "cleared"})).await;
+    }
+    outage.cut();
+    assert_eq!(outage.engine.delete(&caller(), id).await.expect("journaled").status, AckStatus::Journaled);
+    outage.store(json!({"text": "c", "session": "cleared"})).await;
+    let cleared = outage.engine.clear_session(&caller(), "cleared").await.expect("journaled");
+    assert!(cleared.journaled && cleared.deleted >= 1, "{cleared:?}");
+    outage.store(json!({"text": "d", "session": "cleared"})).await;
+
+    // The store answers again before the journal is drained: what it still has is not shown.
+    outage.switch.away.store(false, Ordering::Release);
+    let listed = |listed: Vec<(String, i64)>| listed.into_iter().map(|(text, _)| text).collect::<BTreeSet<_>>();
+    let expected = BTreeSet::from(["old tea".to_owned(), "d".to_owned()]);
+    assert_eq!(listed(outage.listed().await), expected);
+    assert!(!outage.texts("old coffee").await.contains(&"old coffee".to_owned()));
+    assert!(outage.engine.get(&caller(), id).await.is_err());
+    outage.back().await;
+    assert_eq!(listed(outage.listed().await), expected);
+    assert_eq!(outage.engine.get(&caller(), kept).await.expect("kept").text, "old tea");
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_not_stored_twice() {
+    let outage = Outage::new().await;
+    let id = outage.store(json!({"text": "tea", "session": "s"})).await.id;
+    outage.switch.mute.store(true, Ordering::Release);
+    let lost = outage.store(json!({"text": "more tea", "session": "s"})).await;
+    let changed = outage.engine.update(&caller(), id, message(json!({"text": "cold tea"}))).await;
+    assert_eq!(lost.status, AckStatus::Journaled);
+    assert!(changed.is_err(), "the context is only in the store, which does not answer");
+    outage.back().await;
+    outage.back().await;
+    assert_eq!(outage.listed().await.len(), 2);
+    let numbers = [outage.engine.inner.point(id.into()).await, outage.engine.inner.point(lost.id.into()).await]
+        .map(|point| point.expect("stored").context.sequence);
+    assert_eq!(numbers, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_second_drain_after_an_end_in_between_changes_nothing() {
+    let outage = Outage::new().await;
+    outage.cut();
+    let kept = outage.store(json!({"text": "one"})).await.id;
+    let gone = outage.store(json!({"text": "two"})).await.id;
+    outage.engine.update(&caller(), kept, message(json!({"text": "one more"}))).await.expect("journaled");
+    outage.engine.delete(&caller(), gone).await.expect("journaled");
+    // A copy of the journal stands for a process that ended before it noted what was drained.
+    let journal = outage.directory.path().join("data/journal");
+    let copy = outage.directory.path().join("copy");
+    let copied = std::process::Command::new("cp").arg("-r").args([&journal, &copy]).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    outage.back().await;
+    outage.switch.store.close().await.expect("closed");
+    let Outage { engine, switch, config, directory } = outage;
+    drop((engine, switch));
+    std::fs::remove_dir_all(&journal).expect("removed");
+    std::fs::rename(&copy, &journal).expect("put back");
+
+    let (engine, switch) = begin(&config, false).await;
+    let outage = Outage { engine, switch, config, directory };
+    assert_eq!(outage.engine.stats(&caller()).await.expect("figures").journaled_writes, 4);
+    outage.back().await;
+    assert_eq!(outage.listed().await, [("one more".to_owned(), 2)]);
+}
+
+#[tokio::test]
+async fn a_full_journal_refuses_clearly_and_keeps_what_it_has() {
+    let directory = TempDir::new().expect("a directory");
+    let mut config = super::config(directory.path());
+    config.journal.max_size = context_manager_protocol::size::ByteSize::new(1 << 20);
+    let (engine, switch) = begin(&config, true).await;
+    let outage = Outage { engine, switch, config, directory };
+    let text = "tea ".repeat(5_000);
+    let mut taken = 0;
+    let refused = loop {
+        match outage.engine.store(&caller(), message(json!({"text": text, "level": "long_term"}))).await {
+            Ok(_) => taken += 1,
+            Err(error) => break Problem::from(error),
+        }
+    };
+    assert_eq!(refused.status, 503);
+    assert!(refused.detail.contains("journal") && refused.detail.contains("1048576"), "{}", refused.detail);
+    assert!(taken > 40, "{taken}");
+    outage.back().await;
+    assert_eq!(outage.listed().await.len(), taken);
+    assert_eq!(outage.store(json!({"text": "there is room again"})).await.status, AckStatus::Stored);
+}
+
+#[tokio::test]
+async fn an_id_that_was_taken_meanwhile_is_set_aside_and_not_lost() {
+    let outage = Outage::new().await;
+    let id = Uuid::now_v7();
+    outage.store(json!({"id": id, "text": "the first"})).await;
+    outage.cut();
+    assert_eq!(outage.store(json!({"id": id, "text": "the second"})).await.status, AckStatus::Journaled);
+    outage.back().await;
+    assert_eq!(outage.engine.get(&caller(), id).await.expect("found").text, "the first");
+    let aside = std::fs::read_to_string(outage.directory.path().join("data/journal/conflicts.jsonl")).expect("a file");
+    assert!(aside.contains("the second"), "{aside}");
+}
+
+#[tokio::test]
+async fn l1_is_filled_when_the_store_comes_back() {
+    let outage = Outage::new().await;
+    let level = |text: &str| json!({"text": text, "level": "immediate", "session": "s"});
+    outage.store(level("tea is hot")).await;
+    let outage = outage.restarted(true).await;
+    assert!(outage.texts("tea").await.is_empty());
+    outage.store(level("tea is cold")).await;
+    outage.back().await;
+    outage.engine.tick().await.expect("regular work");
+    outage.cut();
+    assert_eq!(outage.texts("tea").await, ["tea is cold", "tea is hot"]);
+}
