@@ -45,16 +45,22 @@ impl Collection {
     /// When a vector cannot be stored, or when the server fails.
     pub async fn update(&self, context: &Context, vectors: Option<&Vectors>, expected: i64) -> Result<Updated, Error> {
         let owner = Owner::of(context);
+        let row = match vectors {
+            Some(vectors) => {
+                let point = Point { context: context.clone(), vectors: vectors.clone() };
+                Some(convert::row(&point, self.options.dimensions)?)
+            }
+            None => None,
+        };
         if let Some(ended) = self.compare(&owner, context.id, |current| current.version == expected).await? {
             return Ok(ended);
         }
         let unchanged = filter::of(&at_version(&owner, context.id, expected));
-        if let Some(vectors) = vectors {
-            let point = Point { context: context.clone(), vectors: vectors.clone() };
+        if let Some(row) = row {
             let request = UpsertPoints {
                 collection_name: self.options.collection.clone(),
                 wait: Some(true),
-                points: vec![convert::row(&point, self.options.dimensions)?],
+                points: vec![row],
                 ordering: Some(medium()),
                 update_filter: Some(unchanged),
                 update_mode: Some(UpdateMode::UpdateOnly.into()),

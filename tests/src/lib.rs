@@ -8,5 +8,8 @@ pub mod cluster;
 pub mod objects;
 pub mod operator;
 pub mod pods;
+pub mod proxy;
+pub mod qdrant;
 pub mod sidecar;
+pub mod tally;
 pub mod webhook;

@@ -8,7 +8,10 @@ use serde::Deserialize;
 
 use crate::{command, paths};
 
-/// The edges that are allowed, as `from -> to`. `tests` may use everything; nothing may use `tests` but as a dev-dependency.
+/// Support for suites, which nothing may use but as a dev-dependency.
+const SUPPORT: &[&str] = &["tests", "test-qdrant"];
+
+/// The edges that are allowed, as `from -> to`.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("memory", &[]),
     ("protocol", &[]),
@@ -19,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("journal", &[]),
     ("sidecar", &["embedded", "journal", "memory", "protocol", "qdrant"]),
     ("example-agent", &["protocol"]),
+    ("test-qdrant", &[]),
     ("tests", &["crds", "embedded", "memory", "operator", "protocol", "qdrant", "sidecar"]),
     ("xtask", &[]),
 ];
@@ -65,7 +69,7 @@ fn wrong_edges(metadata: &Metadata) -> BTreeSet<String> {
         }
         for dependency in package.dependencies.iter().filter(|dependency| dependency.path.is_some()) {
             let to = short(&dependency.name);
-            let test_support = to == "tests" && dependency.kind.as_deref() == Some("dev");
+            let test_support = SUPPORT.contains(&to) && dependency.kind.as_deref() == Some("dev");
             if !test_support && !allowed.unwrap_or_default().contains(&to) {
                 wrong.insert(format!("{from} -> {to}"));
             }

@@ -60,8 +60,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(complaint) = &complaint {
         eprintln!("error: {complaint}");
     }
+    println!("{}", qdrant_used(|name| std::env::var_os(name).is_some()));
     println!("{} passed, {} failed, {} skipped", count.passed, count.failed + count.unfinished, count.ignored);
     Ok(if complaint.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// On which Qdrant the suites of the store ran; each of the variables brings a real one.
+fn qdrant_used(is_set: impl Fn(&str) -> bool) -> String {
+    let server = |name| {
+        if is_set(name) { format!("the real server of {name}") } else { format!("tests/qdrant, as {name} is not set") }
+    };
+    let contract = server("CONTEXT_MANAGER_TEST_QDRANT_URL");
+    format!("Qdrant: contract on {contract}; outages on {}", server("CONTEXT_MANAGER_TEST_QDRANT_PROGRAM"))
 }
 
 /// Runs a test command, shows what it prints as it comes, and adds up its closing lines.
@@ -131,6 +141,15 @@ fn is_opening(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_said_which_server_the_suites_ran_on() {
+        let without = qdrant_used(|_| false);
+        assert_eq!(without.matches("tests/qdrant, as CONTEXT_MANAGER_TEST_QDRANT_").count(), 2, "{without}");
+        let one = qdrant_used(|name| name.ends_with("_URL"));
+        assert!(one.contains("contract on the real server of CONTEXT_MANAGER_TEST_QDRANT_URL; "), "{one}");
+        assert!(one.contains("outages on tests/qdrant"), "{one}");
+    }
 
     #[test]
     fn closing_lines_are_added_up_and_nothing_else() {

@@ -1,0 +1,414 @@
+//! What every store must do.
+
+use std::collections::BTreeSet;
+
+use context_manager_memory::{
+    Context, ContextId, Level, QueryVectors, Timestamp, lexical,
+    store::{Access, Condition, Dense, Expiry, Operator, Point, Scalar, Search, Selection, Sessions, Updated},
+};
+use context_manager_sidecar::ports::vector_store::{Error, SessionEnd};
+use futures::future::join_all;
+
+use super::fixture::{DIMENSIONS, Kind, LATER, MODEL, NOW, Place, id, owner, point, session};
+
+/// Makes a test of each function for each adapter.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(super::Place::new(super::Kind::Embedded).await).await;
+            })*
+        }
+        mod qdrant {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(super::Place::new(super::Kind::Qdrant).await).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    a_context_comes_back_as_it_was_stored,
+    storing_it_again_replaces_all_of_it,
+    what_is_stored_is_there_after_closing_and_opening,
+    what_was_made_for_another_model_is_refused_and_stays,
+    vectors_that_do_not_fit_are_refused_and_nothing_of_the_call_is_stored,
+    nobody_reaches_what_belongs_to_another,
+    metadata_is_filtered_by_value_type_and_presence,
+    only_the_version_that_was_read_is_replaced,
+    of_updates_at_the_same_time_one_wins,
+    writes_at_the_same_time_are_all_there,
+    sessions_have_an_end_and_an_order,
+    nothing_is_returned_from_the_moment_it_expires,
+    accesses_are_added_up,
+    pages_show_each_context_once,
+    deleting_says_how_many_and_stops_at_the_limit,
+    a_search_finds_by_words_alone_by_vector_alone_and_by_both,
+    a_term_counts_by_its_rarity_among_the_owners_contexts,
+    several_searches_are_answered_together,
+    a_closed_store_says_so,
+}
+
+async fn a_context_comes_back_as_it_was_stored(place: Place) {
+    let store = place.open().await;
+    let mut stored = point("t", 3, "tea");
+    stored.context.expires_at = Some(LATER);
+    stored.context.metadata = serde_json::from_str(
+        r#"{"n": 1, "x": 1.5, "big": 9007199254740993, "deep": {"a": [1, null, "b"]}, "ok": true}"#,
+    )
+    .expect("JSON");
+    store.upsert(vec![stored.clone()]).await.expect("stored");
+    let read = store.get(&owner("t"), vec![id(3), id(4)], NOW).await.expect("read");
+    let [Point { context, vectors }] = read.as_slice() else { unreachable!("{read:?}") };
+    assert_eq!(*context, stored.context);
+    assert_eq!(vectors.sparse_self, stored.vectors.sparse_self);
+    let dense = vectors.dense_self.as_deref().expect("a dense vector");
+    for (found, expected) in dense.iter().zip([1.0, 3.0, 0.0, 0.0]) {
+        assert!((found - expected / 10.0_f32.sqrt()).abs() < 1e-6, "scaled to unit length: {dense:?}");
+    }
+}
+
+async fn storing_it_again_replaces_all_of_it(place: Place) {
+    let store = place.open().await;
+    store.upsert(vec![point("t", 1, "tea")]).await.expect("stored");
+    let mut second = point("t", 1, "coffee");
+    second.vectors.dense_ctx = None;
+    store.upsert(vec![point("t", 1, "milk"), second.clone()]).await.expect("stored; the last one counts");
+    let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there");
+    assert_eq!((read.context, read.vectors.dense_ctx), (second.context, None));
+    assert_eq!(store.stats().await.expect("stats").points, 1);
+}
+
+async fn what_is_stored_is_there_after_closing_and_opening(place: Place) {
+    let store = place.open().await;
+    store.upsert(vec![point("t", 1, "tea"), point("t", 2, "coffee")]).await.expect("stored");
+    store.delete(&owner("t"), vec![id(2)]).await.expect("deleted");
+    store.close().await.expect("closed");
+    let store = place.open().await;
+    assert_eq!(store.find(vec![id(1), id(2)]).await.expect("read"), [point("t", 1, "tea").context]);
+}
+
+async fn what_was_made_for_another_model_is_refused_and_stays(place: Place) {
+    let store = place.open().await;
+    store.upsert(vec![point("t", 1, "tea")]).await.expect("stored");
+    store.close().await.expect("closed");
+    for (dimensions, model) in [(DIMENSIONS * 2, MODEL), (DIMENSIONS, "another")] {
+        let Err(refused) = place.open_as(dimensions, model).await else { unreachable!("{dimensions} {model}") };
+        let refused = format!("{:?}", anyhow::Error::from(refused));
+        assert!(refused.contains("model") || refused.contains("dimensions"), "{refused}");
+    }
+    assert_eq!(place.open().await.stats().await.expect("stats").points, 1);
+}
+
+async fn vectors_that_do_not_fit_are_refused_and_nothing_of_the_call_is_stored(place: Place) {
+    let store = place.open().await;
+    for dense in [vec![1.0; DIMENSIONS + 1], vec![f32::NAN; DIMENSIONS]] {
+        let mut wrong = point("t", 2, "tea");
+        wrong.vectors.dense_self = Some(dense.clone());
+        let refused = store.upsert(vec![point("t", 1, "tea"), wrong.clone()]).await;
+        assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+        let refused = store.update(wrong.context, Some(wrong.vectors), 1).await;
+        assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+        let query = QueryVectors { dense: Some(dense), sparse: None };
+        let search = Search { query, selection: Selection::alive(owner("t"), NOW), per_leg: Search::PER_LEG };
+        assert!(matches!(store.candidates(vec![search]).await, Err(Error::Refused(_))));
+    }
+    assert_eq!(store.stats().await.expect("stats").points, 0);
+}
+
+async fn nobody_reaches_what_belongs_to_another(place: Place) {
+    let store = place.open().await;
+    store.upsert(vec![point("a", 1, "green tea"), point("b", 2, "black tea")]).await.expect("stored");
+    let (a, all) = (owner("a"), vec![id(1), id(2)]);
+    let texts = |contexts: Vec<Context>| contexts.into_iter().map(|context| context.text).collect::<Vec<_>>();
+    let mine = Selection::alive(a.clone(), NOW);
+    assert_eq!(texts(store.list(mine.clone(), None, 10).await.expect("listed").contexts), ["green tea"]);
+    let found = store.candidates(vec![search("tea", mine.clone())]).await.expect("found");
+    assert_eq!(texts(found.into_iter().map(|candidate| candidate.context).collect()), ["green tea"]);
+    let read = store.get(&a, all.clone(), NOW).await.expect("read");
+    assert_eq!(texts(read.into_iter().map(|point| point.context).collect()), ["green tea"]);
+    assert_eq!(store.count(mine.clone()).await.expect("counted"), 1);
+    assert_eq!(store.session_end(&a, &session("s"), NOW).await.expect("read").sequence, Some(1));
+    assert_eq!(store.before(&a, &session("s"), 9, NOW).await.expect("read").map(|context| context.id), Some(id(1)));
+    let mut stolen = point("a", 2, "stolen");
+    stolen.context.version = 2;
+    assert_eq!(store.update(stolen.context, None, 1).await.expect("answered"), Updated::Missing);
+    store.count_accesses(&a, vec![Access { id: id(2), times: 1, at: NOW }]).await.expect("counted");
+    assert_eq!(store.delete(&a, all.clone()).await.expect("deleted"), 1);
+    assert_eq!(store.delete_selected(Selection { expiry: Expiry::Any, ..mine }, 10).await.expect("deleted"), 0);
+    assert_eq!(store.find(all).await.expect("read"), [point("b", 2, "black tea").context], "untouched");
+}
+
+async fn metadata_is_filtered_by_value_type_and_presence(place: Place) {
+    let store = place.open().await;
+    let mut stored = point("t", 1, "tea");
+    stored.context.metadata = serde_json::from_str(
+        r#"{"n": 1, "x": 1.5, "text": "1", "deep": {"a": [1, null, "b"], "c.d": "e"}, "ok": true, "none": null, "list": []}"#,
+    )
+    .expect("JSON");
+    store.upsert(vec![stored, point("t", 2, "bare")]).await.expect("stored");
+    let text = |text: &str| Scalar::Text(text.to_owned());
+    for (path, operator, count) in [
+        (&["n"][..], Operator::Equals(Scalar::Number(1.0)), 1),
+        (&["n"], Operator::Equals(text("1")), 0),
+        (&["text"], Operator::Equals(text("1")), 1),
+        (&["text"], Operator::Equals(Scalar::Number(1.0)), 0),
+        (&["n"], Operator::AnyOf(vec![Scalar::Number(7.0), Scalar::Number(1.0)]), 1),
+        (&["n"], Operator::AnyOf(Vec::new()), 0),
+        (&["n"], Operator::NoneOf(vec![Scalar::Number(1.0)]), 1),
+        (&["n"], Operator::NoneOf(Vec::new()), 2),
+        (&["ok"], Operator::Equals(Scalar::Flag(false)), 0),
+        (&["ok"], Operator::Equals(Scalar::Flag(true)), 1),
+        (&["deep", "a"], Operator::Equals(text("b")), 1),
+        (&["deep", "c.d"], Operator::Equals(text("e")), 1),
+        (&["deep", "c", "d"], Operator::Exists, 0),
+        (&["x"], Operator::Range { from: Some(1.5), below: Some(1.6) }, 1),
+        (&["x"], Operator::Range { from: Some(1.5), below: Some(1.5) }, 0),
+        (&["x"], Operator::Range { from: None, below: None }, 1),
+        (&["gone"], Operator::Absent, 2),
+        (&["none"], Operator::Exists, 0),
+        (&["list"], Operator::Absent, 2),
+        (&["ok"], Operator::Exists, 1),
+    ] {
+        let path: Vec<String> = path.iter().map(|&part| part.to_owned()).collect();
+        let condition = Condition { path, operator };
+        let selection = Selection { metadata: vec![condition.clone()], ..Selection::alive(owner("t"), NOW) };
+        assert_eq!(store.count(selection).await.expect("counted"), count, "{condition:?}");
+    }
+    let unusable = Condition { path: vec!["a\"b".to_owned()], operator: Operator::Exists };
+    let selection = Selection { metadata: vec![unusable], ..Selection::alive(owner("t"), NOW) };
+    assert!(matches!(store.count(selection).await, Err(Error::Refused(_))));
+}
+
+async fn only_the_version_that_was_read_is_replaced(place: Place) {
+    let store = place.open().await;
+    let first = point("t", 1, "tea");
+    store.upsert(vec![first.clone()]).await.expect("stored");
+    let at = |version: i64| {
+        let mut next = first.clone();
+        next.context.version = version;
+        next.context.text = format!("version {version}");
+        next
+    };
+    let update = |point: Point, with_vectors: bool, expected| {
+        let vectors = with_vectors.then(|| point.vectors.clone());
+        let store = &store;
+        async move { store.update(point.context, vectors, expected).await.expect("answered") }
+    };
+    assert_eq!(update(at(2), true, 1).await, Updated::Applied);
+    for with_vectors in [true, false] {
+        let late = update(at(2), with_vectors, 1).await;
+        assert!(matches!(&late, Updated::Conflict { current } if current.version == 2), "{late:?}");
+    }
+    assert_eq!(update(point("t", 9, "new"), true, 1).await, Updated::Missing);
+    assert_eq!(store.find(vec![id(9)]).await.expect("read"), [], "an update makes nothing");
+    let mut moved = at(3);
+    moved.context.session = None;
+    assert_eq!(update(moved.clone(), false, 2).await, Updated::Applied);
+    let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there");
+    assert_eq!(read.context, moved.context, "fields that the new version lacks are gone");
+    assert!(read.vectors.dense_self.is_some(), "the vectors stay when none are given");
+}
+
+async fn of_updates_at_the_same_time_one_wins(place: Place) {
+    let store = place.open().await;
+    store.upsert(vec![point("t", 1, "tea")]).await.expect("stored");
+    for version in 1..=5 {
+        let updates = (0..8).map(|writer| {
+            let mut next = point("t", 1, &format!("writer {writer}"));
+            next.context.version = version + 1;
+            let vectors = (writer % 2 == 0).then_some(next.vectors);
+            let store = &store;
+            async move { store.update(next.context, vectors, version).await.expect("answered") }
+        });
+        let applied = join_all(updates).await.into_iter().filter(|updated| *updated == Updated::Applied).count();
+        assert_eq!(applied, 1, "version {version}");
+    }
+}
+
+async fn writes_at_the_same_time_are_all_there(place: Place) {
+    let store = place.open().await;
+    let writes = (0..64).map(|number| store.upsert(vec![point("t", number, "tea")]));
+    for written in join_all(writes).await {
+        written.expect("stored");
+    }
+    assert_eq!(store.stats().await.expect("stats").points, 64);
+    let ids: Vec<ContextId> = (0..64).map(id).collect();
+    assert_eq!(store.find(ids).await.expect("read").len(), 64);
+}
+
+async fn sessions_have_an_end_and_an_order(place: Place) {
+    let store = place.open().await;
+    let (me, s) = (owner("t"), session("s"));
+    assert_eq!(store.session_end(&me, &s, NOW).await.expect("read"), SessionEnd::default());
+    let mut points: Vec<Point> = (1..=5).map(|number| point("t", number, &format!("memory {number}"))).collect();
+    points[4].context.expires_at = Some(LATER);
+    points[0].context.session = Some(session("other"));
+    points[1].context.session = None;
+    store.upsert(points).await.expect("stored");
+    for (now, last) in [(NOW, 5), (LATER, 4)] {
+        let end = store.session_end(&me, &s, now).await.expect("read");
+        assert_eq!((end.sequence, end.last.map(|last| last.sequence)), (Some(5), Some(last)));
+    }
+    for (of, sequence, before) in
+        [(&s, 5, Some(4)), (&s, 3, None), (&s, i64::MIN, None), (&session("other"), 9, Some(1))]
+    {
+        let found = store.before(&me, of, sequence, LATER).await.expect("read");
+        assert_eq!(found.map(|context| context.sequence), before, "{of} before {sequence}");
+    }
+    let of = |sessions| Selection { sessions, ..Selection::alive(me.clone(), NOW) };
+    for (sessions, count) in [(Sessions::All, 5), (Sessions::Only(s.clone()), 3), (Sessions::Without, 1)] {
+        assert_eq!(store.count(of(sessions.clone())).await.expect("counted"), count, "{sessions:?}");
+    }
+}
+
+async fn nothing_is_returned_from_the_moment_it_expires(place: Place) {
+    let store = place.open().await;
+    let mut dying = point("t", 1, "tea");
+    dying.context.expires_at = Some(LATER);
+    store.upsert(vec![dying, point("t", 2, "tea")]).await.expect("stored");
+    let before = Timestamp::from_millis(LATER.as_millis() - 1);
+    for (now, alive) in [(before, 2), (LATER, 1)] {
+        let selection = Selection::alive(owner("t"), now);
+        assert_eq!(store.count(selection.clone()).await.expect("counted"), alive);
+        assert_eq!(store.list(selection.clone(), None, 10).await.expect("listed").contexts.len(), alive);
+        assert_eq!(store.candidates(vec![search("tea", selection)]).await.expect("found").len(), alive);
+        assert_eq!(store.get(&owner("t"), vec![id(1), id(2)], now).await.expect("read").len(), alive);
+        assert_eq!(store.counts_by_level(&owner("t"), now).await.expect("counted").long_term, alive);
+    }
+    assert_eq!(store.delete_expired(before, 10).await.expect("collected"), 0);
+    assert_eq!(store.delete_expired(LATER, 10).await.expect("collected"), 1);
+    assert_eq!(store.find(vec![id(1), id(2)]).await.expect("read").len(), 1);
+}
+
+async fn accesses_are_added_up(place: Place) {
+    let store = place.open().await;
+    store.upsert(vec![point("t", 1, "tea"), point("t", 2, "tea")]).await.expect("stored");
+    let access = |number, times, at| Access { id: id(number), times, at };
+    let accesses = vec![access(1, 2, LATER), access(2, 1, NOW), access(8, 1, NOW), access(1, 1, NOW)];
+    store.count_accesses(&owner("t"), accesses).await.expect("counted");
+    store.count_accesses(&owner("t"), vec![access(2, 1, LATER)]).await.expect("counted");
+    let mut read = store.find(vec![id(1), id(2), id(8)]).await.expect("read");
+    read.sort_by_key(|context| context.id);
+    let counted: Vec<_> =
+        read.iter().map(|context| (context.access_count, context.accessed_at, context.version)).collect();
+    assert_eq!(counted, [(3, Some(LATER), 1), (2, Some(LATER), 1)]);
+    let often = Selection { min_accesses: Some(3), ..Selection::alive(owner("t"), NOW) };
+    assert_eq!(store.count(often).await.expect("counted"), 1);
+}
+
+async fn pages_show_each_context_once(place: Place) {
+    let store = place.open().await;
+    store.upsert((0..25).map(|number| point("t", number, "tea")).collect()).await.expect("stored");
+    let (mut seen, mut from) = (Vec::new(), None);
+    loop {
+        let page = store.list(Selection::alive(owner("t"), NOW), from, 10).await.expect("a page");
+        assert!(page.contexts.len() <= 10);
+        seen.extend(page.contexts.into_iter().map(|context| context.id));
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..25).map(id).collect::<Vec<_>>(), "in the order of their ids");
+}
+
+async fn deleting_says_how_many_and_stops_at_the_limit(place: Place) {
+    let store = place.open().await;
+    let mut points: Vec<Point> = (0..10).map(|number| point("t", number, "tea")).collect();
+    for point in &mut points[..4] {
+        point.context.level = Level::ShortTerm;
+        point.context.expires_at = Some(LATER);
+    }
+    store.upsert(points).await.expect("stored");
+    assert_eq!(store.delete(&owner("t"), vec![id(9), id(9), id(77)]).await.expect("deleted"), 1);
+    assert_eq!(store.delete(&owner("t"), Vec::new()).await.expect("nothing to do"), 0);
+    assert_eq!(store.delete_expired(LATER, 3).await.expect("collected"), 3);
+    assert_eq!(store.delete_expired(LATER, 3).await.expect("collected"), 1);
+    let rest = Selection { levels: Some(vec![Level::LongTerm]), ..Selection::alive(owner("t"), NOW) };
+    assert_eq!(store.delete_selected(rest.clone(), 2).await.expect("deleted"), 2);
+    assert_eq!(store.delete_selected(rest.clone(), 0).await.expect("nothing to do"), 0);
+    assert_eq!(store.delete_selected(rest, 10).await.expect("deleted"), 3);
+    assert_eq!(store.stats().await.expect("stats").points, 0);
+}
+
+async fn a_search_finds_by_words_alone_by_vector_alone_and_by_both(place: Place) {
+    let store = place.open().await;
+    let mut wordless = point("t", 2, "of the");
+    wordless.vectors.sparse_self = lexical::Bm25::default().document("of the");
+    let mut vectorless = point("t", 3, "black tea");
+    vectorless.vectors.dense_self = None;
+    vectorless.vectors.dense_ctx = None;
+    store.upsert(vec![point("t", 1, "green tea"), wordless, vectorless]).await.expect("stored");
+    let selection = Selection::alive(owner("t"), NOW);
+    let words = Some(lexical::query("tea"));
+    let direction = Some(vec![1.0, 1.0, 0.0, 0.0]);
+    for (dense, sparse, expected) in [
+        (None, words.clone(), &[id(1), id(3)][..]),
+        (direction.clone(), None, &[id(1), id(2)]),
+        (direction, words, &[id(1), id(2), id(3)]),
+        (None, None, &[]),
+    ] {
+        let query = QueryVectors { dense, sparse };
+        let search = Search { query: query.clone(), selection: selection.clone(), per_leg: Search::PER_LEG };
+        let mut found = store.candidates(vec![search]).await.expect("found");
+        found.sort_by_key(|candidate| candidate.context.id);
+        let ids: Vec<ContextId> = found.iter().map(|candidate| candidate.context.id).collect();
+        assert_eq!(ids, expected, "{query:?}");
+        for candidate in found {
+            let scores = candidate.scores;
+            let has_vector = candidate.context.id != id(3);
+            assert_eq!(scores.dense_self.is_some(), query.dense.is_some() && has_vector, "{scores:?}");
+            assert_eq!(scores.sparse_self.is_some(), query.sparse.is_some(), "no common term is a score of 0");
+        }
+    }
+    let without = Selection { dense: Dense::Missing, ..selection };
+    let listed = store.list(without, None, 10).await.expect("listed").contexts;
+    assert_eq!(listed.into_iter().map(|context| context.id).collect::<Vec<_>>(), [id(3)]);
+}
+
+async fn a_term_counts_by_its_rarity_among_the_owners_contexts(place: Place) {
+    let store = place.open().await;
+    let mut points = vec![point("t", 0, "tea"), point("t", 1, "coffee"), point("t", 2, "coffee")];
+    // Another tenant's many contexts about tea must not make the word common for this one.
+    points.extend((10..40).map(|number| point("other", number, "tea")));
+    store.upsert(points).await.expect("stored");
+    let found = store.candidates(vec![search("tea coffee", Selection::alive(owner("t"), NOW))]).await.expect("found");
+    let words_score = |number| {
+        let candidate = found.iter().find(|candidate| candidate.context.id == id(number)).expect("found");
+        candidate.scores.sparse_self.expect("a score")
+    };
+    assert!(words_score(0) > words_score(1) + 0.1, "tea {} coffee {}", words_score(0), words_score(1));
+}
+
+async fn several_searches_are_answered_together(place: Place) {
+    let store = place.open().await;
+    let mut points = vec![point("t", 1, "green tea"), point("t", 2, "black tea")];
+    points[0].context.level = Level::ShortTerm;
+    store.upsert(points).await.expect("stored");
+    let on = |level| Selection { levels: Some(vec![level]), ..Selection::alive(owner("t"), NOW) };
+    let searches = vec![
+        search("tea", on(Level::ShortTerm)),
+        search("nothing of this", on(Level::Immediate)),
+        search("tea", on(Level::LongTerm)),
+    ];
+    let found = store.candidates(searches).await.expect("found");
+    let levels: BTreeSet<_> = found.iter().map(|candidate| candidate.context.level.as_str()).collect();
+    assert_eq!((found.len(), levels.len()), (2, 2), "{found:?}");
+}
+
+async fn a_closed_store_says_so(place: Place) {
+    let store = place.open().await;
+    store.close().await.expect("closed");
+    assert!(matches!(store.stats().await, Err(Error::Closed)));
+    assert!(matches!(store.upsert(vec![point("t", 1, "tea")]).await, Err(Error::Closed)));
+    assert!(matches!(store.flush().await, Err(Error::Closed)));
+    store.close().await.expect("closing it again changes nothing");
+}
+
+fn search(text: &str, selection: Selection) -> Search {
+    let query = QueryVectors { dense: None, sparse: Some(lexical::query(text)) };
+    Search { query, selection, per_leg: Search::PER_LEG }
+}

@@ -1,0 +1,214 @@
+//! The services: which calls are served, and by what.
+
+use std::{future::Future, path::PathBuf, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use qdrant_client::qdrant::{
+    self,
+    collections_server::{Collections, CollectionsServer},
+    points_server::{Points, PointsServer},
+};
+use tokio::net::TcpListener;
+use tonic::{
+    Request, Response, Status,
+    service::Interceptor,
+    transport::{self, Identity, ServerTlsConfig, server::TcpIncoming},
+};
+
+use crate::{collections, points, store::Store};
+
+/// As large as the product's largest answer.
+const LARGEST_MESSAGE: usize = 256 << 20;
+
+/// What the server shows to prove who it is.
+#[derive(Debug)]
+pub struct Tls {
+    /// Its certificate and those between it and the root, as PEM.
+    pub certificate: String,
+    /// Its private key, as PEM.
+    pub key: String,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    store: Arc<Store>,
+    key: RequiredKey,
+    tls: Option<Tls>,
+}
+
+impl Server {
+    /// Opens the collections of a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When a collection cannot be read.
+    pub fn open(directory: PathBuf) -> Result<Self> {
+        Ok(Self { store: Arc::new(Store::open(directory)?), key: RequiredKey(None), tls: None })
+    }
+
+    /// Serves only callers that send this as `api-key`.
+    #[must_use]
+    pub fn with_api_key(mut self, key: String) -> Self {
+        self.key = RequiredKey(Some(key.into()));
+        self
+    }
+
+    /// Serves over TLS.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Serves until `end`, then flushes.
+    ///
+    /// # Errors
+    /// When the certificate cannot be used, the listener fails, or a flush does.
+    pub async fn serve(self, listener: TcpListener, end: impl Future<Output = ()>) -> Result<()> {
+        let Self { store, key, tls } = self;
+        let mut server = transport::Server::builder();
+        if let Some(Tls { certificate, key }) = tls {
+            let identity = Identity::from_pem(certificate, key);
+            server =
+                server.tls_config(ServerTlsConfig::new().identity(identity)).context("the certificate is unusable")?;
+        }
+        let service = Service(Arc::clone(&store));
+        let points = PointsServer::new(service.clone())
+            .max_decoding_message_size(LARGEST_MESSAGE)
+            .max_encoding_message_size(LARGEST_MESSAGE);
+        let collections = CollectionsServer::new(service);
+        server
+            .layer(tonic::service::InterceptorLayer::new(key))
+            .add_service(points)
+            .add_service(collections)
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), end)
+            .await?;
+        tokio::task::spawn_blocking(move || store.flush()).await?
+    }
+}
+
+/// The key that callers must send.
+#[derive(Clone, Debug)]
+struct RequiredKey(Option<Arc<str>>);
+
+impl Interceptor for RequiredKey {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(required) = &self.0 else { return Ok(request) };
+        match request.metadata().get("api-key") {
+            None => Err(Status::unauthenticated("Must provide an API key or an Authorization bearer token")),
+            Some(sent) if sent.as_bytes() == required.as_bytes() => Ok(request),
+            Some(_) => Err(Status::unauthenticated("Invalid API key or JWT")),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service(Arc<Store>);
+
+impl Service {
+    /// Runs a call on a thread where it may block.
+    async fn answer<Q, A>(
+        &self,
+        request: Request<Q>,
+        call: fn(&Store, Q) -> Result<A, Status>,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+    {
+        let store = Arc::clone(&self.0);
+        let request = request.into_inner();
+        let answered = tokio::task::spawn_blocking(move || call(&store, request)).await;
+        answered.map_err(|error| Status::internal(format!("the call panicked: {error}")))?.map(Response::new)
+    }
+}
+
+/// A service's calls: those that a function of a module answers, and those that are refused.
+macro_rules! service {
+    ($service:ident by $module:ident {
+        serves { $($call:ident: $request:ident => $response:ident,)* }
+        refuses { $($refused:ident: $unread:ident => $unsent:ident,)* }
+    }) => {
+        #[tonic::async_trait]
+        impl $service for Service {
+            $(
+                async fn $call(
+                    &self,
+                    request: Request<qdrant::$request>,
+                ) -> Result<Response<qdrant::$response>, Status> {
+                    self.answer(request, $module::$call).await
+                }
+            )*
+            $(
+                async fn $refused(
+                    &self,
+                    _: Request<qdrant::$unread>,
+                ) -> Result<Response<qdrant::$unsent>, Status> {
+                    Err(Status::unimplemented(concat!("this server does not know ", stringify!($refused))))
+                }
+            )*
+        }
+    };
+}
+
+service! {
+    Collections by collections {
+        serves {
+            collection_exists: CollectionExistsRequest => CollectionExistsResponse,
+            create: CreateCollection => CollectionOperationResponse,
+            delete: DeleteCollection => CollectionOperationResponse,
+            get: GetCollectionInfoRequest => GetCollectionInfoResponse,
+        }
+        refuses {
+            list: ListCollectionsRequest => ListCollectionsResponse,
+            update: UpdateCollection => CollectionOperationResponse,
+            update_aliases: ChangeAliases => CollectionOperationResponse,
+            list_collection_aliases: ListCollectionAliasesRequest => ListAliasesResponse,
+            list_aliases: ListAliasesRequest => ListAliasesResponse,
+            collection_cluster_info: CollectionClusterInfoRequest => CollectionClusterInfoResponse,
+            update_collection_cluster_setup: UpdateCollectionClusterSetupRequest => UpdateCollectionClusterSetupResponse,
+            create_shard_key: CreateShardKeyRequest => CreateShardKeyResponse,
+            delete_shard_key: DeleteShardKeyRequest => DeleteShardKeyResponse,
+            list_shard_keys: ListShardKeysRequest => ListShardKeysResponse,
+        }
+    }
+}
+
+service! {
+    Points by points {
+        serves {
+            upsert: UpsertPoints => PointsOperationResponse,
+            delete: DeletePoints => PointsOperationResponse,
+            get: GetPoints => GetResponse,
+            overwrite_payload: SetPayloadPoints => PointsOperationResponse,
+            update_batch: UpdateBatchPoints => UpdateBatchResponse,
+            create_field_index: CreateFieldIndexCollection => PointsOperationResponse,
+            scroll: ScrollPoints => ScrollResponse,
+            count: CountPoints => CountResponse,
+            query_batch: QueryBatchPoints => QueryBatchResponse,
+        }
+        refuses {
+            update_vectors: UpdatePointVectors => PointsOperationResponse,
+            delete_vectors: DeletePointVectors => PointsOperationResponse,
+            set_payload: SetPayloadPoints => PointsOperationResponse,
+            delete_payload: DeletePayloadPoints => PointsOperationResponse,
+            clear_payload: ClearPayloadPoints => PointsOperationResponse,
+            delete_field_index: DeleteFieldIndexCollection => PointsOperationResponse,
+            create_vector_name: CreateVectorNameRequest => PointsOperationResponse,
+            delete_vector_name: DeleteVectorNameRequest => PointsOperationResponse,
+            search: SearchPoints => SearchResponse,
+            search_batch: SearchBatchPoints => SearchBatchResponse,
+            search_groups: SearchPointGroups => SearchGroupsResponse,
+            recommend: RecommendPoints => RecommendResponse,
+            recommend_batch: RecommendBatchPoints => RecommendBatchResponse,
+            recommend_groups: RecommendPointGroups => RecommendGroupsResponse,
+            discover: DiscoverPoints => DiscoverResponse,
+            discover_batch: DiscoverBatchPoints => DiscoverBatchResponse,
+            query: QueryPoints => QueryResponse,
+            query_groups: QueryPointGroups => QueryGroupsResponse,
+            facet: FacetCounts => FacetResponse,
+            search_matrix_pairs: SearchMatrixPoints => SearchMatrixPairsResponse,
+            search_matrix_offsets: SearchMatrixPoints => SearchMatrixOffsetsResponse,
+        }
+    }
+}

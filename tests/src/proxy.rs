@@ -1,0 +1,110 @@
+//! A TCP proxy on loopback that can behave like a bad network.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Result;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+/// What happens to what passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// It arrives.
+    Fine,
+    /// It arrives this much later, each piece in each direction.
+    Slow(Duration),
+    /// Requests arrive, answers are lost and the connection with them.
+    LosesAnswers,
+    /// Connections end, and new ones are not made.
+    Cut,
+}
+
+/// A running proxy; it ends with the runtime or when dropped.
+pub struct Proxy {
+    address: SocketAddr,
+    network: watch::Sender<Network>,
+    _tasks: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Listens in front of `target`.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start(target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (network, seen) = watch::channel(Network::Fine);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, target, seen));
+        Ok(Self { address, network, _tasks: tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes the network, for connections that are there as well.
+    pub fn set(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, network: watch::Receiver<Network>) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        connections.spawn(connection(client, target, network.clone()));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// One connection; whichever way it ends, both sides are closed.
+async fn connection(client: TcpStream, target: SocketAddr, mut network: watch::Receiver<Network>) {
+    if *network.borrow() == Network::Cut {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    // Small pieces must not wait for one another here; the network is as slow as it is set to be.
+    if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
+        return;
+    }
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let requests = pass(from_client, to_server, network.clone(), false);
+    let answers = pass(from_server, to_client, network.clone(), true);
+    let cut = async { network.wait_for(|network| *network == Network::Cut).await.map(drop) };
+    tokio::select! {
+        () = requests => {}
+        () = answers => {}
+        _ = cut => {}
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    network: watch::Receiver<Network>,
+    answers: bool,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let now = *network.borrow();
+        match now {
+            Network::LosesAnswers if answers => return,
+            Network::Slow(delay) => tokio::time::sleep(delay).await,
+            Network::Fine | Network::LosesAnswers | Network::Cut => {}
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A Qdrant server that is killed, stopped, cut off or slow while agents write: nothing acknowledged is lost, nothing doubled.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_protocol::message::{ContextList, ContextResponse};
+use context_manager_tests::{
+    proxy::{Network, Proxy},
+    qdrant::Qdrant,
+    sidecar::Sidecar,
+    tally::{Tally, Verdict, Writers, drained},
+};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+const WRITERS: usize = 4;
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A sidecar's configuration before the server at `url`; it notices an outage soon.
+fn config(url: impl std::fmt::Display) -> String {
+    format!(
+        "[store.qdrant]\nurl = \"http://{url}\"\ncollection = \"memory\"\ntimeout = \"500ms\"\n[journal]\npath = \"journal\"\n\
+         [circuit_breaker]\nfailure_threshold = 2\nsuccess_threshold = 1\nopen_for = \"200ms\"\n"
+    )
+}
+
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+/// Stops the writers, waits for the journal to drain, and compares.
+async fn judge(fault: &str, sidecar: &Sidecar, tally: &Tally) -> Result<Verdict> {
+    let client = sidecar.client()?;
+    drained(&client, PATIENCE).await?;
+    let verdict = tally.verify(&client).await.with_context(|| sidecar.log().unwrap_or_default())?;
+    println!("{fault}: {verdict}");
+    ensure!(verdict.lost.is_empty() && verdict.doubled.is_empty(), "{verdict:?}\n{}", sidecar.log()?);
+    ensure!(verdict.acknowledged >= 20, "too few writes to prove anything: {verdict}\n{}", sidecar.log()?);
+    Ok(verdict)
+}
+
+struct Setup {
+    folder: tempfile::TempDir,
+    server: Qdrant,
+    proxy: Proxy,
+    sidecar: Sidecar,
+}
+
+impl Setup {
+    async fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let server = Qdrant::start(&folder.path().join("qdrant")).await?;
+        let proxy = Proxy::start(server.address()).await?;
+        let sidecar = Sidecar::start(folder.path(), &config(proxy.address())).await?;
+        Ok(Self { folder, server, proxy, sidecar })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn writers(&self, name: &str) -> Result<Writers> {
+        Ok(Writers::start(name, WRITERS, &self.sidecar.client()?))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_costs_nothing() -> Result<()> {
+    let mut setup = Setup::new().await?;
+    let writers = setup.writers("kill")?;
+    for _ in 0..3 {
+        pause(400).await;
+        setup.server.kill()?;
+        pause(400).await;
+        setup.server.restart().await?;
+    }
+    pause(400).await;
+    let tally = writers.stop().await?;
+    let verdict = judge("server killed three times", &setup.sidecar, &tally).await?;
+    ensure!(verdict.journaled > 0, "no write met the outage: {verdict}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_costs_nothing() -> Result<()> {
+    let setup = Setup::new().await?;
+    let writers = setup.writers("stop")?;
+    for _ in 0..2 {
+        pause(300).await;
+        setup.server.pause()?;
+        pause(1_500).await;
+        setup.server.resume()?;
+    }
+    pause(300).await;
+    let tally = writers.stop().await?;
+    let verdict = judge("server stopped twice", &setup.sidecar, &tally).await?;
+    ensure!(verdict.journaled > 0, "no write met the outage: {verdict}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_double_nothing() -> Result<()> {
+    let setup = Setup::new().await?;
+    let writers = setup.writers("answers")?;
+    for network in [Network::LosesAnswers, Network::Fine, Network::Cut, Network::Fine, Network::LosesAnswers] {
+        setup.proxy.set(network);
+        pause(400).await;
+    }
+    setup.proxy.set(Network::Fine);
+    pause(400).await;
+    let tally = writers.stop().await?;
+    let verdict = judge("answers lost and connections cut", &setup.sidecar, &tally).await?;
+    ensure!(verdict.journaled > 0, "no write met the outage: {verdict}");
+    Ok(())
+}
+
+/// Slower than the deadline is like away, slower than usual is only slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_network_costs_nothing() -> Result<()> {
+    let setup = Setup::new().await?;
+    let writers = setup.writers("slow")?;
+    for delay in [20, 700] {
+        setup.proxy.set(Network::Slow(Duration::from_millis(delay)));
+        pause(1_500).await;
+    }
+    setup.proxy.set(Network::Fine);
+    pause(300).await;
+    let tally = writers.stop().await?;
+    judge("slow network", &setup.sidecar, &tally).await?;
+    Ok(())
+}
+
+/// The journal is all that remembers the writes when the sidecar is killed as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_the_sidecar_while_the_server_is_away_costs_nothing() -> Result<()> {
+    let mut setup = Setup::new().await?;
+    let mut tally = Tally::default();
+    for round in 0..3 {
+        let writers = setup.writers(&format!("round {round}"))?;
+        pause(200).await;
+        setup.server.kill()?;
+        pause(500).await;
+        setup.sidecar.signal(Signal::SIGKILL)?;
+        setup.sidecar.wait(Duration::from_secs(5)).await?;
+        tally.add(writers.stop().await?);
+        if round % 2 == 0 {
+            setup.server.restart().await?;
+        }
+        setup.sidecar = Sidecar::start(setup.path(), &config(setup.proxy.address())).await?;
+        if round % 2 == 1 {
+            setup.server.restart().await?;
+        }
+    }
+    let verdict = judge("sidecar killed with the server away", &setup.sidecar, &tally).await?;
+    ensure!(verdict.journaled > 0, "no write met the outage: {verdict}");
+    Ok(())
+}
+
+/// A sidecar that starts while the server is away is ready, takes writes, finds them, and says that its answers are not whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_starts_and_works_without_its_server() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = Qdrant::start(&folder.path().join("qdrant")).await?;
+    server.kill()?;
+    let sidecar = Sidecar::start(folder.path(), &config(server.address())).await?;
+    let client = sidecar.client()?;
+    let message = json!({"text": "the kettle is blue", "level": "long_term"});
+    let stored = client.post("/v1/contexts", &message).await?;
+    assert_eq!(stored.status, 202, "{}", String::from_utf8_lossy(&stored.body));
+    let search = json!({"query": "which colour has the kettle"});
+    let found: ContextResponse = client.post("/v1/contexts/search", &search).await?.message()?;
+    assert_eq!(found.contexts.iter().map(|hit| hit.context.text.as_str()).collect::<Vec<_>>(), ["the kettle is blue"]);
+    assert!(!found.degraded.is_empty(), "the store's part is missing, and the answer says so");
+
+    server.restart().await?;
+    drained(&client, PATIENCE).await?;
+    let list: ContextList =
+        client.get("/v1/contexts").await?.message().with_context(|| sidecar.log().unwrap_or_default())?;
+    assert_eq!(list.contexts.len(), 1);
+    // Another sidecar of the tenant sees it, so it is in the store.
+    let elsewhere = tempfile::tempdir()?;
+    let other = Sidecar::start(elsewhere.path(), &config(server.address())).await?;
+    let list = other.client()?.get("/v1/contexts").await?;
+    let list: ContextList = list.message().with_context(|| other.log().unwrap_or_default())?;
+    assert_eq!(list.contexts.len(), 1);
+    Ok(())
+}
