@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::{duration::HumanDuration, level::Level};
+use crate::{duration::HumanDuration, level::Level, problem::Code};
 
 /// Store one context (`POST /v1/contexts`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -269,14 +269,112 @@ pub struct ContextUpdate {
     pub if_version: Option<i64>,
 }
 
-/// The answer to clearing a session (`DELETE /v1/contexts?session=S`).
+/// Delete the contexts that match (`POST /v1/contexts/delete`). All conditions must hold, and there must be at least one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextDelete {
+    /// Only contexts of this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Only contexts on these levels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<Vec<Level>>,
+    /// Only contexts whose metadata match.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// Only contexts that were stored before this time, as Unix time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_before: Option<i64>,
+    /// Only count what would be deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// The answer to deleting contexts by session (`DELETE /v1/contexts?session=S`) or by conditions (`POST /v1/contexts/delete`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cleared {
-    /// How many contexts were deleted; while the deletion waits in the journal, how many of them the sidecar knows itself.
+    /// How many contexts were deleted, or would be in a dry run; while the deletion waits in the journal, how many of them the sidecar knows itself.
     pub deleted: usize,
     /// Whether the deletion waits in the local journal; it will reach the store.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub journaled: bool,
+}
+
+/// A context in an export (`GET /v1/contexts/export`), one on each line, with all that makes it the same context elsewhere. Whose it
+/// is comes from the sidecar that imports it (`POST /v1/contexts/import`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportedContext {
+    /// The id.
+    pub id: Uuid,
+    /// The text.
+    pub text: String,
+    /// The level.
+    pub level: Level,
+    /// The session it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Its place in the session's order.
+    #[serde(default)]
+    pub sequence: i64,
+    /// Who said or did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Free-form values.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+    /// Counts the changes, from 1 on.
+    pub version: i64,
+    /// When it was stored, as Unix time in milliseconds.
+    pub created_at: i64,
+    /// When it was last changed, likewise.
+    pub updated_at: i64,
+    /// When it happened, if that is not when it was stored, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occurred_at: Option<i64>,
+    /// When it expires, likewise; absent when it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+    /// The TTL that was asked for; it outranks the level's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<HumanDuration>,
+    /// How often it was returned by a search.
+    #[serde(default)]
+    pub access_count: i64,
+    /// When it was last returned by a search, as Unix time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accessed_at: Option<i64>,
+}
+
+/// The last line of an export. An export without it is not whole; go on after the last context that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportEnd {
+    /// How many contexts came before.
+    pub exported: usize,
+}
+
+/// The answer to an import (`POST /v1/contexts/import`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Contexts that are new.
+    pub imported: usize,
+    /// Contexts that are there already, perhaps in a later version.
+    pub unchanged: usize,
+    /// Contexts that have expired since they were exported.
+    pub expired: usize,
+    /// Lines that were refused; the others were imported.
+    pub refused: Vec<RefusedLine>,
+}
+
+/// A line that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedLine {
+    /// Its number, from 1.
+    pub line: usize,
+    /// The stable code.
+    pub code: Code,
+    /// What is wrong with it.
+    pub detail: String,
 }
 
 /// Figures of the caller's memory (`GET /v1/contexts/stats`).

@@ -71,6 +71,8 @@ codes! {
     VersionConflict = "version-conflict", 409, "The context was changed by somebody else";
     /// The id is taken by a context with other content.
     IdConflict = "id-conflict", 409, "The id belongs to another context";
+    /// The idempotency key was used for another write.
+    IdempotencyKeyReused = "idempotency-key-reused", 422, "The idempotency key was used for another write";
     /// The body is larger than the limit.
     BodyTooLarge = "body-too-large", 413, "The request body is too large";
     /// The content type is neither JSON nor `MessagePack`.

@@ -11,6 +11,7 @@ mod embedding;
 mod error;
 mod filter;
 mod health;
+mod idempotency;
 mod immediate;
 mod journaled;
 mod locks;
@@ -20,6 +21,7 @@ mod read;
 mod retrieve;
 mod sessions;
 mod store;
+mod transfer;
 mod update;
 mod upkeep;
 
@@ -41,8 +43,8 @@ use context_manager_protocol::{
     config::{CircuitBreaker, EnvironmentSecrets, SidecarConfig, Store},
     level::Level,
     message::{
-        Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextList, ContextRequest, ContextResponse,
-        ContextStore, ContextStoreBatch, ContextUpdate, Stats,
+        Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextDelete, ContextList, ContextRequest,
+        ContextResponse, ContextStore, ContextStoreBatch, ContextUpdate, ExportedContext, Imported, Stats,
     },
 };
 use secrecy::SecretString;
@@ -64,6 +66,7 @@ use crate::{
 use embedding::Embedding;
 pub use error::Error;
 use health::Health;
+pub use idempotency::IdempotencyKey;
 use immediate::Immediate;
 use locks::Locks;
 use pending::Pending;
@@ -203,21 +206,34 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Stores a context.
+    /// Stores a context. With a key, sending it again changes nothing.
     ///
     /// # Errors
-    /// When the message is not valid, the id is taken, or the store fails.
-    pub async fn store(&self, _: &Verified, message: ContextStore) -> Result<Acknowledgment, Error> {
-        let acknowledged = self.detached(|inner| async move { inner.store_all(vec![message], false).await }).await?;
+    /// When the message is not valid, the id is taken, the key was used for another content, or the store fails.
+    pub async fn store(
+        &self,
+        _: &Verified,
+        message: ContextStore,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Acknowledgment, Error> {
+        let acknowledged =
+            self.detached(|inner| async move { inner.store_once(vec![message], false, key).await }).await?;
         acknowledged.into_iter().next().ok_or(Error::Interrupted)
     }
 
-    /// Stores several contexts, all or none.
+    /// Stores several contexts, all or none. With a key, sending them again changes nothing.
     ///
     /// # Errors
-    /// When a message is not valid, an id is taken, or the store fails; nothing is stored then.
-    pub async fn store_batch(&self, _: &Verified, batch: ContextStoreBatch) -> Result<AcknowledgmentBatch, Error> {
-        let acknowledged = self.detached(|inner| async move { inner.store_all(batch.contexts, true).await }).await?;
+    /// When a message is not valid, an id is taken, the key was used for another content, or the store fails; nothing is stored
+    /// then.
+    pub async fn store_batch(
+        &self,
+        _: &Verified,
+        batch: ContextStoreBatch,
+        key: Option<IdempotencyKey>,
+    ) -> Result<AcknowledgmentBatch, Error> {
+        let acknowledged =
+            self.detached(|inner| async move { inner.store_once(batch.contexts, true, key).await }).await?;
         Ok(AcknowledgmentBatch { acknowledgments: acknowledged })
     }
 
@@ -268,6 +284,36 @@ impl Engine {
     pub async fn clear_session(&self, _: &Verified, session: &str) -> Result<Cleared, Error> {
         let session = convert::session(session)?;
         self.detached(move |inner| async move { inner.clear(session).await }).await
+    }
+
+    /// Deletes the contexts that match, or only counts them.
+    ///
+    /// # Errors
+    /// When the message is not valid, or the store fails; some contexts may be deleted then.
+    pub async fn delete_matching(&self, _: &Verified, message: ContextDelete) -> Result<Cleared, Error> {
+        self.detached(move |inner| async move { inner.remove_matching(message).await }).await
+    }
+
+    /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn export(&self, _: &Verified, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
+        self.inner.export(after).await
+    }
+
+    /// Imports contexts, each with the number of its line. What is refused is part of the answer.
+    ///
+    /// # Errors
+    /// When the store fails; some contexts may be imported then, and importing all of them again is harmless.
+    pub async fn import(&self, _: &Verified, lines: Vec<(usize, ExportedContext)>) -> Result<Imported, Error> {
+        self.detached(move |inner| async move { inner.import(lines).await }).await
+    }
+
+    /// Whose memory it is.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.inner.owner
     }
 
     /// Figures of the caller's memory.

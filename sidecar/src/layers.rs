@@ -7,6 +7,7 @@ use context_manager_protocol::config::Protocol;
 use crate::{live::Live, metrics::Metrics, nonces::NonceStore, readiness::Readiness};
 
 pub mod admission;
+pub mod audit;
 pub mod authenticate;
 pub mod body_limit;
 pub mod catch_panic;

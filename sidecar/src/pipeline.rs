@@ -10,6 +10,7 @@ use crate::{
     layers::{
         Shared,
         admission::{Admission, admit},
+        audit::audit,
         authenticate::authenticate,
         body_limit, catch_panic, deadline, measure, problem, request_id, trace,
     },
@@ -21,7 +22,8 @@ mod tests;
 
 /// The protocol: its routes behind all layers.
 pub fn build(engine: Engine, shared: &Shared) -> Router {
-    around(routes::router(engine), shared)
+    let audited = routes::router(engine.clone()).layer(from_fn_with_state(engine, audit));
+    around(audited, shared)
 }
 
 /// All layers around `routes`.

@@ -11,6 +11,7 @@ use crate::{engine::Engine, refusal::Refusal};
 
 pub mod exchange;
 mod read;
+mod transfer;
 mod write;
 
 /// The paths, as they are routed and counted.
@@ -19,6 +20,12 @@ pub mod path {
     pub const CONTEXTS: &str = "/v1/contexts";
     /// Store several.
     pub const BATCH: &str = "/v1/contexts/batch";
+    /// Delete by conditions.
+    pub const DELETE: &str = "/v1/contexts/delete";
+    /// Everything, line by line.
+    pub const EXPORT: &str = "/v1/contexts/export";
+    /// What an export gave.
+    pub const IMPORT: &str = "/v1/contexts/import";
     /// Retrieve within a token budget.
     pub const SEARCH: &str = "/v1/contexts/search";
     /// Figures.
@@ -32,6 +39,9 @@ pub fn router(engine: Engine) -> Router {
     Router::new()
         .route(path::CONTEXTS, post(write::store).get(read::list).delete(write::clear_session))
         .route(path::BATCH, post(write::store_batch))
+        .route(path::DELETE, post(write::delete_matching))
+        .route(path::EXPORT, get(transfer::export))
+        .route(path::IMPORT, post(transfer::import))
         .route(path::SEARCH, post(read::search))
         .route(path::STATS, get(read::stats))
         .route(path::CONTEXT, get(read::context).patch(write::update).delete(write::delete))

@@ -1,9 +1,14 @@
 //! Deleting by id, by session, and what has expired.
 
 use context_manager_memory::{Context, ContextId, SessionId};
-use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared};
+use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared, ContextDelete};
 
-use super::{Error, Inner, convert, locks::Key, now};
+use super::{
+    Error, Inner, convert,
+    filter::{self, Wanted},
+    locks::Key,
+    now,
+};
 use crate::ports::vector_store::{Expiry, Selection, Sessions};
 
 /// Contexts of one deletion; a longer session takes several.
@@ -43,6 +48,30 @@ impl Inner {
         self.delete_all(&Selection { expiry: Expiry::Any, ..alive }).await?;
         self.immediate.clear(session);
         self.sessions.forget(Some(session)).await;
+        Ok(deleted)
+    }
+
+    /// Deletes the contexts that match. The expired ones go too, but nobody could see them, so they are not counted.
+    pub(super) async fn remove_matching(&self, message: ContextDelete) -> Result<Cleared, Error> {
+        let now = now();
+        let wanted = filter::of_deletion(message.clone(), now)?;
+        if message.dry_run {
+            let selection = wanted.selection(self.owner.clone(), wanted.levels.clone(), now);
+            let deleted = self.store_health.note(self.store.count(selection).await)?;
+            return Ok(Cleared { deleted, journaled: false });
+        }
+        match self.unless_journaling(self.delete_wanted(&wanted)).await? {
+            Some(deleted) => Ok(Cleared { deleted, journaled: false }),
+            None => self.journal_deletion(message, wanted, now).await,
+        }
+    }
+
+    pub(super) async fn delete_wanted(&self, wanted: &Wanted) -> Result<usize, Error> {
+        let alive = wanted.selection(self.owner.clone(), wanted.levels.clone(), now());
+        let deleted = self.delete_all(&alive).await?;
+        self.delete_all(&Selection { expiry: Expiry::Any, ..alive }).await?;
+        self.immediate.remove_matching(wanted);
+        self.sessions.forget_all();
         Ok(deleted)
     }
 

@@ -9,7 +9,7 @@ use context_manager_memory::{Context, ContextId, Timestamp, update};
 use tracing::{info, warn};
 
 use super::{
-    Error, Inner, now,
+    Error, Inner, filter, now,
     pending::Entry,
     store::{Draft, is_owned_alike, says_the_same},
 };
@@ -35,7 +35,7 @@ impl Inner {
                     contexts += stored.len();
                     taken == 1 || contexts <= BATCH
                 }
-                Entry::Update { .. } | Entry::Delete { .. } | Entry::Clear { .. } => {
+                Entry::Update { .. } | Entry::Delete { .. } | Entry::Clear { .. } | Entry::DeleteMatching { .. } => {
                     let alone = taken == 1;
                     contexts = BATCH;
                     alone
@@ -64,6 +64,9 @@ impl Inner {
                     self.delete_all(&selection).await?;
                     self.immediate.clear(&session);
                     self.sessions.forget(Some(&session)).await;
+                }
+                Entry::DeleteMatching { message, at } => {
+                    self.delete_wanted(&filter::of_deletion(message, at)?).await?;
                 }
             }
         }

@@ -22,6 +22,12 @@ pub enum Error {
     /// The id is taken.
     #[error("the id {0} belongs to a context with other content; leave the id out, or update that context instead")]
     IdTaken(ContextId),
+    /// Writes wait in the journal, and this one cannot wait behind them.
+    #[error("writes wait in the journal until the store is back; import when they have reached it")]
+    Journaling,
+    /// The idempotency key was used for another content.
+    #[error("the Idempotency-Key was used before for a write with other content; use a new key for each new write")]
+    KeyReused,
     /// The context was changed by somebody else.
     #[error(transparent)]
     Version(#[from] VersionConflict),
@@ -85,6 +91,8 @@ impl Error {
             Self::Field { field, message } => Self::Field { field: format!("{path}{field}"), message },
             other @ (Self::NotFound(_)
             | Self::IdTaken(_)
+            | Self::KeyReused
+            | Self::Journaling
             | Self::Version(_)
             | Self::Store(_)
             | Self::Open(_)
@@ -112,6 +120,8 @@ impl From<Error> for Problem {
             Error::Field { field, message } => Self::new(Code::FieldInvalid, message).field(field),
             Error::NotFound(_) => Self::new(Code::ContextNotFound, detail),
             Error::IdTaken(_) => Self::new(Code::IdConflict, detail).field("id"),
+            Error::Journaling => Self::new(Code::StoreUnavailable, detail),
+            Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail).field("Idempotency-Key"),
             Error::Version(_) => Self::new(Code::VersionConflict, detail).field("if_version"),
             Error::Store(vector_store::Error::Failed(_) | vector_store::Error::Closed) | Error::Open(_) => {
                 Self::new(Code::StoreUnavailable, "the store of the memory failed; try again, and look at /health")

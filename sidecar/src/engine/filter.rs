@@ -1,10 +1,13 @@
 //! Which contexts a request wants: session, levels and conditions on metadata, for the store and for L1 alike.
 
-use context_manager_memory::{Context, Level, SessionId};
-use context_manager_protocol::message::{self, Filter, Range};
+use context_manager_memory::{Context, Level, SessionId, Timestamp};
+use context_manager_protocol::{
+    level,
+    message::{self, ContextDelete, Filter, Range},
+};
 use serde_json::Value;
 
-use super::Error;
+use super::{Error, convert};
 use crate::ports::vector_store::{Condition, Operator, Owner, Scalar, Selection, Sessions};
 
 /// What a request wants.
@@ -13,20 +16,22 @@ pub(super) struct Wanted {
     pub(super) session: Option<SessionId>,
     pub(super) levels: Vec<Level>,
     pub(super) metadata: Vec<Condition>,
+    pub(super) created_before: Option<Timestamp>,
 }
 
 impl Wanted {
+    /// Everything.
+    pub(super) fn all() -> Self {
+        Self { session: None, levels: Level::ALL.to_vec(), metadata: Vec::new(), created_before: None }
+    }
+
     /// The same, for the store.
-    pub(super) fn selection(
-        &self,
-        owner: Owner,
-        levels: Vec<Level>,
-        now: context_manager_memory::Timestamp,
-    ) -> Selection {
+    pub(super) fn selection(&self, owner: Owner, levels: Vec<Level>, now: Timestamp) -> Selection {
         Selection {
             sessions: self.session.clone().map_or(Sessions::All, Sessions::Only),
             levels: Some(levels),
             metadata: self.metadata.clone(),
+            created_before: self.created_before,
             ..Selection::alive(owner, now)
         }
     }
@@ -35,7 +40,37 @@ impl Wanted {
     pub(super) fn matches(&self, context: &Context) -> bool {
         self.session.as_ref().is_none_or(|session| context.session.as_ref() == Some(session))
             && self.levels.contains(&context.level)
+            && self.created_before.is_none_or(|before| context.created_at < before)
             && self.metadata.iter().all(|condition| holds(condition, context))
+    }
+}
+
+/// What a deletion that was asked for at `now` is about: nothing that is stored later.
+pub(super) fn of_deletion(message: ContextDelete, now: Timestamp) -> Result<Wanted, Error> {
+    let ContextDelete { session, levels, filter, created_before, dry_run: _ } = message;
+    if session.is_none() && levels.is_none() && filter.is_empty() && created_before.is_none() {
+        return Err(Error::field(
+            "filter",
+            "nothing says what to delete; give session, levels, filter or created_before",
+        ));
+    }
+    let later = Timestamp::from_millis(now.as_millis().saturating_add(1));
+    Ok(Wanted {
+        session: session.as_deref().map(convert::session).transpose()?,
+        levels: self::levels(levels)?,
+        metadata: conditions(filter)?,
+        created_before: Some(created_before.map_or(later, |before| Timestamp::from_millis(before).min(later))),
+    })
+}
+
+/// The levels of a request; all when it names none.
+pub(super) fn levels(levels: Option<Vec<level::Level>>) -> Result<Vec<Level>, Error> {
+    match levels {
+        Some(levels) if levels.is_empty() => {
+            Err(Error::field("levels", "levels is empty; leave it out for all levels"))
+        }
+        Some(levels) => Ok(levels.into_iter().map(convert::level).collect()),
+        None => Ok(Level::ALL.to_vec()),
     }
 }
 

@@ -57,6 +57,10 @@ impl Immediate {
         self.ring().contexts.retain(|_, (context, _)| context.session.as_ref() != Some(session));
     }
 
+    pub(super) fn remove_matching(&self, wanted: &Wanted) {
+        self.ring().contexts.retain(|_, (context, _)| !wanted.matches(context));
+    }
+
     pub(super) fn drop_expired(&self, now: Timestamp) {
         self.ring().contexts.retain(|_, (context, _)| !context.is_expired(now));
     }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use context_manager_journal::Options;
 use context_manager_memory::{
-    Context, ContextId, Level, SessionId, Timestamp,
+    Context, ContextId, SessionId, Timestamp,
     update::{self, Change},
 };
 use context_manager_protocol::{
     config::{SidecarConfig, Store},
-    message::{AckStatus, Acknowledgment, Cleared},
+    message::{AckStatus, Acknowledgment, Cleared, ContextDelete},
 };
 use tracing::warn;
 
@@ -141,18 +141,39 @@ impl Inner {
     /// Journals the end of a session's contexts.
     pub(super) async fn journal_clearing(&self, session: SessionId) -> Result<Cleared, Error> {
         let now = now();
-        let wanted = Wanted { session: Some(session.clone()), levels: Level::ALL.to_vec(), metadata: Vec::new() };
-        let mut known: Vec<ContextId> =
-            self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| context.id).collect();
-        if let Some(view) = self.pending.view() {
-            known.extend(immediate::waiting(&view, &wanted, now).into_iter().map(|(context, _)| context.id));
-        }
-        known.sort_unstable();
-        known.dedup();
+        let wanted = Wanted { session: Some(session.clone()), ..Wanted::all() };
+        let deleted = self.known_matching(&wanted, now);
         let entry = Entry::Clear { session: session.clone(), at: now };
         self.pending.append(entry, Effect::Clear(session.clone())).await?;
         self.immediate.clear(&session);
         self.sessions.forget(Some(&session)).await;
-        Ok(Cleared { deleted: known.len(), journaled: true })
+        Ok(Cleared { deleted, journaled: true })
+    }
+
+    /// Journals the end of the contexts that match.
+    pub(super) async fn journal_deletion(
+        &self,
+        message: ContextDelete,
+        wanted: Wanted,
+        now: Timestamp,
+    ) -> Result<Cleared, Error> {
+        let deleted = self.known_matching(&wanted, now);
+        let entry = Entry::DeleteMatching { message, at: now };
+        self.pending.append(entry, Effect::DeleteMatching(wanted.clone())).await?;
+        self.immediate.remove_matching(&wanted);
+        self.sessions.forget_all();
+        Ok(Cleared { deleted, journaled: true })
+    }
+
+    /// How many contexts match, as far as the sidecar knows without the store.
+    fn known_matching(&self, wanted: &Wanted, now: Timestamp) -> usize {
+        let mut known: Vec<ContextId> =
+            self.immediate.matching(wanted, now).into_iter().map(|(context, _)| context.id).collect();
+        if let Some(view) = self.pending.view() {
+            known.extend(immediate::waiting(&view, wanted, now).into_iter().map(|(context, _)| context.id));
+        }
+        known.sort_unstable();
+        known.dedup();
+        known.len()
     }
 }

@@ -15,11 +15,15 @@ use context_manager_memory::{
     lexical::Bm25,
     update::{self, Change},
 };
+use context_manager_protocol::message::ContextDelete;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::spawn_blocking};
 use tracing::warn;
 
-use super::{Error, Part};
+use super::{
+    Error, Part,
+    filter::{self, Wanted},
+};
 use crate::{
     metrics::Metrics,
     ports::vector_store::{Point, SessionEnd},
@@ -66,13 +70,23 @@ pub(super) enum Entry {
         /// When.
         at: Timestamp,
     },
+    /// The end of the contexts that match.
+    DeleteMatching {
+        /// Which ones.
+        message: ContextDelete,
+        /// When; nothing that was stored later is meant.
+        at: Timestamp,
+    },
 }
 
 impl Entry {
     fn at(&self) -> Option<Timestamp> {
         match self {
             Self::Store { contexts } => contexts.first().map(|context| context.created_at),
-            Self::Update { at, .. } | Self::Delete { at, .. } | Self::Clear { at, .. } => Some(*at),
+            Self::Update { at, .. }
+            | Self::Delete { at, .. }
+            | Self::Clear { at, .. }
+            | Self::DeleteMatching { at, .. } => Some(*at),
         }
     }
 }
@@ -83,6 +97,7 @@ pub(super) struct View {
     points: HashMap<ContextId, Arc<Point>>,
     deleted: HashSet<ContextId>,
     cleared: HashSet<SessionId>,
+    doomed: Vec<Arc<Wanted>>,
 }
 
 impl View {
@@ -96,6 +111,7 @@ impl View {
         self.points.contains_key(&context.id)
             || self.deleted.contains(&context.id)
             || context.session.as_ref().is_some_and(|session| self.cleared.contains(session))
+            || self.doomed.iter().any(|wanted| wanted.matches(context))
     }
 
     /// Whether a waiting write deletes this context by its id.
@@ -130,8 +146,13 @@ impl View {
         self.cleared.insert(session.clone());
     }
 
+    fn delete_matching(&mut self, wanted: Wanted) {
+        self.points.retain(|_, point| !wanted.matches(&point.context));
+        self.doomed.push(Arc::new(wanted));
+    }
+
     /// What an entry that was read from the disk makes of the contexts; vectors are those of the words alone.
-    fn replay(&mut self, entry: &Entry) {
+    fn replay(&mut self, entry: &Entry) -> Result<(), Error> {
         match entry {
             Entry::Store { contexts } => {
                 for context in contexts {
@@ -141,15 +162,17 @@ impl View {
             }
             Entry::Update { id, text, metadata, ttl, at, .. } => {
                 // A context that only the store knows is found there in its old state until the change has reached it.
-                let Some(point) = self.get(*id) else { return };
+                let Some(point) = self.get(*id) else { return Ok(()) };
                 let change = Change { text: text.clone(), metadata: metadata.clone(), ttl: *ttl, if_version: None };
-                let Ok(context) = update::apply(&point.context, change, *at) else { return };
+                let Ok(context) = update::apply(&point.context, change, *at) else { return Ok(()) };
                 let vectors = index_texts(&context, None).vectors(&Bm25::default(), None);
                 self.put(Point { context, vectors });
             }
             Entry::Delete { id, .. } => self.delete(*id),
             Entry::Clear { session, .. } => self.clear(session),
+            Entry::DeleteMatching { message, at } => self.delete_matching(filter::of_deletion(message.clone(), *at)?),
         }
+        Ok(())
     }
 }
 
@@ -161,6 +184,8 @@ pub(super) enum Effect {
     Delete(ContextId),
     /// A session's contexts are gone.
     Clear(SessionId),
+    /// The contexts that match are gone.
+    DeleteMatching(Wanted),
 }
 
 #[derive(Debug, Default)]
@@ -195,7 +220,7 @@ impl Pending {
                 for record in opened.records {
                     let decoded = serde_json::from_slice::<Entry>(&record.payload);
                     let entry = decoded.map_err(|source| Error::JournalEntry { number: record.number, source })?;
-                    view.replay(&entry);
+                    view.replay(&entry)?;
                     waiting.queue.push_back((record.number, entry));
                 }
                 waiting.view = Arc::new(view);
@@ -251,6 +276,7 @@ impl Pending {
                 Effect::Put(points) => points.into_iter().for_each(|point| view.put(point)),
                 Effect::Delete(id) => view.delete(id),
                 Effect::Clear(session) => view.clear(&session),
+                Effect::DeleteMatching(wanted) => view.delete_matching(wanted),
             }
         }
         self.metrics.journal.appended.inc();

@@ -1,9 +1,9 @@
 //! Reading by id, by page, and in figures.
 
-use context_manager_memory::{ContextId, Level};
+use context_manager_memory::{ContextId, Level, Timestamp};
 use context_manager_protocol::message::{Context, ContextList, Stats};
 
-use super::{Error, Inner, ListQuery, convert, filter::Wanted, immediate, now};
+use super::{Error, Inner, ListQuery, convert, filter::Wanted, immediate, now, pending::View};
 use crate::{
     metrics::{Degradation, Label as _},
     ports::vector_store::{Page, Point},
@@ -45,43 +45,38 @@ impl Inner {
             .transpose()
             .map_err(|_| Error::field("cursor", "cursor is not the value of next of an earlier page; leave it out"))?;
         let levels = level.map_or_else(|| Level::ALL.to_vec(), |level| vec![convert::level(level)]);
-        let wanted = Wanted {
-            session: session.as_deref().map(convert::session).transpose()?,
-            levels: levels.clone(),
-            metadata: Vec::new(),
-        };
-        let now = now();
-        let view = self.pending.view();
-        let selection = wanted.selection(self.owner.clone(), levels, now);
-        let (mut page, degraded) = match self.store_health.note(self.store.list(selection, from, limit).await) {
+        let wanted = Wanted { session: session.as_deref().map(convert::session).transpose()?, levels, ..Wanted::all() };
+        let (page, degraded) = match self.whole_page(&wanted, from, limit).await {
             Ok(page) => (page, Vec::new()),
-            Err(error) if self.pending.is_enabled() && Error::from(error.clone()).is_outage() => {
+            Err(error) if self.pending.is_enabled() && error.is_outage() => {
+                let now = now();
                 let held = self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| context);
                 self.metrics.contexts.degraded.add(Degradation::Store, 1);
                 let page = Page { contexts: held.collect(), next: None };
+                let page = laid_over(page, self.pending.view().as_deref(), &wanted, from, limit, now);
                 (page, vec![Degradation::Store.as_str().to_owned()])
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
-        if let Some(view) = view {
-            page.contexts.retain(|context| !view.hides(context));
-            page.contexts.extend(immediate::waiting(&view, &wanted, now).into_iter().map(|(context, _)| context));
-        }
-        page.contexts.retain(|context| from.is_none_or(|from| context.id >= from));
-        page.contexts.sort_by_key(|context| context.id);
-        // A waiting context beyond the store's page belongs to a later one.
-        if let Some(next) = page.next {
-            page.contexts.retain(|context| context.id < next);
-        }
-        if page.contexts.len() > limit {
-            page.next = Some(page.contexts[limit].id);
-            page.contexts.truncate(limit);
-        }
         Ok(ContextList {
             contexts: page.contexts.into_iter().map(convert::message).collect(),
             next: page.next.map(|next| next.to_string()),
             degraded,
         })
+    }
+
+    /// A page of what the store has and of what waits for it.
+    pub(super) async fn whole_page(
+        &self,
+        wanted: &Wanted,
+        from: Option<ContextId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        let now = now();
+        let view = self.pending.view();
+        let selection = wanted.selection(self.owner.clone(), wanted.levels.clone(), now);
+        let page = self.store_health.note(self.store.list(selection, from, limit).await)?;
+        Ok(laid_over(page, view.as_deref(), wanted, from, limit, now))
     }
 
     pub(super) async fn figures(&self) -> Result<Stats, Error> {
@@ -97,4 +92,30 @@ impl Inner {
             uptime_seconds: self.metrics.uptime().as_secs(),
         })
     }
+}
+
+/// A page of contexts with what waits in the journal laid over it.
+fn laid_over(
+    mut page: Page,
+    view: Option<&View>,
+    wanted: &Wanted,
+    from: Option<ContextId>,
+    limit: usize,
+    now: Timestamp,
+) -> Page {
+    if let Some(view) = view {
+        page.contexts.retain(|context| !view.hides(context));
+        page.contexts.extend(immediate::waiting(view, wanted, now).into_iter().map(|(context, _)| context));
+    }
+    page.contexts.retain(|context| from.is_none_or(|from| context.id >= from));
+    page.contexts.sort_by_key(|context| context.id);
+    // A waiting context beyond the store's page belongs to a later one.
+    if let Some(next) = page.next {
+        page.contexts.retain(|context| context.id < next);
+    }
+    if page.contexts.len() > limit {
+        page.next = Some(page.contexts[limit].id);
+        page.contexts.truncate(limit);
+    }
+    page
 }

@@ -74,20 +74,14 @@ impl Inner {
             None => policy.default_token_budget,
         };
         let limit = self.limits.results(limit.unwrap_or(self.limits.results))?;
-        let levels = match levels {
-            Some(levels) if levels.is_empty() => {
-                return Err(Error::field("levels", "levels is empty; leave it out to search all levels"));
-            }
-            Some(levels) => levels.into_iter().map(convert::level).collect(),
-            None => Level::ALL.to_vec(),
-        };
         if min_score.is_some_and(|score| !score.is_finite()) {
             return Err(Error::field("min_score", "min_score is not a finite number"));
         }
         let wanted = Wanted {
             session: session.as_deref().map(convert::session).transpose()?,
-            levels,
+            levels: filter::levels(levels)?,
             metadata: filter::conditions(filter)?,
+            created_before: None,
         };
         Ok(Ask { query, budget, limit, wanted, min_score: min_score.or(policy.min_score), explain })
     }

@@ -34,6 +34,10 @@ impl Sessions {
         self.0.insert(session, end).await;
     }
 
+    pub(super) fn forget_all(&self) {
+        self.0.invalidate_all();
+    }
+
     pub(super) async fn forget(&self, session: Option<&SessionId>) {
         if let Some(session) = session {
             self.0.invalidate(session).await;

@@ -9,12 +9,16 @@ use std::{
 };
 
 use context_manager_memory::{
-    Context, ContextId, Level, SessionId, Timestamp, Vectors, index_text::index_texts, lexical::Bm25, promotion,
+    Context, ContextId, Level, SessionId, Timestamp, Vectors,
+    index_text::{IndexTexts, index_texts},
+    lexical::Bm25,
+    promotion,
 };
 use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextStore};
 use tracing::warn;
+use uuid::Uuid;
 
-use super::{Error, Inner, convert, locks::Key, now};
+use super::{Error, IdempotencyKey, Inner, convert, locks::Key, now};
 use crate::{
     metrics::Degradation,
     ports::vector_store::{Point, SessionEnd, Updated},
@@ -48,12 +52,24 @@ impl Draft {
 }
 
 impl Inner {
-    /// Stores all contexts or none; `is_batch` says how a refusal names a field.
-    pub(super) async fn store_all(
+    /// Stores all contexts or none, once for each key.
+    pub(super) async fn store_once(
         &self,
-        messages: Vec<ContextStore>,
+        mut messages: Vec<ContextStore>,
         is_batch: bool,
+        key: Option<IdempotencyKey>,
     ) -> Result<Vec<Acknowledgment>, Error> {
+        let Some(key) = key else { return self.store_all(messages, is_batch).await };
+        let own: HashSet<Uuid> = messages.iter().filter_map(|message| message.id).collect();
+        key.assign(&self.owner, &mut messages);
+        self.store_all(messages, is_batch).await.map_err(|error| {
+            let is_keys = matches!(&error, Error::IdTaken(id) if !own.contains(&id.as_uuid()));
+            if is_keys { Error::KeyReused } else { error }
+        })
+    }
+
+    /// Stores all contexts or none; `is_batch` says how a refusal names a field.
+    async fn store_all(&self, messages: Vec<ContextStore>, is_batch: bool) -> Result<Vec<Acknowledgment>, Error> {
         let since = Instant::now();
         if is_batch {
             self.limits.batch(messages.len())?;
@@ -170,23 +186,28 @@ impl Inner {
         if points.is_empty() {
             return points;
         }
-        let dense = match self.embedding.load_full().documents(&texts).await {
-            Ok(dense) => dense.into_iter().map(Some).collect(),
-            Err(error) => {
-                warn!(
-                    error = chain(&error),
-                    contexts = points.len(),
-                    "Stored without dense vectors; they are added later"
-                );
-                self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                self.upkeep.expect_missing_vectors();
-                vec![None; points.len()]
-            }
-        };
+        let dense = self.dense_or_later(&texts).await;
         for ((point, texts), dense) in points.iter_mut().zip(&texts).zip(dense) {
             point.vectors = texts.vectors(&Bm25::default(), dense);
         }
         points
+    }
+
+    /// The dense vectors of texts; none when the embedding fails, they are added later then.
+    pub(super) async fn dense_or_later(&self, texts: &[IndexTexts]) -> Vec<Option<(Vec<f32>, Vec<f32>)>> {
+        match self.embedding.load_full().documents(texts).await {
+            Ok(dense) => dense.into_iter().map(Some).collect(),
+            Err(error) => {
+                warn!(
+                    error = chain(&error),
+                    contexts = texts.len(),
+                    "Stored without dense vectors; they are added later"
+                );
+                self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
+                self.upkeep.expect_missing_vectors();
+                vec![None; texts.len()]
+            }
+        }
     }
 
     async fn session_end(&self, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {

@@ -62,7 +62,7 @@ impl Fixture {
     }
 
     async fn store(&self, value: Value) -> Result<Acknowledgment, Error> {
-        self.engine.store(&caller(), message(value)).await
+        self.engine.store(&caller(), message(value), None).await
     }
 
     async fn stored(&self, value: Value) -> Uuid {
@@ -151,7 +151,7 @@ async fn another_agent_sees_nothing_and_cannot_take_an_id() {
 async fn a_batch_is_stored_as_a_whole_or_not_at_all() {
     let fixture = Fixture::new().await;
     let caller = caller();
-    let store = |contexts: Value| fixture.engine.store_batch(&caller, message(json!({"contexts": contexts})));
+    let store = |contexts: Value| fixture.engine.store_batch(&caller, message(json!({"contexts": contexts})), None);
     let many: Vec<Value> = (0..257).map(|number| json!({"text": number.to_string()})).collect();
     let id = "0191e7f0-0000-7000-8000-000000000001";
     for (contexts, at, hint) in [

@@ -38,6 +38,9 @@ fn route(request: &Request) -> Route {
             .or_else(|| on(Method::DELETE, Route::ClearSession))
             .or_else(|| read(Route::List)),
         Some(path::BATCH) => on(Method::POST, Route::StoreBatch),
+        Some(path::DELETE) => on(Method::POST, Route::DeleteMatching),
+        Some(path::EXPORT) => read(Route::Export),
+        Some(path::IMPORT) => on(Method::POST, Route::Import),
         Some(path::SEARCH) => on(Method::POST, Route::Search),
         Some(path::STATS) => read(Route::Stats),
         Some(path::CONTEXT) => {

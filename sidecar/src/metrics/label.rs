@@ -47,6 +47,12 @@ labels! {
         Delete = "delete",
         /// `DELETE /v1/contexts`.
         ClearSession = "clear_session",
+        /// `POST /v1/contexts/delete`.
+        DeleteMatching = "delete_matching",
+        /// `GET /v1/contexts/export`.
+        Export = "export",
+        /// `POST /v1/contexts/import`.
+        Import = "import",
         /// `GET /v1/contexts/stats`.
         Stats = "stats",
         /// None of ours.

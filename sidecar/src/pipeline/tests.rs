@@ -1,5 +1,7 @@
 //! The whole pipeline without sockets: what is served, and the table of what is refused.
 
+mod transfer;
+
 use std::{convert::Infallible, time::Duration};
 
 use axum::{

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use context_manager_protocol::{
     codec::{DecodeError, Format},
     problem::Code,
@@ -13,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use crate::{
+    engine::IdempotencyKey,
     layers::authenticate::{AuthenticBody, Verified},
     refusal::Refusal,
 };
@@ -53,6 +55,30 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Message<T> {
     }
 }
 
+/// The body of a request as lines of JSON.
+pub struct Lines(pub Bytes);
+
+impl Lines {
+    /// How an answer in lines is called (jsonlines.org).
+    pub const MEDIA_TYPE: &str = "application/jsonl";
+
+    /// The body, if the request says that it is lines.
+    ///
+    /// # Errors
+    /// When it says something else.
+    pub fn of(request: &Request) -> Result<Self, Refusal> {
+        let AuthenticBody(body) = request.extensions().get().ok_or_else(unauthenticated)?;
+        let given =
+            request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media_type = given.split(';').next().unwrap_or_default().trim();
+        if [Self::MEDIA_TYPE, "application/x-ndjson"].contains(&media_type) {
+            return Ok(Self(body.clone()));
+        }
+        let detail = "the header Content-Type must be application/jsonl or application/x-ndjson";
+        Err(Refusal::new(Code::MediaTypeUnsupported, detail))
+    }
+}
+
 /// The `{id}` of the path.
 pub struct ContextId(pub Uuid);
 
@@ -65,6 +91,24 @@ impl<S: Send + Sync> FromRequestParts<S> for ContextId {
         let id = Uuid::try_parse(&text)
             .map_err(|error| invalid("id", format!("the id in the path is not a UUID: {error}")))?;
         Ok(Self(id))
+    }
+}
+
+/// The header `Idempotency-Key`, if there is one.
+pub struct Idempotency(pub Option<IdempotencyKey>);
+
+impl<S: Sync> FromRequestParts<S> for Idempotency {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        const NAME: &str = "Idempotency-Key";
+        let mut lines = parts.headers.get_all(NAME).iter();
+        let Some(line) = lines.next() else { return Ok(Self(None)) };
+        if lines.next().is_some() {
+            return Err(invalid(NAME, "the header Idempotency-Key occurs twice; send one key for each write"));
+        }
+        let key = IdempotencyKey::new(line.to_str().unwrap_or_default());
+        key.map(|key| Self(Some(key))).map_err(|error| invalid(NAME, error.to_string()))
     }
 }
 

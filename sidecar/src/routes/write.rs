@@ -5,21 +5,29 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use context_manager_protocol::message::{AckStatus, ContextStore, ContextStoreBatch, ContextUpdate};
+use context_manager_protocol::message::{
+    AckStatus, Cleared, ContextDelete, ContextStore, ContextStoreBatch, ContextUpdate,
+};
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::{
-    exchange::{Caller, ContextId, Message, Parameters, invalid},
+    exchange::{Caller, ContextId, Idempotency, Message, Parameters, invalid},
     path,
 };
-use crate::{engine::Engine, refusal::Refusal};
+use crate::{engine::Engine, layers::audit::Written, refusal::Refusal};
 
 type Answer = Result<Response, Refusal>;
 
 /// `POST /v1/contexts`
-pub async fn store(State(engine): State<Engine>, caller: Caller, Message(message): Message<ContextStore>) -> Answer {
-    let acknowledgment = engine.store(&caller.verified, message).await?;
-    let mut response = caller.answer(written(acknowledgment.status), &acknowledgment);
+pub async fn store(
+    State(engine): State<Engine>,
+    caller: Caller,
+    Idempotency(key): Idempotency,
+    Message(message): Message<ContextStore>,
+) -> Answer {
+    let acknowledgment = engine.store(&caller.verified, message, key).await?;
+    let mut response = wrote(caller.answer(written(acknowledgment.status), &acknowledgment), [acknowledgment.id]);
     if let Ok(location) = HeaderValue::from_str(&format!("{}/{}", path::CONTEXTS, acknowledgment.id)) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -30,11 +38,13 @@ pub async fn store(State(engine): State<Engine>, caller: Caller, Message(message
 pub async fn store_batch(
     State(engine): State<Engine>,
     caller: Caller,
+    Idempotency(key): Idempotency,
     Message(message): Message<ContextStoreBatch>,
 ) -> Answer {
-    let batch = engine.store_batch(&caller.verified, message).await?;
+    let batch = engine.store_batch(&caller.verified, message, key).await?;
     let status = batch.acknowledgments.iter().map(|acknowledgment| written(acknowledgment.status)).max();
-    Ok(caller.answer(status.unwrap_or(StatusCode::CREATED), &batch))
+    let ids = batch.acknowledgments.iter().map(|acknowledgment| acknowledgment.id);
+    Ok(wrote(caller.answer(status.unwrap_or(StatusCode::CREATED), &batch), ids))
 }
 
 /// `PATCH /v1/contexts/{id}`
@@ -45,13 +55,13 @@ pub async fn update(
     Message(message): Message<ContextUpdate>,
 ) -> Answer {
     let acknowledgment = engine.update(&caller.verified, id, message).await?;
-    Ok(caller.answer(changed(acknowledgment.status), &acknowledgment))
+    Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
 }
 
 /// `DELETE /v1/contexts/{id}`
 pub async fn delete(State(engine): State<Engine>, caller: Caller, ContextId(id): ContextId) -> Answer {
     let acknowledgment = engine.delete(&caller.verified, id).await?;
-    Ok(caller.answer(changed(acknowledgment.status), &acknowledgment))
+    Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
 }
 
 /// Which session is cleared.
@@ -70,9 +80,27 @@ pub async fn clear_session(
     let session = session.filter(|session| !session.is_empty()).ok_or_else(|| {
         invalid("session", "the parameter session is missing; name the session to clear, such as ?session=chat-42")
     })?;
-    let cleared = engine.clear_session(&caller.verified, &session).await?;
+    Ok(answer_cleared(&caller, engine.clear_session(&caller.verified, &session).await?))
+}
+
+/// `POST /v1/contexts/delete`
+pub async fn delete_matching(
+    State(engine): State<Engine>,
+    caller: Caller,
+    Message(message): Message<ContextDelete>,
+) -> Answer {
+    Ok(answer_cleared(&caller, engine.delete_matching(&caller.verified, message).await?))
+}
+
+fn answer_cleared(caller: &Caller, cleared: Cleared) -> Response {
     let status = if cleared.journaled { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok(caller.answer(status, &cleared))
+    caller.answer(status, &cleared)
+}
+
+/// An answer that says for the audit log which contexts were written.
+fn wrote(mut response: Response, ids: impl IntoIterator<Item = Uuid>) -> Response {
+    response.extensions_mut().insert(Written(ids.into_iter().collect()));
+    response
 }
 
 /// The status of a write that made something: 201, or 202 while it is only in the journal.

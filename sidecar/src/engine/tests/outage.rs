@@ -119,7 +119,7 @@ impl Outage {
     }
 
     async fn store(&self, value: Value) -> Acknowledgment {
-        self.engine.store(&caller(), message(value)).await.expect("an acknowledgment")
+        self.engine.store(&caller(), message(value), None).await.expect("an acknowledgment")
     }
 
     async fn texts(&self, query: &str) -> Vec<String> {
@@ -259,7 +259,7 @@ async fn a_full_journal_refuses_clearly_and_keeps_what_it_has() {
     let text = "tea ".repeat(5_000);
     let mut taken = 0;
     let refused = loop {
-        match outage.engine.store(&caller(), message(json!({"text": text, "level": "long_term"}))).await {
+        match outage.engine.store(&caller(), message(json!({"text": text, "level": "long_term"})), None).await {
             Ok(_) => taken += 1,
             Err(error) => break Problem::from(error),
         }
@@ -297,4 +297,30 @@ async fn l1_is_filled_when_the_store_comes_back() {
     outage.engine.tick().await.expect("regular work");
     outage.cut();
     assert_eq!(outage.texts("tea").await, ["tea is cold", "tea is hot"]);
+}
+
+#[tokio::test]
+async fn what_was_deleted_by_conditions_while_the_store_was_away_does_not_come_back() {
+    let outage = Outage::new().await;
+    let about = |text: &str, topic: &str| json!({"text": text, "metadata": {"topic": topic}});
+    outage.store(about("tea in the store", "tea")).await;
+    outage.store(about("coffee in the store", "coffee")).await;
+    outage.cut();
+    outage.store(about("tea in the journal", "tea")).await;
+    let conditions = json!({"filter": {"topic": {"eq": "tea"}}});
+    let deleted = outage.engine.delete_matching(&caller(), message(conditions)).await.expect("journaled");
+    assert!(deleted.journaled && deleted.deleted == 1, "{deleted:?}");
+    outage.store(about("tea after it", "tea")).await;
+    assert_eq!(outage.texts("tea").await, ["tea after it"]);
+
+    // The same after a restart, with the store back but not drained yet, and drained.
+    let outage = outage.restarted(false).await;
+    let expected = ["coffee in the store", "tea after it"].map(|text| (text.to_owned(), 1));
+    let sorted = |mut listed: Vec<(String, i64)>| {
+        listed.sort();
+        listed
+    };
+    assert_eq!(sorted(outage.listed().await), expected);
+    outage.back().await;
+    assert_eq!(sorted(outage.listed().await), expected);
 }

@@ -1,0 +1,61 @@
+//! Idempotency keys: a write that is sent again under its key is the same write.
+//!
+//! A key makes the ids of the new contexts, so nothing has to be remembered: storing the same content under the same id is
+//! harmless by itself, also after a restart and from another replica of the agent. The header is that of
+//! draft-ietf-httpapi-idempotency-key-header-07.
+
+use context_manager_protocol::message::ContextStore;
+use uuid::Uuid;
+
+use crate::ports::vector_store::Owner;
+
+/// Name space of the ids that keys make; a version 4 UUID made for this.
+const NAMESPACE: Uuid = Uuid::from_u128(0x9c0e_2a1f_5b1d_4f0e_8a7e_3d1c_6b2f_44d1);
+/// Longest key in bytes.
+const LONGEST: usize = 128;
+
+/// A key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey(String);
+
+/// Text that is no key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the header Idempotency-Key must be 1 to {LONGEST} visible ASCII characters, such as a UUID, with or without double quotes"
+)]
+pub struct InvalidKey;
+
+impl IdempotencyKey {
+    /// The key that a header names; the draft has it in double quotes, many clients send it bare.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or has other characters.
+    pub fn new(text: &str) -> Result<Self, InvalidKey> {
+        let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+        let valid = (1..=LONGEST).contains(&bare.len())
+            && bare.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
+        if valid { Ok(Self(bare.to_owned())) } else { Err(InvalidKey) }
+    }
+
+    /// Gives each message without an id the one that the key makes for its place. The owner is part of it, so that agents can
+    /// choose keys without knowing of each other.
+    pub(super) fn assign(&self, owner: &Owner, messages: &mut [ContextStore]) {
+        for (index, message) in messages.iter_mut().enumerate() {
+            let name = format!("{}\n{}\n{index}\n{}", owner.tenant, owner.agent, self.0);
+            message.id.get_or_insert_with(|| Uuid::new_v5(&NAMESPACE, name.as_bytes()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_with_and_without_quotes() {
+        assert_eq!(IdempotencyKey::new("\"8e03978e\""), IdempotencyKey::new("8e03978e"));
+        for text in ["", "\"\"", "a b", "a\"b", "\u{e9}", &"k".repeat(LONGEST + 1)] {
+            assert_eq!(IdempotencyKey::new(text), Err(InvalidKey), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Export and import: an agent's memory as lines, to move it or to keep a copy.
+//!
+//! Vectors are not part of it; they are made again by the importing sidecar's model. An import keeps ids, versions, times and
+//! places in sessions, so repeating it, or going on after an interruption, changes nothing that is there.
+
+use std::collections::HashMap;
+
+use context_manager_memory::{Actor, Context, ContextId, SessionId, Timestamp, index_text::index_texts, lexical::Bm25};
+use context_manager_protocol::{
+    duration::HumanDuration,
+    message::{ExportedContext, Imported, RefusedLine},
+    problem::Problem,
+};
+use uuid::Uuid;
+
+use super::{Error, Inner, convert, filter::Wanted, locks::Key, now};
+use crate::ports::vector_store::Point;
+
+/// Contexts of one read.
+const PAGE: usize = 500;
+/// Contexts of one write.
+const BATCH: usize = 100;
+
+impl Inner {
+    /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
+    pub(super) async fn export(&self, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
+        let mut from = match after.map(|after| after.as_u128().checked_add(1)) {
+            None => None,
+            Some(Some(next)) => Some(ContextId::new(Uuid::from_u128(next))),
+            Some(None) => return Ok(Vec::new()),
+        };
+        loop {
+            let page = self.whole_page(&Wanted::all(), from, PAGE).await?;
+            // A page can be empty before the end: what it had is hidden by a waiting write.
+            if !page.contexts.is_empty() || page.next.is_none() {
+                return Ok(page.contexts.into_iter().map(exported).collect());
+            }
+            from = page.next;
+        }
+    }
+
+    /// Imports contexts, each with the number of its line.
+    pub(super) async fn import(&self, lines: Vec<(usize, ExportedContext)>) -> Result<Imported, Error> {
+        if self.pending.is_active() {
+            return Err(Error::Journaling);
+        }
+        let now = now();
+        let mut result = Imported::default();
+        let mut contexts = Vec::with_capacity(lines.len());
+        for (line, message) in lines {
+            match self.imported(message) {
+                Ok(context) if context.is_expired(now) => result.expired += 1,
+                Ok(context) => contexts.push((line, context)),
+                Err(error) => result.refused.push(refused(line, error)),
+            }
+        }
+        contexts.sort_by(|(_, one), (_, other)| place(one).cmp(&place(other)));
+        let mut last: Option<Context> = None;
+        for batch in contexts.chunks(BATCH) {
+            self.import_batch(batch, &mut last, now, &mut result).await?;
+        }
+        result.refused.sort_by_key(|refused| refused.line);
+        Ok(result)
+    }
+
+    async fn import_batch(
+        &self,
+        batch: &[(usize, Context)],
+        last: &mut Option<Context>,
+        now: Timestamp,
+        result: &mut Imported,
+    ) -> Result<(), Error> {
+        let _held = self.locks.hold(batch.iter().map(|(_, context)| Key::Context(context.id))).await;
+        let ids = batch.iter().map(|(_, context)| context.id).collect();
+        let found = self.store_health.note(self.store.find(ids).await)?;
+        let mut there: HashMap<ContextId, Context> = found.into_iter().map(|found| (found.id, found)).collect();
+        let (mut contexts, mut texts) = (Vec::new(), Vec::new());
+        for (line, context) in batch {
+            match there.get(&context.id) {
+                Some(found) if is_the_same(found, context) => {
+                    result.unchanged += 1;
+                    *last = Some(context.clone());
+                    continue;
+                }
+                Some(_) => {
+                    result.refused.push(refused(*line, Error::IdTaken(context.id)));
+                    continue;
+                }
+                None => {}
+            }
+            // The same id twice in one import is compared as if the first had been there.
+            there.insert(context.id, context.clone());
+            let previous = match (last.take(), &context.session) {
+                (_, None) => None,
+                (Some(last), Some(session)) if last.session.as_ref() == Some(session) => Some(last),
+                (_, Some(session)) => {
+                    let before = self.store.before(&self.owner, session, context.sequence, now).await;
+                    self.store_health.note(before)?
+                }
+            };
+            texts.push(index_texts(context, previous.as_ref()));
+            contexts.push(context.clone());
+            *last = Some(context.clone());
+        }
+        if contexts.is_empty() {
+            return Ok(());
+        }
+        let dense = self.dense_or_later(&texts).await;
+        let points: Vec<Point> = contexts
+            .into_iter()
+            .zip(texts.iter().zip(dense))
+            .map(|(context, (texts, dense))| Point { context, vectors: texts.vectors(&Bm25::default(), dense) })
+            .collect();
+        self.store_health.note(self.store.upsert(points.clone()).await)?;
+        result.imported += points.len();
+        for Point { context, vectors } in &points {
+            self.immediate.put(context, vectors);
+            if let Some(session) = &context.session {
+                self.upkeep.touch(session.clone());
+                self.sessions.forget(Some(session)).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn imported(&self, message: ExportedContext) -> Result<Context, Error> {
+        self.limits.text(&message.text)?;
+        self.limits.metadata(&message.metadata)?;
+        for (field, value, least) in [
+            ("version", message.version, 1),
+            ("sequence", message.sequence, 0),
+            ("access_count", message.access_count, 0),
+        ] {
+            if value < least {
+                return Err(Error::field(field, format!("{field} is {value}; it is at least {least}")));
+            }
+        }
+        let level = convert::level(message.level);
+        let (id, created_at) = (ContextId::new(message.id), Timestamp::from_millis(message.created_at));
+        let (tenant, agent) = (self.owner.tenant.clone(), self.owner.agent.clone());
+        Ok(Context {
+            session: message.session.as_deref().map(convert::session).transpose()?,
+            sequence: message.sequence,
+            actor: message.actor.map(Actor::new).transpose().map_err(Error::name("actor"))?,
+            metadata: message.metadata,
+            updated_at: Timestamp::from_millis(message.updated_at),
+            occurred_at: message.occurred_at.map(Timestamp::from_millis),
+            expires_at: message.expires_at.map(Timestamp::from_millis),
+            ttl: message.ttl.map(convert::ttl).transpose()?,
+            version: message.version,
+            access_count: message.access_count,
+            accessed_at: message.accessed_at.map(Timestamp::from_millis),
+            ..Context::new(id, tenant, agent, level, message.text, created_at)
+        })
+    }
+}
+
+/// Contexts of a session follow one another, so that each finds the one before it.
+fn place(context: &Context) -> (Option<&SessionId>, i64, ContextId) {
+    (context.session.as_ref(), context.sequence, context.id)
+}
+
+/// Whether a stored context is the imported one, or what became of it.
+fn is_the_same(there: &Context, imported: &Context) -> bool {
+    there.tenant == imported.tenant
+        && there.agent == imported.agent
+        && there.created_at == imported.created_at
+        && (there.version > imported.version
+            || (there.text == imported.text
+                && there.metadata == imported.metadata
+                && there.session == imported.session))
+}
+
+fn refused(line: usize, error: Error) -> RefusedLine {
+    let Problem { code, detail, .. } = Problem::from(error);
+    RefusedLine { line, code, detail }
+}
+
+fn exported(context: Context) -> ExportedContext {
+    ExportedContext {
+        id: context.id.as_uuid(),
+        level: convert::level_message(context.level),
+        session: context.session.map(Into::into),
+        sequence: context.sequence,
+        actor: context.actor.map(Into::into),
+        text: context.text,
+        metadata: context.metadata,
+        version: context.version,
+        created_at: context.created_at.as_millis(),
+        updated_at: context.updated_at.as_millis(),
+        occurred_at: context.occurred_at.map(Timestamp::as_millis),
+        expires_at: context.expires_at.map(Timestamp::as_millis),
+        ttl: context
+            .ttl
+            .map(|ttl| HumanDuration::from_millis(u64::try_from(ttl.as_duration().as_millis()).unwrap_or(u64::MAX))),
+        access_count: context.access_count,
+        accessed_at: context.accessed_at.map(Timestamp::as_millis),
+    }
+}

@@ -1,0 +1,157 @@
+//! Export and import, and writing once under a key.
+
+use context_manager_protocol::message::{ExportEnd, ExportedContext, Imported};
+
+use super::*;
+
+const EXPORT: &str = "/v1/contexts/export";
+const IMPORT: &str = "/v1/contexts/import";
+const DELETE: &str = "/v1/contexts/delete";
+
+async fn store(fixture: &Fixture, body: serde_json::Value) -> Acknowledgment {
+    let answer = fixture.send(Call::json("POST", CONTEXTS, body.to_string()).sign()).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    answer.json()
+}
+
+async fn export(fixture: &Fixture, after: &str) -> (Vec<ExportedContext>, String) {
+    let answer = fixture.send(Call::new("GET", format!("{EXPORT}{after}")).sign()).await;
+    assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "application/jsonl"));
+    let text = String::from_utf8(answer.body.to_vec()).expect("UTF-8");
+    let mut lines: Vec<&str> = text.lines().collect();
+    let end: ExportEnd = serde_json::from_str(lines.pop().expect("a last line")).expect("the end");
+    assert_eq!(end.exported, lines.len());
+    (lines.iter().map(|line| serde_json::from_str(line).expect("a context")).collect(), text)
+}
+
+async fn import(fixture: &Fixture, body: impl Into<Vec<u8>>) -> Imported {
+    let call = Call { body: body.into(), ..Call::new("POST", IMPORT) }.header("content-type", "application/jsonl");
+    let answer = fixture.send(call.sign()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
+    answer.json()
+}
+
+#[tokio::test]
+async fn an_export_makes_the_same_memory_elsewhere_and_again_changes_nothing() {
+    let fixture = Fixture::new().await;
+    for number in 0..5 {
+        let level = ["immediate", "short_term", "long_term"][number % 3];
+        let mut body = json!({
+            "text": format!("memory {number}"), "level": level, "session": "s", "actor": "ann",
+            "metadata": {"n": number}, "occurred_at": 1_700_000_000_000_i64,
+        });
+        if number == 4 {
+            body["ttl"] = json!("1h");
+        }
+        let stored = store(&fixture, body).await;
+        if number == 1 {
+            let change = Call::json("PATCH", format!("{CONTEXTS}/{}", stored.id), r#"{"metadata": {"changed": true}}"#);
+            assert_eq!(fixture.send(change.sign()).await.status, StatusCode::OK);
+        }
+    }
+    let (exported, text) = export(&fixture, "").await;
+    assert_eq!(exported.len(), 5);
+
+    let other = Fixture::new().await;
+    let expected = Imported { imported: 5, ..Imported::default() };
+    assert_eq!(import(&other, text.clone()).await, expected);
+    assert_eq!(export(&other, "").await.0, exported);
+    let again = import(&other, text.clone()).await;
+    assert_eq!(again, Imported { unchanged: 5, ..Imported::default() });
+    let found: ContextResponse = other.send(Call::json("POST", SEARCH, r#"{"query": "memory 3"}"#).sign()).await.json();
+    assert_eq!(found.contexts.first().map(|found| found.context.text.as_str()), Some("memory 3"));
+    // The session goes on where it ended.
+    store(&other, json!({"text": "memory 5", "session": "s"})).await;
+    let sequences: Vec<i64> = export(&other, "").await.0.iter().map(|context| context.sequence).collect();
+    assert_eq!(sequences, [0, 1, 2, 3, 4, 5]);
+    // An interrupted export goes on after the last line that came.
+    let (rest, _) = export(&fixture, &format!("?after={}", exported[2].id)).await;
+    assert_eq!(rest, exported[3..]);
+}
+
+#[tokio::test]
+async fn lines_that_cannot_be_imported_are_named_and_the_others_are_imported() {
+    let fixture = Fixture::new().await;
+    let taken = store(&fixture, json!({"text": "mine"})).await.id;
+    let line = |id: Uuid, text: &str, more: &str| {
+        format!(
+            r#"{{"id":"{id}","text":"{text}","level":"long_term","version":1,"created_at":5,"updated_at":5{more}}}"#
+        )
+    };
+    let lines = [
+        line(Uuid::from_u128(1), "fine", ""),
+        "{".to_owned(),
+        line(Uuid::from_u128(2), "", ""),
+        line(Uuid::from_u128(3), "x", r#","tenant":"other""#),
+        line(taken, "other", ""),
+        line(Uuid::from_u128(4), "over", r#","expires_at":6"#),
+        line(Uuid::from_u128(1), "twice", ""),
+        line(Uuid::from_u128(5), "x", r#","sequence":-1"#),
+        String::new(),
+    ];
+    let answer = import(&fixture, lines.join("\r\n")).await;
+    assert_eq!((answer.imported, answer.unchanged, answer.expired), (1, 0, 1));
+    let refused: Vec<(usize, &str)> = answer.refused.iter().map(|line| (line.line, line.code.as_str())).collect();
+    let expected = [
+        (2, "body-malformed"),
+        (3, "field-invalid"),
+        (4, "field-invalid"),
+        (5, "id-conflict"),
+        (7, "id-conflict"),
+        (8, "field-invalid"),
+    ];
+    assert_eq!(refused, expected);
+    let call = Call::json("POST", IMPORT, lines[0].clone());
+    refused_as(&fixture, call, Code::MediaTypeUnsupported).await;
+}
+
+async fn refused_as(fixture: &Fixture, call: Call, code: Code) {
+    refused(fixture, call.sign(), code).await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_sent_again_under_its_key_is_the_same_write() {
+    let fixture = Fixture::new().await;
+    let keyed = |path: &str, body: &str, key: &str| Call::json("POST", path, body).header("idempotency-key", key);
+    let body = r#"{"text": "tea", "session": "s"}"#;
+    let first: Acknowledgment = fixture.send(keyed(CONTEXTS, body, "k-1").sign()).await.json();
+    let again: Acknowledgment = fixture.send(keyed(CONTEXTS, body, "\"k-1\"").sign()).await.json();
+    let other: Acknowledgment = fixture.send(keyed(CONTEXTS, body, "k-2").sign()).await.json();
+    assert_eq!((first.id, first.version), (again.id, again.version));
+    assert_ne!(first.id, other.id);
+    refused_as(&fixture, keyed(CONTEXTS, r#"{"text": "coffee"}"#, "k-1"), Code::IdempotencyKeyReused).await;
+
+    let batch = r#"{"contexts": [{"text": "a"}, {"text": "b"}]}"#;
+    let path = "/v1/contexts/batch";
+    let first: AcknowledgmentBatch = fixture.send(keyed(path, batch, "k-3").sign()).await.json();
+    let again: AcknowledgmentBatch = fixture.send(keyed(path, batch, "k-3").sign()).await.json();
+    assert_eq!(first, again);
+    assert_eq!(export(&fixture, "").await.0.len(), 4);
+
+    for key in ["", "two words", "k\"", &"k".repeat(200)] {
+        refused_as(&fixture, keyed(CONTEXTS, body, key), Code::ParameterInvalid).await;
+    }
+    refused_as(&fixture, keyed(CONTEXTS, body, "k-4").header("idempotency-key", "k-5"), Code::ParameterInvalid).await;
+}
+
+#[tokio::test]
+async fn contexts_are_deleted_by_conditions_after_a_dry_run() {
+    let fixture = Fixture::new().await;
+    for (text, topic, level) in [("a", "tea", "long_term"), ("b", "tea", "short_term"), ("c", "coffee", "long_term")] {
+        store(&fixture, json!({"text": text, "level": level, "metadata": {"topic": topic}})).await;
+    }
+    let fixture = &fixture;
+    let delete = |body: serde_json::Value| async move {
+        let answer = fixture.send(Call::json("POST", DELETE, body.to_string()).sign()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
+        answer.json::<Cleared>().deleted
+    };
+    let tea = json!({"topic": {"eq": "tea"}});
+    assert_eq!(delete(json!({"filter": tea, "dry_run": true})).await, 2);
+    assert_eq!(delete(json!({"filter": tea, "levels": ["long_term"]})).await, 1);
+    assert_eq!(delete(json!({"created_before": 1})).await, 0);
+    assert_eq!(delete(json!({"levels": ["long_term", "short_term"]})).await, 2);
+    for nothing in ["{}", r#"{"dry_run": true}"#, r#"{"levels": []}"#, r#"{"filter": {"n": {"any": []}}}"#] {
+        refused_as(fixture, Call::json("POST", DELETE, nothing), Code::FieldInvalid).await;
+    }
+}
