@@ -107,7 +107,7 @@ pub struct Context {
     pub tokens: u32,
     /// When it was stored.
     pub created_at: Timestamp,
-    /// When it was last changed; reading does not count.
+    /// When text, metadata or TTL were last changed: since then it is what it says. Reading and moving to another level do not count.
     pub updated_at: Timestamp,
     /// When it happened, if that is not when it was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,6 +118,18 @@ pub struct Context {
     /// The time to live the caller asked for. It outranks the level's, and such a context is never promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
+    /// The contexts whose place it takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<ContextId>,
+    /// The context that took its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<ContextId>,
+    /// Until when it was what it says, if it is not any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<Timestamp>,
+    /// The context that this is an earlier version of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_of: Option<ContextId>,
     /// Counts the changes of text, metadata, level or expiry, from 1 on.
     pub version: i64,
     /// How often it was returned by a retrieval.
@@ -157,6 +169,10 @@ impl Context {
             occurred_at: None,
             expires_at: None,
             ttl: None,
+            supersedes: Vec::new(),
+            superseded_by: None,
+            valid_until: None,
+            version_of: None,
             version: 1,
             access_count: 0,
             accessed_at: None,
@@ -167,6 +183,18 @@ impl Context {
     #[must_use]
     pub fn event_time(&self) -> Timestamp {
         self.occurred_at.unwrap_or(self.created_at)
+    }
+
+    /// Whether it is what it says now: neither an earlier version nor superseded.
+    #[must_use]
+    pub const fn is_current(&self) -> bool {
+        self.valid_until.is_none()
+    }
+
+    /// Whether it was what it says at a time.
+    #[must_use]
+    pub fn is_valid_at(&self, at: Timestamp) -> bool {
+        self.updated_at <= at && self.valid_until.is_none_or(|until| at < until)
     }
 
     /// Whether it may no longer be returned; see [`crate::expiry::is_expired`].

@@ -12,13 +12,14 @@
 //! 3. A store finds candidates and their exact scores; [`local`] does the same for contexts held in memory.
 //! 4. [`rank`] orders the candidates and [`budget`] packs them in the caller's token budget.
 //! 5. [`store`] says what the store is asked, and how a context lies in it.
-//! 6. [`expiry`], [`immediate`], [`promotion`] and [`update`] decide how it changes, moves and ends.
+//! 6. [`expiry`], [`immediate`], [`promotion`], [`update`] and [`history`] decide how it changes, moves and ends.
 
 pub mod budget;
 pub mod builtin;
 pub mod context;
 pub mod date;
 pub mod expiry;
+pub mod history;
 pub mod immediate;
 pub mod index_text;
 pub mod level;

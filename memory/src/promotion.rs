@@ -30,7 +30,6 @@ pub fn moved(context: &Context, level: Level, now: Timestamp, ttls: &expiry::Lev
     Context {
         level,
         version: context.version + 1,
-        updated_at: now,
         expires_at: expiry::expires_at(now, level, context.ttl, ttls),
         ..context.clone()
     }

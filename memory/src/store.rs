@@ -10,7 +10,7 @@ mod selection;
 use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors};
 
 pub use clause::{Bounds, Clause, Clauses, UnusableKey};
-pub use selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions};
+pub use selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Validity};
 
 /// A search.
 #[derive(Clone, Debug, PartialEq)]

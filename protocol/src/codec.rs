@@ -186,6 +186,7 @@ mod tests {
                 metadata: json!({"n": number, "s": "x", "l": [1, 2], "o": {"b": true}}).as_object().cloned().unwrap_or_default(),
                 ttl: Some("1h30m".parse().expect("a duration")),
                 occurred_at: Some(i64::from(number)),
+                supersedes: Vec::new(),
             };
             for format in FORMATS {
                 prop_assert_eq!(format.decode::<ContextStore>(&format.encode(&message)), Ok(message.clone()));

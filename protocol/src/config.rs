@@ -59,6 +59,9 @@ pub struct SidecarConfig {
     /// How answers are ranked and packed.
     #[serde(default)]
     pub retrieval: Retrieval,
+    /// What contexts were before.
+    #[serde(default)]
+    pub history: History,
     /// Garbage collection of expired contexts.
     #[serde(default)]
     pub gc: Gc,
@@ -195,6 +198,14 @@ pub struct Journal {
     pub path: Option<PathBuf>,
     /// Most bytes on the disk; further writes are refused.
     pub max_size: ByteSize,
+}
+
+/// What contexts were before they were changed or superseded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct History {
+    /// How long it is kept; 0 keeps nothing.
+    pub keep_for: HumanDuration,
 }
 
 /// The three levels. What a table leaves out has the default of its level.
@@ -389,6 +400,7 @@ impl SidecarConfig {
             journal: Journal::default(),
             levels: Levels::default(),
             retrieval: Retrieval::default(),
+            history: History::default(),
             gc: Gc::default(),
             log: Log::default(),
         }
@@ -490,6 +502,12 @@ impl Default for CircuitBreaker {
 impl Default for Journal {
     fn default() -> Self {
         Self { path: None, max_size: ByteSize::new(64 << 20) }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { keep_for: HumanDuration::from_secs(30 * 24 * 3_600) }
     }
 }
 

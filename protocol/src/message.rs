@@ -38,6 +38,9 @@ pub struct ContextStore {
     /// When it happened, as Unix time in milliseconds; now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<i64>,
+    /// Contexts whose place it takes: they are not found any more, but by their ids and by `as_of`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<Uuid>,
 }
 
 const fn default_level() -> Level {
@@ -113,6 +116,9 @@ pub struct ContextRequest {
     /// Least score of a returned context; the configured one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f64>,
+    /// Search what was so at this time, as Unix time in milliseconds, as far as it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<i64>,
     /// Whether each context shows the parts of its score.
     #[serde(default)]
     pub explain: bool,
@@ -236,6 +242,18 @@ pub struct Context {
     /// When it expires, likewise; absent when it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+    /// The contexts whose place it took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<Uuid>,
+    /// The context that took its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<Uuid>,
+    /// Until when it was so, as Unix time in milliseconds, if it is not any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<i64>,
+    /// The context that this is an earlier version of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_of: Option<Uuid>,
 }
 
 /// A page of stored contexts (`GET /v1/contexts`).
@@ -335,6 +353,18 @@ pub struct ExportedContext {
     /// When it expires, likewise; absent when it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+    /// The contexts whose place it took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<Uuid>,
+    /// The context that took its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<Uuid>,
+    /// Until when it was so, as Unix time in milliseconds, if it is not any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<i64>,
+    /// The context that this is an earlier version of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_of: Option<Uuid>,
     /// The TTL that was asked for; it outranks the level's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<HumanDuration>,

@@ -69,6 +69,8 @@ codes! {
     MethodNotAllowed = "method-not-allowed", 405, "The route does not support this method";
     /// `if_version` does not match.
     VersionConflict = "version-conflict", 409, "The context was changed by somebody else";
+    /// The context is past.
+    ContextSuperseded = "context-superseded", 409, "The context is past and cannot be changed";
     /// The id is taken by a context with other content.
     IdConflict = "id-conflict", 409, "The id belongs to another context";
     /// The idempotency key was used for another write.

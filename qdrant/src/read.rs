@@ -161,7 +161,10 @@ impl Collection {
         from: Option<i64>,
     ) -> Result<Option<Context>, Error> {
         let alive = Selection::alive(owner.clone(), Timestamp::from_millis(0));
-        let selection = Selection { expiry, sessions: Sessions::Only(session.clone()), ..alive };
+        let mut selection = Selection { expiry, sessions: Sessions::Only(session.clone()), ..alive };
+        if expiry == Expiry::Any {
+            selection = selection.with_all_that_was();
+        }
         let request = ScrollPoints {
             filter: Some(filter::of(&Clauses::of(&selection)?)),
             limit: Some(1),

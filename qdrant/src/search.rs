@@ -107,7 +107,7 @@ impl Collection {
 
     fn asked<'a>(&self, search: &'a Search) -> Result<Asked<'a>, Error> {
         let legs = self.legs(&search.query)?;
-        Ok(Asked { search, legs, corpus: filter::of(&Clauses::of_owner(&search.selection.owner)) })
+        Ok(Asked { search, legs, corpus: filter::of(&Clauses::corpus(&search.selection.owner)) })
     }
 
     fn legs(&self, query: &QueryVectors) -> Result<Vec<(Leg, VectorInput)>, Error> {

@@ -85,6 +85,8 @@ pub struct ListQuery {
     pub limit: Option<i64>,
     /// Where the page starts: `next` of the page before.
     pub cursor: Option<String>,
+    /// List what was so at this time, in milliseconds of Unix time.
+    pub as_of: Option<i64>,
 }
 
 /// How a part of the engine is, for the health page. Has no secret and no stored text.
@@ -245,12 +247,15 @@ impl Engine {
         self.inner.retrieve(request).await
     }
 
-    /// A context by id.
+    /// A context by id, as it is or as it was at a time in milliseconds of Unix time.
     ///
     /// # Errors
     /// When there is none, or the store fails.
-    pub async fn get(&self, _: &Verified, id: Uuid) -> Result<Context, Error> {
-        self.inner.context(id.into()).await
+    pub async fn get(&self, _: &Verified, id: Uuid, as_of: Option<i64>) -> Result<Context, Error> {
+        match as_of {
+            None => self.inner.context(id.into()).await,
+            Some(at) => self.inner.context_at(id.into(), Timestamp::from_millis(at)).await,
+        }
     }
 
     /// A page of contexts, oldest first.

@@ -120,21 +120,33 @@ fn create(files: &Path, options: &OpenOptions) -> Result<EdgeShard, Error> {
         Ok(()) | Err(_) => {}
     }
     let engine = EdgeShard::new(&unfinished, config(options)).map_err(Error::engine("make its files"))?;
-    for (name, index) in schema::INDEXES {
-        let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(CreateIndex {
-            field_name: path(name)?,
-            field_schema: Some(PayloadFieldSchema::FieldParams(parameters(index))),
-        }));
-        engine.update(operation).map_err(Error::engine("make an index"))?;
-    }
+    make_indexes(&engine)?;
     engine.flush().map_err(Error::engine("write its files"))?;
     drop(engine);
     fs::rename(&unfinished, files).map_err(Error::file("rename", unfinished))?;
     load(files, options)
 }
 
+/// Makes the indexes that are missing: all of them at first, later those that a newer version of this program added.
+fn make_indexes(engine: &EdgeShard) -> Result<(), Error> {
+    let made = engine.info().map_err(Error::engine("describe itself"))?.payload_schema;
+    for (name, index) in schema::INDEXES {
+        if made.contains_key(&path(name)?) {
+            continue;
+        }
+        let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(CreateIndex {
+            field_name: path(name)?,
+            field_schema: Some(PayloadFieldSchema::FieldParams(parameters(index))),
+        }));
+        engine.update(operation).map_err(Error::engine("make an index"))?;
+    }
+    Ok(())
+}
+
 fn load(files: &Path, options: &OpenOptions) -> Result<EdgeShard, Error> {
-    EdgeShard::load(files, Some(config(options))).map_err(Error::engine("open its files"))
+    let engine = EdgeShard::load(files, Some(config(options))).map_err(Error::engine("open its files"))?;
+    make_indexes(&engine)?;
+    Ok(engine)
 }
 
 pub(super) fn count(engine: &EdgeShard) -> Result<usize, Error> {

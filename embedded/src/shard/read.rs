@@ -160,6 +160,10 @@ impl Shard {
         }
         let sessions = session.map_or(Sessions::Without, |session| Sessions::Only(session.clone()));
         let alive = Selection::alive(owner.clone(), Timestamp::from_millis(0));
+        let mut selection = Selection { expiry, sessions, ..alive };
+        if expiry == Expiry::Any {
+            selection = selection.with_all_that_was();
+        }
         let order = OrderBy {
             key: open::path(schema::SEQUENCE)?,
             direction: Some(Direction::Desc),
@@ -167,7 +171,7 @@ impl Shard {
         };
         let request = ScrollRequest {
             limit: Some(limit),
-            filter: Some(filter::of(&Clauses::of(&Selection { expiry, sessions, ..alive })?)?),
+            filter: Some(filter::of(&Clauses::of(&selection)?)?),
             with_payload: Some(WithPayloadInterface::Bool(true)),
             order_by: Some(OrderByInterface::Struct(order)),
             ..ScrollRequest::new()

@@ -67,7 +67,7 @@ impl Shard {
         if legs.is_empty() {
             return Ok(Vec::new());
         }
-        let corpus = filter::of(&Clauses::of_owner(&selection.owner))?;
+        let corpus = filter::of(&Clauses::corpus(&selection.owner))?;
         let best = self.score(&legs, &filter::of(&Clauses::of(selection)?)?, &corpus, (*per_leg).max(1))?;
         // A leg that found fewer than it was asked for has found all there is.
         let complete = best.iter().all(|scores| scores.len() < *per_leg);

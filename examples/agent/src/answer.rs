@@ -26,6 +26,7 @@ pub async fn all(client: &Client, questions: &[String]) -> Result<()> {
             session: None,
             filter: Filter::default(),
             min_score: None,
+            as_of: None,
             explain: false,
         };
         let found: ContextResponse = client.post("/v1/contexts/search", &request).await?;

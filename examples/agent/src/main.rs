@@ -124,6 +124,7 @@ async fn remember(client: &Client, path: &Path) -> Result<()> {
             ]),
             ttl: None,
             occurred_at: None,
+            supersedes: Vec::new(),
         })
         .collect();
     let (mut stored, mut batches) = (0, 0);

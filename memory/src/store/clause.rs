@@ -4,7 +4,7 @@
 
 use super::{
     schema,
-    selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions},
+    selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Validity},
 };
 use crate::{ContextId, Timestamp};
 
@@ -60,14 +60,34 @@ impl Clauses {
     /// # Errors
     /// When a key of the metadata cannot be expressed.
     pub fn of(selection: &Selection) -> Result<Self, UnusableKey> {
-        let Selection { owner, expiry, sessions, levels, created_since, created_before, min_accesses, dense, metadata } =
-            selection;
+        let Selection {
+            owner,
+            expiry,
+            validity,
+            sessions,
+            levels,
+            created_since,
+            created_before,
+            min_accesses,
+            dense,
+            metadata,
+        } = selection;
         let mut clauses = Self::of_owner(owner);
         let Self { must, must_not } = &mut clauses;
         match expiry {
             Expiry::AliveAt(now) => must_not.push(expired(*now)),
             Expiry::ExpiredAt(now) => must.push(expired(*now)),
             Expiry::Any => {}
+        }
+        match validity {
+            Validity::Current => must_not.push(closed()),
+            Validity::At(at) => {
+                let at = Some(millis(*at));
+                let bounds = |key: &str, lte| Clause::Range(key.to_owned(), Bounds { lte, ..Bounds::default() });
+                must.push(bounds(schema::UPDATED_AT, at));
+                must_not.push(bounds(schema::VALID_UNTIL, at));
+            }
+            Validity::Any => {}
         }
         match sessions {
             Sessions::All => {}
@@ -106,6 +126,12 @@ impl Clauses {
     pub fn of_owner(owner: &Owner) -> Self {
         let must = vec![keyword(schema::TENANT, owner.tenant.as_str()), keyword(schema::AGENT, owner.agent.as_str())];
         Self { must, must_not: Vec::new() }
+    }
+
+    /// The contexts by which the rarity of a term is told: the owner's current ones.
+    #[must_use]
+    pub fn corpus(owner: &Owner) -> Self {
+        Self { must_not: vec![closed()], ..Self::of_owner(owner) }
     }
 
     /// The owner's contexts among `ids`.
@@ -170,6 +196,11 @@ fn metadata_key(path: &[String]) -> Result<String, UnusableKey> {
 
 fn keyword(key: &str, value: &str) -> Clause {
     Clause::Keyword(key.to_owned(), value.to_owned())
+}
+
+/// Not current any more. Any time counts, so the lowest bound is enough.
+fn closed() -> Clause {
+    Clause::Range(schema::VALID_UNTIL.to_owned(), Bounds { gte: Some(f64::MIN), ..Bounds::default() })
 }
 
 fn expired(now: Timestamp) -> Clause {

@@ -36,6 +36,10 @@ pub const SEQUENCE: &str = "sequence";
 pub const CREATED_AT: &str = "created_at";
 /// When it expires, if ever.
 pub const EXPIRES_AT: &str = "expires_at";
+/// Since when it is what it says.
+pub const UPDATED_AT: &str = "updated_at";
+/// Until when it was, if it is not any more.
+pub const VALID_UNTIL: &str = "valid_until";
 /// How often it was returned.
 pub const ACCESS_COUNT: &str = "access_count";
 /// When it was last returned.
@@ -59,7 +63,7 @@ pub enum Index {
 }
 
 /// The fields that have an index: those that filters and orders of the product use. Each costs time in every flush.
-pub const INDEXES: [(&str, Index); 7] = [
+pub const INDEXES: [(&str, Index); 8] = [
     (TENANT, Index::Tenant),
     (AGENT, Index::Keyword),
     (SESSION, Index::Keyword),
@@ -67,6 +71,7 @@ pub const INDEXES: [(&str, Index); 7] = [
     (SEQUENCE, Index::Range),
     (CREATED_AT, Index::Range),
     (EXPIRES_AT, Index::Range),
+    (VALID_UNTIL, Index::Range),
 ];
 
 /// The payload of a context.
@@ -102,6 +107,7 @@ mod tests {
         context.session = SessionId::new("s").ok();
         context.expires_at = Some(Timestamp::from_millis(9));
         context.accessed_at = Some(Timestamp::from_millis(7));
+        context.valid_until = Some(Timestamp::from_millis(8));
         context.metadata = serde_json::from_str(r#"{"tenant": "evil", "deep": {"a": [1, null]}}"#).unwrap();
         context
     }
@@ -110,7 +116,7 @@ mod tests {
     fn every_field_that_is_named_here_is_one_of_the_payload() {
         let payload = payload(&sample()).unwrap();
         let indexed = INDEXES.iter().map(|(name, _)| *name);
-        for name in indexed.chain([ACCESS_COUNT, ACCESSED_AT, VERSION, METADATA]) {
+        for name in indexed.chain([ACCESS_COUNT, ACCESSED_AT, UPDATED_AT, VERSION, METADATA]) {
             assert!(payload.contains_key(name), "{name}");
         }
     }

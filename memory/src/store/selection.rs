@@ -49,6 +49,18 @@ pub enum Expiry {
     Any,
 }
 
+/// Contexts of which time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Validity {
+    /// What is so now.
+    #[default]
+    Current,
+    /// What was so at this time, as far as it was kept.
+    At(Timestamp),
+    /// Both; for moving and deleting.
+    Any,
+}
+
 /// Contexts with which vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dense {
@@ -66,6 +78,8 @@ pub struct Selection {
     pub owner: Owner,
     /// Alive or expired.
     pub expiry: Expiry,
+    /// What is so now, or was.
+    pub validity: Validity,
     /// Of which sessions.
     pub sessions: Sessions,
     /// On which levels; `None` is all of them, an empty list none.
@@ -83,12 +97,13 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// All contexts of an owner that are alive at `now`.
+    /// All current contexts of an owner that are alive at `now`.
     #[must_use]
     pub const fn alive(owner: Owner, now: Timestamp) -> Self {
         Self {
             owner,
             expiry: Expiry::AliveAt(now),
+            validity: Validity::Current,
             sessions: Sessions::All,
             levels: None,
             created_since: None,
@@ -143,6 +158,12 @@ pub enum Scalar {
 }
 
 impl Selection {
+    /// The same, whether or not they are alive or current: all there is, for deleting.
+    #[must_use]
+    pub fn with_all_that_was(self) -> Self {
+        Self { expiry: Expiry::Any, validity: Validity::Any, ..self }
+    }
+
     /// Whether a context that an index found may be returned: the index is not trusted with whose it is and whether it is alive.
     #[must_use]
     pub fn admits(&self, context: &Context) -> bool {
@@ -151,6 +172,11 @@ impl Selection {
             Expiry::ExpiredAt(now) => context.is_expired(now),
             Expiry::Any => true,
         };
-        in_time && self.owner.owns(context)
+        let is_valid = match self.validity {
+            Validity::Current => context.is_current(),
+            Validity::At(at) => context.is_valid_at(at),
+            Validity::Any => true,
+        };
+        in_time && is_valid && self.owner.owns(context)
     }
 }

@@ -15,6 +15,9 @@ use uuid::Uuid;
 use super::Error;
 use crate::ports::vector_store::Owner;
 
+/// Most contexts whose place one context takes.
+const MOST_SUPERSEDED: usize = 16;
+
 pub(super) const fn level(level: Level) -> memory::Level {
     match level {
         Level::Immediate => memory::Level::Immediate,
@@ -48,7 +51,8 @@ pub(super) fn new_context(
     ttls: &LevelTtls,
     now: Timestamp,
 ) -> Result<memory::Context, Error> {
-    let ContextStore { id, text, level: wanted, session: of, actor, metadata, ttl: own, occurred_at } = message;
+    let ContextStore { id, text, level: wanted, session: of, actor, metadata, ttl: own, occurred_at, supersedes } =
+        message;
     limits.text(&text)?;
     limits.metadata(&metadata)?;
     let own = own.map(ttl).transpose()?;
@@ -61,6 +65,7 @@ pub(super) fn new_context(
         occurred_at: occurred_at.map(Timestamp::from_millis),
         expires_at: expiry::expires_at(now, level, own, ttls),
         ttl: own,
+        supersedes: superseded(id, supersedes)?,
         ..memory::Context::new(id, owner.tenant.clone(), owner.agent.clone(), level, text, now)
     })
 }
@@ -80,6 +85,23 @@ pub(super) fn message(context: memory::Context) -> Context {
         created_at: context.created_at.as_millis(),
         updated_at: context.updated_at.as_millis(),
         expires_at: context.expires_at.map(Timestamp::as_millis),
+        supersedes: context.supersedes.into_iter().map(ContextId::as_uuid).collect(),
+        superseded_by: context.superseded_by.map(ContextId::as_uuid),
+        valid_until: context.valid_until.map(Timestamp::as_millis),
+        version_of: context.version_of.map(ContextId::as_uuid),
+    }
+}
+
+/// The contexts whose place the context `id` takes.
+fn superseded(id: ContextId, ids: Vec<Uuid>) -> Result<Vec<ContextId>, Error> {
+    if ids.len() > MOST_SUPERSEDED {
+        let message = format!("supersedes has {} ids; at most {MOST_SUPERSEDED} are accepted", ids.len());
+        return Err(Error::field("supersedes", message));
+    }
+    let ids: Vec<ContextId> = ids.into_iter().map(ContextId::new).collect();
+    match ids.iter().position(|superseded| *superseded == id) {
+        Some(place) => Err(Error::field(format!("supersedes[{place}]"), "a context cannot supersede itself")),
+        None => Ok(ids),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Deleting by id, by session, and what has expired.
 
-use context_manager_memory::{Context, ContextId, SessionId};
+use context_manager_memory::{Context, ContextId, SessionId, history};
 use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared, ContextDelete};
 
 use super::{
@@ -9,7 +9,7 @@ use super::{
     locks::Key,
     now,
 };
-use crate::ports::vector_store::{Expiry, Selection, Sessions};
+use crate::ports::vector_store::{Selection, Sessions};
 
 /// Contexts of one deletion; a longer session takes several.
 const BATCH: usize = 500;
@@ -25,10 +25,22 @@ impl Inner {
 
     async fn remove_now(&self, id: ContextId) -> Result<Context, Error> {
         let context = self.point(id).await?.context;
-        self.store_health.note(self.store.delete(&self.owner, vec![id]).await)?;
+        self.delete_with_versions(id).await?;
         self.immediate.remove(id);
         self.sessions.forget(context.session.as_ref()).await;
         Ok(context)
+    }
+
+    /// Deletes a context and what it was before.
+    pub(super) async fn delete_with_versions(&self, id: ContextId) -> Result<(), Error> {
+        let found = self.store_health.note(self.store.find(vec![id]).await)?;
+        let version = found.first().map_or(1, |context| context.version);
+        // The context goes last, so that a deletion that was interrupted can be repeated as a whole.
+        let ids: Vec<ContextId> = history::earlier_ids(id, version).chain([id]).collect();
+        for ids in ids.chunks(BATCH) {
+            self.store_health.note(self.store.delete(&self.owner, ids.to_vec()).await)?;
+        }
+        Ok(())
     }
 
     /// Deletes a session's contexts. The expired ones go too, but nobody could see them, so they are not counted.
@@ -45,7 +57,7 @@ impl Inner {
         let alive =
             Selection { sessions: Sessions::Only(session.clone()), ..Selection::alive(self.owner.clone(), now()) };
         let deleted = self.delete_all(&alive).await?;
-        self.delete_all(&Selection { expiry: Expiry::Any, ..alive }).await?;
+        self.delete_all(&alive.with_all_that_was()).await?;
         self.immediate.clear(session);
         self.sessions.forget(Some(session)).await;
         Ok(deleted)
@@ -69,7 +81,7 @@ impl Inner {
     pub(super) async fn delete_wanted(&self, wanted: &Wanted) -> Result<usize, Error> {
         let alive = wanted.selection(self.owner.clone(), wanted.levels.clone(), now());
         let deleted = self.delete_all(&alive).await?;
-        self.delete_all(&Selection { expiry: Expiry::Any, ..alive }).await?;
+        self.delete_all(&alive.with_all_that_was()).await?;
         self.immediate.remove_matching(wanted);
         self.sessions.forget_all();
         Ok(deleted)

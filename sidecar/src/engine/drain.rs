@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     metrics::Dropped,
-    ports::vector_store::{Expiry, Selection, Sessions, Updated},
+    ports::vector_store::{Selection, Sessions, Updated},
 };
 
 /// Most contexts of one call of the store.
@@ -52,16 +52,13 @@ impl Inner {
                     self.drain_update(id, expected, change, at).await?;
                 }
                 Entry::Delete { id, .. } => {
-                    self.store_health.note(self.store.delete(&self.owner, vec![id]).await)?;
+                    self.delete_with_versions(id).await?;
                     self.immediate.remove(id);
                 }
                 Entry::Clear { session, .. } => {
-                    let selection = Selection {
-                        sessions: Sessions::Only(session.clone()),
-                        expiry: Expiry::Any,
-                        ..Selection::alive(self.owner.clone(), now())
-                    };
-                    self.delete_all(&selection).await?;
+                    let sessions = Sessions::Only(session.clone());
+                    let selection = Selection { sessions, ..Selection::alive(self.owner.clone(), now()) };
+                    self.delete_all(&selection.with_all_that_was()).await?;
                     self.immediate.clear(&session);
                     self.sessions.forget(Some(&session)).await;
                 }
@@ -92,7 +89,9 @@ impl Inner {
                 None if context.is_expired(now) => self.metrics.journal.dropped.add(Dropped::Expired, 1),
                 None => drafts.push(Draft::New(context)),
                 // It was brought before, and may have been changed since.
-                Some(there) if is_owned_alike(there, &context) && came_of(there, &context) => {}
+                Some(there) if is_owned_alike(there, &context) && came_of(there, &context) => {
+                    drafts.push(Draft::There(context));
+                }
                 Some(_) => self.set_aside(&context).await?,
             }
         }
@@ -100,7 +99,8 @@ impl Inner {
             // What the cache remembers may be from before the outage, when another sidecar may have gone on with the session.
             self.sessions.forget(draft.context().session.as_ref()).await;
         }
-        self.write(&mut drafts, now).await
+        self.write(&mut drafts, now).await?;
+        self.close_all_superseded(&drafts).await
     }
 
     async fn drain_update(
@@ -123,6 +123,7 @@ impl Inner {
             let changed = update::apply(&current.context, change.clone(), at)?;
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
+            self.keep_version(&current, at).await?;
             let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
             match self.store_health.note(written)? {
                 Updated::Applied => {

@@ -28,6 +28,14 @@ pub enum Error {
     /// The idempotency key was used for another content.
     #[error("the Idempotency-Key was used before for a write with other content; use a new key for each new write")]
     KeyReused,
+    /// It is an earlier version, or another one took its place.
+    #[error("context {id} is past{}; what is past cannot be changed", .superseded_by.map(|by| format!(", {by} took its place")).unwrap_or_default())]
+    Past {
+        /// Its id.
+        id: ContextId,
+        /// The context that took its place.
+        superseded_by: Option<ContextId>,
+    },
     /// The context was changed by somebody else.
     #[error(transparent)]
     Version(#[from] VersionConflict),
@@ -92,6 +100,7 @@ impl Error {
             other @ (Self::NotFound(_)
             | Self::IdTaken(_)
             | Self::KeyReused
+            | Self::Past { .. }
             | Self::Journaling
             | Self::Version(_)
             | Self::Store(_)
@@ -122,6 +131,7 @@ impl From<Error> for Problem {
             Error::IdTaken(_) => Self::new(Code::IdConflict, detail).field("id"),
             Error::Journaling => Self::new(Code::StoreUnavailable, detail),
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail).field("Idempotency-Key"),
+            Error::Past { .. } => Self::new(Code::ContextSuperseded, detail),
             Error::Version(_) => Self::new(Code::VersionConflict, detail).field("if_version"),
             Error::Store(vector_store::Error::Failed(_) | vector_store::Error::Closed) | Error::Open(_) => {
                 Self::new(Code::StoreUnavailable, "the store of the memory failed; try again, and look at /health")

@@ -8,7 +8,7 @@ use context_manager_protocol::{
 use serde_json::Value;
 
 use super::{Error, convert};
-use crate::ports::vector_store::{Condition, Operator, Owner, Scalar, Selection, Sessions};
+use crate::ports::vector_store::{Condition, Operator, Owner, Scalar, Selection, Sessions, Validity};
 
 /// What a request wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,12 +17,19 @@ pub(super) struct Wanted {
     pub(super) levels: Vec<Level>,
     pub(super) metadata: Vec<Condition>,
     pub(super) created_before: Option<Timestamp>,
+    pub(super) validity: Validity,
 }
 
 impl Wanted {
     /// Everything.
     pub(super) fn all() -> Self {
-        Self { session: None, levels: Level::ALL.to_vec(), metadata: Vec::new(), created_before: None }
+        Self {
+            session: None,
+            levels: Level::ALL.to_vec(),
+            metadata: Vec::new(),
+            created_before: None,
+            validity: Validity::Current,
+        }
     }
 
     /// The same, for the store.
@@ -32,13 +39,20 @@ impl Wanted {
             levels: Some(levels),
             metadata: self.metadata.clone(),
             created_before: self.created_before,
+            validity: self.validity,
             ..Selection::alive(owner, now)
         }
     }
 
     /// Whether a context in memory is wanted.
     pub(super) fn matches(&self, context: &Context) -> bool {
-        self.session.as_ref().is_none_or(|session| context.session.as_ref() == Some(session))
+        let is_valid = match self.validity {
+            Validity::Current => context.is_current(),
+            Validity::At(at) => context.is_valid_at(at),
+            Validity::Any => true,
+        };
+        is_valid
+            && self.session.as_ref().is_none_or(|session| context.session.as_ref() == Some(session))
             && self.levels.contains(&context.level)
             && self.created_before.is_none_or(|before| context.created_at < before)
             && self.metadata.iter().all(|condition| holds(condition, context))
@@ -60,7 +74,13 @@ pub(super) fn of_deletion(message: ContextDelete, now: Timestamp) -> Result<Want
         levels: self::levels(levels)?,
         metadata: conditions(filter)?,
         created_before: Some(created_before.map_or(later, |before| Timestamp::from_millis(before).min(later))),
+        validity: Validity::Current,
     })
+}
+
+/// What is so now, or was at a time.
+pub(super) fn validity(as_of: Option<i64>) -> Validity {
+    as_of.map_or(Validity::Current, |at| Validity::At(Timestamp::from_millis(at)))
 }
 
 /// The levels of a request; all when it names none.

@@ -35,7 +35,7 @@ impl Immediate {
     /// Puts in the current state of a context, or takes it out if it is on another level by now.
     pub(super) fn put(&self, context: &Context, vectors: &Vectors) {
         let mut ring = self.ring();
-        if context.level != Level::Immediate {
+        if context.level != Level::Immediate || !context.is_current() {
             ring.contexts.remove(&context.id);
             return;
         }

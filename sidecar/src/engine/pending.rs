@@ -98,6 +98,7 @@ pub(super) struct View {
     deleted: HashSet<ContextId>,
     cleared: HashSet<SessionId>,
     doomed: Vec<Arc<Wanted>>,
+    superseded: HashSet<ContextId>,
 }
 
 impl View {
@@ -106,8 +107,14 @@ impl View {
         self.points.get(&id).map(Arc::as_ref)
     }
 
-    /// Whether what the store says about this context is outdated: it was changed, or it is gone.
+    /// Whether a search or a list must not have this context from the store: what it says is outdated, or another one takes
+    /// its place.
     pub(super) fn hides(&self, context: &Context) -> bool {
+        self.replaces(context) || self.superseded.contains(&context.id)
+    }
+
+    /// Whether what the store says about this context is outdated: it was changed, or it is gone.
+    pub(super) fn replaces(&self, context: &Context) -> bool {
         self.points.contains_key(&context.id)
             || self.deleted.contains(&context.id)
             || context.session.as_ref().is_some_and(|session| self.cleared.contains(session))
@@ -119,9 +126,9 @@ impl View {
         self.deleted.contains(&id)
     }
 
-    /// The contexts that are new or changed.
+    /// The contexts that are new or changed, and whose place no other takes.
     pub(super) fn points(&self) -> impl Iterator<Item = &Point> {
-        self.points.values().map(Arc::as_ref)
+        self.points.values().map(Arc::as_ref).filter(|point| !self.superseded.contains(&point.context.id))
     }
 
     /// The last context of a session, as far as the waiting writes tell.
@@ -133,6 +140,7 @@ impl View {
 
     fn put(&mut self, point: Point) {
         self.deleted.remove(&point.context.id);
+        self.superseded.extend(&point.context.supersedes);
         self.points.insert(point.context.id, Arc::new(point));
     }
 

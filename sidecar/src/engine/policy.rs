@@ -1,6 +1,8 @@
 //! The decisions that the configuration makes, in the domain's terms.
 
-use context_manager_memory::{Level, PerLevel, Ttl, budget::Share, expiry::LevelTtls, rank};
+use std::time::Duration;
+
+use context_manager_memory::{Level, PerLevel, Timestamp, Ttl, budget::Share, expiry::LevelTtls, rank};
 use context_manager_protocol::config::{BudgetShare, LevelConfig, SidecarConfig};
 
 /// The decisions.
@@ -13,6 +15,7 @@ pub(super) struct Policy {
     pub(super) shares: PerLevel<Share>,
     pub(super) default_token_budget: usize,
     pub(super) min_score: Option<f64>,
+    history: Duration,
 }
 
 impl Policy {
@@ -52,6 +55,12 @@ impl Policy {
             },
             default_token_budget: retrieval.default_token_budget,
             min_score: retrieval.min_score,
+            history: config.history.keep_for.get(),
         }
+    }
+
+    /// Until when it is kept what a context was before a change at `now`; `None` keeps nothing.
+    pub(super) fn history_until(&self, now: Timestamp) -> Option<Timestamp> {
+        (!self.history.is_zero()).then(|| now + self.history)
     }
 }

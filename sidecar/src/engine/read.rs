@@ -1,9 +1,14 @@
 //! Reading by id, by page, and in figures.
 
-use context_manager_memory::{ContextId, Level, Timestamp};
+use context_manager_memory::{ContextId, Level, Timestamp, history};
 use context_manager_protocol::message::{Context, ContextList, Stats};
 
-use super::{Error, Inner, ListQuery, convert, filter::Wanted, immediate, now, pending::View};
+use super::{
+    Error, Inner, ListQuery, convert,
+    filter::{self, Wanted},
+    immediate, now,
+    pending::View,
+};
 use crate::{
     metrics::{Degradation, Label as _},
     ports::vector_store::{Page, Point},
@@ -11,10 +16,32 @@ use crate::{
 
 /// Contexts of a page that names no limit.
 const PAGE: i64 = 100;
+/// Earlier versions of one read.
+const VERSIONS_AT_ONCE: usize = 100;
 
 impl Inner {
     pub(super) async fn context(&self, id: ContextId) -> Result<Context, Error> {
         Ok(convert::message(self.point(id).await?.context))
+    }
+
+    /// A context as it was, as far as that was kept.
+    pub(super) async fn context_at(&self, id: ContextId, at: Timestamp) -> Result<Context, Error> {
+        let current = self.point(id).await?.context;
+        if current.is_valid_at(at) {
+            return Ok(convert::message(current));
+        }
+        if at >= current.updated_at {
+            // It was superseded by then.
+            return Err(Error::NotFound(id));
+        }
+        let ids: Vec<ContextId> = history::earlier_ids(id, current.version).collect();
+        for ids in ids.chunks(VERSIONS_AT_ONCE) {
+            let found = self.store_health.note(self.store.get(&self.owner, ids.to_vec(), now()).await)?;
+            if let Some(point) = found.into_iter().find(|point| point.context.is_valid_at(at)) {
+                return Ok(convert::message(point.context));
+            }
+        }
+        Err(Error::NotFound(id))
     }
 
     /// A living context with its vectors.
@@ -33,22 +60,27 @@ impl Inner {
             Ok(found) => found.into_iter().next(),
             Err(error) => Some(self.immediate.get(id, now).ok_or(error)?),
         };
-        let outdated = |point: &Point| view.as_ref().is_some_and(|view| view.hides(&point.context));
+        let outdated = |point: &Point| view.as_ref().is_some_and(|view| view.replaces(&point.context));
         found.filter(|point| !outdated(point)).ok_or(Error::NotFound(id))
     }
 
     pub(super) async fn page(&self, query: ListQuery) -> Result<ContextList, Error> {
-        let ListQuery { session, level, limit, cursor } = query;
+        let ListQuery { session, level, limit, cursor, as_of } = query;
         let limit = self.limits.results(limit.unwrap_or(PAGE))?;
         let from = cursor
             .map(|cursor| cursor.parse::<ContextId>())
             .transpose()
             .map_err(|_| Error::field("cursor", "cursor is not the value of next of an earlier page; leave it out"))?;
         let levels = level.map_or_else(|| Level::ALL.to_vec(), |level| vec![convert::level(level)]);
-        let wanted = Wanted { session: session.as_deref().map(convert::session).transpose()?, levels, ..Wanted::all() };
+        let wanted = Wanted {
+            session: session.as_deref().map(convert::session).transpose()?,
+            levels,
+            validity: filter::validity(as_of),
+            ..Wanted::all()
+        };
         let (page, degraded) = match self.whole_page(&wanted, from, limit).await {
             Ok(page) => (page, Vec::new()),
-            Err(error) if self.pending.is_enabled() && error.is_outage() => {
+            Err(error) if self.pending.is_enabled() && error.is_outage() && as_of.is_none() => {
                 let now = now();
                 let held = self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| context);
                 self.metrics.contexts.degraded.add(Degradation::Store, 1);

@@ -3,10 +3,13 @@
 //! What cannot take part makes the answer worse and is named in `degraded`: without the embedding the words decide, without
 //! the store what L1 has in memory.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Instant,
+};
 
 use context_manager_memory::{
-    Level, PerLevel, QueryVectors, Timestamp,
+    ContextId, Level, PerLevel, QueryVectors, Timestamp,
     budget::{self, Item, Packing},
     lexical, local,
     rank::{self, Candidate, QueryFacts, Ranked},
@@ -23,7 +26,7 @@ use super::{
 };
 use crate::{
     metrics::{Degradation, Label as _},
-    ports::vector_store::{self, Search},
+    ports::vector_store::{self, Search, Validity},
     refusal::chain,
 };
 
@@ -67,7 +70,7 @@ impl Inner {
     }
 
     fn understand(&self, request: ContextRequest, policy: &Policy) -> Result<Ask, Error> {
-        let ContextRequest { query, token_budget, limit, levels, session, filter, min_score, explain } = request;
+        let ContextRequest { query, token_budget, limit, levels, session, filter, min_score, as_of, explain } = request;
         self.limits.query(&query)?;
         let budget = match token_budget {
             Some(budget) => self.limits.token_budget(budget)?,
@@ -82,6 +85,7 @@ impl Inner {
             levels: filter::levels(levels)?,
             metadata: filter::conditions(filter)?,
             created_before: None,
+            validity: filter::validity(as_of),
         };
         Ok(Ask { query, budget, limit, wanted, min_score: min_score.or(policy.min_score), explain })
     }
@@ -110,7 +114,9 @@ impl Inner {
         let (fresh, stored): (Vec<Level>, Vec<Level>) =
             wanted.levels.iter().partition(|level| **level == Level::Immediate);
         let view = self.pending.view();
-        if stored.is_empty() && self.immediate.is_complete() {
+        // Of what was before, the sidecar itself has nothing.
+        let is_past = wanted.validity != Validity::Current;
+        if stored.is_empty() && !is_past && self.immediate.is_complete() {
             return Ok(self.immediate.candidates(&query, wanted, view.as_deref(), now));
         }
         let searches = [fresh, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
@@ -119,6 +125,7 @@ impl Inner {
             per_leg: Search::PER_LEG,
         });
         match self.store_health.note(self.store.candidates(searches.collect()).await) {
+            Ok(candidates) if is_past => Ok(without_doubles(candidates)),
             Ok(mut candidates) => {
                 if let Some(view) = view {
                     candidates.retain(|candidate| !view.hides(&candidate.context));
@@ -126,6 +133,7 @@ impl Inner {
                 }
                 Ok(candidates)
             }
+            Err(error) if is_past => Err(error.into()),
             Err(error @ vector_store::Error::Refused(_)) => Err(error.into()),
             Err(error @ (vector_store::Error::Failed(_) | vector_store::Error::Closed)) => {
                 warn!(error = chain(&error), "Searched without the store");
@@ -134,6 +142,13 @@ impl Inner {
             }
         }
     }
+}
+
+/// A version that was kept by a change that then did not happen is there twice.
+fn without_doubles(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let there: HashSet<ContextId> = candidates.iter().map(|candidate| candidate.context.id).collect();
+    candidates.retain(|candidate| candidate.context.version_of.is_none_or(|original| !there.contains(&original)));
+    candidates
 }
 
 fn respond(ranked: Vec<Ranked>, packing: &Packing, ask: &Ask, degraded: &[Degradation]) -> ContextResponse {

@@ -109,9 +109,36 @@ impl Inner {
         chosen: Vec<ContextId>,
         now: Timestamp,
     ) -> Result<Vec<Draft>, Error> {
+        self.check_superseded(contexts).await?;
         let mut drafts = self.compare(contexts.to_vec(), chosen, now).await?;
         self.write(&mut drafts, now).await?;
+        self.close_all_superseded(&drafts).await?;
         Ok(drafts)
+    }
+
+    /// After the new contexts are there, also if they were there before: the last attempt may have ended in between.
+    pub(super) async fn close_all_superseded(&self, drafts: &[Draft]) -> Result<(), Error> {
+        for draft in drafts {
+            self.close_superseded(draft.context()).await?;
+        }
+        Ok(())
+    }
+
+    /// What is superseded must be there, so that a wrong id is noticed.
+    async fn check_superseded(&self, contexts: &[Context]) -> Result<(), Error> {
+        for context in contexts {
+            for (place, id) in context.supersedes.iter().enumerate() {
+                match self.point(*id).await {
+                    Ok(_) => {}
+                    Err(Error::NotFound(id)) => {
+                        let message = format!("there is no context {id} to supersede; leave it out");
+                        return Err(Error::field(format!("supersedes[{place}]"), message));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Tells new contexts from those that are there already. Ids made here cannot be taken, so only chosen ones are looked up.
@@ -259,6 +286,7 @@ pub(super) fn says_the_same(there: &Context, new: &Context) -> bool {
         && there.metadata == new.metadata
         && there.ttl == new.ttl
         && there.occurred_at == new.occurred_at
+        && there.supersedes == new.supersedes
         && (there.level == new.level || there.version > 1)
 }
 

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::ports::vector_store::{Dense, Selection};
 
+mod history;
 mod outage;
 
 struct Fixture {
@@ -135,7 +136,7 @@ async fn another_agent_sees_nothing_and_cannot_take_an_id() {
     let fixture = Fixture::new().await;
     let id = fixture.stored(json!({"text": "a secret of the first agent", "level": "immediate", "session": "s"})).await;
     let other = fixture.reopened("other").await;
-    assert!(matches!(other.engine.get(&caller(), id).await, Err(Error::NotFound(_))));
+    assert!(matches!(other.engine.get(&caller(), id, None).await, Err(Error::NotFound(_))));
     assert!(matches!(other.engine.delete(&caller(), id).await, Err(Error::NotFound(_))));
     let update = message(json!({"text": "taken over"}));
     assert!(matches!(other.engine.update(&caller(), id, update).await, Err(Error::NotFound(_))));
@@ -144,7 +145,7 @@ async fn another_agent_sees_nothing_and_cannot_take_an_id() {
     assert_eq!(other.texts(json!({"query": "secret", "levels": ["immediate"]})).await, Vec::<String>::new());
     assert_eq!(other.engine.clear_session(&caller(), "s").await.expect("nothing to clear").deleted, 0);
     let first = other.reopened("agent").await;
-    assert_eq!(first.engine.get(&caller(), id).await.expect("still there").text, "a secret of the first agent");
+    assert_eq!(first.engine.get(&caller(), id, None).await.expect("still there").text, "a secret of the first agent");
 }
 
 #[tokio::test]
@@ -186,7 +187,7 @@ async fn an_expired_context_is_never_returned_and_then_collected() {
     fixture.stored(json!({"text": "green tea that stays", "level": "long_term"})).await;
     tokio::time::sleep(Duration::from_millis(80)).await;
     for id in ids {
-        assert!(matches!(fixture.engine.get(&caller(), id).await, Err(Error::NotFound(_))));
+        assert!(matches!(fixture.engine.get(&caller(), id, None).await, Err(Error::NotFound(_))));
         assert!(matches!(fixture.engine.delete(&caller(), id).await, Err(Error::NotFound(_))));
     }
     assert_eq!(fixture.texts(json!({"query": "green tea"})).await, ["green tea that stays"]);
@@ -250,9 +251,9 @@ async fn a_context_that_is_used_often_enough_is_kept() {
         assert_eq!(fixture.search(json!({"query": "blue door"})).await.contexts.len(), 2);
     }
     fixture.tick().await;
-    let kept = fixture.engine.get(&caller(), id).await.expect("a context");
+    let kept = fixture.engine.get(&caller(), id, None).await.expect("a context");
     assert_eq!((kept.level, kept.expires_at, kept.version), (Level::LongTerm, None, 2));
-    assert_eq!(fixture.engine.get(&caller(), own).await.expect("a context").level, Level::ShortTerm);
+    assert_eq!(fixture.engine.get(&caller(), own, None).await.expect("a context").level, Level::ShortTerm);
     assert_eq!(fixture.engine.inner.metrics.contexts.promoted.get(), 1);
 }
 
@@ -286,7 +287,7 @@ async fn an_update_merges_metadata_and_finds_by_the_new_words() {
     let update = |value: Value| fixture.engine.update(&known, id, message(value));
     let changed = update(json!({"text": "Bob prefers cocoa.", "metadata": {"b": null, "c": 3}, "if_version": 1})).await;
     assert_eq!(changed.expect("a change").version, 2);
-    let context = fixture.engine.get(&caller(), id).await.expect("a context");
+    let context = fixture.engine.get(&caller(), id, None).await.expect("a context");
     assert_eq!((context.version, json!(context.metadata)), (2, json!({"a": 1, "c": 3})));
     for levels in [json!(["immediate"]), json!(["immediate", "short_term", "long_term"])] {
         let explained = fixture.search(json!({"query": "cocoa", "levels": levels, "explain": true})).await;

@@ -14,7 +14,7 @@ use context_manager_protocol::{
 use uuid::Uuid;
 
 use super::{Error, Inner, convert, filter::Wanted, locks::Key, now};
-use crate::ports::vector_store::Point;
+use crate::ports::vector_store::{Point, Validity};
 
 /// Contexts of one read.
 const PAGE: usize = 500;
@@ -30,7 +30,8 @@ impl Inner {
             Some(None) => return Ok(Vec::new()),
         };
         loop {
-            let page = self.whole_page(&Wanted::all(), from, PAGE).await?;
+            let everything = Wanted { validity: Validity::Any, ..Wanted::all() };
+            let page = self.whole_page(&everything, from, PAGE).await?;
             // A page can be empty before the end: what it had is hidden by a waiting write.
             if !page.contexts.is_empty() || page.next.is_none() {
                 return Ok(page.contexts.into_iter().map(exported).collect());
@@ -147,6 +148,10 @@ impl Inner {
             occurred_at: message.occurred_at.map(Timestamp::from_millis),
             expires_at: message.expires_at.map(Timestamp::from_millis),
             ttl: message.ttl.map(convert::ttl).transpose()?,
+            supersedes: message.supersedes.into_iter().map(ContextId::new).collect(),
+            superseded_by: message.superseded_by.map(ContextId::new),
+            valid_until: message.valid_until.map(Timestamp::from_millis),
+            version_of: message.version_of.map(ContextId::new),
             version: message.version,
             access_count: message.access_count,
             accessed_at: message.accessed_at.map(Timestamp::from_millis),
@@ -193,6 +198,10 @@ fn exported(context: Context) -> ExportedContext {
         ttl: context
             .ttl
             .map(|ttl| HumanDuration::from_millis(u64::try_from(ttl.as_duration().as_millis()).unwrap_or(u64::MAX))),
+        supersedes: context.supersedes.into_iter().map(ContextId::as_uuid).collect(),
+        superseded_by: context.superseded_by.map(ContextId::as_uuid),
+        valid_until: context.valid_until.map(Timestamp::as_millis),
+        version_of: context.version_of.map(ContextId::as_uuid),
         access_count: context.access_count,
         accessed_at: context.accessed_at.map(Timestamp::as_millis),
     }

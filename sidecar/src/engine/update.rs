@@ -1,7 +1,7 @@
 //! Changing a context: metadata are merged, a new text gets new vectors, the version grows.
 
 use context_manager_memory::{
-    Context, ContextId, Vectors,
+    Context, ContextId, Timestamp, Vectors, history,
     index_text::index_texts,
     lexical::Bm25,
     update::{self, Change},
@@ -40,10 +40,14 @@ impl Inner {
     async fn change_now(&self, id: ContextId, change: Change) -> Result<Context, Error> {
         let mut current = self.point(id).await?;
         for _ in 0..ATTEMPTS {
+            if !current.context.is_current() {
+                return Err(Error::Past { id, superseded_by: current.context.superseded_by });
+            }
             let changed = update::apply(&current.context, change.clone(), now())?;
             self.limits.metadata(&changed.metadata)?;
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
+            self.keep_version(&current, changed.updated_at).await?;
             let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
             match self.store_health.note(written)? {
                 Updated::Applied => {
@@ -56,6 +60,41 @@ impl Inner {
             }
         }
         Err(update::VersionConflict { expected: current.context.version, actual: current.context.version + 1 }.into())
+    }
+
+    /// Keeps what a context is before it is changed at `at`. If the change then fails, the version is there and not past: readers
+    /// of the past look at the current one first.
+    pub(super) async fn keep_version(&self, current: &Point, at: Timestamp) -> Result<(), Error> {
+        let Some(until) = self.policy.load().history_until(at) else { return Ok(()) };
+        let context = history::earlier(&current.context, at, until);
+        let kept = Point { context, vectors: current.vectors.clone() };
+        Ok(self.store_health.note(self.store.upsert(vec![kept]).await)?)
+    }
+
+    /// Closes the contexts whose place a stored one takes. What is gone or closed already stays as it is.
+    pub(super) async fn close_superseded(&self, by: &Context) -> Result<(), Error> {
+        for id in by.supersedes.iter().copied() {
+            for _ in 0..ATTEMPTS {
+                let current = match self.point(id).await {
+                    Ok(point) if point.context.is_current() => point.context,
+                    Ok(_) | Err(Error::NotFound(_)) => break,
+                    Err(error) => return Err(error),
+                };
+                let at = by.created_at;
+                let until = self.policy.load().history_until(at).unwrap_or(at);
+                let closed = history::superseded(&current, by.id, at, until);
+                let written = self.store.update(closed, None, current.version).await;
+                match self.store_health.note(written)? {
+                    Updated::Applied | Updated::Missing => {
+                        self.immediate.remove(id);
+                        self.sessions.forget(current.session.as_ref()).await;
+                        break;
+                    }
+                    Updated::Conflict { .. } => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The vectors of a stored context as it should be; without the dense ones when the embedding fails.

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
 
 pub use context_manager_memory::store::{
-    Access, Condition, Dense, Expiry, Operator, Owner, Page, Point, Scalar, Search, Selection, Sessions, Stats, Updated,
+    Access, Condition, Dense, Expiry, Operator, Owner, Page, Point, Scalar, Search, Selection, Sessions, Stats,
+    Updated, Validity,
 };
 
 use super::Retry;

@@ -18,9 +18,21 @@ pub async fn search(State(engine): State<Engine>, caller: Caller, Message(messag
     Ok(caller.answer(StatusCode::OK, &response))
 }
 
+/// Of which time a context is read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetParameters {
+    as_of: Option<i64>,
+}
+
 /// `GET /v1/contexts/{id}`
-pub async fn context(State(engine): State<Engine>, caller: Caller, ContextId(id): ContextId) -> Answer {
-    let context = engine.get(&caller.verified, id).await?;
+pub async fn context(
+    State(engine): State<Engine>,
+    caller: Caller,
+    ContextId(id): ContextId,
+    Parameters(GetParameters { as_of }): Parameters<GetParameters>,
+) -> Answer {
+    let context = engine.get(&caller.verified, id, as_of).await?;
     Ok(caller.answer(StatusCode::OK, &context))
 }
 
@@ -32,15 +44,16 @@ pub struct ListParameters {
     level: Option<Level>,
     limit: Option<i64>,
     cursor: Option<String>,
+    as_of: Option<i64>,
 }
 
 /// `GET /v1/contexts`
 pub async fn list(
     State(engine): State<Engine>,
     caller: Caller,
-    Parameters(ListParameters { session, level, limit, cursor }): Parameters<ListParameters>,
+    Parameters(ListParameters { session, level, limit, cursor, as_of }): Parameters<ListParameters>,
 ) -> Answer {
-    let list = engine.list(&caller.verified, ListQuery { session, level, limit, cursor }).await?;
+    let list = engine.list(&caller.verified, ListQuery { session, level, limit, cursor, as_of }).await?;
     Ok(caller.answer(StatusCode::OK, &list))
 }
 

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use context_manager_memory::{
-    Context, ContextId, Level, QueryVectors, Timestamp, lexical,
-    store::{Access, Condition, Dense, Expiry, Operator, Point, Scalar, Search, Selection, Sessions, Updated},
+    Context, ContextId, Level, QueryVectors, Timestamp, history, lexical,
+    store::{
+        Access, Condition, Dense, Expiry, Operator, Point, Scalar, Search, Selection, Sessions, Updated, Validity,
+    },
 };
 use context_manager_sidecar::ports::vector_store::{Error, SessionEnd};
 use futures::future::join_all;
@@ -42,6 +44,7 @@ on_both! {
     writes_at_the_same_time_are_all_there,
     sessions_have_an_end_and_an_order,
     nothing_is_returned_from_the_moment_it_expires,
+    what_is_past_is_found_by_its_time_only,
     accesses_are_added_up,
     pages_show_each_context_once,
     deleting_says_how_many_and_stops_at_the_limit,
@@ -281,6 +284,40 @@ async fn nothing_is_returned_from_the_moment_it_expires(place: Place) {
     assert_eq!(store.delete_expired(before, 10).await.expect("collected"), 0);
     assert_eq!(store.delete_expired(LATER, 10).await.expect("collected"), 1);
     assert_eq!(store.find(vec![id(1), id(2)]).await.expect("read").len(), 1);
+}
+
+async fn what_is_past_is_found_by_its_time_only(place: Place) {
+    let store = place.open().await;
+    let time = Timestamp::from_millis;
+    let mut now = point("t", 1, "green tea");
+    now.context.version = 2;
+    now.context.updated_at = time(2_000);
+    let mut before = point("t", 1, "black tea");
+    before.context.updated_at = time(1_000);
+    before.context = history::earlier(&before.context, time(2_000), time(i64::MAX));
+    store.upsert(vec![now, before]).await.expect("stored");
+    for (validity, texts) in [
+        (Validity::Current, &["green tea"][..]),
+        (Validity::At(time(999)), &[]),
+        (Validity::At(time(1_000)), &["black tea"]),
+        (Validity::At(time(1_999)), &["black tea"]),
+        (Validity::At(time(2_000)), &["green tea"]),
+        (Validity::Any, &["black tea", "green tea"]),
+    ] {
+        let selection = Selection { validity, ..Selection::alive(owner("t"), NOW) };
+        assert_eq!(store.count(selection.clone()).await.expect("counted"), texts.len(), "{validity:?}");
+        let listed = store.list(selection.clone(), None, 10).await.expect("listed").contexts;
+        let found = store.candidates(vec![search("tea", selection)]).await.expect("found");
+        for contexts in [listed, found.into_iter().map(|candidate| candidate.context).collect()] {
+            let mut found: Vec<String> = contexts.into_iter().map(|context| context.text).collect();
+            found.sort();
+            assert_eq!(found, texts, "{validity:?}");
+        }
+    }
+    let current = Selection::alive(owner("t"), NOW);
+    assert_eq!(store.delete_selected(current.clone(), 10).await.expect("deleted"), 1);
+    assert_eq!(store.session_end(&owner("t"), &session("s"), NOW).await.expect("read").sequence, Some(1));
+    assert_eq!(store.delete_selected(current.with_all_that_was(), 10).await.expect("deleted"), 1);
 }
 
 async fn accesses_are_added_up(place: Place) {

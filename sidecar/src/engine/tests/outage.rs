@@ -145,7 +145,7 @@ async fn a_write_while_the_store_is_away_is_found_at_once_and_reaches_the_store_
     let second = outage.store(json!({"text": "tea two", "session": "s"})).await;
     assert_eq!((first.status, second.status), (AckStatus::Journaled, AckStatus::Journaled));
     assert_eq!(outage.texts("tea").await, ["tea one", "tea two"]);
-    assert_eq!(outage.engine.get(&caller(), first.id).await.expect("found").text, "tea one");
+    assert_eq!(outage.engine.get(&caller(), first.id, None).await.expect("found").text, "tea one");
     assert_eq!(outage.listed().await.len(), 2);
     assert!(outage.engine.drain().await.is_err(), "the store is still away");
 
@@ -168,8 +168,8 @@ async fn journaled_writes_survive_the_end_of_the_process_and_a_start_without_the
 
     let outage = outage.restarted(true).await;
     assert_eq!(outage.texts("tea").await, ["green tea"]);
-    assert_eq!(outage.engine.get(&caller(), kept).await.expect("found").metadata["cups"], 2);
-    assert!(matches!(outage.engine.get(&caller(), gone).await, Err(Error::NotFound(_))));
+    assert_eq!(outage.engine.get(&caller(), kept, None).await.expect("found").metadata["cups"], 2);
+    assert!(matches!(outage.engine.get(&caller(), gone, None).await, Err(Error::NotFound(_))));
 
     outage.back().await;
     assert_eq!(outage.listed().await, [("green tea".to_owned(), 2)]);
@@ -199,10 +199,10 @@ async fn what_was_deleted_while_the_store_was_away_does_not_come_back() {
     let expected = BTreeSet::from(["old tea".to_owned(), "d".to_owned()]);
     assert_eq!(listed(outage.listed().await), expected);
     assert!(!outage.texts("old coffee").await.contains(&"old coffee".to_owned()));
-    assert!(outage.engine.get(&caller(), id).await.is_err());
+    assert!(outage.engine.get(&caller(), id, None).await.is_err());
     outage.back().await;
     assert_eq!(listed(outage.listed().await), expected);
-    assert_eq!(outage.engine.get(&caller(), kept).await.expect("kept").text, "old tea");
+    assert_eq!(outage.engine.get(&caller(), kept, None).await.expect("kept").text, "old tea");
 }
 
 #[tokio::test]
@@ -280,7 +280,7 @@ async fn an_id_that_was_taken_meanwhile_is_set_aside_and_not_lost() {
     outage.cut();
     assert_eq!(outage.store(json!({"id": id, "text": "the second"})).await.status, AckStatus::Journaled);
     outage.back().await;
-    assert_eq!(outage.engine.get(&caller(), id).await.expect("found").text, "the first");
+    assert_eq!(outage.engine.get(&caller(), id, None).await.expect("found").text, "the first");
     let aside = std::fs::read_to_string(outage.directory.path().join("data/journal/conflicts.jsonl")).expect("a file");
     assert!(aside.contains("the second"), "{aside}");
 }
@@ -323,4 +323,22 @@ async fn what_was_deleted_by_conditions_while_the_store_was_away_does_not_come_b
     assert_eq!(sorted(outage.listed().await), expected);
     outage.back().await;
     assert_eq!(sorted(outage.listed().await), expected);
+}
+
+#[tokio::test]
+async fn what_was_superseded_while_the_store_was_away_stays_so() {
+    let outage = Outage::new().await;
+    let old = outage.store(json!({"text": "Ann lives in Bonn"})).await.id;
+    outage.cut();
+    let middle = outage.store(json!({"text": "Ann lives in Ulm", "supersedes": [old]})).await.id;
+    outage.store(json!({"text": "Ann lives in Rome", "supersedes": [middle]})).await;
+    assert_eq!(outage.texts("where does Ann live").await, ["Ann lives in Rome"]);
+
+    // The store answers before the journal is drained, and after it.
+    let outage = outage.restarted(false).await;
+    assert_eq!(outage.texts("where does Ann live").await, ["Ann lives in Rome"]);
+    assert_eq!(outage.engine.get(&caller(), old, None).await.expect("by its id").superseded_by, None, "not yet");
+    outage.back().await;
+    assert_eq!(outage.texts("where does Ann live").await, ["Ann lives in Rome"]);
+    assert_eq!(outage.engine.get(&caller(), old, None).await.expect("by its id").superseded_by, Some(middle));
 }
