@@ -14,6 +14,7 @@ pub mod auth;
 pub mod embedding;
 pub mod injection;
 pub mod levels;
+pub mod qdrant;
 pub mod retrieval;
 pub mod sidecar;
 pub mod status;
@@ -46,6 +47,7 @@ pub use status::ContextManagerStatus;
     doc = "Memory for the agents of a namespace: pods that opt in get a sidecar that stores and retrieves contexts.",
     validation = crate::rules::NAME_LENGTH,
     validation = crate::rules::SECRET_IS_NOT_OURS,
+    validation = crate::rules::STORE_SECRET_IS_NOT_OURS,
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Store", type_ = "string", json_path = ".status.store", description = "Where contexts are kept"),
@@ -55,6 +57,7 @@ pub use status::ContextManagerStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
+    validation = rules::STORE_IS_FIXED,
     validation = rules::STORAGE_KIND_IS_FIXED,
     validation = rules::PROVIDER_IS_FIXED,
     validation = rules::DIMENSIONS_ARE_FIXED

@@ -39,6 +39,20 @@ pub const SECRET_IS_NOT_OURS: CelRule = rule(
     "!has(self.spec.auth) || !has(self.spec.auth.secretRef) || self.spec.auth.secretRef.name != self.metadata.name + '-context-keys'",
     "spec.auth.secretRef.name must not be <metadata.name>-context-keys, the Secret that the operator writes; give your Secret another name",
 );
+/// The copy of the credentials must not be its own source.
+pub const STORE_SECRET_IS_NOT_OURS: CelRule = rule(
+    "!self.spec.?vectorStore.?qdrant.hasValue() \
+     || ((!has(self.spec.vectorStore.qdrant.apiKeySecretRef) \
+     || self.spec.vectorStore.qdrant.apiKeySecretRef.name != self.metadata.name + '-context-store') \
+     && (!self.spec.vectorStore.qdrant.?tls.?caSecretRef.hasValue() \
+     || self.spec.vectorStore.qdrant.tls.caSecretRef.name != self.metadata.name + '-context-store'))",
+    "spec.vectorStore.qdrant: apiKeySecretRef and tls.caSecretRef must not name <metadata.name>-context-store, the Secret that the operator writes; give your Secret another name",
+);
+/// Data does not move by itself.
+pub const STORE_IS_FIXED: CelRule = rule(
+    "self.?vectorStore.?qdrant.hasValue() == oldSelf.?vectorStore.?qdrant.hasValue()",
+    "spec.vectorStore cannot change between embedded and qdrant, because data does not move by itself; create a new ContextManager instead",
+);
 /// Data does not move by itself.
 pub const STORAGE_KIND_IS_FIXED: CelRule = rule(
     "self.?vectorStore.?embedded.?storage.?volumeClaimTemplate.hasValue() == oldSelf.?vectorStore.?embedded.?storage.?volumeClaimTemplate.hasValue()",
@@ -63,8 +77,49 @@ pub const DIMENSIONS_ARE_FIXED: CelRule = rule(
 
 /// One store.
 pub const ONE_STORE: CelRule = rule(
-    "has(self.embedded)",
-    "spec.vectorStore needs exactly one store; write embedded: {}, or leave vectorStore out",
+    "has(self.embedded) != has(self.qdrant)",
+    "spec.vectorStore needs exactly one of embedded and qdrant; leave vectorStore out for an embedded store",
+);
+/// An endpoint that can be called.
+pub const QDRANT_URL: CelRule = rule(
+    "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' \
+     && url(self).getEscapedPath() in ['', '/'] && size(url(self).getQuery()) == 0 && !self.contains('@')",
+    "spec.vectorStore.qdrant.url must be http:// or https:// with a host, the gRPC port (6334 when left out) and nothing else, as https://qdrant.example.com:6334",
+);
+/// A name that a folder can have.
+pub const COLLECTION_NAME: CelRule = rule(
+    "self.matches('^[A-Za-z0-9_-]+$')",
+    "spec.vectorStore.qdrant.collection must be made of letters, digits, - and _",
+);
+/// Data does not move by itself.
+pub const COLLECTION_IS_FIXED: CelRule = rule(
+    "has(self.collection) == has(oldSelf.collection) && (!has(self.collection) || self.collection == oldSelf.collection)",
+    "spec.vectorStore.qdrant.collection cannot be changed, because data does not move by itself; create a new ContextManager instead",
+);
+/// No more replicas than there are.
+pub const CONSISTENCY_FITS: CelRule = rule(
+    "!has(self.writeConsistency) || (has(self.replicationFactor) && self.writeConsistency <= self.replicationFactor)",
+    "spec.vectorStore.qdrant.writeConsistency needs replicationFactor and must not exceed it",
+);
+/// Longest time of a call.
+pub const QDRANT_TIMEOUT: CelRule = rule(
+    "duration(self) >= duration('10ms') && duration(self) <= duration('10m')",
+    "spec.vectorStore.qdrant.timeout must lie between 10ms and 10m",
+);
+/// Nothing to prove without TLS.
+pub const TLS_NEEDS_HTTPS: CelRule = rule(
+    "!has(self.tls) || self.url.startsWith('https://')",
+    "spec.vectorStore.qdrant.tls needs a url that starts with https://; change the url, or remove tls",
+);
+/// One source.
+pub const ONE_CA: CelRule = rule(
+    "!has(self.caSecretRef) || !has(self.caConfigMapRef)",
+    "spec.vectorStore.qdrant.tls takes one of caSecretRef and caConfigMapRef; remove the other",
+);
+/// Who is not asked needs nobody to vouch.
+pub const CA_IS_USED: CelRule = rule(
+    "self.?verify.orValue(true) || !(has(self.caSecretRef) || has(self.caConfigMapRef))",
+    "spec.vectorStore.qdrant.tls: a CA means nothing with verify: false; remove verify, so that the server is checked against it",
 );
 /// One kind of storage.
 pub const ONE_STORAGE: CelRule = rule(

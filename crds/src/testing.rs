@@ -42,6 +42,13 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
     };
     let broken = |case, spec, rule| named(case, "memory", spec, rule);
     let storage = |storage: Value| json!({"vectorStore": {"embedded": {"storage": storage}}});
+    let qdrant = |mut qdrant: Value| {
+        if qdrant.get("url").is_none() {
+            qdrant["url"] = json!("https://qdrant.example.com:6334");
+        }
+        json!({"vectorStore": {"qdrant": qdrant}})
+    };
+    let secret = json!({"name": "a", "key": "b"});
     let embedding = |embedding: Value| json!({"embedding": embedding});
     let open_ai = |mut more: Value| {
         more["provider"] = json!("openAI");
@@ -60,6 +67,43 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             rules::SECRET_IS_NOT_OURS,
         ),
         broken("no store", json!({"vectorStore": {}}), rules::ONE_STORE),
+        broken(
+            "two stores",
+            json!({"vectorStore": {"embedded": {}, "qdrant": {"url": "https://qdrant.example.com"}}}),
+            rules::ONE_STORE,
+        ),
+        broken("an endpoint without scheme", qdrant(json!({"url": "qdrant:6334"})), rules::QDRANT_URL),
+        broken("an endpoint of another scheme", qdrant(json!({"url": "grpc://qdrant"})), rules::QDRANT_URL),
+        broken("an endpoint without host", qdrant(json!({"url": "https://"})), rules::QDRANT_URL),
+        broken("a path behind an endpoint", qdrant(json!({"url": "https://qdrant/v1"})), rules::QDRANT_URL),
+        broken("a query behind an endpoint", qdrant(json!({"url": "https://qdrant?a=b"})), rules::QDRANT_URL),
+        broken("a password in an endpoint", qdrant(json!({"url": "https://u:p@qdrant"})), rules::QDRANT_URL),
+        broken("a collection with a slash", qdrant(json!({"collection": "a/b"})), rules::COLLECTION_NAME),
+        broken(
+            "more replicas with a write than replicas",
+            qdrant(json!({"replicationFactor": 2, "writeConsistency": 3})),
+            rules::CONSISTENCY_FITS,
+        ),
+        broken("replicas of an unknown number", qdrant(json!({"writeConsistency": 1})), rules::CONSISTENCY_FITS),
+        broken("no time to call", qdrant(json!({"timeout": "1ms"})), rules::QDRANT_TIMEOUT),
+        broken("an hour to call", qdrant(json!({"timeout": "1h"})), rules::QDRANT_TIMEOUT),
+        broken("TLS over http", qdrant(json!({"url": "http://qdrant", "tls": {}})), rules::TLS_NEEDS_HTTPS),
+        broken("two CAs", qdrant(json!({"tls": {"caSecretRef": secret, "caConfigMapRef": secret}})), rules::ONE_CA),
+        broken(
+            "a CA that is not asked",
+            qdrant(json!({"tls": {"verify": false, "caConfigMapRef": secret}})),
+            rules::CA_IS_USED,
+        ),
+        broken(
+            "the operator's own Secret as the API key",
+            qdrant(json!({"apiKeySecretRef": {"name": "memory-context-store", "key": "qdrant-api-key"}})),
+            rules::STORE_SECRET_IS_NOT_OURS,
+        ),
+        broken(
+            "the operator's own Secret as the CA",
+            qdrant(json!({"tls": {"caSecretRef": {"name": "memory-context-store", "key": "qdrant-ca.crt"}}})),
+            rules::STORE_SECRET_IS_NOT_OURS,
+        ),
         broken("no kind of storage", storage(json!({})), rules::ONE_STORAGE),
         broken(
             "two kinds of storage",
@@ -172,7 +216,25 @@ pub fn broken_changes() -> Vec<BrokenChange> {
         let url = "https://a.example/v1/embeddings";
         json!({"embedding": {"provider": "openAI", "url": url, "model": model, "dimensions": dimensions}})
     };
+    let qdrant = |mut qdrant: Value| {
+        qdrant["url"] = json!("https://qdrant.example.com");
+        json!({"vectorStore": {"qdrant": qdrant}})
+    };
     vec![
+        broken("from a directory to a server", json!({}), qdrant(json!({})), rules::STORE_IS_FIXED),
+        broken("from a server to a directory", qdrant(json!({})), json!({}), rules::STORE_IS_FIXED),
+        broken(
+            "another collection",
+            qdrant(json!({"collection": "a"})),
+            qdrant(json!({"collection": "b"})),
+            rules::COLLECTION_IS_FIXED,
+        ),
+        broken(
+            "a collection instead of the default",
+            qdrant(json!({})),
+            qdrant(json!({"collection": "b"})),
+            rules::COLLECTION_IS_FIXED,
+        ),
         broken("from a pod's volume to a claim", json!({}), claim(json!({}), "1Gi"), rules::STORAGE_KIND_IS_FIXED),
         broken("from a claim to a pod's volume", claim(json!({}), "1Gi"), json!({}), rules::STORAGE_KIND_IS_FIXED),
         broken("another provider", json!({}), open_ai("m", 384), rules::PROVIDER_IS_FIXED),

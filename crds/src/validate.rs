@@ -12,6 +12,7 @@ use crate::{
         auth::{Auth, SecretPolicy},
         embedding::{Embedding, Provider, Retry},
         levels::{Gc, Levels},
+        qdrant::{Qdrant, QdrantTls},
         retrieval::{Legs, LevelShares, Nudges, Retrieval, Share},
         sidecar::{ResourceList, Resources, Sidecar},
         tls::Tls,
@@ -61,7 +62,7 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
         reclaim_policy: _,
         suspend: _,
     } = &object.spec;
-    check.optional(vector_store.as_ref(), self::vector_store);
+    check.optional(vector_store.as_ref(), |check, store| self::vector_store(check, store, name));
     check.optional(embedding.as_ref(), self::embedding);
     check.optional(levels.as_ref(), self::levels);
     check.optional(retrieval.as_ref(), self::retrieval);
@@ -138,8 +139,9 @@ fn bytes(count: u64) -> Quantity {
     count.to_string().parse().expect("a number of bytes is a quantity")
 }
 
-fn vector_store(check: &mut Check, VectorStore { embedded }: &VectorStore) {
-    check.rule(embedded.is_some(), rules::ONE_STORE);
+fn vector_store(check: &mut Check, VectorStore { embedded, qdrant }: &VectorStore, name: &str) {
+    check.rule(embedded.is_some() != qdrant.is_some(), rules::ONE_STORE);
+    check.optional(qdrant.as_ref(), |check, qdrant| self::qdrant(check, qdrant, name));
     let Some(storage) = embedded.as_ref().and_then(|embedded| embedded.storage.as_ref()) else { return };
     check.rule(storage.empty_dir.is_some() != storage.volume_claim_template.is_some(), rules::ONE_STORAGE);
     let size_limit = storage.empty_dir.as_ref().and_then(|volume| volume.size_limit.as_ref());
@@ -151,6 +153,51 @@ fn vector_store(check: &mut Check, VectorStore { embedded }: &VectorStore) {
         check.length(&field("volumeName"), claim.volume_name.as_ref(), 1, 253);
         check.range(&field("accessModes (items)"), claim.access_modes.as_ref().map(Vec::len), 1, 4);
     }
+}
+
+fn qdrant(check: &mut Check, qdrant: &Qdrant, name: &str) {
+    let Qdrant { url, api_key_secret_ref, tls, collection, shards, replication_factor, write_consistency, timeout } =
+        qdrant;
+    let field = |name: &str| format!("spec.vectorStore.qdrant.{name}");
+    check.rule(is_endpoint(url), rules::QDRANT_URL);
+    check.length(&field("url"), Some(url), 1, 2048);
+    let plain = |text: &String| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    check.rule(collection.as_ref().is_none_or(plain), rules::COLLECTION_NAME);
+    check.length(&field("collection"), collection.as_ref(), 1, 200);
+    check.range(&field("shards"), *shards, 1, 1_000);
+    check.range(&field("replicationFactor"), *replication_factor, 1, 1_000);
+    check.range(&field("writeConsistency"), *write_consistency, 1, 1_000);
+    let replicas = replication_factor.unwrap_or_default();
+    check.rule(write_consistency.is_none_or(|count| count <= replicas), rules::CONSISTENCY_FITS);
+    check.within(*timeout, Duration::from_millis(10), Duration::from_secs(600), rules::QDRANT_TIMEOUT);
+    check.rule(tls.is_none() || url.starts_with("https://"), rules::TLS_NEEDS_HTTPS);
+    let QdrantTls { ca_secret_ref, ca_config_map_ref, verify } = tls.clone().unwrap_or_default();
+    check.rule(ca_secret_ref.is_none() || ca_config_map_ref.is_none(), rules::ONE_CA);
+    let has_ca = ca_secret_ref.is_some() || ca_config_map_ref.is_some();
+    check.rule(verify.unwrap_or(true) || !has_ca, rules::CA_IS_USED);
+    let ours = context_manager_protocol::names::store_secret(name);
+    let secrets = [("apiKeySecretRef", api_key_secret_ref), ("tls.caSecretRef", &ca_secret_ref)];
+    let taken = secrets.iter().any(|(_, secret)| secret.as_ref().is_some_and(|secret| secret.name == ours));
+    check.rule(!taken, rules::STORE_SECRET_IS_NOT_OURS);
+    for (part, secret) in secrets {
+        check.length(&field(&format!("{part}.name")), secret.as_ref().map(|secret| &secret.name), 1, 253);
+        check.length(&field(&format!("{part}.key")), secret.as_ref().map(|secret| &secret.key), 1, 253);
+    }
+    let map = ca_config_map_ref.as_ref();
+    check.length(&field("tls.caConfigMapRef.name"), map.map(|map| &map.name), 1, 253);
+    check.length(&field("tls.caConfigMapRef.key"), map.map(|map| &map.key), 1, 253);
+}
+
+/// Scheme, host and port, and nothing else.
+fn is_endpoint(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && !text.contains('@')
+    })
 }
 
 fn embedding(check: &mut Check, embedding: &Embedding) {

@@ -15,12 +15,14 @@ mod certificate;
 mod children;
 pub mod config;
 mod error;
+mod given;
 mod keys;
 mod lease;
 mod metrics;
 pub mod plan;
 mod reconcile;
 pub mod status;
+mod store;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -68,8 +68,14 @@ pub const CERTIFICATE_FILE: &str = "tls.crt";
 pub const PRIVATE_KEY_FILE: &str = "tls.key";
 /// File name of the embedding API key in the configuration volume.
 pub const EMBEDDING_API_KEY_FILE: &str = "embedding-api-key";
-/// Where the embedded store's volume is mounted.
+/// File name of what is sent to a Qdrant server as `api-key`, and its key in the store's `Secret`.
+pub const QDRANT_API_KEY_FILE: &str = "qdrant-api-key";
+/// File name of the CA bundle of a Qdrant server, and its key in the store's `Secret`.
+pub const QDRANT_CA_FILE: &str = "qdrant-ca.crt";
+/// Where the data volume is mounted: the embedded store's, or the journal's beside a Qdrant server.
 pub const DATA_DIRECTORY: &str = "/var/lib/context-manager";
+/// The journal's directory beside a Qdrant server.
+pub const JOURNAL_DIRECTORY: &str = "/var/lib/context-manager/journal";
 /// Where the key ring is mounted in the agent's containers.
 pub const AGENT_KEYS_DIRECTORY: &str = "/var/run/secrets/contextmanager.dev";
 
@@ -100,6 +106,12 @@ pub fn keys_secret(name: &str) -> String {
 #[must_use]
 pub fn tls_secret(name: &str) -> String {
     format!("{name}-context-tls")
+}
+
+/// Name of the `Secret` with what the sidecars of the `ContextManager` called `name` show to and ask of a Qdrant server.
+#[must_use]
+pub fn store_secret(name: &str) -> String {
+    format!("{name}-context-store")
 }
 
 /// Name of the configuration `ConfigMap` of the `ContextManager` called `name`.

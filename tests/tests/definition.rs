@@ -97,6 +97,25 @@ fn good_specs() -> Vec<(&'static str, Value)> {
                 "resources": {"requests": {"storage": "1Gi"}},
             }}}}}),
         ),
+        ("a Qdrant server", json!({"vectorStore": {"qdrant": {"url": "http://qdrant:6334"}}})),
+        (
+            "a Qdrant server with everything",
+            json!({"vectorStore": {"qdrant": {
+                "url": "https://[::1]:6334/", "apiKeySecretRef": {"name": "qdrant", "key": "key"},
+                "tls": {"caSecretRef": {"name": "qdrant", "key": "ca.crt"}, "verify": true}, "collection": "Shared_memory-2",
+                "shards": 3, "replicationFactor": 2, "writeConsistency": 2, "timeout": "10s",
+            }}}),
+        ),
+        (
+            "a CA from a ConfigMap",
+            json!({"vectorStore": {"qdrant": {
+                "url": "https://qdrant", "tls": {"caConfigMapRef": {"name": "qdrant", "key": "ca.crt"}},
+            }}}),
+        ),
+        (
+            "a server that nobody vouches for",
+            json!({"vectorStore": {"qdrant": {"url": "https://qdrant", "tls": {"verify": false}}}}),
+        ),
         (
             "an HTTP embedder",
             json!({"embedding": {

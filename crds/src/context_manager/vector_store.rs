@@ -4,9 +4,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::qdrant::Qdrant;
 use crate::{quantity::Quantity, rules};
 
-/// Exactly one store.
+/// Exactly one store; which of them cannot be changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = rules::ONE_STORE)]
 #[serde(rename_all = "camelCase")]
@@ -14,6 +15,9 @@ pub struct VectorStore {
     /// The vector engine in the sidecar's own process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedded: Option<Embedded>,
+    /// A collection of a Qdrant server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qdrant: Option<Qdrant>,
 }
 
 /// The embedded store.

@@ -7,6 +7,7 @@ use crate::{
     ContextManagerSpec,
     context_manager::{
         embedding::Embedding,
+        qdrant::Qdrant,
         vector_store::{Storage, VolumeClaimTemplate},
     },
     rules,
@@ -16,6 +17,11 @@ use crate::{
 #[must_use]
 pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Vec<Problem> {
     let mut check = Check::default();
+    let (server_before, server_now) = (server(old), server(new));
+    check.rule(server_before.is_some() == server_now.is_some(), rules::STORE_IS_FIXED);
+    if let (Some(before), Some(now)) = (server_before, server_now) {
+        check.rule(now.collection == before.collection, rules::COLLECTION_IS_FIXED);
+    }
     let (claim_before, claim_now) = (claim(old), claim(new));
     check.rule(claim_before.is_some() == claim_now.is_some(), rules::STORAGE_KIND_IS_FIXED);
     if let (Some(before), Some(now)) = (claim_before, claim_now) {
@@ -36,6 +42,10 @@ pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Ve
     let dimensions = |embedding: &Embedding| embedding.dimensions.unwrap_or(384);
     check.rule(dimensions(now) == dimensions(before), rules::DIMENSIONS_ARE_FIXED);
     check.problems
+}
+
+fn server(spec: &ContextManagerSpec) -> Option<&Qdrant> {
+    spec.vector_store.as_ref()?.qdrant.as_ref()
 }
 
 fn claim(spec: &ContextManagerSpec) -> Option<&VolumeClaimTemplate> {

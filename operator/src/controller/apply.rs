@@ -25,6 +25,8 @@ pub enum Manager {
     Config,
     /// Claims.
     Storage,
+    /// What sidecars need to reach a Qdrant server.
+    Store,
     /// The status.
     Status,
 }
@@ -38,6 +40,7 @@ impl Manager {
             Self::Tls => "context-manager-tls",
             Self::Config => "context-manager-config",
             Self::Storage => "context-manager-storage",
+            Self::Store => "context-manager-store",
             Self::Status => "context-manager-status",
         }
     }

@@ -88,6 +88,19 @@ pub fn tls_secret(plan: &Plan, bundle: &str, pair: &Pair) -> Secret {
     }
 }
 
+/// What sidecars show to and ask of a Qdrant server.
+#[must_use]
+pub fn store_secret(plan: &Plan, key: Option<&[u8]>, ca: Option<&[u8]>) -> Secret {
+    let files = [(names::QDRANT_API_KEY_FILE, key), (names::QDRANT_CA_FILE, ca)];
+    let data = files.into_iter().filter_map(|(name, content)| Some((name.to_owned(), ByteString(content?.to_vec()))));
+    Secret {
+        metadata: metadata(plan, names::store_secret(&plan.name), true),
+        data: Some(data.collect()),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
 /// The claim of the data. One that is retained has no owner, so that the garbage collector leaves it alone.
 #[must_use]
 pub fn claim(plan: &Plan, claim: &ClaimPlan) -> PersistentVolumeClaim {
@@ -142,6 +155,18 @@ mod tests {
         let plan = Plan::of(&resource(&json!({}))).unwrap();
         let applied = serde_json::to_value(keys_secret(&plan, None)).unwrap();
         assert!(applied.get("data").is_none() && applied.get("type").is_none(), "{applied}");
+    }
+
+    #[test]
+    fn the_store_secret_has_the_files_that_the_configuration_names_and_no_other() {
+        let plan = Plan::of(&resource(&json!({"vectorStore": {"qdrant": {"url": "https://qdrant"}}}))).unwrap();
+        let files = |key: Option<&[u8]>, ca: Option<&[u8]>| {
+            let made = store_secret(&plan, key, ca);
+            assert_eq!(made.metadata.name.as_deref(), Some("memory-context-store"));
+            made.data.unwrap().into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(files(Some(b"key"), Some(b"ca")), ["qdrant-api-key", "qdrant-ca.crt"]);
+        assert!(files(None, None).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use context_manager_protocol::{config::SidecarConfig, names};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
     },
     apimachinery::pkg::api::resource,
 };
@@ -15,10 +15,12 @@ use super::{
     apply::{Manager, apply, covers},
     build,
     error::{Error, call},
+    given,
     keys::{name_taken, owned, suspended},
     plan::{ClaimPlan, Plan, StoragePlan},
     reconcile::Context,
     status::{Finding, Good, Trouble},
+    store,
 };
 
 /// Brings the configuration to what it should be.
@@ -55,7 +57,7 @@ fn says_the_same(published: &SidecarConfig, wanted: &SidecarConfig) -> bool {
     SidecarConfig { generation: wanted.generation, ..published.clone() } == *wanted
 }
 
-/// Brings the claim to what it should be, and says in a word where contexts are kept.
+/// Brings the store to what it should be, as far as it lies in the cluster, and says in a word where contexts are kept.
 pub(super) async fn storage(context: &Context, plan: &Plan) -> Result<(String, Finding), Error> {
     match &plan.storage {
         StoragePlan::EmptyDir => {
@@ -63,6 +65,7 @@ pub(super) async fn storage(context: &Context, plan: &Plan) -> Result<(String, F
             Ok(("Embedded/EmptyDir".to_owned(), Ok(good)))
         }
         StoragePlan::Claim(wanted) => Ok(("Embedded/Claim".to_owned(), claim(context, plan, wanted).await?)),
+        StoragePlan::Qdrant(wanted) => Ok(("Qdrant".to_owned(), store::ensure(context, plan, wanted).await?)),
     }
 }
 
@@ -124,22 +127,8 @@ fn keep_what_cannot_change(desired: &mut PersistentVolumeClaim, live: &Persisten
 /// Whether the Secret that the user makes for the embedding API is there; pods that mount it could not start without it.
 pub(super) async fn embedding_key(context: &Context, plan: &Plan) -> Result<Result<(), Trouble>, Error> {
     let Some(reference) = &plan.embedding_key else { return Ok(Ok(())) };
-    let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
-    let secret = call("read the Secret of spec.embedding.apiKeySecretRef", api.get_opt(&reference.name)).await?;
-    let has = |secret: &Secret| secret.data.as_ref().is_some_and(|data| data.contains_key(&reference.key));
-    Ok(match secret {
-        Some(secret) if has(&secret) => Ok(()),
-        Some(_) => {
-            let (name, key) = (&reference.name, &reference.key);
-            let message = format!("spec.embedding.apiKeySecretRef: the Secret {name:?} has no key {key:?}; add it");
-            Err(Trouble::stalled("SecretInvalid", message))
-        }
-        None => {
-            let name = &reference.name;
-            let message = format!("spec.embedding.apiKeySecretRef: the Secret {name:?} does not exist; create it");
-            Err(Trouble::stalled("SecretNotFound", message))
-        }
-    })
+    let field = "spec.embedding.apiKeySecretRef";
+    Ok(given::secret(context, &plan.namespace, field, reference).await?.map(drop))
 }
 
 /// Whether the API server would call the webhook and trust it.

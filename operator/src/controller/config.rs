@@ -1,45 +1,39 @@
 //! From the spec to the sidecar's configuration: pure, and the same for the same spec. What the spec leaves out has the
 //! sidecar's own defaults, so there is one place for each of them.
 
+mod store;
+
 use context_manager_crds::{
     ContextManagerSpec,
     context_manager::{
         embedding::{self, Provider},
         levels, retrieval,
-        vector_store::Durability,
     },
     duration::Duration,
     quantity::Quantity,
 };
 use context_manager_protocol::{
-    config::{self, EmbeddedStore, SidecarConfig, Store},
+    config::{self, SidecarConfig},
     duration::HumanDuration,
     names,
     size::ByteSize,
 };
 
-/// The configuration of the sidecars of a resource whose generation is `generation`.
+/// The configuration of the sidecars of the resource `name` of `namespace`, whose generation is `generation`.
 ///
 /// ```
 /// use context_manager_crds::ContextManagerSpec;
 /// use context_manager_operator::controller::config::sidecar_config;
 ///
-/// let config = sidecar_config(&ContextManagerSpec::default(), 1);
+/// let config = sidecar_config(&ContextManagerSpec::default(), ("team", "memory"), 1);
 /// assert_eq!(config.admin.port, 7420);
 /// assert!(context_manager_protocol::config::SidecarConfig::from_toml(&config.to_toml()).is_ok());
 /// ```
 #[must_use]
-pub fn sidecar_config(spec: &ContextManagerSpec, generation: i64) -> SidecarConfig {
-    let embedded = spec.vector_store.as_ref().and_then(|store| store.embedded.as_ref());
+pub fn sidecar_config(spec: &ContextManagerSpec, (namespace, name): (&str, &str), generation: i64) -> SidecarConfig {
     let mut config = SidecarConfig::embedded(names::DATA_DIRECTORY);
     config.generation = generation;
-    config.store = Store::Embedded(EmbeddedStore {
-        path: names::DATA_DIRECTORY.into(),
-        durability: match embedded.and_then(|embedded| embedded.durability).unwrap_or_default() {
-            Durability::Process => config::Durability::Process,
-            Durability::Node => config::Durability::Node,
-        },
-    });
+    store::set(&mut config, spec.vector_store.as_ref(), (namespace, name));
     config.keys.file = Some(names::KEYS_FILE.into());
     config.admin.port = names::DEFAULT_ADMIN_PORT;
     if let Some(sidecar) = &spec.sidecar {
@@ -160,7 +154,7 @@ mod tests {
     use super::*;
 
     fn config(spec: serde_json::Value) -> SidecarConfig {
-        sidecar_config(&serde_json::from_value(spec).unwrap(), 3)
+        sidecar_config(&serde_json::from_value(spec).unwrap(), ("team", "memory"), 3)
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a valid resource asks for, with every default decided: pure.
 
+mod store;
+
 use std::time::Duration;
 
 use context_manager_crds::{
@@ -20,6 +22,7 @@ use kube::Resource as _;
 
 use super::config::sidecar_config;
 use crate::pki::client::Identity;
+pub use store::{CaSource, QdrantPlan};
 
 /// How long a certificate lives unless the resource says otherwise.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(90 * 24);
@@ -41,7 +44,7 @@ pub struct Plan {
     pub certificate: CertificatePlan,
     /// The sidecar's configuration.
     pub config: SidecarConfig,
-    /// The volume of the data.
+    /// Where contexts are kept.
     pub storage: StoragePlan,
     /// Whether the operator only observes.
     pub suspended: bool,
@@ -72,13 +75,15 @@ pub struct CertificatePlan {
     pub renew_before: Duration,
 }
 
-/// The volume of the data.
+/// Where contexts are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoragePlan {
     /// Each pod has a volume that ends with it.
     EmptyDir,
     /// One claim for all pods.
     Claim(ClaimPlan),
+    /// A collection of a Qdrant server.
+    Qdrant(Box<QdrantPlan>),
 }
 
 /// The claim.
@@ -121,7 +126,7 @@ impl Plan {
         let namespace = resource.metadata.namespace.clone().ok_or_else(incomplete)?;
         let owner = resource.controller_owner_ref(&()).ok_or_else(incomplete)?;
         let spec = &resource.spec;
-        let config = sidecar_config(spec, resource.metadata.generation.unwrap_or_default());
+        let config = sidecar_config(spec, (&namespace, &name), resource.metadata.generation.unwrap_or_default());
         // What the sidecar would refuse must not reach it.
         SidecarConfig::from_toml(&config.to_toml()).map_err(|error| Invalid {
             problems: vec![format!("the sidecar would refuse this configuration: {error}")],
@@ -137,8 +142,8 @@ impl Plan {
                 lifetime,
                 renew_before: tls.renew_before.map_or(lifetime / 3, DurationText::get),
             },
+            storage: storage(resource, &name, &config),
             config,
-            storage: storage(resource, &name),
             suspended: spec.suspend.unwrap_or_default(),
             name,
             namespace,
@@ -158,7 +163,10 @@ fn key_source(resource: &ContextManager) -> KeySource {
     }
 }
 
-fn storage(resource: &ContextManager, name: &str) -> StoragePlan {
+fn storage(resource: &ContextManager, name: &str, config: &SidecarConfig) -> StoragePlan {
+    if let Some(plan) = QdrantPlan::of(&resource.spec, config) {
+        return StoragePlan::Qdrant(Box::new(plan));
+    }
     let embedded = resource.spec.vector_store.as_ref().and_then(|store| store.embedded.as_ref());
     let template = embedded
         .and_then(|embedded| embedded.storage.as_ref())
@@ -224,7 +232,7 @@ pub(super) mod tests {
             });
             match Plan::of(&resource(&spec)).unwrap().storage {
                 StoragePlan::Claim(claim) => claim,
-                StoragePlan::EmptyDir => unreachable!("the spec has a claim"),
+                StoragePlan::EmptyDir | StoragePlan::Qdrant(_) => unreachable!("the spec has a claim"),
             }
         };
         let kept = claim("Retain");

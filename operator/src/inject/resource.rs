@@ -15,12 +15,14 @@ pub struct Resource {
     pub admin_port: u16,
     /// The sidecar's `ResourceRequirements`.
     pub resources: Option<Value>,
-    /// Where the embedded store's data lies.
+    /// Where the embedded store's data lies, or the journal beside a Qdrant server.
     pub storage: Storage,
     /// The `Secret` that holds the key ring.
     pub keys_secret: String,
     /// Where the embedding API's key is, if there is one.
     pub embedding_key: Option<SecretKey>,
+    /// The `Secret` with what the sidecar shows to and asks of a Qdrant server, if that is the store.
+    pub store_secret: Option<String>,
     /// Names of the containers that get access; all of them when empty.
     pub containers: Vec<String>,
     /// What happens to a pod of an opted-in namespace for which no resource can be chosen.

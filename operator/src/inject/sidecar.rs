@@ -122,7 +122,7 @@ fn probe(input: &Input<'_>, period_seconds: i32, failure_threshold: i32) -> Valu
 }
 
 fn volumes(resource: &Resource) -> Vec<Value> {
-    let Resource { name, storage, keys_secret, embedding_key, .. } = resource;
+    let Resource { name, storage, keys_secret, embedding_key, store_secret, .. } = resource;
     let mut sources = vec![
         json!({"configMap": {"name": names::config_map(name), "items": items(&[names::CONFIG_FILE])}}),
         json!({"secret": {"name": keys_secret, "items": items(&[names::KEYS_FILE])}}),
@@ -134,6 +134,10 @@ fn volumes(resource: &Resource) -> Vec<Value> {
     if let Some(SecretKey { secret, key }) = embedding_key {
         let item = json!({"key": key, "path": names::EMBEDDING_API_KEY_FILE});
         sources.push(json!({"secret": {"name": secret, "items": [item]}}));
+    }
+    if let Some(secret) = store_secret {
+        // Without a list of keys: a CA or an API key that comes later reaches pods that run already.
+        sources.push(json!({"secret": {"name": secret}}));
     }
     vec![
         json!({"name": names::VOLUME_CONFIG, "projected": {"defaultMode": FILE_MODE, "sources": sources}}),

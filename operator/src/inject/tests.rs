@@ -28,6 +28,7 @@ fn resource(name: &str) -> Resource {
         storage: Storage::EmptyDir { size_limit: Some("1Gi".to_owned()) },
         keys_secret: names::keys_secret(name),
         embedding_key: None,
+        store_secret: None,
         containers: Vec::new(),
         on_missing: OnMissing::Skip,
     }
@@ -383,6 +384,22 @@ fn the_agent_never_gets_the_embedding_key_and_the_sidecar_does() {
     let with_key: Vec<_> = with_key.filter(|volume| volume.to_string().contains("\"provider\"")).collect();
     assert_eq!(with_key.len(), 1);
     assert_eq!(with_key[0]["name"], names::VOLUME_CONFIG);
+}
+
+#[test]
+fn what_a_server_is_shown_reaches_the_sidecar_alone_whatever_it_will_be() {
+    let resources = [Resource { store_secret: Some(names::store_secret("memory")), ..resource("memory") }];
+    let pod = asking(&[]);
+    let patched = applied(&pod, &injection(decide(&pod, &namespace(&[]), &resources, &settings())));
+    let volumes = patched["spec"]["volumes"].as_array().into_iter().flatten();
+    let with_secret: Vec<_> = volumes.filter(|volume| volume.to_string().contains("memory-context-store")).collect();
+    assert_eq!(with_secret.len(), 1);
+    assert_eq!(with_secret[0]["name"], names::VOLUME_CONFIG, "a volume that the agent's containers do not mount");
+    let sources = with_secret[0]["projected"]["sources"].as_array().expect("sources");
+    assert_eq!(sources.last(), Some(&json!({"secret": {"name": "memory-context-store"}})), "every key of it is a file");
+    let container = &patched["spec"]["initContainers"][0];
+    let without = applied(&pod, &injection(decide_one(&pod)));
+    assert_eq!(container, &without["spec"]["initContainers"][0], "the container itself does not depend on the store");
 }
 
 #[test]

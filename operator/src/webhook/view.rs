@@ -22,6 +22,7 @@ pub(super) fn resource(object: &DynamicObject) -> Option<Resource> {
     let embedding_key = text("/embedding/apiKeySecretRef/name")
         .zip(text("/embedding/apiKeySecretRef/key"))
         .map(|(secret, key)| SecretKey { secret, key });
+    let on_a_server = spec.pointer("/vectorStore/qdrant").is_some_and(Value::is_object);
     let containers = spec.pointer("/injection/containers").and_then(Value::as_array).into_iter().flatten();
     Some(Resource {
         image: text("/sidecar/image"),
@@ -31,6 +32,7 @@ pub(super) fn resource(object: &DynamicObject) -> Option<Resource> {
         storage: storage(spec, &name),
         keys_secret: names::keys_secret(&name),
         embedding_key,
+        store_secret: on_a_server.then(|| names::store_secret(&name)),
         containers: containers.filter_map(Value::as_str).map(str::to_owned).collect(),
         on_missing: match text("/injection/onMissing").as_deref() {
             Some("Deny") => OnMissing::Deny,
@@ -104,10 +106,15 @@ mod tests {
             storage: Storage::Claim { name: "memory-context-data".to_owned() },
             keys_secret: "memory-context-keys".to_owned(),
             embedding_key: Some(SecretKey { secret: "provider".to_owned(), key: "token".to_owned() }),
+            store_secret: None,
             containers: vec!["agent".to_owned()],
             on_missing: OnMissing::Deny,
         };
         assert_eq!(seen, expected);
+        let server = json!({"vectorStore": {"qdrant": {"url": "https://qdrant"}}});
+        let seen = view(&json!({"name": "memory"}), &server).unwrap();
+        assert_eq!(seen.store_secret.as_deref(), Some("memory-context-store"));
+        assert_eq!(seen.storage, Storage::EmptyDir { size_limit: None }, "the journal's volume ends with the pod");
         let limited = json!({"vectorStore": {"embedded": {"storage": {"emptyDir": {"sizeLimit": "2Gi"}}}}});
         let seen = view(&json!({"name": "memory"}), &limited).unwrap();
         assert_eq!(seen.storage, Storage::EmptyDir { size_limit: Some("2Gi".to_owned()) });

@@ -1,0 +1,99 @@
+//! The part of the configuration that says where contexts are kept.
+
+use context_manager_crds::context_manager::{
+    qdrant::{Qdrant, QdrantTls},
+    vector_store::{Durability, VectorStore},
+};
+use context_manager_protocol::{
+    config::{self, EmbeddedStore, QdrantStore, SidecarConfig, Store},
+    duration::HumanDuration,
+    names,
+};
+
+/// Longest time of a call unless the resource says otherwise.
+const TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
+
+/// Sets the store, and where the journal lies beside a Qdrant server: on the pod's own volume, which the sidecar's restarts leave alone.
+pub(super) fn set(config: &mut SidecarConfig, given: Option<&VectorStore>, (namespace, name): (&str, &str)) {
+    if let Some(given) = given.and_then(|given| given.qdrant.as_ref()) {
+        config.store = Store::Qdrant(qdrant(given, given.collection(namespace, name)));
+        config.journal.path = Some(names::JOURNAL_DIRECTORY.into());
+        return;
+    }
+    let embedded = given.and_then(|given| given.embedded.as_ref());
+    config.store = Store::Embedded(EmbeddedStore {
+        path: names::DATA_DIRECTORY.into(),
+        durability: match embedded.and_then(|embedded| embedded.durability).unwrap_or_default() {
+            Durability::Process => config::Durability::Process,
+            Durability::Node => config::Durability::Node,
+        },
+    });
+}
+
+fn qdrant(given: &Qdrant, collection: String) -> QdrantStore {
+    let Qdrant { url, api_key_secret_ref, tls, collection: _, shards, replication_factor, write_consistency, timeout } =
+        given;
+    let QdrantTls { ca_secret_ref, ca_config_map_ref, verify } = tls.clone().unwrap_or_default();
+    let has_ca = ca_secret_ref.is_some() || ca_config_map_ref.is_some();
+    let count = |given: &Option<i32>| given.and_then(|count| u32::try_from(count).ok());
+    QdrantStore {
+        url: url.clone(),
+        collection,
+        api_key_file: api_key_secret_ref.as_ref().map(|_| names::QDRANT_API_KEY_FILE.into()),
+        ca_file: has_ca.then(|| names::QDRANT_CA_FILE.into()),
+        verify: verify.unwrap_or(true),
+        timeout: timeout.map_or(TIMEOUT, HumanDuration::from),
+        shards: count(shards),
+        replication_factor: count(replication_factor),
+        write_consistency: count(write_consistency),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::sidecar_config, *};
+
+    fn stored(qdrant: &serde_json::Value) -> SidecarConfig {
+        let spec = serde_json::from_value(json!({"vectorStore": {"qdrant": qdrant}})).unwrap();
+        let made = sidecar_config(&spec, ("team", "memory"), 1);
+        assert_eq!(SidecarConfig::from_toml(&made.to_toml()).unwrap(), made, "the sidecar takes it");
+        made
+    }
+
+    #[test]
+    fn a_url_alone_is_a_collection_of_its_own_with_a_journal_beside_it() {
+        let made = stored(&json!({"url": "http://qdrant"}));
+        let expected = "[journal]\npath = \"/var/lib/context-manager/journal\"\n\
+             [store.qdrant]\nurl = \"http://qdrant\"\ncollection = \"ctx_team_memory\"\n";
+        let expected = SidecarConfig::from_toml(expected).unwrap();
+        assert_eq!((&made.store, &made.journal), (&expected.store, &expected.journal));
+    }
+
+    #[test]
+    fn every_field_of_the_server_reaches_the_file() {
+        let made = stored(&json!({
+            "url": "https://qdrant:6334", "apiKeySecretRef": {"name": "s", "key": "k"}, "collection": "shared",
+            "tls": {"caConfigMapRef": {"name": "c", "key": "k"}, "verify": true},
+            "shards": 3, "replicationFactor": 2, "writeConsistency": 1, "timeout": "2s",
+        }));
+        let expected = r#"
+            [store.qdrant]
+            url = "https://qdrant:6334"
+            collection = "shared"
+            api_key_file = "qdrant-api-key"
+            ca_file = "qdrant-ca.crt"
+            verify = true
+            timeout = "2s"
+            shards = 3
+            replication_factor = 2
+            write_consistency = 1
+        "#;
+        assert_eq!(made.store, SidecarConfig::from_toml(expected).unwrap().store);
+        let trusting = stored(&json!({"url": "https://qdrant", "tls": {"verify": false}}));
+        let Store::Qdrant(store) = trusting.store else { unreachable!("it is a server") };
+        assert!(!store.verify && store.ca_file.is_none() && store.api_key_file.is_none());
+    }
+}
