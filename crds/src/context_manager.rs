@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules;
 
+pub mod access;
 pub mod auth;
 pub mod embedding;
 pub mod injection;
@@ -60,7 +61,8 @@ pub use status::ContextManagerStatus;
     validation = rules::STORE_IS_FIXED,
     validation = rules::STORAGE_KIND_IS_FIXED,
     validation = rules::PROVIDER_IS_FIXED,
-    validation = rules::DIMENSIONS_ARE_FIXED
+    validation = rules::DIMENSIONS_ARE_FIXED,
+    validation = rules::ACCESS_NEEDS_A_SERVER
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ContextManagerSpec {

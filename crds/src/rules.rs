@@ -216,6 +216,20 @@ pub const GC_INTERVAL: CelRule = rule(
     "spec.gc.interval must lie between 1s and 24h",
 );
 
+/// One memory, of an agent or of nobody.
+pub const ONE_TARGET: CelRule =
+    rule("has(self.agent) != has(self.space)", "spec.auth.access[*].target needs exactly one of agent and space");
+/// Immediate memory is one agent's.
+pub const SPACE_LEVELS: CelRule = rule(
+    "!has(self.target.space) || !has(self.levels) || !('immediate' in self.levels)",
+    "spec.auth.access[*].levels: a shared space has no immediate level; use shortTerm or longTerm",
+);
+/// What lies in a pod cannot be shared.
+pub const ACCESS_NEEDS_A_SERVER: CelRule = rule(
+    "!self.?auth.?access.hasValue() || self.?vectorStore.?qdrant.hasValue()",
+    "spec.auth.access needs spec.vectorStore.qdrant, because each agent's embedded store is a directory that no other agent sees; use a Qdrant server, or remove the rules",
+);
+
 /// An own Secret is named.
 pub const SECRET_REF_IS_GIVEN: CelRule = rule(
     "self.?secretPolicy.orValue('Generate') != 'UseExisting' || has(self.secretRef)",

@@ -57,6 +57,12 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
     let sidecar = |sidecar: Value| json!({"sidecar": sidecar});
     let shares = |shares: Value| json!({"retrieval": {"levels": shares}});
     let auth = |auth: Value| json!({"auth": auth});
+    let access = |target: Value, mut more: Value| {
+        more["agents"] = json!(["*"]);
+        more["operations"] = json!(["read"]);
+        more["target"] = target;
+        json!({"auth": {"access": [more]}})
+    };
     let tls = |tls: Value| json!({"tls": tls});
     vec![
         named("a name of 49 characters", &"x".repeat(49), json!({}), rules::NAME_LENGTH),
@@ -174,6 +180,18 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             rules::SECRET_REF_IS_GIVEN,
         ),
         broken("a Secret that is not used", auth(json!({"secretRef": {"name": "mine"}})), rules::SECRET_REF_IS_USED),
+        broken(
+            "rules beside embedded stores",
+            access(json!({"space": "team"}), json!({})),
+            rules::ACCESS_NEEDS_A_SERVER,
+        ),
+        broken("a rule for nowhere", access(json!({}), json!({})), rules::ONE_TARGET),
+        broken("a rule for two places", access(json!({"space": "t", "agent": "a"}), json!({})), rules::ONE_TARGET),
+        broken(
+            "the immediate level of a space",
+            access(json!({"space": "t"}), json!({"levels": ["immediate"]})),
+            rules::SPACE_LEVELS,
+        ),
         broken("a window of a day", auth(json!({"timestampWindow": "24h"})), rules::WINDOW),
         broken("a certificate of a second", tls(json!({"duration": "1s"})), rules::CERTIFICATE_DURATION),
         broken("a certificate of two years", tls(json!({"duration": "17520h"})), rules::CERTIFICATE_DURATION),

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use crate::{
     ContextManager, ContextManagerSpec,
     context_manager::{
+        access::{self, AccessRule, Target},
         auth::{Auth, SecretPolicy},
         embedding::{Embedding, Provider, Retry},
         levels::{Gc, Levels},
@@ -68,6 +69,9 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
     check.optional(retrieval.as_ref(), self::retrieval);
     check.optional(gc.as_ref(), self::gc);
     check.optional(auth.as_ref(), |check, auth| self::auth(check, auth, name));
+    let shares = auth.as_ref().is_some_and(|auth| auth.access.is_some());
+    let has_server = vector_store.as_ref().is_some_and(|store| store.qdrant.is_some());
+    check.rule(!shares || has_server, rules::ACCESS_NEEDS_A_SERVER);
     check.optional(tls.as_ref(), self::tls);
     check.optional(sidecar.as_ref(), self::sidecar);
     if let Some(containers) = injection.as_ref().and_then(|injection| injection.containers.as_ref()) {
@@ -115,6 +119,21 @@ impl Check {
 
     fn length(&mut self, field: &str, text: Option<&String>, least: usize, most: usize) {
         self.range(&format!("{field} (characters)"), text.map(|text| text.chars().count()), least, most);
+    }
+
+    /// The id of an agent or a space, or `*`; the schema has it as a pattern.
+    fn id(&mut self, field: &str, text: Option<&String>) {
+        self.length(field, text, 1, 253);
+        let valid = |text: &String| {
+            let bytes = text.as_bytes();
+            let ends = [bytes.first(), bytes.last()];
+            text == "*"
+                || (ends.iter().all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
+                    && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/@".contains(byte)))
+        };
+        self.that(text.is_none_or(valid), || {
+            format!("{field} must be * or an id of letters, digits and -_.:/@, with a letter or digit at both ends")
+        });
     }
 
     fn within(&mut self, value: Option<Duration>, least: Duration, most: Duration, rule: CelRule) {
@@ -317,7 +336,7 @@ fn shares(check: &mut Check, LevelShares { immediate, short_term, long_term }: &
     check.rule(sum <= 1.0, rules::FLOORS_FIT);
 }
 
-fn auth(check: &mut Check, Auth { secret_policy, secret_ref, timestamp_window }: &Auth, name: &str) {
+fn auth(check: &mut Check, Auth { secret_policy, secret_ref, timestamp_window, access }: &Auth, name: &str) {
     match secret_policy.unwrap_or_default() {
         SecretPolicy::UseExisting => check.rule(secret_ref.is_some(), rules::SECRET_REF_IS_GIVEN),
         SecretPolicy::Generate => check.rule(secret_ref.is_none(), rules::SECRET_REF_IS_USED),
@@ -329,6 +348,32 @@ fn auth(check: &mut Check, Auth { secret_policy, secret_ref, timestamp_window }:
         check.length("spec.auth.secretRef.key", secret.key.as_ref(), 1, 253);
     }
     check.within(*timestamp_window, Duration::from_secs(1), Duration::from_secs(3_600), rules::WINDOW);
+    if let Some(access) = access {
+        check.range("spec.auth.access (items)", Some(access.len()), 1, 64);
+        for rule in access {
+            access_rule(check, rule);
+        }
+    }
+}
+
+fn access_rule(check: &mut Check, AccessRule { agents, operations, levels, target }: &AccessRule) {
+    check.range("spec.auth.access[*].agents (items)", Some(agents.len()), 1, 64);
+    for agent in agents {
+        check.id("spec.auth.access[*].agents[*]", Some(agent));
+    }
+    check.range("spec.auth.access[*].operations (items)", Some(operations.len()), 1, 6);
+    check.range("spec.auth.access[*].levels (items)", levels.as_ref().map(Vec::len), 1, 3);
+    let Target { agent, space, session } = target;
+    check.rule(agent.is_some() != space.is_some(), rules::ONE_TARGET);
+    let immediate = levels.as_ref().is_some_and(|levels| levels.contains(&access::Level::Immediate));
+    check.rule(space.is_none() || !immediate, rules::SPACE_LEVELS);
+    check.id("spec.auth.access[*].target.agent", agent.as_ref());
+    check.id("spec.auth.access[*].target.space", space.as_ref());
+    check.length("spec.auth.access[*].target.session", session.as_ref(), 1, 256);
+    let is_line = |text: &String| text.trim() == text && !text.chars().any(char::is_control);
+    check.that(session.as_ref().is_none_or(is_line), || {
+        "spec.auth.access[*].target.session must be one line without white space at its ends".to_owned()
+    });
 }
 
 fn tls(check: &mut Check, Tls { issuer: _, duration, renew_before }: &Tls) {

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{duration::HumanDuration, names, size::ByteSize};
 
+mod access;
 mod store;
 mod validate;
 
+pub use access::{AccessRule, AccessTarget, Operation};
 pub use store::{Durability, EmbeddedStore, QdrantStore, Store};
 
 pub use validate::Error;
@@ -42,6 +44,9 @@ pub struct SidecarConfig {
     /// Where the key ring is.
     #[serde(default)]
     pub keys: Keys,
+    /// What agents may do outside their own memory. Without a rule: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<AccessRule>,
     /// Where contexts are kept.
     pub store: Store,
     /// What makes vectors of texts.
@@ -394,6 +399,7 @@ impl SidecarConfig {
             protocol: Protocol::default(),
             admin: Admin::default(),
             keys: Keys::default(),
+            access: Vec::new(),
             store: Store::Embedded(EmbeddedStore { path: path.into(), durability: Durability::default() }),
             embedding: Embedding::default(),
             circuit_breaker: CircuitBreaker::default(),

@@ -1,12 +1,13 @@
-//! `spec.auth`: the keys that requests are signed with.
+//! `spec.auth`: the keys that requests are signed with, and what agents may do.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::access::AccessRule;
 use crate::{duration::Duration, rules};
 
-/// The keys that requests are signed with.
+/// The keys that requests are signed with, and what agents may do outside their own memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = rules::SECRET_REF_IS_GIVEN, validation = rules::SECRET_REF_IS_USED)]
 #[serde(rename_all = "camelCase")]
@@ -21,6 +22,10 @@ pub struct Auth {
     #[x_kube(validation = rules::WINDOW)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp_window: Option<Duration>,
+    /// What agents may do outside their own memory. Default: nothing.
+    #[schemars(length(min = 1, max = 64))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Vec<AccessRule>>,
 }
 
 /// Where the key ring comes from. Default: Generate.

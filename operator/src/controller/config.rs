@@ -6,6 +6,7 @@ mod store;
 use context_manager_crds::{
     ContextManagerSpec,
     context_manager::{
+        access::{self, AccessRule, Target},
         embedding::{self, Provider},
         levels, retrieval,
     },
@@ -15,6 +16,7 @@ use context_manager_crds::{
 use context_manager_protocol::{
     config::{self, SidecarConfig},
     duration::HumanDuration,
+    level::Level,
     names,
     size::ByteSize,
 };
@@ -45,6 +47,7 @@ pub fn sidecar_config(spec: &ContextManagerSpec, (namespace, name): (&str, &str)
     }
     if let Some(auth) = &spec.auth {
         set(&mut config.protocol.timestamp_window, duration(auth.timestamp_window));
+        config.access = auth.access.iter().flatten().map(access_rule).collect();
     }
     if let Some(given) = &spec.embedding {
         embedding(&mut config.embedding, given);
@@ -60,6 +63,29 @@ pub fn sidecar_config(spec: &ContextManagerSpec, (namespace, name): (&str, &str)
         set(&mut config.gc.batch_size, count(gc.batch_size));
     }
     config
+}
+
+fn access_rule(AccessRule { agents, operations, levels, target }: &AccessRule) -> config::AccessRule {
+    let operation = |operation: &access::Operation| match operation {
+        access::Operation::Read => config::Operation::Read,
+        access::Operation::Store => config::Operation::Store,
+        access::Operation::Update => config::Operation::Update,
+        access::Operation::Delete => config::Operation::Delete,
+        access::Operation::Export => config::Operation::Export,
+        access::Operation::Import => config::Operation::Import,
+    };
+    let level = |level: &access::Level| match level {
+        access::Level::Immediate => Level::Immediate,
+        access::Level::ShortTerm => Level::ShortTerm,
+        access::Level::LongTerm => Level::LongTerm,
+    };
+    let Target { agent, space, session } = target.clone();
+    config::AccessRule {
+        agents: agents.clone(),
+        operations: operations.iter().map(operation).collect(),
+        levels: levels.iter().flatten().map(level).collect(),
+        target: config::AccessTarget { agent, space, session },
+    }
 }
 
 fn embedding(config: &mut config::Embedding, given: &embedding::Embedding) {
@@ -152,6 +178,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn access_rules_reach_the_file() {
+        let made = config(json!({"auth": {"access": [
+            {"agents": ["a", "b"], "operations": ["read", "store", "update", "delete", "export", "import"], "target": {"space": "team"}},
+            {"agents": ["*"], "operations": ["read"], "levels": ["immediate", "shortTerm", "longTerm"], "target": {"agent": "c", "session": "s"}},
+        ]}}));
+        let expected = r#"
+            [[access]]
+            agents = ["a", "b"]
+            operations = ["read", "store", "update", "delete", "export", "import"]
+            target = { space = "team" }
+            [[access]]
+            agents = ["*"]
+            operations = ["read"]
+            levels = ["immediate", "short_term", "long_term"]
+            target = { agent = "c", session = "s" }
+            [store.qdrant]
+            url = "http://qdrant:6334"
+            collection = "memory"
+        "#;
+        assert_eq!(made.access, SidecarConfig::from_toml(expected).unwrap().access);
+    }
 
     fn config(spec: serde_json::Value) -> SidecarConfig {
         sidecar_config(&serde_json::from_value(spec).unwrap(), ("team", "memory"), 3)

@@ -1,9 +1,10 @@
 //! What a configuration must fulfil beyond its types; every message names the key, the value and the remedy.
 
 use super::{
-    CircuitBreaker, Embedding, Legs, LevelConfig, Nudges, Provider, QdrantStore, Retrieval, SCHEMA_VERSION,
-    SidecarConfig, Store,
+    AccessRule, AccessTarget, CircuitBreaker, Embedding, Legs, LevelConfig, Nudges, Provider, QdrantStore, Retrieval,
+    SCHEMA_VERSION, SidecarConfig, Store,
 };
+use crate::level::Level;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,7 @@ pub(super) fn check(config: &SidecarConfig) -> Result {
         return refuse("admin.port", config.admin.port, "it must differ from protocol.port");
     }
     store(&config.store)?;
+    access(config)?;
     embedding(&config.embedding)?;
     let CircuitBreaker { failure_threshold, success_threshold, open_for } = &config.circuit_breaker;
     within("circuit_breaker.failure_threshold", failure_threshold, 1, 1_000)?;
@@ -109,6 +111,72 @@ fn store(store: &Store) -> Result {
         }
     }
     Ok(())
+}
+
+/// Most rules, and most entries of one.
+const MOST_RULES: usize = 256;
+/// Longest id of an agent or a space, and longest name of a session, in bytes.
+const LONGEST_ID: usize = 253;
+const LONGEST_SESSION: usize = 256;
+
+fn access(config: &SidecarConfig) -> Result {
+    if config.access.is_empty() {
+        return Ok(());
+    }
+    if let Store::Embedded(_) = config.store {
+        let remedy = "it needs store.qdrant, because each agent's embedded store is a directory that no other agent sees; \
+            remove the rules, or use a Qdrant server";
+        return refuse("access", format!("{} rules", config.access.len()), remedy);
+    }
+    within("access (rules)", &config.access.len(), 1, MOST_RULES)?;
+    config.access.iter().enumerate().try_for_each(|(place, rule)| access_rule(&format!("access[{place}]"), rule))
+}
+
+fn access_rule(key: &str, AccessRule { agents, operations, levels, target }: &AccessRule) -> Result {
+    within(format!("{key}.agents (items)"), &agents.len(), 1, MOST_RULES)?;
+    for (place, agent) in agents.iter().enumerate() {
+        id(&format!("{key}.agents[{place}]"), agent)?;
+    }
+    if operations.is_empty() {
+        let remedy = "name at least one of read, store, update, delete, export and import";
+        return refuse(format!("{key}.operations"), "empty", remedy);
+    }
+    let AccessTarget { agent, space, session } = target;
+    match (agent, space) {
+        (Some(agent), None) => id(&format!("{key}.target.agent"), agent)?,
+        (None, Some(space)) => id(&format!("{key}.target.space"), space)?,
+        (Some(_), Some(_)) | (None, None) => {
+            return refuse(format!("{key}.target"), "not clear", "it must name exactly one of agent and space");
+        }
+    }
+    if space.is_some() && levels.contains(&Level::Immediate) {
+        let remedy = "a shared space has no immediate level; use short_term or long_term";
+        return refuse(format!("{key}.levels"), "immediate", remedy);
+    }
+    let is_line = |text: &str| !text.chars().any(char::is_control) && text.trim() == text;
+    match session {
+        Some(session) if session.is_empty() || session.len() > LONGEST_SESSION || !is_line(session) => {
+            let remedy = format!("it must be one line of 1 to {LONGEST_SESSION} bytes without white space at its ends");
+            refuse(format!("{key}.target.session"), format!("{session:?}"), remedy)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The id of an agent or a space, or `*`.
+fn id(key: &str, text: &str) -> Result {
+    let bytes = text.as_bytes();
+    let ends = [bytes.first(), bytes.last()];
+    let valid = bytes.len() <= LONGEST_ID
+        && ends.iter().all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/@".contains(byte));
+    if valid || text == AccessRule::ANY {
+        return Ok(());
+    }
+    let remedy = format!(
+        "it must be \"*\" or at most {LONGEST_ID} letters, digits, '-', '_', '.', ':', '/' and '@', with a letter or digit at both ends"
+    );
+    refuse(key, format!("{text:?}"), remedy)
 }
 
 fn embedding(embedding: &Embedding) -> Result {
@@ -212,6 +280,55 @@ mod tests {
         assert_eq!(partly.levels.immediate, default.levels.immediate);
         assert_eq!(partly.levels.promotion, default.levels.promotion);
         assert_eq!((partly.retrieval.immediate.floor, partly.retrieval.immediate.cap), (0.1, Some(0.5)));
+    }
+
+    #[test]
+    fn an_access_rule_says_who_may_do_what_where() {
+        let qdrant = "[store.qdrant]\nurl = \"http://q:6334\"\ncollection = \"c\"\n";
+        let read = |rule: &str| match SidecarConfig::from_toml(&format!("{qdrant}[[access]]\n{rule}\n")) {
+            Err(Error::Toml(source)) => source.to_string(),
+            Err(error @ Error::Value { .. }) => error.to_string(),
+            Ok(config) => {
+                assert_eq!(SidecarConfig::from_toml(&config.to_toml()).expect("its own output"), config);
+                "valid".to_owned()
+            }
+        };
+        let rule = |rest: &str| read(&format!("agents = [\"a\"]\noperations = [\"read\"]\n{rest}"));
+        for target in ["agent = \"b\"", "space = \"team\"", "agent = \"*\", session = \"s 1\""] {
+            assert_eq!(rule(&format!("target = {{ {target} }}")), "valid");
+        }
+        for (text, expected) in [
+            (
+                "agents = []\noperations = [\"read\"]\ntarget = { space = \"t\" }",
+                "access[0].agents (items) is 0; it must",
+            ),
+            (
+                "agents = [\"a b\"]\noperations = [\"read\"]\ntarget = { space = \"t\" }",
+                "access[0].agents[0] is \"a b\"; it",
+            ),
+            (
+                "agents = [\"a\"]\noperations = []\ntarget = { space = \"t\" }",
+                "access[0].operations is empty; name at least",
+            ),
+            ("agents = [\"a\"]\noperations = [\"write\"]\ntarget = { space = \"t\" }", "unknown variant `write`"),
+            ("agents = [\"a\"]\noperations = [\"read\"]", "missing field `target`"),
+        ] {
+            let message = read(text);
+            assert!(message.contains(expected), "{text:?} gave {message:?}, without {expected:?}");
+        }
+        for (target, expected) in [
+            ("target = {}", "access[0].target is not clear; it must name exactly one of agent and space"),
+            ("target = { agent = \"b\", space = \"t\" }", "it must name exactly one"),
+            ("target = { space = \"-\" }", "access[0].target.space is \"-\""),
+            ("target = { agent = \"b\", session = \" s\" }", "access[0].target.session is \" s\"; it must be one line"),
+            ("levels = [\"immediate\"]\ntarget = { space = \"t\" }", "a shared space has no immediate level"),
+            ("levels = [\"middle\"]\ntarget = { space = \"t\" }", "unknown variant `middle`"),
+        ] {
+            let message = rule(target);
+            assert!(message.contains(expected), "{target:?} gave {message:?}, without {expected:?}");
+        }
+        let embedded = refused("[[access]]\nagents = [\"*\"]\noperations = [\"read\"]\ntarget = { space = \"t\" }\n");
+        assert!(embedded.starts_with("access is 1 rules; it needs store.qdrant"), "{embedded}");
     }
 
     #[test]
