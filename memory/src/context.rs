@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Actor, AgentId, Level, SessionId, TenantId, Timestamp, Ttl};
+use crate::{Actor, AgentId, Holder, Level, SessionId, TenantId, Timestamp, Ttl};
 
 /// What a caller attaches to a context: a JSON object.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
@@ -86,8 +86,12 @@ pub struct Context {
     pub id: ContextId,
     /// Whose memory it is; set from the sidecar's own identity, never from a request.
     pub tenant: TenantId,
-    /// Which agent's memory it is; set from the sidecar's own identity, never from a request.
-    pub agent: AgentId,
+    /// Who in the tenant holds it.
+    #[serde(flatten)]
+    pub holder: Holder,
+    /// The agent that wrote what it says; absent when that is the holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_by: Option<AgentId>,
     /// The conversation or task it belongs to, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
@@ -147,7 +151,7 @@ impl Context {
     pub fn new(
         id: ContextId,
         tenant: TenantId,
-        agent: AgentId,
+        holder: impl Into<Holder>,
         level: Level,
         text: impl Into<String>,
         now: Timestamp,
@@ -156,7 +160,8 @@ impl Context {
         Self {
             id,
             tenant,
-            agent,
+            holder: holder.into(),
+            written_by: None,
             session: None,
             level,
             actor: None,
@@ -177,6 +182,13 @@ impl Context {
             access_count: 0,
             accessed_at: None,
         }
+    }
+
+    /// The same context, written by `agent`: that is noted unless it is the holder.
+    #[must_use]
+    pub fn by(self, agent: &AgentId) -> Self {
+        let written_by = (!self.holder.is_agent(agent)).then(|| agent.clone());
+        Self { written_by, ..self }
     }
 
     /// When it happened: the time the caller named, else when it was stored.
@@ -236,9 +248,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_holder_is_one_field_and_the_author_is_noted_when_it_is_another() {
+        let own = sample(7, Level::LongTerm, "x");
+        let mut shared = own.clone();
+        shared.holder = crate::SpaceId::new("team").unwrap().into();
+        let (planner, agent) = (AgentId::new("planner").unwrap(), AgentId::new("agent").unwrap());
+        let json = serde_json::to_value(shared.by(&planner)).unwrap();
+        assert_eq!((&json["space"], &json["written_by"]), (&"team".into(), &"planner".into()));
+        assert!(json.get("agent").is_none(), "who looks for an agent's contexts must not find a space's");
+        assert_eq!(own.clone().by(&planner).written_by, Some(planner));
+        assert_eq!(own.by(&agent).written_by, None);
+    }
+
+    #[test]
     fn absent_options_do_not_appear_in_json() {
         let json = serde_json::to_value(sample(7, Level::LongTerm, "x")).unwrap();
-        for key in ["session", "actor", "metadata", "occurred_at", "expires_at", "ttl", "accessed_at"] {
+        for key in ["session", "actor", "metadata", "occurred_at", "expires_at", "ttl", "accessed_at", "written_by"] {
             assert!(json.get(key).is_none(), "{key}");
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! The way of a context through the crate:
 //!
-//! 1. [`limits`] refuses what is too large, [`context`] holds what is valid, [`tokens`] counts its length.
+//! 1. [`limits`] refuses what is too large, [`context`] holds what is valid and [`holder`] whose it is, [`tokens`] counts its length.
 //! 2. [`index_text`] builds the two texts under which it can be found, [`lexical`] and [`builtin`] turn them into vectors.
 //! 3. A store finds candidates and their exact scores; [`local`] does the same for contexts held in memory.
 //! 4. [`rank`] orders the candidates and [`budget`] packs them in the caller's token budget.
@@ -20,6 +20,7 @@ pub mod context;
 pub mod date;
 pub mod expiry;
 pub mod history;
+pub mod holder;
 pub mod immediate;
 pub mod index_text;
 pub mod level;
@@ -36,7 +37,8 @@ pub mod update;
 pub mod vectors;
 
 pub use context::{Context, ContextId, Metadata};
+pub use holder::Holder;
 pub use level::{Level, PerLevel};
-pub use name::{Actor, AgentId, SessionId, TenantId};
+pub use name::{Actor, AgentId, SessionId, SpaceId, TenantId};
 pub use time::{Timestamp, Ttl};
 pub use vectors::{LegScores, QueryVectors, SparseVector, Vectors};

@@ -1,4 +1,4 @@
-//! The names a context carries: tenant, agent, session and actor.
+//! The names a context carries: tenant, agent or space, session and actor.
 //!
 //! A value of one of these types is always valid; text is parsed once, at the edge. Owns the rules for length and
 //! characters and the messages for what breaks them. Never decides who may use a name.
@@ -178,6 +178,17 @@ name!(
     /// assert!(AgentId::new("-triage").is_err());
     /// ```
     AgentId, "agent", 253, Alphabet::Identifier
+);
+name!(
+    /// A memory that agents of a tenant share and none of them owns.
+    ///
+    /// ```
+    /// use context_manager_memory::SpaceId;
+    ///
+    /// assert!(SpaceId::new("release-notes").is_ok());
+    /// assert!(SpaceId::new("release notes").is_err());
+    /// ```
+    SpaceId, "space", 253, Alphabet::Identifier
 );
 name!(
     /// Which conversation or task of the agent a context belongs to.

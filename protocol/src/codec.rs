@@ -187,6 +187,7 @@ mod tests {
                 ttl: Some("1h30m".parse().expect("a duration")),
                 occurred_at: Some(i64::from(number)),
                 supersedes: Vec::new(),
+                scope: None,
             };
             for format in FORMATS {
                 prop_assert_eq!(format.decode::<ContextStore>(&format.encode(&message)), Ok(message.clone()));

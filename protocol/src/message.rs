@@ -1,7 +1,8 @@
 //! The messages, in JSON or `MessagePack` by content type. Both write maps with field names, so a field can be added.
 //!
 //! Requests refuse unknown fields, so that a misspelt one is an error and not a silent default; responses may grow fields.
-//! Tenant, agent and pod are never fields of a request: they come from the sidecar's own identity.
+//! Who asks is never a field of a request: tenant, agent and pod come from the sidecar's own identity. A [`Scope`] says in whose memory
+//! the request wants to work.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,30 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{duration::HumanDuration, level::Level, problem::Code};
+
+/// Whose memory a request is about. `{}` is the agent's own; another one takes an access rule. The tenant is always the sidecar's.
+///
+/// ```
+/// use context_manager_protocol::message::Scope;
+///
+/// let space: Scope = serde_json::from_str(r#"{"space": "team"}"#)?;
+/// assert_eq!(space.space.as_deref(), Some("team"));
+/// assert!(serde_json::from_str::<Scope>(r#"{"tenant": "other"}"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scope {
+    /// The memory of this agent of the tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// This shared space of the tenant, a memory that no agent owns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
+    /// Only this session of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
 
 /// Store one context (`POST /v1/contexts`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +66,9 @@ pub struct ContextStore {
     /// Contexts whose place it takes: they are not found any more, but by their ids and by `as_of`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub supersedes: Vec<Uuid>,
+    /// Whose memory; the agent's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
 }
 
 const fn default_level() -> Level {
@@ -119,6 +147,12 @@ pub struct ContextRequest {
     /// Search what was so at this time, as Unix time in milliseconds, as far as it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<i64>,
+    /// Whose memory; the agent's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// Several memories that are searched together and ranked as one, instead of `scope`; `{}` is the agent's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<Scope>,
     /// Whether each context shows the parts of its score.
     #[serde(default)]
     pub explain: bool,
@@ -220,6 +254,15 @@ pub struct Context {
     pub text: String,
     /// The level.
     pub level: Level,
+    /// Whose memory it is of, if it is another agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The shared space it is of, if it is one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
+    /// The agent that wrote what it says, if that is not the one whose memory it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_by: Option<String>,
     /// The session it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
@@ -285,6 +328,9 @@ pub struct ContextUpdate {
     /// Change only if the context has this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_version: Option<i64>,
+    /// Whose memory; the agent's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
 }
 
 /// Delete the contexts that match (`POST /v1/contexts/delete`). All conditions must hold, and there must be at least one.
@@ -303,6 +349,9 @@ pub struct ContextDelete {
     /// Only contexts that were stored before this time, as Unix time in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_before: Option<i64>,
+    /// Whose memory; the agent's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     /// Only count what would be deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
@@ -329,6 +378,9 @@ pub struct ExportedContext {
     pub text: String,
     /// The level.
     pub level: Level,
+    /// The agent that wrote what it says, if that is not the one whose memory it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_by: Option<String>,
     /// The session it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,

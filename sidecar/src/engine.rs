@@ -1,6 +1,7 @@
 //! The engine: what the protocol's operations do to the memory.
 //!
-//! Takes and returns protocol messages; decides by `context-manager-memory`; works through the [`ports`](crate::ports). Owns
+//! Takes and returns protocol messages; decides by `context-manager-memory`; works through the [`ports`](crate::ports). Each operation
+//! takes the proof that the access rules permit it ([`Granted`]), and does nothing outside of what that reaches. Owns
 //! the order of things (validate, lock, embed, write, then L1 and caches) and never the wire, the clock's unit or a technology.
 //! A write that was begun is finished even if its caller hangs up, so that store, L1 and caches never disagree.
 
@@ -16,6 +17,7 @@ mod immediate;
 mod journaled;
 mod locks;
 mod pending;
+mod permit;
 mod policy;
 mod read;
 mod retrieve;
@@ -24,6 +26,7 @@ mod store;
 mod transfer;
 mod update;
 mod upkeep;
+mod within;
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +47,7 @@ use context_manager_protocol::{
     level::Level,
     message::{
         Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextDelete, ContextList, ContextRequest,
-        ContextResponse, ContextStore, ContextStoreBatch, ContextUpdate, ExportedContext, Imported, Stats,
+        ContextResponse, ContextStore, ContextUpdate, ExportedContext, Imported, Stats,
     },
 };
 use secrecy::SecretString;
@@ -52,9 +55,10 @@ use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use crate::{
+    access::{self, Access, Granted},
     adapters::{embedded::Embedded, embedder, qdrant::Qdrant},
     breaker::Breaker,
-    identity::{Identity, Verified},
+    identity::Identity,
     metrics::{Metrics, Neighbour},
     ports::{
         Embedder,
@@ -63,6 +67,7 @@ use crate::{
     refusal::chain,
 };
 
+pub(crate) use convert::level as domain_level;
 use embedding::Embedding;
 pub use error::Error;
 use health::Health;
@@ -77,8 +82,6 @@ use upkeep::Upkeep;
 /// Which contexts are listed.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
-    /// Only of this session.
-    pub session: Option<String>,
     /// Only on this level.
     pub level: Option<Level>,
     /// Most contexts of the page.
@@ -109,7 +112,10 @@ pub struct Engine {
 }
 
 struct Inner {
+    /// Whose sidecar it is: the agent's own memory.
     owner: Owner,
+    identity: Identity,
+    access: ArcSwap<Access>,
     store: Arc<dyn VectorStore>,
     store_health: Health,
     /// API key from the environment, for an embedder made anew.
@@ -172,10 +178,12 @@ impl Engine {
     ) -> Result<Self, Error> {
         let journal = journaled::options(config);
         let conflicts_file = journal.as_ref().map(|options| options.directory.join("conflicts.jsonl"));
-        let pending = Pending::open(journal, Arc::clone(&metrics)).await?;
+        let owner = Owner::new(identity.tenant.clone(), identity.agent.clone());
+        let pending = Pending::open(journal, &owner, Arc::clone(&metrics)).await?;
         let engine = Self {
             inner: Arc::new(Inner {
-                owner: Owner { tenant: identity.tenant.clone(), agent: identity.agent.clone() },
+                identity: identity.clone(),
+                access: ArcSwap::from_pointee(Access::new(identity, &config.access)),
                 store,
                 store_health: Health::default(),
                 token,
@@ -183,13 +191,14 @@ impl Engine {
                 embedding: ArcSwap::from_pointee(Embedding::new(embedder, config)),
                 policy: ArcSwap::from_pointee(Policy::of(config)),
                 limits: Limits::default(),
-                immediate: Immediate::default(),
+                immediate: Immediate::new(owner.clone()),
                 pending,
                 conflicts_file,
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
                 locks: Locks::default(),
-                upkeep: Upkeep::default(),
+                upkeep: Upkeep::new(&owner),
+                owner,
                 metrics,
             }),
         };
@@ -214,47 +223,52 @@ impl Engine {
     /// When the message is not valid, the id is taken, the key was used for another content, or the store fails.
     pub async fn store(
         &self,
-        _: &Verified,
+        granted: &Granted<access::Store>,
         message: ContextStore,
         key: Option<IdempotencyKey>,
     ) -> Result<Acknowledgment, Error> {
-        let acknowledged =
-            self.detached(|inner| async move { inner.store_once(vec![message], false, key).await }).await?;
+        let messages = vec![(granted.reach().clone(), message)];
+        let acknowledged = self.detached(|inner| async move { inner.store_once(messages, false, key).await }).await?;
         acknowledged.into_iter().next().ok_or(Error::Interrupted)
     }
 
-    /// Stores several contexts, all or none. With a key, sending them again changes nothing.
+    /// Stores several contexts, each where it is permitted, all or none. With a key, sending them again changes nothing.
     ///
     /// # Errors
     /// When a message is not valid, an id is taken, the key was used for another content, or the store fails; nothing is stored
     /// then.
     pub async fn store_batch(
         &self,
-        _: &Verified,
-        batch: ContextStoreBatch,
+        batch: Vec<(Granted<access::Store>, ContextStore)>,
         key: Option<IdempotencyKey>,
     ) -> Result<AcknowledgmentBatch, Error> {
-        let acknowledged =
-            self.detached(|inner| async move { inner.store_once(batch.contexts, true, key).await }).await?;
+        let messages = batch.into_iter().map(|(granted, message)| (granted.reach().clone(), message)).collect();
+        let acknowledged = self.detached(|inner| async move { inner.store_once(messages, true, key).await }).await?;
         Ok(AcknowledgmentBatch { acknowledgments: acknowledged })
     }
 
-    /// Finds the contexts that answer a query best, within a token budget.
+    /// Finds the contexts of one or several memories that answer a query best, within a token budget.
     ///
     /// # Errors
     /// When the request is not valid. A part that fails degrades the answer instead.
-    pub async fn search(&self, _: &Verified, request: ContextRequest) -> Result<ContextResponse, Error> {
-        self.inner.retrieve(request).await
+    pub async fn search(
+        &self,
+        granted: &[Granted<access::Read>],
+        request: ContextRequest,
+    ) -> Result<ContextResponse, Error> {
+        let reaches: Vec<_> = granted.iter().map(Granted::reach).collect();
+        self.inner.retrieve(&reaches, request).await
     }
 
     /// A context by id, as it is or as it was at a time in milliseconds of Unix time.
     ///
     /// # Errors
     /// When there is none, or the store fails.
-    pub async fn get(&self, _: &Verified, id: Uuid, as_of: Option<i64>) -> Result<Context, Error> {
+    pub async fn get(&self, granted: &Granted<access::Read>, id: Uuid, as_of: Option<i64>) -> Result<Context, Error> {
+        let reach = granted.reach();
         match as_of {
-            None => self.inner.context(id.into()).await,
-            Some(at) => self.inner.context_at(id.into(), Timestamp::from_millis(at)).await,
+            None => self.inner.context(reach, id.into()).await,
+            Some(at) => self.inner.context_at(reach, id.into(), Timestamp::from_millis(at)).await,
         }
     }
 
@@ -262,71 +276,104 @@ impl Engine {
     ///
     /// # Errors
     /// When a parameter is not valid, or the store fails.
-    pub async fn list(&self, _: &Verified, query: ListQuery) -> Result<ContextList, Error> {
-        self.inner.page(query).await
+    pub async fn list(&self, granted: &Granted<access::Read>, query: ListQuery) -> Result<ContextList, Error> {
+        self.inner.page(granted.reach(), query).await
     }
 
     /// Changes a context.
     ///
     /// # Errors
     /// When there is none, the message is not valid, the version is another one, or the store fails.
-    pub async fn update(&self, _: &Verified, id: Uuid, message: ContextUpdate) -> Result<Acknowledgment, Error> {
-        self.detached(move |inner| async move { inner.change(id.into(), message).await }).await
+    pub async fn update(
+        &self,
+        granted: &Granted<access::Update>,
+        id: Uuid,
+        message: ContextUpdate,
+    ) -> Result<Acknowledgment, Error> {
+        let reach = granted.reach().clone();
+        self.detached(move |inner| async move { inner.change(&reach, id.into(), message).await }).await
     }
 
     /// Deletes a context.
     ///
     /// # Errors
     /// When there is none, or the store fails.
-    pub async fn delete(&self, _: &Verified, id: Uuid) -> Result<Acknowledgment, Error> {
-        self.detached(move |inner| async move { inner.remove(id.into()).await }).await
+    pub async fn delete(&self, granted: &Granted<access::Delete>, id: Uuid) -> Result<Acknowledgment, Error> {
+        let reach = granted.reach().clone();
+        self.detached(move |inner| async move { inner.remove(&reach, id.into()).await }).await
     }
 
-    /// Deletes all contexts of a session.
+    /// Deletes all contexts of the session that the permission is for.
     ///
     /// # Errors
-    /// When the name is not valid, or the store fails; some contexts may be deleted then.
-    pub async fn clear_session(&self, _: &Verified, session: &str) -> Result<Cleared, Error> {
-        let session = convert::session(session)?;
-        self.detached(move |inner| async move { inner.clear(session).await }).await
+    /// When it is for no session, or the store fails; some contexts may be deleted then.
+    pub async fn clear_session(&self, granted: &Granted<access::Delete>) -> Result<Cleared, Error> {
+        let reach = granted.reach().clone();
+        self.detached(move |inner| async move { inner.clear(&reach).await }).await
     }
 
     /// Deletes the contexts that match, or only counts them.
     ///
     /// # Errors
     /// When the message is not valid, or the store fails; some contexts may be deleted then.
-    pub async fn delete_matching(&self, _: &Verified, message: ContextDelete) -> Result<Cleared, Error> {
-        self.detached(move |inner| async move { inner.remove_matching(message).await }).await
+    pub async fn delete_matching(
+        &self,
+        granted: &Granted<access::Delete>,
+        message: ContextDelete,
+    ) -> Result<Cleared, Error> {
+        let reach = granted.reach().clone();
+        self.detached(move |inner| async move { inner.remove_matching(&reach, message).await }).await
     }
 
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn export(&self, _: &Verified, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
-        self.inner.export(after).await
+    pub async fn export(
+        &self,
+        granted: &Granted<access::Export>,
+        after: Option<Uuid>,
+    ) -> Result<Vec<ExportedContext>, Error> {
+        self.inner.export(granted.reach(), after).await
     }
 
     /// Imports contexts, each with the number of its line. What is refused is part of the answer.
     ///
     /// # Errors
     /// When the store fails; some contexts may be imported then, and importing all of them again is harmless.
-    pub async fn import(&self, _: &Verified, lines: Vec<(usize, ExportedContext)>) -> Result<Imported, Error> {
-        self.detached(move |inner| async move { inner.import(lines).await }).await
+    pub async fn import(
+        &self,
+        granted: &Granted<access::Import>,
+        lines: Vec<(usize, ExportedContext)>,
+    ) -> Result<Imported, Error> {
+        let reach = granted.reach().clone();
+        self.detached(move |inner| async move { inner.import(&reach, lines).await }).await
     }
 
-    /// Whose memory it is.
+    /// Whose sidecar it is.
     #[must_use]
-    pub fn owner(&self) -> &Owner {
+    pub fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+
+    /// The agent's own memory.
+    #[cfg(test)]
+    fn owner(&self) -> &Owner {
         &self.inner.owner
     }
 
-    /// Figures of the caller's memory.
+    /// What this sidecar measures.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Figures of a memory.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn stats(&self, _: &Verified) -> Result<Stats, Error> {
-        self.inner.figures().await
+    pub async fn stats(&self, granted: &Granted<access::Read>) -> Result<Stats, Error> {
+        self.inner.figures(granted.reach()).await
     }
 
     /// Deletes at most `limit` expired contexts, and says how many; fewer than `limit` were all of them.
@@ -378,6 +425,7 @@ impl Engine {
             inner.embedding.store(Arc::new(Embedding::new(embedder, config)));
         }
         inner.policy.store(Arc::new(Policy::of(config)));
+        inner.access.store(Arc::new(Access::new(&inner.identity, &config.access)));
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! The sidecar: an authenticated memory protocol on localhost for the agent in the same pod.
 //!
 //! A request enters by a [`listener`], passes the layers that [`pipeline`] orders, and reaches a handler in [`routes`], which
-//! decodes, calls the [`engine`] and encodes. The engine decides by `context-manager-memory` and works through the [`ports`],
+//! decodes, asks the rules of [`access`], calls the [`engine`] and encodes. The engine decides by `context-manager-memory` and works through the [`ports`],
 //! which the [`adapters`] implement. [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going.
 
+pub mod access;
 pub mod adapters;
 pub mod admin;
 pub mod args;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use context_manager_protocol::{keyring::KeyRing, level::Level, problem::Code};
+use context_manager_protocol::{config::Operation, keyring::KeyRing, level::Level, problem::Code};
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 mod family;
@@ -78,6 +78,8 @@ pub struct Requests {
 pub struct Auth {
     /// Refusals by the code of the problem document.
     pub refusals: Counters<Code>,
+    /// What the access rules refused, by operation.
+    pub denials: Counters<Operation>,
     /// Nonces that are remembered.
     pub nonces: IntGauge,
     /// Most nonces that can be remembered.
@@ -276,6 +278,12 @@ impl Auth {
                 "context_manager_auth_refusals_total",
                 "Requests refused by authentication, by the code of the problem document.",
                 "reason",
+            ),
+            denials: Counters::new(
+                r,
+                "context_manager_access_refusals_total",
+                "Decisions of the access rules against a request, by operation.",
+                "operation",
             ),
             nonces: gauge(r, "context_manager_nonces", "Nonces that are remembered."),
             nonce_capacity: gauge(r, "context_manager_nonces_limit", "Most nonces that can be remembered."),

@@ -235,6 +235,11 @@ fn keep_until_restart(current: &SidecarConfig, mut new: SidecarConfig) -> (Sidec
     keep("protocol.port", new.protocol.port != current.protocol.port);
     keep("admin", new.admin != current.admin);
     keep("store", new.store != current.store);
+    if new.store != current.store {
+        // The rules are about the store that the file names: beside an embedded one, what is shared would be seen by nobody else.
+        keep("access", new.access != current.access);
+        new.access.clone_from(&current.access);
+    }
     keep("circuit_breaker", new.circuit_breaker != current.circuit_breaker);
     keep("journal", new.journal != current.journal);
     keep("log.format", new.log.format != current.log.format);

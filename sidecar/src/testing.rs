@@ -48,6 +48,7 @@ pub fn key(id: &str) -> Key {
 
 /// A sidecar without sockets.
 pub struct Fixture {
+    pub engine: Engine,
     pub router: Router,
     pub shared: Shared,
     _directory: TempDir,
@@ -72,7 +73,7 @@ impl Fixture {
             clock: unix_time,
             started: unix_time() - RUNNING_FOR,
         };
-        Self { router: pipeline::build(engine, &shared), shared, _directory: directory }
+        Self { router: pipeline::build(engine.clone(), &shared), engine, shared, _directory: directory }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {

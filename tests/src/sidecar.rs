@@ -27,6 +27,7 @@ pub struct Sidecar {
     pub port: u16,
     /// Port of probes and metrics.
     pub admin: u16,
+    config: PathBuf,
     log: PathBuf,
 }
 
@@ -73,6 +74,14 @@ impl Sidecar {
     /// When it does not become ready; the error carries the end of its log.
     pub async fn start_as(tenant: &str, folder: &Path, more: &str) -> Result<Self> {
         Self::ready(Self::spawn_with(folder, more, &["--tenant", tenant])?).await
+    }
+
+    /// The same for an agent of a tenant.
+    ///
+    /// # Errors
+    /// When it does not become ready; the error carries the end of its log.
+    pub async fn start_agent(tenant: &str, agent: &str, folder: &Path, more: &str) -> Result<Self> {
+        Self::ready(Self::spawn_with(folder, more, &["--tenant", tenant, "--agent", agent])?).await
     }
 
     async fn ready(mut sidecar: Self) -> Result<Self> {
@@ -124,7 +133,7 @@ impl Sidecar {
             .stderr(fs::File::options().append(true).open(&log)?)
             .spawn()
             .context("failed to start the sidecar")?;
-        Ok(Self { child, port, admin, log })
+        Ok(Self { child, port, admin, config, log })
     }
 
     /// A client that signs with the sidecar's key.
@@ -133,6 +142,12 @@ impl Sidecar {
     /// When the client cannot be made.
     pub fn client(&self) -> Result<Client> {
         Client::new(format!("http://127.0.0.1:{}", self.port), Key::new("default", SECRET.into())?)
+    }
+
+    /// Its configuration file, which it reads again when it changes.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Its process.

@@ -268,11 +268,11 @@ mod tests {
     fn payload_that_is_no_context_is_left_out_and_counted() {
         let directory = tempfile::tempdir().unwrap();
         let shard = Shard::open(OpenOptions::new(directory.path(), 4, "model")).unwrap();
-        let owner = Owner { tenant: TenantId::new("t").unwrap(), agent: AgentId::new("a").unwrap() };
+        let owner = Owner::new(TenantId::new("t").unwrap(), AgentId::new("a").unwrap());
         let now = Timestamp::from_millis(0);
         let points = [1, 2].map(|number| {
             let id = ContextId::new(uuid::Uuid::from_u128(number));
-            let context = Context::new(id, owner.tenant.clone(), owner.agent.clone(), Level::LongTerm, "tea", now);
+            let context = Context::new(id, owner.tenant.clone(), owner.holder.clone(), Level::LongTerm, "tea", now);
             Point { context, vectors: Vectors::default() }
         });
         shard.upsert(&points).unwrap();

@@ -25,7 +25,7 @@ pub fn store() -> (tempfile::TempDir, Shard) {
 }
 
 pub fn owner(tenant: &str, agent: &str) -> Owner {
-    Owner { tenant: TenantId::new(tenant).expect("a tenant"), agent: AgentId::new(agent).expect("an agent") }
+    Owner::new(TenantId::new(tenant).expect("a tenant"), AgentId::new(agent).expect("an agent"))
 }
 
 pub fn me() -> Owner {
@@ -37,7 +37,7 @@ pub fn id(number: u128) -> ContextId {
 }
 
 pub fn context_of(owner: &Owner, number: u128, text: &str) -> Context {
-    Context::new(id(number), owner.tenant.clone(), owner.agent.clone(), Level::LongTerm, text, NOW)
+    Context::new(id(number), owner.tenant.clone(), owner.holder.clone(), Level::LongTerm, text, NOW)
 }
 
 pub fn context(number: u128, text: &str) -> Context {

@@ -27,6 +27,8 @@ pub async fn all(client: &Client, questions: &[String]) -> Result<()> {
             filter: Filter::default(),
             min_score: None,
             as_of: None,
+            scope: None,
+            scopes: Vec::new(),
             explain: false,
         };
         let found: ContextResponse = client.post("/v1/contexts/search", &request).await?;

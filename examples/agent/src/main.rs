@@ -125,6 +125,7 @@ async fn remember(client: &Client, path: &Path) -> Result<()> {
             ttl: None,
             occurred_at: None,
             supersedes: Vec::new(),
+            scope: None,
         })
         .collect();
     let (mut stored, mut batches) = (0, 0);

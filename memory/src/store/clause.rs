@@ -6,7 +6,7 @@ use super::{
     schema,
     selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Validity},
 };
-use crate::{ContextId, Timestamp};
+use crate::{ContextId, Holder, Timestamp};
 
 /// Clauses that must hold, and clauses that must not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -124,7 +124,11 @@ impl Clauses {
     /// All contexts of an owner, alive or not.
     #[must_use]
     pub fn of_owner(owner: &Owner) -> Self {
-        let must = vec![keyword(schema::TENANT, owner.tenant.as_str()), keyword(schema::AGENT, owner.agent.as_str())];
+        let holder = match &owner.holder {
+            Holder::Agent(agent) => keyword(schema::AGENT, agent.as_str()),
+            Holder::Space(space) => keyword(schema::SPACE, space.as_str()),
+        };
+        let must = vec![keyword(schema::TENANT, owner.tenant.as_str()), holder];
         Self { must, must_not: Vec::new() }
     }
 

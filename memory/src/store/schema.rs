@@ -24,8 +24,12 @@ pub const SPARSE_CTX: &str = "sparse_ctx";
 
 /// Whose memory it is.
 pub const TENANT: &str = "tenant";
-/// Which agent's memory it is.
+/// Which agent's memory it is; absent in a space's.
 pub const AGENT: &str = "agent";
+/// Which shared space's memory it is; absent in an agent's.
+pub const SPACE: &str = "space";
+/// The agent that wrote it, if that is not the holder.
+pub const WRITTEN_BY: &str = "written_by";
 /// The session, if any.
 pub const SESSION: &str = "session";
 /// The level's name.
@@ -63,9 +67,10 @@ pub enum Index {
 }
 
 /// The fields that have an index: those that filters and orders of the product use. Each costs time in every flush.
-pub const INDEXES: [(&str, Index); 8] = [
+pub const INDEXES: [(&str, Index); 9] = [
     (TENANT, Index::Tenant),
     (AGENT, Index::Keyword),
+    (SPACE, Index::Keyword),
     (SESSION, Index::Keyword),
     (LEVEL, Index::Keyword),
     (SEQUENCE, Index::Range),
@@ -98,7 +103,7 @@ pub fn context(id: ContextId, mut payload: Map<String, Value>) -> Result<Context
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
 mod tests {
     use super::*;
-    use crate::{AgentId, Level, SessionId, TenantId, Timestamp};
+    use crate::{AgentId, Level, SessionId, SpaceId, TenantId, Timestamp};
 
     fn sample() -> Context {
         let id = "0191e7f0-0000-7000-8000-000000000001".parse().unwrap();
@@ -115,10 +120,14 @@ mod tests {
     #[test]
     fn every_field_that_is_named_here_is_one_of_the_payload() {
         let payload = payload(&sample()).unwrap();
-        let indexed = INDEXES.iter().map(|(name, _)| *name);
+        let indexed = INDEXES.iter().map(|(name, _)| *name).filter(|name| *name != SPACE);
         for name in indexed.chain([ACCESS_COUNT, ACCESSED_AT, UPDATED_AT, VERSION, METADATA]) {
             assert!(payload.contains_key(name), "{name}");
         }
+        let mut shared = sample();
+        shared.holder = SpaceId::new("team").unwrap().into();
+        let shared = super::payload(&shared.by(&AgentId::new("a").unwrap())).unwrap();
+        assert!(shared.contains_key(SPACE) && shared.contains_key(WRITTEN_BY) && !shared.contains_key(AGENT));
     }
 
     #[test]

@@ -1,28 +1,34 @@
-//! Which contexts a call is about, in the product's terms. A selection always names tenant and agent: there is no way to ask for
+//! Which contexts a call is about, in the product's terms. A selection always names tenant and holder: there is no way to ask for
 //! everybody's contexts.
 
-use crate::{AgentId, Context, Level, SessionId, TenantId, Timestamp};
+use crate::{Context, Holder, Level, SessionId, TenantId, Timestamp};
 
 /// Whose contexts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The tenant.
     pub tenant: TenantId,
-    /// The agent.
-    pub agent: AgentId,
+    /// Who in it.
+    pub holder: Holder,
 }
 
 impl Owner {
+    /// An agent of a tenant, or a space.
+    #[must_use]
+    pub fn new(tenant: TenantId, holder: impl Into<Holder>) -> Self {
+        Self { tenant, holder: holder.into() }
+    }
+
     /// The owner of a context.
     #[must_use]
     pub fn of(context: &Context) -> Self {
-        Self { tenant: context.tenant.clone(), agent: context.agent.clone() }
+        Self { tenant: context.tenant.clone(), holder: context.holder.clone() }
     }
 
     /// Whether a context is this owner's.
     #[must_use]
     pub fn owns(&self, context: &Context) -> bool {
-        self.tenant == context.tenant && self.agent == context.agent
+        self.tenant == context.tenant && self.holder == context.holder
     }
 }
 

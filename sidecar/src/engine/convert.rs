@@ -1,7 +1,7 @@
 //! Between the protocol's messages and the domain's types. Every refusal names the field.
 
 use context_manager_memory::{
-    self as memory, Actor, ContextId, SessionId, Timestamp, Ttl,
+    self as memory, Actor, ContextId, Holder, SessionId, Timestamp, Ttl,
     expiry::{self, LevelTtls},
     limits::Limits,
 };
@@ -12,13 +12,13 @@ use context_manager_protocol::{
 };
 use uuid::Uuid;
 
-use super::Error;
-use crate::ports::vector_store::Owner;
+use super::{Error, filter};
+use crate::{access::Reach, ports::vector_store::Owner};
 
 /// Most contexts whose place one context takes.
 const MOST_SUPERSEDED: usize = 16;
 
-pub(super) const fn level(level: Level) -> memory::Level {
+pub(crate) const fn level(level: Level) -> memory::Level {
     match level {
         Level::Immediate => memory::Level::Immediate,
         Level::ShortTerm => memory::Level::ShortTerm,
@@ -46,36 +46,58 @@ pub(super) fn ttl(duration: HumanDuration) -> Result<Ttl, Error> {
 /// The new context that a message asks for; its place in the session is not known yet.
 pub(super) fn new_context(
     message: ContextStore,
-    owner: &Owner,
+    reach: &Reach,
     limits: &Limits,
     ttls: &LevelTtls,
     now: Timestamp,
 ) -> Result<memory::Context, Error> {
-    let ContextStore { id, text, level: wanted, session: of, actor, metadata, ttl: own, occurred_at, supersedes } =
-        message;
+    // Scope and session are part of what the permission reaches.
+    let ContextStore {
+        id,
+        text,
+        level: wanted,
+        session: _,
+        actor,
+        metadata,
+        ttl: own,
+        occurred_at,
+        supersedes,
+        scope: _,
+    } = message;
     limits.text(&text)?;
     limits.metadata(&metadata)?;
     let own = own.map(ttl).transpose()?;
     let id = ContextId::new(id.unwrap_or_else(Uuid::now_v7));
-    let level = level(wanted);
+    let level = filter::on_level(reach, "level", level(wanted))?;
+    let Owner { tenant, holder } = reach.owner().clone();
+    let new = memory::Context::new(id, tenant, holder, level, text, now).by(reach.agent());
     Ok(memory::Context {
-        session: of.as_deref().map(session).transpose()?,
+        session: reach.session().cloned(),
         actor: actor.map(Actor::new).transpose().map_err(Error::name("actor"))?,
         metadata,
         occurred_at: occurred_at.map(Timestamp::from_millis),
         expires_at: expiry::expires_at(now, level, own, ttls),
         ttl: own,
         supersedes: superseded(id, supersedes)?,
-        ..memory::Context::new(id, owner.tenant.clone(), owner.agent.clone(), level, text, now)
+        ..new
     })
 }
 
-pub(super) fn message(context: memory::Context) -> Context {
+/// The message of a context, for the agent that holds the memory `own`.
+pub(super) fn message(context: memory::Context, own: &Owner) -> Context {
+    let (agent, space) = match &context.holder {
+        _ if own.owns(&context) => (None, None),
+        Holder::Agent(agent) => (Some(agent.to_string()), None),
+        Holder::Space(space) => (None, Some(space.to_string())),
+    };
     let occurred_at = context.event_time().as_millis();
     Context {
         id: context.id.as_uuid(),
         text: context.text,
         level: level_message(context.level),
+        agent,
+        space,
+        written_by: context.written_by.map(Into::into),
         session: context.session.map(Into::into),
         actor: context.actor.map(Into::into),
         metadata: context.metadata,

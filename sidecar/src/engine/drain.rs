@@ -9,13 +9,13 @@ use context_manager_memory::{Context, ContextId, Timestamp, update};
 use tracing::{info, warn};
 
 use super::{
-    Error, Inner, filter, now,
-    pending::Entry,
+    Error, Inner, now,
+    pending::{self, Entry},
     store::{Draft, is_owned_alike, says_the_same},
 };
 use crate::{
     metrics::Dropped,
-    ports::vector_store::{Selection, Sessions, Updated},
+    ports::vector_store::{Owner, Updated},
 };
 
 /// Most contexts of one call of the store.
@@ -47,23 +47,25 @@ impl Inner {
         for (_, entry) in batch {
             match entry {
                 Entry::Store { contexts } => stored.extend(contexts),
-                Entry::Update { id, expected, text, metadata, ttl, at } => {
+                Entry::Update { id, holder, expected, text, metadata, ttl, at } => {
+                    let owner = pending::owner(&self.owner, holder.as_ref());
                     let change = update::Change { text, metadata, ttl, if_version: None };
-                    self.drain_update(id, expected, change, at).await?;
+                    self.drain_update(&owner, id, expected, change, at).await?;
                 }
-                Entry::Delete { id, .. } => {
-                    self.delete_with_versions(id).await?;
+                Entry::Delete { id, holder, at: _ } => {
+                    let owner = pending::owner(&self.owner, holder.as_ref());
+                    self.delete_with_versions(&owner, id).await?;
                     self.immediate.remove(id);
                 }
-                Entry::Clear { session, .. } => {
-                    let sessions = Sessions::Only(session.clone());
-                    let selection = Selection { sessions, ..Selection::alive(self.owner.clone(), now()) };
+                Entry::Clear { session, within, at: _ } => {
+                    let wanted = pending::cleared(&session, within, &self.owner);
+                    let selection = wanted.selection(wanted.levels.clone(), now());
                     self.delete_all(&selection.with_all_that_was()).await?;
-                    self.immediate.clear(&session);
+                    self.immediate.remove_matching(&wanted);
                     self.sessions.forget(Some(&session)).await;
                 }
-                Entry::DeleteMatching { message, at } => {
-                    self.delete_wanted(&filter::of_deletion(message, at)?).await?;
+                Entry::DeleteMatching { message, within, at } => {
+                    self.delete_wanted(&pending::doomed(message, within, at, &self.owner)?).await?;
                 }
             }
         }
@@ -105,13 +107,14 @@ impl Inner {
 
     async fn drain_update(
         &self,
+        owner: &Owner,
         id: ContextId,
         expected: i64,
         change: update::Change,
         at: Timestamp,
     ) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
-            let found = self.store_health.note(self.store.get(&self.owner, vec![id], now()).await)?;
+            let found = self.store_health.note(self.store.get(owner, vec![id], now()).await)?;
             let Some(current) = found.into_iter().next() else {
                 self.metrics.journal.dropped.add(Dropped::Missing, 1);
                 warn!(context.id = %id, "A journaled change came too late: the context is gone");
@@ -120,7 +123,7 @@ impl Inner {
             if current.context.version > expected && has(&current.context, &change) {
                 return Ok(());
             }
-            let changed = update::apply(&current.context, change.clone(), at)?;
+            let changed = update::apply(&current.context, change.clone(), at)?.by(&self.identity.agent);
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
             self.keep_version(&current, at).await?;

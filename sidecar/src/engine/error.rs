@@ -3,7 +3,10 @@
 use context_manager_memory::{ContextId, limits::Violation, name::InvalidName, update::VersionConflict};
 use context_manager_protocol::problem::{Code, Problem};
 
-use crate::ports::{embedder, vector_store};
+use crate::{
+    access::{Denied, InvalidScope},
+    ports::{embedder, vector_store},
+};
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +26,13 @@ pub enum Error {
     #[error("the id {0} belongs to a context with other content; leave the id out, or update that context instead")]
     IdTaken(ContextId),
     /// Writes wait in the journal, and this one cannot wait behind them.
-    #[error("writes wait in the journal until the store is back; import when they have reached it")]
+    #[error(
+        "writes wait in the journal until the store is back, and this one cannot wait behind them; send it again then"
+    )]
     Journaling,
+    /// No access rule permits it.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The idempotency key was used for another content.
     #[error("the Idempotency-Key was used before for a write with other content; use a new key for each new write")]
     KeyReused,
@@ -102,6 +110,7 @@ impl Error {
             | Self::KeyReused
             | Self::Past { .. }
             | Self::Journaling
+            | Self::Denied(_)
             | Self::Version(_)
             | Self::Store(_)
             | Self::Open(_)
@@ -112,6 +121,12 @@ impl Error {
             | Self::ModelChanged { .. }
             | Self::Interrupted) => other,
         }
+    }
+}
+
+impl From<InvalidScope> for Error {
+    fn from(InvalidScope { field, message }: InvalidScope) -> Self {
+        Self::field(field, message)
     }
 }
 
@@ -130,6 +145,7 @@ impl From<Error> for Problem {
             Error::NotFound(_) => Self::new(Code::ContextNotFound, detail),
             Error::IdTaken(_) => Self::new(Code::IdConflict, detail).field("id"),
             Error::Journaling => Self::new(Code::StoreUnavailable, detail),
+            Error::Denied(_) => Self::new(Code::AccessDenied, detail).field("scope"),
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail).field("Idempotency-Key"),
             Error::Past { .. } => Self::new(Code::ContextSuperseded, detail),
             Error::Version(_) => Self::new(Code::VersionConflict, detail).field("if_version"),

@@ -1,4 +1,4 @@
-//! Which contexts a request wants: session, levels and conditions on metadata, for the store and for L1 alike.
+//! Which contexts a request wants: whose, session, levels and conditions on metadata, for the store and for L1 alike.
 
 use context_manager_memory::{Context, Level, SessionId, Timestamp};
 use context_manager_protocol::{
@@ -8,11 +8,15 @@ use context_manager_protocol::{
 use serde_json::Value;
 
 use super::{Error, convert};
-use crate::ports::vector_store::{Condition, Operator, Owner, Scalar, Selection, Sessions, Validity};
+use crate::{
+    access::Reach,
+    ports::vector_store::{Condition, Operator, Owner, Scalar, Selection, Sessions, Validity},
+};
 
 /// What a request wants.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Wanted {
+    pub(super) owner: Owner,
     pub(super) session: Option<SessionId>,
     pub(super) levels: Vec<Level>,
     pub(super) metadata: Vec<Condition>,
@@ -21,9 +25,15 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Everything.
-    pub(super) fn all() -> Self {
+    /// Everything that a permission reaches.
+    pub(super) fn within(reach: &Reach) -> Self {
+        Self { session: reach.session().cloned(), levels: reach.levels(), ..Self::all(reach.owner().clone()) }
+    }
+
+    /// Everything of an owner.
+    pub(super) fn all(owner: Owner) -> Self {
         Self {
+            owner,
             session: None,
             levels: Level::ALL.to_vec(),
             metadata: Vec::new(),
@@ -33,14 +43,14 @@ impl Wanted {
     }
 
     /// The same, for the store.
-    pub(super) fn selection(&self, owner: Owner, levels: Vec<Level>, now: Timestamp) -> Selection {
+    pub(super) fn selection(&self, levels: Vec<Level>, now: Timestamp) -> Selection {
         Selection {
             sessions: self.session.clone().map_or(Sessions::All, Sessions::Only),
             levels: Some(levels),
             metadata: self.metadata.clone(),
             created_before: self.created_before,
             validity: self.validity,
-            ..Selection::alive(owner, now)
+            ..Selection::alive(self.owner.clone(), now)
         }
     }
 
@@ -52,6 +62,7 @@ impl Wanted {
             Validity::Any => true,
         };
         is_valid
+            && self.owner.owns(context)
             && self.session.as_ref().is_none_or(|session| context.session.as_ref() == Some(session))
             && self.levels.contains(&context.level)
             && self.created_before.is_none_or(|before| context.created_at < before)
@@ -60,22 +71,26 @@ impl Wanted {
 }
 
 /// What a deletion that was asked for at `now` is about: nothing that is stored later.
-pub(super) fn of_deletion(message: ContextDelete, now: Timestamp) -> Result<Wanted, Error> {
-    let ContextDelete { session, levels, filter, created_before, dry_run: _ } = message;
+pub(super) fn of_deletion(message: ContextDelete, within: Wanted, now: Timestamp) -> Result<Wanted, Error> {
+    // Scope and session are part of what the permission reaches.
+    let ContextDelete { session, levels, filter, created_before, scope: _, dry_run: _ } = message;
     if session.is_none() && levels.is_none() && filter.is_empty() && created_before.is_none() {
         return Err(Error::field(
             "filter",
             "nothing says what to delete; give session, levels, filter or created_before",
         ));
     }
-    let later = Timestamp::from_millis(now.as_millis().saturating_add(1));
+    let later = after(now);
     Ok(Wanted {
-        session: session.as_deref().map(convert::session).transpose()?,
-        levels: self::levels(levels)?,
         metadata: conditions(filter)?,
         created_before: Some(created_before.map_or(later, |before| Timestamp::from_millis(before).min(later))),
-        validity: Validity::Current,
+        ..within
     })
+}
+
+/// The moment after one.
+pub(super) fn after(now: Timestamp) -> Timestamp {
+    Timestamp::from_millis(now.as_millis().saturating_add(1))
 }
 
 /// What is so now, or was at a time.
@@ -83,15 +98,25 @@ pub(super) fn validity(as_of: Option<i64>) -> Validity {
     as_of.map_or(Validity::Current, |at| Validity::At(Timestamp::from_millis(at)))
 }
 
-/// The levels of a request; all when it names none.
-pub(super) fn levels(levels: Option<Vec<level::Level>>) -> Result<Vec<Level>, Error> {
+/// The levels of a request; all that the permission reaches when it names none.
+pub(super) fn levels(levels: Option<Vec<level::Level>>, reach: &Reach) -> Result<Vec<Level>, Error> {
     match levels {
         Some(levels) if levels.is_empty() => {
             Err(Error::field("levels", "levels is empty; leave it out for all levels"))
         }
-        Some(levels) => Ok(levels.into_iter().map(convert::level).collect()),
-        None => Ok(Level::ALL.to_vec()),
+        Some(levels) => levels.into_iter().map(|level| on_level(reach, "levels", convert::level(level))).collect(),
+        None => Ok(reach.levels()),
     }
+}
+
+/// A level that a request names, if it may be worked on.
+pub(super) fn on_level(reach: &Reach, field: &str, level: Level) -> Result<Level, Error> {
+    reach.on_level(level)?;
+    if reach.is_out_of_hand(level) {
+        let message = "immediate memory is written by its own agent alone; use short_term or long_term";
+        return Err(Error::field(field, message));
+    }
+    Ok(level)
 }
 
 /// The conditions of a filter.

@@ -4,10 +4,12 @@
 //! harmless by itself, also after a restart and from another replica of the agent. The header is that of
 //! draft-ietf-httpapi-idempotency-key-header-07.
 
+use std::fmt::Write as _;
+
 use context_manager_protocol::message::ContextStore;
 use uuid::Uuid;
 
-use crate::ports::vector_store::Owner;
+use crate::{access::Reach, ports::vector_store::Owner};
 
 /// Name space of the ids that keys make; a version 4 UUID made for this.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9c0e_2a1f_5b1d_4f0e_8a7e_3d1c_6b2f_44d1);
@@ -37,11 +39,15 @@ impl IdempotencyKey {
         if valid { Ok(Self(bare.to_owned())) } else { Err(InvalidKey) }
     }
 
-    /// Gives each message without an id the one that the key makes for its place. The owner is part of it, so that agents can
-    /// choose keys without knowing of each other.
-    pub(super) fn assign(&self, owner: &Owner, messages: &mut [ContextStore]) {
-        for (index, message) in messages.iter_mut().enumerate() {
-            let name = format!("{}\n{}\n{index}\n{}", owner.tenant, owner.agent, self.0);
+    /// Gives each message without an id the one that the key makes for its place. The agent that writes is part of it, so that agents
+    /// can choose keys without knowing of each other, and so is the memory it writes to, if that is not its own.
+    pub(super) fn assign(&self, own: &Owner, messages: &mut [(Reach, ContextStore)]) {
+        for (index, (reach, message)) in messages.iter_mut().enumerate() {
+            let mut name = format!("{}\n{}\n{index}\n{}", own.tenant, reach.agent(), self.0);
+            if !reach.is_own() {
+                // Writing to a String cannot fail.
+                let _ = write!(name, "\n{}", reach.owner().holder);
+            }
             message.id.get_or_insert_with(|| Uuid::new_v5(&NAMESPACE, name.as_bytes()));
         }
     }

@@ -13,7 +13,7 @@ use context_manager_memory::{
 };
 
 use super::{filter::Wanted, pending::View};
-use crate::ports::vector_store::Point;
+use crate::ports::vector_store::{Owner, Point};
 
 /// Most contexts in memory, of all sessions together: about 8 MB with 384 dimensions.
 const MOST: usize = 2_048;
@@ -28,12 +28,22 @@ struct Ring {
 }
 
 /// The copy.
-#[derive(Default)]
-pub(super) struct Immediate(Mutex<Ring>);
+pub(super) struct Immediate {
+    own: Owner,
+    ring: Mutex<Ring>,
+}
 
 impl Immediate {
-    /// Puts in the current state of a context, or takes it out if it is on another level by now.
+    /// The empty copy of an agent's own memory.
+    pub(super) fn new(own: Owner) -> Self {
+        Self { own, ring: Mutex::default() }
+    }
+
+    /// Puts in the current state of a context, or takes it out if it is on another level by now. What is not the agent's own is left out.
     pub(super) fn put(&self, context: &Context, vectors: &Vectors) {
+        if !self.own.owns(context) {
+            return;
+        }
         let mut ring = self.ring();
         if context.level != Level::Immediate || !context.is_current() {
             ring.contexts.remove(&context.id);
@@ -51,10 +61,6 @@ impl Immediate {
 
     pub(super) fn remove(&self, id: ContextId) {
         self.ring().contexts.remove(&id);
-    }
-
-    pub(super) fn clear(&self, session: &SessionId) {
-        self.ring().contexts.retain(|_, (context, _)| context.session.as_ref() != Some(session));
     }
 
     pub(super) fn remove_matching(&self, wanted: &Wanted) {
@@ -133,7 +139,7 @@ impl Immediate {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use context_manager_journal::Options;
 use context_manager_memory::{
-    Context, ContextId, SessionId, Timestamp,
+    Context, ContextId, Holder, SessionId, Timestamp,
     update::{self, Change},
 };
 use context_manager_protocol::{
@@ -15,13 +15,16 @@ use tracing::warn;
 
 use super::{
     Error, Inner, convert,
-    filter::Wanted,
+    filter::{self, Wanted},
     immediate, now,
-    pending::{Effect, Entry},
-    store::{Draft, sessions_of},
+    pending::{Effect, Entry, cleared},
+    read::seen,
+    store::{Draft, Thread, sessions_of, thread_of},
+    within::Within,
 };
 use crate::{
-    ports::vector_store::{Point, SessionEnd},
+    access::Reach,
+    ports::vector_store::{Owner, Point, SessionEnd},
     refusal::chain,
 };
 
@@ -58,31 +61,50 @@ impl Inner {
     }
 
     /// A context as far as the sidecar knows it without the store.
-    fn known(&self, id: ContextId, now: Timestamp) -> Option<Point> {
-        match self.pending.view() {
+    fn known(&self, owner: &Owner, id: ContextId, now: Timestamp) -> Option<Point> {
+        let found = match self.pending.view() {
             Some(view) => {
                 let held = || self.immediate.get(id, now).filter(|point| !view.hides(&point.context));
                 view.get(id).cloned().or_else(held)
             }
             None => self.immediate.get(id, now),
+        };
+        found.filter(|point| owner.owns(&point.context))
+    }
+
+    /// The same, or the store's, as far as the permission reaches.
+    async fn known_or_stored(&self, reach: &Reach, id: ContextId, now: Timestamp) -> Result<Point, Error> {
+        match self.known(reach.owner(), id, now) {
+            Some(point) => seen(reach, Ok(point), id),
+            None => self.point(reach, id).await,
         }
     }
 
     /// Journals new contexts. Whether the store has their ids already is found out when they get there.
-    pub(super) async fn journal_contexts(&self, contexts: Vec<Context>, now: Timestamp) -> Result<Vec<Draft>, Error> {
+    pub(super) async fn journal_contexts(
+        &self,
+        reaches: &[Reach],
+        contexts: Vec<Context>,
+        now: Timestamp,
+    ) -> Result<Vec<Draft>, Error> {
+        let supersedes = |(reach, context): (&Reach, &Context)| !reach.is_own() && !context.supersedes.is_empty();
+        if reaches.iter().zip(&contexts).any(supersedes) {
+            // Whether it may take their place depends on what they are, and that is in the store.
+            return Err(Error::Journaling);
+        }
         let compared = contexts.into_iter().map(|context| {
-            let there = self.known(context.id, now).map(|point| point.context);
+            let there = self.known(&Owner::of(&context), context.id, now).map(|point| point.context);
             Draft::of(there, context, now)
         });
         let mut drafts = compared.collect::<Result<Vec<_>, _>>()?;
         let view = self.pending.view();
-        let mut ends: HashMap<SessionId, SessionEnd> = HashMap::new();
-        for session in sessions_of(&drafts) {
-            let end = match view.as_ref().and_then(|view| view.session_end(&session)) {
+        let mut ends: HashMap<Thread, SessionEnd> = HashMap::new();
+        for (owner, session) in sessions_of(&drafts) {
+            let end = match view.as_ref().and_then(|view| view.session_end(&owner, &session)) {
                 Some(end) => Some(end),
-                None => self.sessions.get(&session).await,
+                None => self.remembered_end(&owner, &session).await,
             };
-            ends.insert(session, end.unwrap_or_default());
+            ends.insert((owner, session), end.unwrap_or_default());
         }
         let points = self.make_points(&mut drafts, &mut ends).await;
         if !points.is_empty() {
@@ -93,14 +115,16 @@ impl Inner {
     }
 
     /// Journals a change. The context must be known, because the answer depends on it.
-    pub(super) async fn journal_change(&self, id: ContextId, change: Change) -> Result<Acknowledgment, Error> {
+    pub(super) async fn journal_change(
+        &self,
+        reach: &Reach,
+        id: ContextId,
+        change: Change,
+    ) -> Result<Acknowledgment, Error> {
         let now = now();
-        let current = match self.known(id, now) {
-            Some(point) => point,
-            None => self.point(id).await?,
-        };
+        let current = self.known_or_stored(reach, id, now).await?;
         let Change { text, metadata, ttl, .. } = change.clone();
-        let changed = update::apply(&current.context, change, now)?;
+        let changed = update::apply(&current.context, change, now)?.by(reach.agent());
         self.limits.metadata(&changed.metadata)?;
         let vectors = if changed.text == current.context.text {
             current.vectors
@@ -108,27 +132,27 @@ impl Inner {
             let mut drafts = [Draft::New(changed.clone())];
             let sequence = changed.sequence;
             let before = SessionEnd { sequence: Some(sequence.saturating_sub(1)), last: None };
-            let mut ends = changed.session.clone().map(|session| (session, before)).into_iter().collect();
+            let mut ends = thread_of(&changed).map(|thread| (thread, before)).into_iter().collect();
             self.make_points(&mut drafts, &mut ends).await.remove(0).vectors
         };
-        let entry = Entry::Update { id, expected: current.context.version, text, metadata, ttl, at: now };
+        let expected = current.context.version;
+        let entry = Entry::Update { id, holder: other(reach), expected, text, metadata, ttl, at: now };
         let point = Point { context: changed.clone(), vectors };
         self.pending.append(entry, Effect::Put(vec![point])).await?;
         Ok(convert::acknowledgment(&changed, AckStatus::Journaled))
     }
 
-    /// Journals a deletion. A context that only the store knows is deleted when the deletion gets there.
-    pub(super) async fn journal_removal(&self, id: ContextId) -> Result<Acknowledgment, Error> {
+    /// Journals a deletion. A context that only the store knows is deleted when the deletion gets there; but only if it may be
+    /// deleted whatever it is.
+    pub(super) async fn journal_removal(&self, reach: &Reach, id: ContextId) -> Result<Acknowledgment, Error> {
         let now = now();
-        let known = match self.known(id, now) {
-            Some(point) => Some(point.context),
-            None => match self.point(id).await {
-                Ok(point) => Some(point.context),
-                Err(error) if error.is_outage() => None,
-                Err(error) => return Err(error),
-            },
+        let known = match self.known_or_stored(reach, id, now).await {
+            Ok(point) => Some(point.context),
+            Err(error) if error.is_outage() && reach.is_own() && reach.session().is_none() => None,
+            Err(error) => return Err(error),
         };
-        self.pending.append(Entry::Delete { id, at: now }, Effect::Delete(id)).await?;
+        let entry = Entry::Delete { id, holder: other(reach), at: now };
+        self.pending.append(entry, Effect::Delete(reach.owner().clone(), id)).await?;
         self.immediate.remove(id);
         if let Some(context) = &known {
             self.sessions.forget(context.session.as_ref()).await;
@@ -138,14 +162,16 @@ impl Inner {
         Ok(known.map_or(unknown, |context| convert::acknowledgment(&context, AckStatus::Journaled)))
     }
 
-    /// Journals the end of a session's contexts.
-    pub(super) async fn journal_clearing(&self, session: SessionId) -> Result<Cleared, Error> {
+    /// Journals the end of a session's contexts. In a memory that others write to as well, what they store later is not meant.
+    pub(super) async fn journal_clearing(&self, session: SessionId, mut wanted: Wanted) -> Result<Cleared, Error> {
         let now = now();
-        let wanted = Wanted { session: Some(session.clone()), ..Wanted::all() };
         let deleted = self.known_matching(&wanted, now);
-        let entry = Entry::Clear { session: session.clone(), at: now };
-        self.pending.append(entry, Effect::Clear(session.clone())).await?;
-        self.immediate.clear(&session);
+        wanted.created_before = (wanted.owner != self.owner).then(|| filter::after(now));
+        let within = Some(Within::of(&wanted));
+        wanted = cleared(&session, within.clone(), &self.owner);
+        let entry = Entry::Clear { session: session.clone(), within, at: now };
+        self.pending.append(entry, Effect::DeleteMatching(wanted.clone())).await?;
+        self.immediate.remove_matching(&wanted);
         self.sessions.forget(Some(&session)).await;
         Ok(Cleared { deleted, journaled: true })
     }
@@ -158,7 +184,7 @@ impl Inner {
         now: Timestamp,
     ) -> Result<Cleared, Error> {
         let deleted = self.known_matching(&wanted, now);
-        let entry = Entry::DeleteMatching { message, at: now };
+        let entry = Entry::DeleteMatching { message, within: Some(Within::of(&wanted)), at: now };
         self.pending.append(entry, Effect::DeleteMatching(wanted.clone())).await?;
         self.immediate.remove_matching(&wanted);
         self.sessions.forget_all();
@@ -176,4 +202,9 @@ impl Inner {
         known.dedup();
         known.len()
     }
+}
+
+/// The holder of a memory that is not the agent's own.
+fn other(reach: &Reach) -> Option<Holder> {
+    (!reach.is_own()).then(|| reach.owner().holder.clone())
 }

@@ -10,7 +10,7 @@ use std::{
 
 use context_manager_journal::{Damage, Journal, Options, Usage};
 use context_manager_memory::{
-    Context, ContextId, Metadata, SessionId, Timestamp, Ttl,
+    Context, ContextId, Holder, Level, Metadata, SessionId, Timestamp, Ttl,
     index_text::index_texts,
     lexical::Bm25,
     update::{self, Change},
@@ -21,12 +21,13 @@ use tokio::{sync::Notify, task::spawn_blocking};
 use tracing::warn;
 
 use super::{
-    Error, Part,
+    Error, Part, convert,
     filter::{self, Wanted},
+    within::Within,
 };
 use crate::{
     metrics::Metrics,
-    ports::vector_store::{Point, SessionEnd},
+    ports::vector_store::{Owner, Point, SessionEnd, Validity},
 };
 
 /// A write that waits.
@@ -42,6 +43,9 @@ pub(super) enum Entry {
     Update {
         /// Which one.
         id: ContextId,
+        /// Whose; the agent's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<Holder>,
         /// The version it had when the change was taken.
         expected: i64,
         /// The new text.
@@ -60,6 +64,9 @@ pub(super) enum Entry {
     Delete {
         /// Which one.
         id: ContextId,
+        /// Whose; the agent's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<Holder>,
         /// When.
         at: Timestamp,
     },
@@ -67,6 +74,9 @@ pub(super) enum Entry {
     Clear {
         /// Which one.
         session: SessionId,
+        /// Where; in the agent's own memory when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within: Option<Within>,
         /// When.
         at: Timestamp,
     },
@@ -74,6 +84,9 @@ pub(super) enum Entry {
     DeleteMatching {
         /// Which ones.
         message: ContextDelete,
+        /// Where; in the agent's own memory when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within: Option<Within>,
         /// When; nothing that was stored later is meant.
         at: Timestamp,
     },
@@ -95,8 +108,7 @@ impl Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     points: HashMap<ContextId, Arc<Point>>,
-    deleted: HashSet<ContextId>,
-    cleared: HashSet<SessionId>,
+    deleted: HashSet<(Owner, ContextId)>,
     doomed: Vec<Arc<Wanted>>,
     superseded: HashSet<ContextId>,
 }
@@ -116,14 +128,13 @@ impl View {
     /// Whether what the store says about this context is outdated: it was changed, or it is gone.
     pub(super) fn replaces(&self, context: &Context) -> bool {
         self.points.contains_key(&context.id)
-            || self.deleted.contains(&context.id)
-            || context.session.as_ref().is_some_and(|session| self.cleared.contains(session))
+            || self.is_deleted(&Owner::of(context), context.id)
             || self.doomed.iter().any(|wanted| wanted.matches(context))
     }
 
     /// Whether a waiting write deletes this context by its id.
-    pub(super) fn is_deleted(&self, id: ContextId) -> bool {
-        self.deleted.contains(&id)
+    pub(super) fn is_deleted(&self, owner: &Owner, id: ContextId) -> bool {
+        !self.deleted.is_empty() && self.deleted.contains(&(owner.clone(), id))
     }
 
     /// The contexts that are new or changed, and whose place no other takes.
@@ -132,26 +143,26 @@ impl View {
     }
 
     /// The last context of a session, as far as the waiting writes tell.
-    pub(super) fn session_end(&self, session: &SessionId) -> Option<SessionEnd> {
-        let of_session = self.points().map(|point| &point.context).filter(|c| c.session.as_ref() == Some(session));
+    pub(super) fn session_end(&self, owner: &Owner, session: &SessionId) -> Option<SessionEnd> {
+        let is_of = |context: &&Context| owner.owns(context) && context.session.as_ref() == Some(session);
+        let of_session = self.points().map(|point| &point.context).filter(is_of);
         let last = of_session.max_by_key(|context| (context.sequence, context.created_at, context.id))?;
         Some(SessionEnd { sequence: Some(last.sequence), last: Some(last.clone()) })
     }
 
     fn put(&mut self, point: Point) {
-        self.deleted.remove(&point.context.id);
+        if !self.deleted.is_empty() {
+            self.deleted.remove(&(Owner::of(&point.context), point.context.id));
+        }
         self.superseded.extend(&point.context.supersedes);
         self.points.insert(point.context.id, Arc::new(point));
     }
 
-    fn delete(&mut self, id: ContextId) {
-        self.points.remove(&id);
-        self.deleted.insert(id);
-    }
-
-    fn clear(&mut self, session: &SessionId) {
-        self.points.retain(|_, point| point.context.session.as_ref() != Some(session));
-        self.cleared.insert(session.clone());
+    fn delete(&mut self, owner: Owner, id: ContextId) {
+        if self.points.get(&id).is_some_and(|point| owner.owns(&point.context)) {
+            self.points.remove(&id);
+        }
+        self.deleted.insert((owner, id));
     }
 
     fn delete_matching(&mut self, wanted: Wanted) {
@@ -160,7 +171,7 @@ impl View {
     }
 
     /// What an entry that was read from the disk makes of the contexts; vectors are those of the words alone.
-    fn replay(&mut self, entry: &Entry) -> Result<(), Error> {
+    fn replay(&mut self, entry: &Entry, own: &Owner) -> Result<(), Error> {
         match entry {
             Entry::Store { contexts } => {
                 for context in contexts {
@@ -168,20 +179,58 @@ impl View {
                     self.put(Point { context: context.clone(), vectors });
                 }
             }
-            Entry::Update { id, text, metadata, ttl, at, .. } => {
+            Entry::Update { id, holder, text, metadata, ttl, at, expected: _ } => {
                 // A context that only the store knows is found there in its old state until the change has reached it.
                 let Some(point) = self.get(*id) else { return Ok(()) };
+                let owner = owner(own, holder.as_ref());
+                if !owner.owns(&point.context) {
+                    return Ok(());
+                }
                 let change = Change { text: text.clone(), metadata: metadata.clone(), ttl: *ttl, if_version: None };
                 let Ok(context) = update::apply(&point.context, change, *at) else { return Ok(()) };
                 let vectors = index_texts(&context, None).vectors(&Bm25::default(), None);
                 self.put(Point { context, vectors });
             }
-            Entry::Delete { id, .. } => self.delete(*id),
-            Entry::Clear { session, .. } => self.clear(session),
-            Entry::DeleteMatching { message, at } => self.delete_matching(filter::of_deletion(message.clone(), *at)?),
+            Entry::Delete { id, holder, at: _ } => self.delete(owner(own, holder.as_ref()), *id),
+            Entry::Clear { session, within, at: _ } => self.delete_matching(cleared(session, within.clone(), own)),
+            Entry::DeleteMatching { message, within, at } => {
+                self.delete_matching(doomed(message.clone(), within.clone(), *at, own)?);
+            }
         }
         Ok(())
     }
+}
+
+/// Whose memory an entry is about.
+pub(super) fn owner(own: &Owner, holder: Option<&Holder>) -> Owner {
+    holder.map_or_else(|| own.clone(), |holder| Owner { tenant: own.tenant.clone(), holder: holder.clone() })
+}
+
+/// What clearing a session is about: also what it was before.
+pub(super) fn cleared(session: &SessionId, within: Option<Within>, own: &Owner) -> Wanted {
+    let wanted = within.map_or_else(|| Wanted::all(own.clone()), |within| within.wanted(own));
+    Wanted { session: Some(session.clone()), validity: Validity::Any, ..wanted }
+}
+
+/// What a deletion by conditions is about.
+pub(super) fn doomed(
+    message: ContextDelete,
+    within: Option<Within>,
+    at: Timestamp,
+    own: &Owner,
+) -> Result<Wanted, Error> {
+    let wanted = match within {
+        Some(within) => within.wanted(own),
+        None => Wanted {
+            session: message.session.as_deref().map(convert::session).transpose()?,
+            levels: message
+                .levels
+                .as_ref()
+                .map_or_else(|| Level::ALL.to_vec(), |levels| levels.iter().copied().map(convert::level).collect()),
+            ..Wanted::all(own.clone())
+        },
+    };
+    filter::of_deletion(message, wanted, at)
 }
 
 /// How a new entry changes the view.
@@ -189,9 +238,7 @@ pub(super) enum Effect {
     /// Contexts are new or changed.
     Put(Vec<Point>),
     /// A context is gone.
-    Delete(ContextId),
-    /// A session's contexts are gone.
-    Clear(SessionId),
+    Delete(Owner, ContextId),
     /// The contexts that match are gone.
     DeleteMatching(Wanted),
 }
@@ -214,7 +261,7 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Opens the journal, if there is to be one, with what waits in it.
-    pub(super) async fn open(options: Option<Options>, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) async fn open(options: Option<Options>, own: &Owner, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let mut waiting = Waiting::default();
         let journal = match options {
             None => None,
@@ -228,7 +275,7 @@ impl Pending {
                 for record in opened.records {
                     let decoded = serde_json::from_slice::<Entry>(&record.payload);
                     let entry = decoded.map_err(|source| Error::JournalEntry { number: record.number, source })?;
-                    view.replay(&entry)?;
+                    view.replay(&entry, own)?;
                     waiting.queue.push_back((record.number, entry));
                 }
                 waiting.view = Arc::new(view);
@@ -282,8 +329,7 @@ impl Pending {
             let view = Arc::make_mut(&mut waiting.view);
             match effect {
                 Effect::Put(points) => points.into_iter().for_each(|point| view.put(point)),
-                Effect::Delete(id) => view.delete(id),
-                Effect::Clear(session) => view.clear(&session),
+                Effect::Delete(owner, id) => view.delete(owner, id),
                 Effect::DeleteMatching(wanted) => view.delete_matching(wanted),
             }
         }

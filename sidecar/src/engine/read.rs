@@ -10,8 +10,9 @@ use super::{
     pending::View,
 };
 use crate::{
+    access::Reach,
     metrics::{Degradation, Label as _},
-    ports::vector_store::{Page, Point},
+    ports::vector_store::{Owner, Page, Point},
 };
 
 /// Contexts of a page that names no limit.
@@ -20,15 +21,15 @@ const PAGE: i64 = 100;
 const VERSIONS_AT_ONCE: usize = 100;
 
 impl Inner {
-    pub(super) async fn context(&self, id: ContextId) -> Result<Context, Error> {
-        Ok(convert::message(self.point(id).await?.context))
+    pub(super) async fn context(&self, reach: &Reach, id: ContextId) -> Result<Context, Error> {
+        Ok(convert::message(self.point(reach, id).await?.context, &self.owner))
     }
 
     /// A context as it was, as far as that was kept.
-    pub(super) async fn context_at(&self, id: ContextId, at: Timestamp) -> Result<Context, Error> {
-        let current = self.point(id).await?.context;
+    pub(super) async fn context_at(&self, reach: &Reach, id: ContextId, at: Timestamp) -> Result<Context, Error> {
+        let current = self.point(reach, id).await?.context;
         if current.is_valid_at(at) {
-            return Ok(convert::message(current));
+            return Ok(convert::message(current, &self.owner));
         }
         if at >= current.updated_at {
             // It was superseded by then.
@@ -36,48 +37,56 @@ impl Inner {
         }
         let ids: Vec<ContextId> = history::earlier_ids(id, current.version).collect();
         for ids in ids.chunks(VERSIONS_AT_ONCE) {
-            let found = self.store_health.note(self.store.get(&self.owner, ids.to_vec(), now()).await)?;
-            if let Some(point) = found.into_iter().find(|point| point.context.is_valid_at(at)) {
-                return Ok(convert::message(point.context));
+            let found = self.store_health.note(self.store.get(reach.owner(), ids.to_vec(), now()).await)?;
+            let is_it = |point: &Point| point.context.is_valid_at(at) && reach.admits(&point.context);
+            if let Some(point) = found.into_iter().find(is_it) {
+                return Ok(convert::message(point.context, &self.owner));
             }
         }
         Err(Error::NotFound(id))
     }
 
-    /// A living context with its vectors.
-    pub(super) async fn point(&self, id: ContextId) -> Result<Point, Error> {
+    /// A living context with its vectors, as far as the permission reaches.
+    pub(super) async fn point(&self, reach: &Reach, id: ContextId) -> Result<Point, Error> {
+        seen(reach, self.point_of(reach.owner(), id).await, id)
+    }
+
+    /// A living context of an owner with its vectors.
+    pub(super) async fn point_of(&self, owner: &Owner, id: ContextId) -> Result<Point, Error> {
         let now = now();
         let view = self.pending.view();
         if let Some(view) = &view {
             if let Some(point) = view.get(id) {
-                return if point.context.is_expired(now) { Err(Error::NotFound(id)) } else { Ok(point.clone()) };
+                let visible = owner.owns(&point.context) && !point.context.is_expired(now);
+                return if visible { Ok(point.clone()) } else { Err(Error::NotFound(id)) };
             }
-            if view.is_deleted(id) {
+            if view.is_deleted(owner, id) {
                 return Err(Error::NotFound(id));
             }
         }
-        let found = match self.store_health.note(self.store.get(&self.owner, vec![id], now).await) {
+        let found = match self.store_health.note(self.store.get(owner, vec![id], now).await) {
             Ok(found) => found.into_iter().next(),
-            Err(error) => Some(self.immediate.get(id, now).ok_or(error)?),
+            Err(error) => {
+                let held = self.immediate.get(id, now).filter(|point| owner.owns(&point.context));
+                Some(held.ok_or(error)?)
+            }
         };
         let outdated = |point: &Point| view.as_ref().is_some_and(|view| view.replaces(&point.context));
         found.filter(|point| !outdated(point)).ok_or(Error::NotFound(id))
     }
 
-    pub(super) async fn page(&self, query: ListQuery) -> Result<ContextList, Error> {
-        let ListQuery { session, level, limit, cursor, as_of } = query;
+    pub(super) async fn page(&self, reach: &Reach, query: ListQuery) -> Result<ContextList, Error> {
+        let ListQuery { level, limit, cursor, as_of } = query;
         let limit = self.limits.results(limit.unwrap_or(PAGE))?;
         let from = cursor
             .map(|cursor| cursor.parse::<ContextId>())
             .transpose()
             .map_err(|_| Error::field("cursor", "cursor is not the value of next of an earlier page; leave it out"))?;
-        let levels = level.map_or_else(|| Level::ALL.to_vec(), |level| vec![convert::level(level)]);
-        let wanted = Wanted {
-            session: session.as_deref().map(convert::session).transpose()?,
-            levels,
-            validity: filter::validity(as_of),
-            ..Wanted::all()
+        let levels = match level {
+            Some(level) => vec![filter::on_level(reach, "level", convert::level(level))?],
+            None => reach.levels(),
         };
+        let wanted = Wanted { levels, validity: filter::validity(as_of), ..Wanted::within(reach) };
         let (page, degraded) = match self.whole_page(&wanted, from, limit).await {
             Ok(page) => (page, Vec::new()),
             Err(error) if self.pending.is_enabled() && error.is_outage() && as_of.is_none() => {
@@ -91,7 +100,7 @@ impl Inner {
             Err(error) => return Err(error),
         };
         Ok(ContextList {
-            contexts: page.contexts.into_iter().map(convert::message).collect(),
+            contexts: page.contexts.into_iter().map(|context| convert::message(context, &self.owner)).collect(),
             next: page.next.map(|next| next.to_string()),
             degraded,
         })
@@ -106,23 +115,56 @@ impl Inner {
     ) -> Result<Page, Error> {
         let now = now();
         let view = self.pending.view();
-        let selection = wanted.selection(self.owner.clone(), wanted.levels.clone(), now);
+        let selection = wanted.selection(wanted.levels.clone(), now);
         let page = self.store_health.note(self.store.list(selection, from, limit).await)?;
         Ok(laid_over(page, view.as_deref(), wanted, from, limit, now))
     }
 
-    pub(super) async fn figures(&self) -> Result<Stats, Error> {
-        let counts = self.store_health.note(self.store.counts_by_level(&self.owner, now()).await)?;
+    pub(super) async fn figures(&self, reach: &Reach) -> Result<Stats, Error> {
+        let counts = self.counts(reach).await?;
         let stats = self.store_health.note(self.store.stats().await)?;
         let embedding = self.embedding.load();
         Ok(Stats {
-            contexts: counts.iter().map(|(level, count)| (convert::level_message(level), *count)).collect(),
+            contexts: counts.into_iter().map(|(level, count)| (convert::level_message(level), count)).collect(),
             disk_bytes: stats.disk_bytes,
             journaled_writes: self.pending.len(),
             embedding_model: embedding.model().to_owned(),
             dimensions: embedding.dimensions(),
             uptime_seconds: self.metrics.uptime().as_secs(),
         })
+    }
+
+    /// How many contexts are alive on each level, as far as the permission reaches.
+    async fn counts(&self, reach: &Reach) -> Result<Vec<(Level, usize)>, Error> {
+        let now = now();
+        if reach.is_own() && reach.session().is_none() {
+            let counts = self.store_health.note(self.store.counts_by_level(reach.owner(), now).await)?;
+            return Ok(counts.iter().map(|(level, count)| (level, *count)).collect());
+        }
+        let wanted = Wanted::within(reach);
+        let mut counts = Vec::new();
+        for level in reach.levels() {
+            let counted = self.store.count(wanted.selection(vec![level], now)).await;
+            counts.push((level, self.store_health.note(counted)?));
+        }
+        Ok(counts)
+    }
+}
+
+/// What may be seen of what was found. Where a permission does not reach everything, it must not tell what is not there from what it
+/// does not reach.
+pub(super) fn seen(reach: &Reach, found: Result<Point, Error>, id: ContextId) -> Result<Point, Error> {
+    match found {
+        Ok(point) if reach.admits(&point.context) => {
+            if reach.is_out_of_hand(point.context.level) {
+                let message = "it is immediate memory, which its own agent alone can change";
+                return Err(Error::field("id", message));
+            }
+            Ok(point)
+        }
+        Ok(_) | Err(Error::NotFound(_)) if !reach.is_whole() => Err(reach.deny_unseen().into()),
+        Ok(_) => Err(Error::NotFound(id)),
+        Err(error) => Err(error),
     }
 }
 

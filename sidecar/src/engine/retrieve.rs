@@ -25,8 +25,9 @@ use super::{
     policy::Policy,
 };
 use crate::{
+    access::Reach,
     metrics::{Degradation, Label as _},
-    ports::vector_store::{self, Search, Validity},
+    ports::vector_store::{self, Owner, Search},
     refusal::chain,
 };
 
@@ -35,20 +36,22 @@ struct Ask {
     query: String,
     budget: usize,
     limit: usize,
-    wanted: Wanted,
+    /// One for each memory that is searched.
+    wanted: Vec<Wanted>,
+    as_of: Option<i64>,
     min_score: Option<f64>,
     explain: bool,
 }
 
 impl Inner {
-    pub(super) async fn retrieve(&self, request: ContextRequest) -> Result<ContextResponse, Error> {
+    pub(super) async fn retrieve(&self, reaches: &[&Reach], request: ContextRequest) -> Result<ContextResponse, Error> {
         let since = Instant::now();
         let policy = self.policy.load_full();
-        let ask = self.understand(request, &policy)?;
+        let ask = self.understand(reaches, request, &policy)?;
         let now = now();
         let mut degraded = Vec::new();
         let query = self.query_vectors(&ask.query, &mut degraded).await;
-        let candidates = self.candidates(&ask.wanted, query, now, &mut degraded).await?;
+        let candidates = self.candidates(&ask, query, now, &mut degraded).await?;
         let mut ranked = rank::rank(candidates, &QueryFacts::of(&ask.query), &policy.ranking, now);
         if let Some(least) = ask.min_score {
             ranked.retain(|ranked| ranked.score >= least);
@@ -57,8 +60,8 @@ impl Inner {
             ranked.iter().map(|ranked| Item { level: ranked.context.level, tokens: ranked.context.tokens }).collect();
         let budget = u32::try_from(ask.budget).unwrap_or(u32::MAX);
         let packing = budget::pack(&items, budget, ask.limit, &policy.shares);
-        self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.id), now);
-        let response = respond(ranked, &packing, &ask, &degraded);
+        self.upkeep.count_accesses(packing.taken.iter().map(|taken| &ranked[taken.place].context), now);
+        let response = respond(ranked, &packing, &ask, &degraded, &self.owner);
         for (level, tokens) in &response.tokens_by_level {
             self.metrics.contexts.tokens_returned.add(*level, *tokens as u64);
         }
@@ -69,8 +72,21 @@ impl Inner {
         Ok(response)
     }
 
-    fn understand(&self, request: ContextRequest, policy: &Policy) -> Result<Ask, Error> {
-        let ContextRequest { query, token_budget, limit, levels, session, filter, min_score, as_of, explain } = request;
+    fn understand(&self, reaches: &[&Reach], request: ContextRequest, policy: &Policy) -> Result<Ask, Error> {
+        // Scopes and session are part of what the permissions reach.
+        let ContextRequest {
+            query,
+            token_budget,
+            limit,
+            levels,
+            session: _,
+            filter,
+            min_score,
+            as_of,
+            scope: _,
+            scopes: _,
+            explain,
+        } = request;
         self.limits.query(&query)?;
         let budget = match token_budget {
             Some(budget) => self.limits.token_budget(budget)?,
@@ -80,14 +96,17 @@ impl Inner {
         if min_score.is_some_and(|score| !score.is_finite()) {
             return Err(Error::field("min_score", "min_score is not a finite number"));
         }
-        let wanted = Wanted {
-            session: session.as_deref().map(convert::session).transpose()?,
-            levels: filter::levels(levels)?,
-            metadata: filter::conditions(filter)?,
-            created_before: None,
-            validity: filter::validity(as_of),
-        };
-        Ok(Ask { query, budget, limit, wanted, min_score: min_score.or(policy.min_score), explain })
+        let metadata = filter::conditions(filter)?;
+        let mut wanted = Vec::with_capacity(reaches.len());
+        for reach in reaches {
+            wanted.push(Wanted {
+                levels: filter::levels(levels.clone(), reach)?,
+                metadata: metadata.clone(),
+                validity: filter::validity(as_of),
+                ..Wanted::within(reach)
+            });
+        }
+        Ok(Ask { query, budget, limit, wanted, as_of, min_score: min_score.or(policy.min_score), explain })
     }
 
     async fn query_vectors(&self, text: &str, degraded: &mut Vec<Degradation>) -> QueryVectors {
@@ -106,42 +125,67 @@ impl Inner {
     /// leg. The store scores both, so that the scores can be compared.
     async fn candidates(
         &self,
-        wanted: &Wanted,
+        ask: &Ask,
         query: QueryVectors,
         now: Timestamp,
         degraded: &mut Vec<Degradation>,
     ) -> Result<Vec<Candidate>, Error> {
-        let (fresh, stored): (Vec<Level>, Vec<Level>) =
-            wanted.levels.iter().partition(|level| **level == Level::Immediate);
         let view = self.pending.view();
         // Of what was before, the sidecar itself has nothing.
-        let is_past = wanted.validity != Validity::Current;
-        if stored.is_empty() && !is_past && self.immediate.is_complete() {
-            return Ok(self.immediate.candidates(&query, wanted, view.as_deref(), now));
+        let is_past = ask.as_of.is_some();
+        let held = |wanted: &[&Wanted]| -> Vec<Candidate> {
+            let of = |wanted: &&Wanted| self.immediate.candidates(&query, wanted, view.as_deref(), now);
+            wanted.iter().flat_map(of).collect()
+        };
+        let mut searches = Vec::new();
+        let (mut in_memory, mut in_store) = (Vec::new(), Vec::new());
+        for wanted in &ask.wanted {
+            let (fresh, stored): (Vec<Level>, Vec<Level>) =
+                wanted.levels.iter().partition(|level| **level == Level::Immediate);
+            let is_own = wanted.owner == self.owner;
+            if stored.is_empty() && !is_past && is_own && self.immediate.is_complete() {
+                in_memory.push(wanted);
+                continue;
+            }
+            in_store.push(wanted);
+            searches.extend([fresh, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
+                query: query.clone(),
+                selection: wanted.selection(levels, now),
+                per_leg: Search::PER_LEG,
+            }));
         }
-        let searches = [fresh, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
-            query: query.clone(),
-            selection: wanted.selection(self.owner.clone(), levels, now),
-            per_leg: Search::PER_LEG,
-        });
-        match self.store_health.note(self.store.candidates(searches.collect()).await) {
-            Ok(candidates) if is_past => Ok(without_doubles(candidates)),
+        if searches.is_empty() {
+            return Ok(once_each(held(&in_memory)));
+        }
+        match self.store_health.note(self.store.candidates(searches).await) {
+            Ok(candidates) if is_past => Ok(without_doubles(once_each(candidates))),
             Ok(mut candidates) => {
-                if let Some(view) = view {
+                if let Some(view) = &view {
                     candidates.retain(|candidate| !view.hides(&candidate.context));
-                    candidates.extend(local::score(&query, &immediate::waiting(&view, wanted, now)));
+                    for wanted in in_store {
+                        candidates.extend(local::score(&query, &immediate::waiting(view, wanted, now)));
+                    }
                 }
-                Ok(candidates)
+                candidates.extend(held(&in_memory));
+                Ok(once_each(candidates))
             }
             Err(error) if is_past => Err(error.into()),
             Err(error @ vector_store::Error::Refused(_)) => Err(error.into()),
             Err(error @ (vector_store::Error::Failed(_) | vector_store::Error::Closed)) => {
                 warn!(error = chain(&error), "Searched without the store");
                 degraded.push(Degradation::Store);
-                Ok(self.immediate.candidates(&query, wanted, view.as_deref(), now))
+                in_memory.extend(in_store);
+                Ok(once_each(held(&in_memory)))
             }
         }
     }
+}
+
+/// Scopes of one search may overlap.
+fn once_each(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let mut seen = HashSet::new();
+    candidates.retain(|candidate| seen.insert(candidate.context.id));
+    candidates
 }
 
 /// A version that was kept by a change that then did not happen is there twice.
@@ -151,7 +195,13 @@ fn without_doubles(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     candidates
 }
 
-fn respond(ranked: Vec<Ranked>, packing: &Packing, ask: &Ask, degraded: &[Degradation]) -> ContextResponse {
+fn respond(
+    ranked: Vec<Ranked>,
+    packing: &Packing,
+    ask: &Ask,
+    degraded: &[Degradation],
+    own: &Owner,
+) -> ContextResponse {
     let left_out = packing.left_out.iter().map(|&place| {
         let context = &ranked[place].context;
         LeftOut { id: context.id.as_uuid(), tokens: context.tokens as usize, rank: place + 1 }
@@ -171,7 +221,12 @@ fn respond(ranked: Vec<Ranked>, packing: &Packing, ask: &Ask, degraded: &[Degrad
         let explanation = ask.explain.then(|| {
             parts.named().into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>()
         });
-        contexts.push(Retrieved { context: convert::message(context), score, truncated: taken.shortened, explanation });
+        contexts.push(Retrieved {
+            context: convert::message(context, own),
+            score,
+            truncated: taken.shortened,
+            explanation,
+        });
     }
     ContextResponse {
         contexts,

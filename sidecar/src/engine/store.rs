@@ -20,8 +20,9 @@ use uuid::Uuid;
 
 use super::{Error, IdempotencyKey, Inner, convert, locks::Key, now};
 use crate::{
+    access::{Operation, Reach},
     metrics::Degradation,
-    ports::vector_store::{Point, SessionEnd, Updated},
+    ports::vector_store::{Owner, Point, SessionEnd, Updated},
     refusal::chain,
 };
 
@@ -52,15 +53,15 @@ impl Draft {
 }
 
 impl Inner {
-    /// Stores all contexts or none, once for each key.
+    /// Stores all contexts or none, once for each key; each where its permission reaches.
     pub(super) async fn store_once(
         &self,
-        mut messages: Vec<ContextStore>,
+        mut messages: Vec<(Reach, ContextStore)>,
         is_batch: bool,
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<Acknowledgment>, Error> {
         let Some(key) = key else { return self.store_all(messages, is_batch).await };
-        let own: HashSet<Uuid> = messages.iter().filter_map(|message| message.id).collect();
+        let own: HashSet<Uuid> = messages.iter().filter_map(|(_, message)| message.id).collect();
         key.assign(&self.owner, &mut messages);
         self.store_all(messages, is_batch).await.map_err(|error| {
             let is_keys = matches!(&error, Error::IdTaken(id) if !own.contains(&id.as_uuid()));
@@ -69,20 +70,26 @@ impl Inner {
     }
 
     /// Stores all contexts or none; `is_batch` says how a refusal names a field.
-    async fn store_all(&self, messages: Vec<ContextStore>, is_batch: bool) -> Result<Vec<Acknowledgment>, Error> {
+    async fn store_all(
+        &self,
+        messages: Vec<(Reach, ContextStore)>,
+        is_batch: bool,
+    ) -> Result<Vec<Acknowledgment>, Error> {
         let since = Instant::now();
         if is_batch {
             self.limits.batch(messages.len())?;
         }
         let path = |index: usize| if is_batch { format!("contexts[{index}].") } else { String::new() };
         let now = now();
-        let chosen: Vec<bool> = messages.iter().map(|message| message.id.is_some()).collect();
+        let chosen: Vec<bool> = messages.iter().map(|(_, message)| message.id.is_some()).collect();
         let ttls = self.policy.load().ttls;
         let mut contexts = Vec::with_capacity(messages.len());
         let mut seen = HashSet::with_capacity(messages.len());
-        for (index, message) in messages.into_iter().enumerate() {
-            let context = convert::new_context(message, &self.owner, &self.limits, &ttls, now)
+        let mut reaches = Vec::with_capacity(messages.len());
+        for (index, (reach, message)) in messages.into_iter().enumerate() {
+            let context = convert::new_context(message, &reach, &self.limits, &ttls, now)
                 .map_err(|error| error.within(&path(index)))?;
+            reaches.push(reach);
             if !seen.insert(context.id) {
                 let message = format!("the id {} occurs twice in the batch; give each context its own", context.id);
                 return Err(Error::field(format!("{}id", path(index)), message));
@@ -95,9 +102,9 @@ impl Inner {
 
         let chosen: Vec<ContextId> =
             contexts.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(context, _)| context.id).collect();
-        let (drafts, status) = match self.unless_journaling(self.store_now(&contexts, chosen, now)).await? {
+        let (drafts, status) = match self.unless_journaling(self.store_now(&reaches, &contexts, chosen, now)).await? {
             Some(drafts) => (drafts, AckStatus::Stored),
-            None => (self.journal_contexts(contexts, now).await?, AckStatus::Journaled),
+            None => (self.journal_contexts(&reaches, contexts, now).await?, AckStatus::Journaled),
         };
         self.metrics.contexts.store_duration.observe(since.elapsed().as_secs_f64());
         Ok(drafts.iter().map(|draft| convert::acknowledgment(draft.context(), status)).collect())
@@ -105,11 +112,14 @@ impl Inner {
 
     async fn store_now(
         &self,
+        reaches: &[Reach],
         contexts: &[Context],
         chosen: Vec<ContextId>,
         now: Timestamp,
     ) -> Result<Vec<Draft>, Error> {
-        self.check_superseded(contexts).await?;
+        for (reach, context) in reaches.iter().zip(contexts) {
+            self.check_superseded(reach, context).await?;
+        }
         let mut drafts = self.compare(contexts.to_vec(), chosen, now).await?;
         self.write(&mut drafts, now).await?;
         self.close_all_superseded(&drafts).await?;
@@ -124,18 +134,20 @@ impl Inner {
         Ok(())
     }
 
-    /// What is superseded must be there, so that a wrong id is noticed.
-    async fn check_superseded(&self, contexts: &[Context]) -> Result<(), Error> {
-        for context in contexts {
-            for (place, id) in context.supersedes.iter().enumerate() {
-                match self.point(*id).await {
-                    Ok(_) => {}
-                    Err(Error::NotFound(id)) => {
-                        let message = format!("there is no context {id} to supersede; leave it out");
-                        return Err(Error::field(format!("supersedes[{place}]"), message));
-                    }
-                    Err(error) => return Err(error),
+    /// What is superseded must be there, so that a wrong id is noticed; outside the agent's own memory it must be what the agent may
+    /// change, and what is not there is then no different.
+    async fn check_superseded(&self, reach: &Reach, context: &Context) -> Result<(), Error> {
+        for (place, id) in context.supersedes.iter().enumerate() {
+            match self.point_of(reach.owner(), *id).await {
+                Ok(point) if reach.may_supersede(&point.context) => {}
+                Ok(_) | Err(Error::NotFound(_)) if !reach.is_own() => {
+                    return Err(reach.deny_also(Operation::Update).into());
                 }
+                Ok(_) | Err(Error::NotFound(_)) => {
+                    let message = format!("there is no context {id} to supersede; leave it out");
+                    return Err(Error::field(format!("supersedes[{place}]"), message));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -157,10 +169,10 @@ impl Inner {
     }
 
     pub(super) async fn write(&self, drafts: &mut [Draft], now: Timestamp) -> Result<(), Error> {
-        let mut ends: HashMap<SessionId, SessionEnd> = HashMap::new();
-        for session in sessions_of(drafts) {
-            let end = self.session_end(&session, now).await?;
-            ends.insert(session, end);
+        let mut ends: HashMap<Thread, SessionEnd> = HashMap::new();
+        for (owner, session) in sessions_of(drafts) {
+            let end = self.session_end(&owner, &session, now).await?;
+            ends.insert((owner, session), end);
         }
         let points = self.make_points(drafts, &mut ends).await;
         if points.is_empty() {
@@ -169,14 +181,16 @@ impl Inner {
         let written = self.store.upsert(points.clone()).await;
         if let Err(error) = self.store_health.note(written) {
             // Whether it was written is unknown, so the store is asked for the numbers next time.
-            for session in ends.keys() {
+            for (_, session) in ends.keys() {
                 self.sessions.forget(Some(session)).await;
             }
             return Err(error.into());
         }
-        for (session, end) in ends {
-            self.upkeep.touch(session.clone());
-            self.sessions.remember(session, end).await;
+        for ((owner, session), end) in ends {
+            if owner == self.owner {
+                self.sessions.remember(session.clone(), end).await;
+            }
+            self.upkeep.touch(owner, session);
         }
         let mut rings = HashSet::new();
         for Point { context, vectors } in &points {
@@ -192,20 +206,16 @@ impl Inner {
     }
 
     /// Numbers the new contexts within their sessions, whose ends are brought up to date, and makes their vectors.
-    pub(super) async fn make_points(
-        &self,
-        drafts: &mut [Draft],
-        ends: &mut HashMap<SessionId, SessionEnd>,
-    ) -> Vec<Point> {
+    pub(super) async fn make_points(&self, drafts: &mut [Draft], ends: &mut HashMap<Thread, SessionEnd>) -> Vec<Point> {
         let (mut points, mut texts) = (Vec::new(), Vec::new());
         for draft in drafts {
             let Draft::New(context) = draft else { continue };
             let mut previous = None;
-            if let Some(session) = context.session.clone() {
-                let end = ends.remove(&session).unwrap_or_default();
+            if let Some(thread) = thread_of(context) {
+                let end = ends.remove(&thread).unwrap_or_default();
                 context.sequence = end.sequence.map_or(0, |last| last.saturating_add(1));
                 previous = end.last;
-                ends.insert(session, SessionEnd { sequence: Some(context.sequence), last: Some(context.clone()) });
+                ends.insert(thread, SessionEnd { sequence: Some(context.sequence), last: Some(context.clone()) });
             }
             texts.push(index_texts(context, previous.as_ref()));
             points.push(Point { context: context.clone(), vectors: Vectors::default() });
@@ -213,7 +223,8 @@ impl Inner {
         if points.is_empty() {
             return points;
         }
-        let dense = self.dense_or_later(&texts).await;
+        let owners: HashSet<Owner> = points.iter().map(|point| Owner::of(&point.context)).collect();
+        let dense = self.dense_or_later(&texts, &owners).await;
         for ((point, texts), dense) in points.iter_mut().zip(&texts).zip(dense) {
             point.vectors = texts.vectors(&Bm25::default(), dense);
         }
@@ -221,7 +232,14 @@ impl Inner {
     }
 
     /// The dense vectors of texts; none when the embedding fails, they are added later then.
-    pub(super) async fn dense_or_later(&self, texts: &[IndexTexts]) -> Vec<Option<(Vec<f32>, Vec<f32>)>> {
+    pub(super) async fn dense_or_later(
+        &self,
+        texts: &[IndexTexts],
+        owners: &HashSet<Owner>,
+    ) -> Vec<Option<(Vec<f32>, Vec<f32>)>> {
+        for owner in owners {
+            self.upkeep.visit(owner);
+        }
         match self.embedding.load_full().documents(texts).await {
             Ok(dense) => dense.into_iter().map(Some).collect(),
             Err(error) => {
@@ -231,19 +249,26 @@ impl Inner {
                     "Stored without dense vectors; they are added later"
                 );
                 self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                self.upkeep.expect_missing_vectors();
+                for owner in owners {
+                    self.upkeep.expect_missing_vectors(owner.clone());
+                }
                 vec![None; texts.len()]
             }
         }
     }
 
-    async fn session_end(&self, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
-        let remembered = self.sessions.get(session).await;
+    /// The end of a session as it is remembered. Others write to a memory that is not the agent's own, so nothing is of it.
+    pub(super) async fn remembered_end(&self, owner: &Owner, session: &SessionId) -> Option<SessionEnd> {
+        if *owner == self.owner { self.sessions.get(session).await } else { None }
+    }
+
+    async fn session_end(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
+        let remembered = self.remembered_end(owner, session).await;
         let is_alive = |end: &SessionEnd| end.last.as_ref().is_none_or(|last| !last.is_expired(now));
         if let Some(end) = remembered.filter(is_alive) {
             return Ok(end);
         }
-        Ok(self.store_health.note(self.store.session_end(&self.owner, session, now).await)?)
+        Ok(self.store_health.note(self.store.session_end(owner, session, now).await)?)
     }
 
     /// Moves the oldest immediate contexts of a full ring to short-term memory, where they live on as long as that level's
@@ -267,10 +292,18 @@ impl Inner {
     }
 }
 
+/// A session of a memory.
+pub(super) type Thread = (Owner, SessionId);
+
+/// The session of a context.
+pub(super) fn thread_of(context: &Context) -> Option<Thread> {
+    context.session.clone().map(|session| (Owner::of(context), session))
+}
+
 /// The sessions that get new contexts.
-pub(super) fn sessions_of(drafts: &[Draft]) -> HashSet<SessionId> {
+pub(super) fn sessions_of(drafts: &[Draft]) -> HashSet<Thread> {
     let new = drafts.iter().filter_map(|draft| match draft {
-        Draft::New(context) => context.session.clone(),
+        Draft::New(context) => thread_of(context),
         Draft::There(_) => None,
     });
     new.collect()
@@ -291,5 +324,5 @@ pub(super) fn says_the_same(there: &Context, new: &Context) -> bool {
 }
 
 pub(super) fn is_owned_alike(there: &Context, new: &Context) -> bool {
-    there.tenant == new.tenant && there.agent == new.agent
+    there.tenant == new.tenant && there.holder == new.holder
 }

@@ -16,7 +16,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::ports::vector_store::{Dense, Selection};
+use crate::{
+    access::Permission,
+    identity::Verified,
+    ports::vector_store::{Dense, Selection},
+};
 
 mod history;
 mod outage;
@@ -44,6 +48,32 @@ fn message<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("a message")
 }
 
+/// The proof that one may do anything in one's own memory.
+fn mine<O: Permission>(engine: &Engine) -> Granted<O> {
+    engine.permit(&caller(), None, None).expect("one's own")
+}
+
+async fn store(engine: &Engine, value: Value) -> Result<Acknowledgment, Error> {
+    let message: ContextStore = message(value);
+    let granted = engine.permit(&caller(), message.scope.as_ref(), message.session.as_deref())?;
+    engine.store(&granted, message, None).await
+}
+
+async fn search(engine: &Engine, value: Value) -> Result<ContextResponse, Error> {
+    let message = message(value);
+    engine.search(&engine.permit_search(&caller(), &message)?, message).await
+}
+
+async fn delete_matching(engine: &Engine, value: Value) -> Result<Cleared, Error> {
+    let message: ContextDelete = message(value);
+    let granted = engine.permit(&caller(), message.scope.as_ref(), message.session.as_deref())?;
+    engine.delete_matching(&granted, message).await
+}
+
+async fn clear(engine: &Engine, session: &str) -> Result<Cleared, Error> {
+    engine.clear_session(&engine.permit(&caller(), None, Some(session))?).await
+}
+
 impl Fixture {
     async fn new() -> Self {
         Self::with(|_| {}).await
@@ -63,7 +93,7 @@ impl Fixture {
     }
 
     async fn store(&self, value: Value) -> Result<Acknowledgment, Error> {
-        self.engine.store(&caller(), message(value), None).await
+        store(&self.engine, value).await
     }
 
     async fn stored(&self, value: Value) -> Uuid {
@@ -71,7 +101,7 @@ impl Fixture {
     }
 
     async fn search(&self, value: Value) -> ContextResponse {
-        self.engine.search(&caller(), message(value)).await.expect("an answer")
+        search(&self.engine, value).await.expect("an answer")
     }
 
     async fn texts(&self, value: Value) -> Vec<String> {
@@ -80,7 +110,7 @@ impl Fixture {
 
     async fn all(&self) -> Vec<Context> {
         self.engine
-            .list(&caller(), ListQuery { limit: Some(1_000), ..ListQuery::default() })
+            .list(&mine(&self.engine), ListQuery { limit: Some(1_000), ..ListQuery::default() })
             .await
             .expect("a page")
             .contexts
@@ -136,23 +166,28 @@ async fn another_agent_sees_nothing_and_cannot_take_an_id() {
     let fixture = Fixture::new().await;
     let id = fixture.stored(json!({"text": "a secret of the first agent", "level": "immediate", "session": "s"})).await;
     let other = fixture.reopened("other").await;
-    assert!(matches!(other.engine.get(&caller(), id, None).await, Err(Error::NotFound(_))));
-    assert!(matches!(other.engine.delete(&caller(), id).await, Err(Error::NotFound(_))));
+    assert!(matches!(other.engine.get(&mine(&other.engine), id, None).await, Err(Error::NotFound(_))));
+    assert!(matches!(other.engine.delete(&mine(&other.engine), id).await, Err(Error::NotFound(_))));
     let update = message(json!({"text": "taken over"}));
-    assert!(matches!(other.engine.update(&caller(), id, update).await, Err(Error::NotFound(_))));
+    assert!(matches!(other.engine.update(&mine(&other.engine), id, update).await, Err(Error::NotFound(_))));
     assert!(matches!(other.store(json!({"id": id, "text": "mine now"})).await, Err(Error::IdTaken(_))));
     assert_eq!(other.texts(json!({"query": "secret first agent"})).await, Vec::<String>::new());
     assert_eq!(other.texts(json!({"query": "secret", "levels": ["immediate"]})).await, Vec::<String>::new());
-    assert_eq!(other.engine.clear_session(&caller(), "s").await.expect("nothing to clear").deleted, 0);
+    assert_eq!(clear(&other.engine, "s").await.expect("nothing to clear").deleted, 0);
     let first = other.reopened("agent").await;
-    assert_eq!(first.engine.get(&caller(), id, None).await.expect("still there").text, "a secret of the first agent");
+    assert_eq!(
+        first.engine.get(&mine(&first.engine), id, None).await.expect("still there").text,
+        "a secret of the first agent"
+    );
 }
 
 #[tokio::test]
 async fn a_batch_is_stored_as_a_whole_or_not_at_all() {
     let fixture = Fixture::new().await;
-    let caller = caller();
-    let store = |contexts: Value| fixture.engine.store_batch(&caller, message(json!({"contexts": contexts})), None);
+    let store = async |contexts: Value| {
+        let contexts = fixture.engine.permit_all(&caller(), message(contexts))?;
+        fixture.engine.store_batch(contexts, None).await
+    };
     let many: Vec<Value> = (0..257).map(|number| json!({"text": number.to_string()})).collect();
     let id = "0191e7f0-0000-7000-8000-000000000001";
     for (contexts, at, hint) in [
@@ -187,8 +222,8 @@ async fn an_expired_context_is_never_returned_and_then_collected() {
     fixture.stored(json!({"text": "green tea that stays", "level": "long_term"})).await;
     tokio::time::sleep(Duration::from_millis(80)).await;
     for id in ids {
-        assert!(matches!(fixture.engine.get(&caller(), id, None).await, Err(Error::NotFound(_))));
-        assert!(matches!(fixture.engine.delete(&caller(), id).await, Err(Error::NotFound(_))));
+        assert!(matches!(fixture.engine.get(&mine(&fixture.engine), id, None).await, Err(Error::NotFound(_))));
+        assert!(matches!(fixture.engine.delete(&mine(&fixture.engine), id).await, Err(Error::NotFound(_))));
     }
     assert_eq!(fixture.texts(json!({"query": "green tea"})).await, ["green tea that stays"]);
     assert_eq!(fixture.texts(json!({"query": "green tea", "levels": ["immediate"]})).await, Vec::<String>::new());
@@ -251,9 +286,9 @@ async fn a_context_that_is_used_often_enough_is_kept() {
         assert_eq!(fixture.search(json!({"query": "blue door"})).await.contexts.len(), 2);
     }
     fixture.tick().await;
-    let kept = fixture.engine.get(&caller(), id, None).await.expect("a context");
+    let kept = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("a context");
     assert_eq!((kept.level, kept.expires_at, kept.version), (Level::LongTerm, None, 2));
-    assert_eq!(fixture.engine.get(&caller(), own, None).await.expect("a context").level, Level::ShortTerm);
+    assert_eq!(fixture.engine.get(&mine(&fixture.engine), own, None).await.expect("a context").level, Level::ShortTerm);
     assert_eq!(fixture.engine.inner.metrics.contexts.promoted.get(), 1);
 }
 
@@ -283,11 +318,11 @@ async fn an_update_merges_metadata_and_finds_by_the_new_words() {
     let id = fixture
         .stored(json!({"text": "Bob likes tea.", "metadata": {"a": 1, "b": 2}, "level": "immediate", "session": "s"}))
         .await;
-    let known = caller();
-    let update = |value: Value| fixture.engine.update(&known, id, message(value));
+    let granted = mine(&fixture.engine);
+    let update = |value: Value| fixture.engine.update(&granted, id, message(value));
     let changed = update(json!({"text": "Bob prefers cocoa.", "metadata": {"b": null, "c": 3}, "if_version": 1})).await;
     assert_eq!(changed.expect("a change").version, 2);
-    let context = fixture.engine.get(&caller(), id, None).await.expect("a context");
+    let context = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("a context");
     assert_eq!((context.version, json!(context.metadata)), (2, json!({"a": 1, "c": 3})));
     for levels in [json!(["immediate"]), json!(["immediate", "short_term", "long_term"])] {
         let explained = fixture.search(json!({"query": "cocoa", "levels": levels, "explain": true})).await;
@@ -301,7 +336,7 @@ async fn an_update_merges_metadata_and_finds_by_the_new_words() {
     assert!(matches!(update(json!({"text": "stale", "if_version": 1})).await, Err(Error::Version(_))));
     assert_eq!(field(update(json!({})).await.expect_err("nothing to change")).0, "text");
     assert_eq!(field(update(json!({"text": ""})).await.expect_err("blank")).0, "text");
-    let unknown = fixture.engine.update(&caller(), Uuid::now_v7(), message(json!({"text": "x"}))).await;
+    let unknown = fixture.engine.update(&mine(&fixture.engine), Uuid::now_v7(), message(json!({"text": "x"}))).await;
     assert!(matches!(unknown, Err(Error::NotFound(_))));
 }
 
@@ -313,10 +348,13 @@ async fn what_was_deleted_is_gone_from_every_answer() {
         let level = if number == 0 { "immediate" } else { "long_term" };
         ids.push(fixture.stored(json!({"text": format!("apple {number}"), "session": session, "level": level})).await);
     }
-    assert_eq!(fixture.engine.delete(&caller(), ids[0]).await.expect("a deletion").status, AckStatus::Deleted);
-    assert!(matches!(fixture.engine.delete(&caller(), ids[0]).await, Err(Error::NotFound(_))));
+    assert_eq!(
+        fixture.engine.delete(&mine(&fixture.engine), ids[0]).await.expect("a deletion").status,
+        AckStatus::Deleted
+    );
+    assert!(matches!(fixture.engine.delete(&mine(&fixture.engine), ids[0]).await, Err(Error::NotFound(_))));
     assert_eq!(fixture.texts(json!({"query": "apple", "levels": ["immediate"]})).await, Vec::<String>::new());
-    assert_eq!(fixture.engine.clear_session(&caller(), "s").await.expect("a deletion").deleted, 1);
+    assert_eq!(clear(&fixture.engine, "s").await.expect("a deletion").deleted, 1);
     assert_eq!(fixture.texts(json!({"query": "apple"})).await, ["apple 2"]);
     let again = fixture.reopened("agent").await;
     assert_eq!(again.texts(json!({"query": "apple"})).await, ["apple 2"]);
@@ -361,7 +399,7 @@ async fn conditions_on_metadata_mean_the_same_in_the_store_and_in_memory() {
         (json!({"a": {"range": {"gt": 2, "lt": 1}}}), "range is empty"),
         (json!({"": {"eq": 1}}), "not empty"),
     ] {
-        let refused = fixture.engine.search(&caller(), message(json!({"query": "pear", "filter": filter}))).await;
+        let refused = search(&fixture.engine, json!({"query": "pear", "filter": filter})).await;
         let (field, detail) = field(refused.expect_err(hint));
         assert!(field.starts_with("filter.") && detail.contains(hint), "{field}: {detail}");
     }
@@ -465,8 +503,9 @@ async fn pages_hold_every_context_once() {
     }
     let (mut seen, mut cursor) = (Vec::new(), None);
     loop {
-        let query = ListQuery { session: Some("s".to_owned()), limit: Some(2), cursor, ..ListQuery::default() };
-        let page = fixture.engine.list(&caller(), query).await.expect("a page");
+        let query = ListQuery { limit: Some(2), cursor, ..ListQuery::default() };
+        let granted = fixture.engine.permit(&caller(), None, Some("s")).expect("one's own");
+        let page = fixture.engine.list(&granted, query).await.expect("a page");
         assert!(page.contexts.len() <= 2);
         seen.extend(page.contexts.into_iter().map(|context| context.text));
         cursor = page.next;
@@ -476,7 +515,7 @@ async fn pages_hold_every_context_once() {
     }
     assert_eq!(seen, ["0", "1", "2", "3", "4"]);
     let query = ListQuery { cursor: Some("nonsense".to_owned()), ..ListQuery::default() };
-    assert_eq!(field(fixture.engine.list(&caller(), query).await.expect_err("no cursor")).0, "cursor");
+    assert_eq!(field(fixture.engine.list(&mine(&fixture.engine), query).await.expect_err("no cursor")).0, "cursor");
 }
 
 #[tokio::test]
@@ -484,7 +523,7 @@ async fn figures_and_gauges_show_what_there_is() {
     let fixture = Fixture::new().await;
     fixture.stored(json!({"text": "a", "level": "long_term"})).await;
     fixture.stored(json!({"text": "b"})).await;
-    let stats = fixture.engine.stats(&caller()).await.expect("figures");
+    let stats = fixture.engine.stats(&mine(&fixture.engine)).await.expect("figures");
     assert_eq!(stats.contexts, BTreeMap::from([(Level::Immediate, 0), (Level::ShortTerm, 1), (Level::LongTerm, 1)]));
     assert!(stats.disk_bytes.is_some_and(|bytes| bytes > 0));
     fixture.tick().await;

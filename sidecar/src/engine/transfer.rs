@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use context_manager_memory::{Actor, Context, ContextId, SessionId, Timestamp, index_text::index_texts, lexical::Bm25};
+use context_manager_memory::{
+    Actor, AgentId, Context, ContextId, SessionId, Timestamp, index_text::index_texts, lexical::Bm25,
+};
 use context_manager_protocol::{
     duration::HumanDuration,
     message::{ExportedContext, Imported, RefusedLine},
@@ -13,8 +15,16 @@ use context_manager_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Error, Inner, convert, filter::Wanted, locks::Key, now};
-use crate::ports::vector_store::{Point, Validity};
+use super::{
+    Error, Inner, convert,
+    filter::{self, Wanted},
+    locks::Key,
+    now,
+};
+use crate::{
+    access::Reach,
+    ports::vector_store::{Owner, Point, Validity},
+};
 
 /// Contexts of one read.
 const PAGE: usize = 500;
@@ -23,14 +33,14 @@ const BATCH: usize = 100;
 
 impl Inner {
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
-    pub(super) async fn export(&self, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
+    pub(super) async fn export(&self, reach: &Reach, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
         let mut from = match after.map(|after| after.as_u128().checked_add(1)) {
             None => None,
             Some(Some(next)) => Some(ContextId::new(Uuid::from_u128(next))),
             Some(None) => return Ok(Vec::new()),
         };
         loop {
-            let everything = Wanted { validity: Validity::Any, ..Wanted::all() };
+            let everything = Wanted { validity: Validity::Any, ..Wanted::within(reach) };
             let page = self.whole_page(&everything, from, PAGE).await?;
             // A page can be empty before the end: what it had is hidden by a waiting write.
             if !page.contexts.is_empty() || page.next.is_none() {
@@ -41,7 +51,7 @@ impl Inner {
     }
 
     /// Imports contexts, each with the number of its line.
-    pub(super) async fn import(&self, lines: Vec<(usize, ExportedContext)>) -> Result<Imported, Error> {
+    pub(super) async fn import(&self, reach: &Reach, lines: Vec<(usize, ExportedContext)>) -> Result<Imported, Error> {
         if self.pending.is_active() {
             return Err(Error::Journaling);
         }
@@ -49,7 +59,7 @@ impl Inner {
         let mut result = Imported::default();
         let mut contexts = Vec::with_capacity(lines.len());
         for (line, message) in lines {
-            match self.imported(message) {
+            match self.imported(reach, message) {
                 Ok(context) if context.is_expired(now) => result.expired += 1,
                 Ok(context) => contexts.push((line, context)),
                 Err(error) => result.refused.push(refused(line, error)),
@@ -95,7 +105,7 @@ impl Inner {
                 (_, None) => None,
                 (Some(last), Some(session)) if last.session.as_ref() == Some(session) => Some(last),
                 (_, Some(session)) => {
-                    let before = self.store.before(&self.owner, session, context.sequence, now).await;
+                    let before = self.store.before(&Owner::of(context), session, context.sequence, now).await;
                     self.store_health.note(before)?
                 }
             };
@@ -106,7 +116,8 @@ impl Inner {
         if contexts.is_empty() {
             return Ok(());
         }
-        let dense = self.dense_or_later(&texts).await;
+        let owners = contexts.iter().map(Owner::of).collect();
+        let dense = self.dense_or_later(&texts, &owners).await;
         let points: Vec<Point> = contexts
             .into_iter()
             .zip(texts.iter().zip(dense))
@@ -117,14 +128,14 @@ impl Inner {
         for Point { context, vectors } in &points {
             self.immediate.put(context, vectors);
             if let Some(session) = &context.session {
-                self.upkeep.touch(session.clone());
+                self.upkeep.touch(Owner::of(context), session.clone());
                 self.sessions.forget(Some(session)).await;
             }
         }
         Ok(())
     }
 
-    fn imported(&self, message: ExportedContext) -> Result<Context, Error> {
+    fn imported(&self, reach: &Reach, message: ExportedContext) -> Result<Context, Error> {
         self.limits.text(&message.text)?;
         self.limits.metadata(&message.metadata)?;
         for (field, value, least) in [
@@ -136,11 +147,18 @@ impl Inner {
                 return Err(Error::field(field, format!("{field} is {value}; it is at least {least}")));
             }
         }
-        let level = convert::level(message.level);
+        let level = filter::on_level(reach, "level", convert::level(message.level))?;
+        let session = message.session.as_deref().map(convert::session).transpose()?;
+        if reach.session().is_some_and(|only| session.as_ref() != Some(only)) {
+            return Err(Error::field("session", "the context is of another session than the import"));
+        }
+        // Who wrote it is part of what is moved; who says nothing of it is the author where others look.
+        let author = message.written_by.map(AgentId::new).transpose().map_err(Error::name("written_by"))?;
         let (id, created_at) = (ContextId::new(message.id), Timestamp::from_millis(message.created_at));
-        let (tenant, agent) = (self.owner.tenant.clone(), self.owner.agent.clone());
+        let Owner { tenant, holder } = reach.owner().clone();
+        let new = Context::new(id, tenant, holder, level, message.text, created_at);
         Ok(Context {
-            session: message.session.as_deref().map(convert::session).transpose()?,
+            session,
             sequence: message.sequence,
             actor: message.actor.map(Actor::new).transpose().map_err(Error::name("actor"))?,
             metadata: message.metadata,
@@ -155,7 +173,7 @@ impl Inner {
             version: message.version,
             access_count: message.access_count,
             accessed_at: message.accessed_at.map(Timestamp::from_millis),
-            ..Context::new(id, tenant, agent, level, message.text, created_at)
+            ..new.by(author.as_ref().unwrap_or(reach.agent()))
         })
     }
 }
@@ -168,7 +186,7 @@ fn place(context: &Context) -> (Option<&SessionId>, i64, ContextId) {
 /// Whether a stored context is the imported one, or what became of it.
 fn is_the_same(there: &Context, imported: &Context) -> bool {
     there.tenant == imported.tenant
-        && there.agent == imported.agent
+        && there.holder == imported.holder
         && there.created_at == imported.created_at
         && (there.version > imported.version
             || (there.text == imported.text
@@ -185,6 +203,7 @@ fn exported(context: Context) -> ExportedContext {
     ExportedContext {
         id: context.id.as_uuid(),
         level: convert::level_message(context.level),
+        written_by: context.written_by.map(Into::into),
         session: context.session.map(Into::into),
         sequence: context.sequence,
         actor: context.actor.map(Into::into),

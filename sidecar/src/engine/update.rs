@@ -11,8 +11,9 @@ use tracing::warn;
 
 use super::{Error, Inner, convert, locks::Key, now};
 use crate::{
+    access::Reach,
     metrics::Degradation,
-    ports::vector_store::{Point, Updated},
+    ports::vector_store::{Owner, Point, Updated},
     refusal::chain,
 };
 
@@ -20,8 +21,13 @@ use crate::{
 const ATTEMPTS: usize = 5;
 
 impl Inner {
-    pub(super) async fn change(&self, id: ContextId, message: ContextUpdate) -> Result<Acknowledgment, Error> {
-        let ContextUpdate { text, metadata, ttl, if_version } = message;
+    pub(super) async fn change(
+        &self,
+        reach: &Reach,
+        id: ContextId,
+        message: ContextUpdate,
+    ) -> Result<Acknowledgment, Error> {
+        let ContextUpdate { text, metadata, ttl, if_version, scope: _ } = message;
         if text.is_none() && metadata.is_none() && ttl.is_none() {
             return Err(Error::field("text", "nothing is to be changed; give text, metadata or ttl"));
         }
@@ -31,19 +37,19 @@ impl Inner {
         let ttl = ttl.map(convert::ttl).transpose()?;
         let change = Change { text, metadata, ttl, if_version };
         let _held = self.locks.hold([Key::Context(id)]).await;
-        match self.unless_journaling(self.change_now(id, change.clone())).await? {
+        match self.unless_journaling(self.change_now(reach, id, change.clone())).await? {
             Some(changed) => Ok(convert::acknowledgment(&changed, AckStatus::Updated)),
-            None => self.journal_change(id, change).await,
+            None => self.journal_change(reach, id, change).await,
         }
     }
 
-    async fn change_now(&self, id: ContextId, change: Change) -> Result<Context, Error> {
-        let mut current = self.point(id).await?;
+    async fn change_now(&self, reach: &Reach, id: ContextId, change: Change) -> Result<Context, Error> {
+        let mut current = self.point(reach, id).await?;
         for _ in 0..ATTEMPTS {
             if !current.context.is_current() {
                 return Err(Error::Past { id, superseded_by: current.context.superseded_by });
             }
-            let changed = update::apply(&current.context, change.clone(), now())?;
+            let changed = update::apply(&current.context, change.clone(), now())?.by(reach.agent());
             self.limits.metadata(&changed.metadata)?;
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
@@ -55,7 +61,7 @@ impl Inner {
                     self.sessions.forget(changed.session.as_ref()).await;
                     return Ok(changed);
                 }
-                Updated::Conflict { .. } => current = self.point(id).await?,
+                Updated::Conflict { .. } => current = self.point(reach, id).await?,
                 Updated::Missing => return Err(Error::NotFound(id)),
             }
         }
@@ -73,9 +79,10 @@ impl Inner {
 
     /// Closes the contexts whose place a stored one takes. What is gone or closed already stays as it is.
     pub(super) async fn close_superseded(&self, by: &Context) -> Result<(), Error> {
+        let owner = Owner::of(by);
         for id in by.supersedes.iter().copied() {
             for _ in 0..ATTEMPTS {
-                let current = match self.point(id).await {
+                let current = match self.point_of(&owner, id).await {
                     Ok(point) if point.context.is_current() => point.context,
                     Ok(_) | Err(Error::NotFound(_)) => break,
                     Err(error) => return Err(error),
@@ -105,7 +112,7 @@ impl Inner {
             Err(error) => {
                 warn!(error = chain(&error), "Changed without dense vectors; they are added later");
                 self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                self.upkeep.expect_missing_vectors();
+                self.upkeep.expect_missing_vectors(Owner::of(context));
                 None
             }
         };
@@ -115,7 +122,7 @@ impl Inner {
     /// The context before this one in its session.
     async fn previous(&self, context: &Context) -> Result<Option<Context>, Error> {
         let Some(session) = &context.session else { return Ok(None) };
-        let before = self.store.before(&self.owner, session, context.sequence, now()).await;
+        let before = self.store.before(&Owner::of(context), session, context.sequence, now()).await;
         Ok(self.store_health.note(before)?)
     }
 
@@ -129,7 +136,8 @@ impl Inner {
         let mut added = 0;
         for ((context, texts), dense) in contexts.into_iter().zip(texts).zip(dense) {
             let _held = self.locks.hold([Key::Context(context.id)]).await;
-            let Ok(Point { context: current, .. }) = self.point(context.id).await else { continue };
+            let owner = Owner::of(&context);
+            let Ok(Point { context: current, .. }) = self.point_of(&owner, context.id).await else { continue };
             if current.text != context.text {
                 continue;
             }

@@ -6,17 +6,14 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use context_manager_memory::{Context, ContextId, Level, SessionId, Timestamp, Vectors, promotion};
 use tracing::{debug, warn};
 
 use super::{Error, Inner, locks::Key, now};
-use crate::ports::vector_store::{Access, Dense, Point, Selection, Sessions, Updated};
+use crate::ports::vector_store::{Access, Dense, Owner, Point, Selection, Sessions, Updated};
 
 /// Most contexts whose accesses are noted between two turns; further ones are not counted.
 const MOST_ACCESSED: usize = 10_000;
@@ -27,25 +24,34 @@ const EMBEDDED_AT_ONCE: usize = 64;
 
 /// What is to be done.
 pub(super) struct Upkeep {
-    accesses: Mutex<HashMap<ContextId, (i64, Timestamp)>>,
-    touched: Mutex<HashSet<SessionId>>,
-    /// Whether there may be contexts without dense vectors; after a start nobody knows.
-    missing_vectors: AtomicBool,
+    accesses: Mutex<HashMap<(Owner, ContextId), (i64, Timestamp)>>,
+    touched: Mutex<HashSet<(Owner, SessionId)>>,
+    missing_vectors: Mutex<MissingVectors>,
 }
 
-impl Default for Upkeep {
-    fn default() -> Self {
-        Self { accesses: Mutex::default(), touched: Mutex::default(), missing_vectors: AtomicBool::new(true) }
-    }
+/// Whose contexts may lack dense vectors; after a start nobody knows.
+#[derive(Default)]
+struct MissingVectors {
+    expected: HashSet<Owner>,
+    /// Whose contexts were looked at since the start.
+    known: HashSet<Owner>,
 }
 
 impl Upkeep {
+    /// The upkeep of an agent's memory, and of others as they are written to.
+    pub(super) fn new(own: &Owner) -> Self {
+        let upkeep = Self { accesses: Mutex::default(), touched: Mutex::default(), missing_vectors: Mutex::default() };
+        upkeep.visit(own);
+        upkeep
+    }
+
     /// Notes that contexts were returned.
-    pub(super) fn count_accesses(&self, ids: impl Iterator<Item = ContextId>, now: Timestamp) {
+    pub(super) fn count_accesses<'a>(&self, contexts: impl Iterator<Item = &'a Context>, now: Timestamp) {
         let mut accesses = lock(&self.accesses);
-        for id in ids {
-            if accesses.len() < MOST_ACCESSED || accesses.contains_key(&id) {
-                let (times, at) = accesses.entry(id).or_insert((0, now));
+        for context in contexts {
+            let key = (Owner::of(context), context.id);
+            if accesses.len() < MOST_ACCESSED || accesses.contains_key(&key) {
+                let (times, at) = accesses.entry(key).or_insert((0, now));
                 *times += 1;
                 *at = now;
             }
@@ -53,13 +59,22 @@ impl Upkeep {
     }
 
     /// Notes that a session has got a context.
-    pub(super) fn touch(&self, session: SessionId) {
-        lock(&self.touched).insert(session);
+    pub(super) fn touch(&self, owner: Owner, session: SessionId) {
+        lock(&self.touched).insert((owner, session));
+    }
+
+    /// Notes that an owner's contexts are written to; at the first time since the start some may lack dense vectors.
+    pub(super) fn visit(&self, owner: &Owner) {
+        let mut missing = lock(&self.missing_vectors);
+        if !missing.known.contains(owner) {
+            missing.known.insert(owner.clone());
+            missing.expected.insert(owner.clone());
+        }
     }
 
     /// Notes that a context was stored without dense vectors.
-    pub(super) fn expect_missing_vectors(&self) {
-        self.missing_vectors.store(true, Ordering::Release);
+    pub(super) fn expect_missing_vectors(&self, owner: Owner) {
+        lock(&self.missing_vectors).expected.insert(owner);
     }
 }
 
@@ -101,13 +116,18 @@ impl Inner {
 
     async fn write_accesses(&self) -> Result<(), Error> {
         let accesses = mem::take(&mut *lock(&self.upkeep.accesses));
-        let accesses: Vec<Access> = accesses.into_iter().map(|(id, (times, at))| Access { id, times, at }).collect();
-        for batch in accesses.chunks(PAGE) {
-            let ids: Vec<ContextId> = batch.iter().map(|access| access.id).collect();
-            self.store_health.note(self.store.count_accesses(&self.owner, batch.to_vec()).await)?;
-            let now = now();
-            for Point { context, .. } in self.store_health.note(self.store.get(&self.owner, ids, now).await)? {
-                self.promote_if_due(&context, now).await?;
+        let mut by_owner: HashMap<Owner, Vec<Access>> = HashMap::new();
+        for ((owner, id), (times, at)) in accesses {
+            by_owner.entry(owner).or_default().push(Access { id, times, at });
+        }
+        for (owner, accesses) in by_owner {
+            for batch in accesses.chunks(PAGE) {
+                let ids: Vec<ContextId> = batch.iter().map(|access| access.id).collect();
+                self.store_health.note(self.store.count_accesses(&owner, batch.to_vec()).await)?;
+                let now = now();
+                for Point { context, .. } in self.store_health.note(self.store.get(&owner, ids, now).await)? {
+                    self.promote_if_due(&context, now).await?;
+                }
             }
         }
         Ok(())
@@ -134,12 +154,12 @@ impl Inner {
     async fn hold_capacities(&self) -> Result<(), Error> {
         let touched = mem::take(&mut *lock(&self.upkeep.touched));
         let Some(capacity) = self.policy.load().capacities[Level::ShortTerm] else { return Ok(()) };
-        for session in touched {
+        for (owner, session) in touched {
             let now = now();
             let selection = Selection {
                 sessions: Sessions::Only(session.clone()),
                 levels: Some(vec![Level::ShortTerm]),
-                ..Selection::alive(self.owner.clone(), now)
+                ..Selection::alive(owner.clone(), now)
             };
             let count = self.store_health.note(self.store.count(selection.clone()).await)?;
             if count <= capacity {
@@ -157,7 +177,7 @@ impl Inner {
             }
             self.metrics.contexts.evicted.add(super::convert::level_message(Level::ShortTerm), leaving.len() as u64);
             debug!(contexts = leaving.len(), "The oldest short-term contexts of a full session made room");
-            self.store_health.note(self.store.delete(&self.owner, leaving).await)?;
+            self.store_health.note(self.store.delete(&owner, leaving).await)?;
         }
         Ok(())
     }
@@ -175,17 +195,20 @@ impl Inner {
     }
 
     async fn embed_missing(&self) -> Result<(), Error> {
-        if !self.upkeep.missing_vectors.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let missing = Selection { dense: Dense::Missing, ..Selection::alive(self.owner.clone(), now()) };
+        let owners = mem::take(&mut lock(&self.upkeep.missing_vectors).expected);
+        let results = owners.into_iter().map(|owner| self.embed_missing_of(owner));
+        futures::future::join_all(results).await.into_iter().collect()
+    }
+
+    async fn embed_missing_of(&self, owner: Owner) -> Result<(), Error> {
+        let missing = Selection { dense: Dense::Missing, ..Selection::alive(owner.clone(), now()) };
         let listed = self.store_health.note(self.store.list(missing, None, EMBEDDED_AT_ONCE).await);
-        let page = listed.inspect_err(|_| self.upkeep.expect_missing_vectors())?;
+        let page = listed.inspect_err(|_| self.upkeep.expect_missing_vectors(owner.clone()))?;
         if page.contexts.is_empty() {
             return Ok(());
         }
         // There may be more of them, or some may be left.
-        self.upkeep.expect_missing_vectors();
+        self.upkeep.expect_missing_vectors(owner);
         let wanted = page.contexts.len();
         let added = self.add_vectors(page.contexts).await?;
         debug!(added, wanted, "Added missing vectors");

@@ -20,7 +20,7 @@ use context_manager_protocol::{
 use tracing::info;
 
 use super::{Shared, body_limit, request_id::RequestId};
-use crate::{nonces, refusal::Refusal};
+use crate::{access::Decisions, nonces, refusal::Refusal};
 
 /// Proof that a request's signature was checked. The fields are private and only this layer fills them, so whoever needs
 /// a `&Verified` cannot be called without authentication.
@@ -28,6 +28,7 @@ use crate::{nonces, refusal::Refusal};
 pub struct Verified {
     key_id: Arc<str>,
     request_id: RequestId,
+    decisions: Decisions,
 }
 
 impl Verified {
@@ -43,10 +44,16 @@ impl Verified {
         self.request_id.as_str()
     }
 
+    /// What the access rules decided about the request so far.
+    #[must_use]
+    pub const fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
     /// A caller for the tests of what stands behind authentication.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
-        Self { key_id: "test".into(), request_id: RequestId::for_test() }
+        Self { key_id: "test".into(), request_id: RequestId::for_test(), decisions: Decisions::default() }
     }
 }
 
@@ -89,7 +96,8 @@ async fn verify(shared: &Shared, request: Request) -> Result<Request, Refusal> {
     shared.metrics.auth.nonces.set(i64::try_from(shared.nonces.len()).unwrap_or(i64::MAX));
 
     let request_id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate);
-    parts.extensions.insert(Verified { key_id: presented.key_id().into(), request_id });
+    let decisions = Decisions::default();
+    parts.extensions.insert(Verified { key_id: presented.key_id().into(), request_id, decisions });
     parts.extensions.insert(AuthenticBody(body));
     Ok(Request::from_parts(parts, Body::empty()))
 }

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{Method, StatusCode},
+    http::StatusCode,
     middleware::Next,
     response::Response,
 };
@@ -15,7 +15,7 @@ use axum::{
 use super::Shared;
 use crate::{
     metrics::{Metrics, RequestOutcome, Route},
-    routes::path,
+    routes::Endpoint,
 };
 
 /// The layer. It stands outside everything that can refuse, so that refusals are counted too.
@@ -30,25 +30,9 @@ pub async fn measure(State(shared): State<Shared>, mut request: Request, next: N
 
 /// The operation that a request asks for.
 fn route(request: &Request) -> Route {
-    let method = request.method();
-    let on = |wanted: Method, route: Route| (*method == wanted).then_some(route);
-    let read = |route: Route| on(Method::GET, route).or_else(|| on(Method::HEAD, route));
-    let route = match request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
-        Some(path::CONTEXTS) => on(Method::POST, Route::Store)
-            .or_else(|| on(Method::DELETE, Route::ClearSession))
-            .or_else(|| read(Route::List)),
-        Some(path::BATCH) => on(Method::POST, Route::StoreBatch),
-        Some(path::DELETE) => on(Method::POST, Route::DeleteMatching),
-        Some(path::EXPORT) => read(Route::Export),
-        Some(path::IMPORT) => on(Method::POST, Route::Import),
-        Some(path::SEARCH) => on(Method::POST, Route::Search),
-        Some(path::STATS) => read(Route::Stats),
-        Some(path::CONTEXT) => {
-            on(Method::PATCH, Route::Update).or_else(|| on(Method::DELETE, Route::Delete)).or_else(|| read(Route::Get))
-        }
-        _ => None,
-    };
-    route.unwrap_or(Route::Unknown)
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let endpoint = matched.and_then(|path| Endpoint::find(request.method(), path));
+    endpoint.map_or(Route::Unknown, |endpoint| endpoint.route)
 }
 
 fn outcome(status: StatusCode) -> RequestOutcome {

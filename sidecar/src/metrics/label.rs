@@ -1,7 +1,7 @@
 //! The values that labels can have. They are enums, so that the number of time series is bounded by the program and never
 //! by what a caller sends.
 
-use context_manager_protocol::{level::Level, problem::Code};
+use context_manager_protocol::{config::Operation, level::Level, problem::Code};
 
 /// A closed set of label values.
 pub trait Label: Copy + 'static {
@@ -152,6 +152,14 @@ labels! {
 }
 
 impl Label for Level {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        Self::as_str(self)
+    }
+}
+
+impl Label for Operation {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn as_str(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! The whole pipeline without sockets: what is served, and the table of what is refused.
 
+mod access;
 mod transfer;
 
 use std::{convert::Infallible, time::Duration};

@@ -8,9 +8,10 @@ use axum::{
 use bytes::Bytes;
 use context_manager_protocol::{
     codec::{DecodeError, Format},
+    message::Scope,
     problem::Code,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use crate::{
@@ -126,6 +127,24 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
             Refusal::new(Code::ParameterInvalid, format!("the query is not valid: {reason}"))
         })
     }
+}
+
+/// The parameters that name a memory and a session of it, where there are no others.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeParameters {
+    /// The memory of this agent.
+    pub agent: Option<String>,
+    /// This shared space.
+    pub space: Option<String>,
+    /// Only this session of it.
+    pub session: Option<String>,
+}
+
+/// The memory that the parameters `agent` and `space` name.
+#[must_use]
+pub const fn scope(agent: Option<String>, space: Option<String>) -> Scope {
+    Scope { agent, space, session: None }
 }
 
 /// A refusal of the parameter `name`.

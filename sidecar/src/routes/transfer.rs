@@ -15,10 +15,10 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::exchange::{Caller, Lines, Parameters};
+use super::exchange::{Caller, Lines, Parameters, ScopeParameters, scope};
 use crate::{
+    access::{Export, Granted},
     engine::{self, Engine},
-    identity::Verified,
     refusal::{Refusal, chain},
 };
 
@@ -29,6 +29,9 @@ type Answer = Result<Response, Refusal>;
 #[serde(deny_unknown_fields)]
 pub struct ExportParameters {
     after: Option<Uuid>,
+    agent: Option<String>,
+    space: Option<String>,
+    session: Option<String>,
 }
 
 /// How far an export is.
@@ -41,14 +44,14 @@ enum Progress {
 pub async fn export(
     State(engine): State<Engine>,
     caller: Caller,
-    Parameters(ExportParameters { after }): Parameters<ExportParameters>,
+    Parameters(ExportParameters { after, agent, space, session }): Parameters<ExportParameters>,
 ) -> Answer {
-    let verified = caller.verified;
+    let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
     // The first page is read before the answer begins, so that a store that is away is a problem document.
-    let first = engine.export(&verified, after).await?;
+    let first = engine.export(&granted, after).await?;
     let pages = stream::try_unfold(Progress::Page(first, 0), move |progress| {
-        let (engine, verified) = (engine.clone(), verified.clone());
-        async move { next(&engine, &verified, progress).await }
+        let (engine, granted) = (engine.clone(), granted.clone());
+        async move { next(&engine, &granted, progress).await }
     });
     let content_type = HeaderValue::from_static(Lines::MEDIA_TYPE);
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(pages)).into_response())
@@ -57,7 +60,7 @@ pub async fn export(
 /// A piece of the body; an error ends it without its last line.
 async fn next(
     engine: &Engine,
-    verified: &Verified,
+    granted: &Granted<Export>,
     progress: Progress,
 ) -> Result<Option<(Bytes, Progress)>, engine::Error> {
     let Progress::Page(page, before) = progress else { return Ok(None) };
@@ -65,7 +68,7 @@ async fn next(
     let Some(last) = page.last().map(|context| context.id) else {
         return Ok(Some((lines(&[ExportEnd { exported }]), Progress::Over)));
     };
-    let following = engine.export(verified, Some(last)).await.inspect_err(|error| {
+    let following = engine.export(granted, Some(last)).await.inspect_err(|error| {
         tracing::error!(error = chain(error), exported, "An export was broken off");
     })?;
     Ok(Some((lines(&page), Progress::Page(following, exported))))
@@ -81,7 +84,13 @@ fn lines(messages: &[impl Serialize]) -> Bytes {
 }
 
 /// `POST /v1/contexts/import`
-pub async fn import(State(engine): State<Engine>, caller: Caller, request: Request) -> Answer {
+pub async fn import(
+    State(engine): State<Engine>,
+    caller: Caller,
+    Parameters(ScopeParameters { agent, space, session }): Parameters<ScopeParameters>,
+    request: Request,
+) -> Answer {
+    let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
     let Lines(body) = Lines::of(&request)?;
     let (mut contexts, mut refused) = (Vec::new(), Vec::new());
     for (line, text) in body.split(|byte| *byte == b'\n').enumerate().map(|(index, text)| (index + 1, text)) {
@@ -96,7 +105,7 @@ pub async fn import(State(engine): State<Engine>, caller: Caller, request: Reque
             }
         }
     }
-    let imported = engine.import(&caller.verified, contexts).await?;
+    let imported = engine.import(&granted, contexts).await?;
     refused.extend(imported.refused);
     refused.sort_by_key(|refused| refused.line);
     Ok(caller.answer(StatusCode::OK, &Imported { refused, ..imported }))

@@ -8,11 +8,10 @@ use axum::{
 use context_manager_protocol::message::{
     AckStatus, Cleared, ContextDelete, ContextStore, ContextStoreBatch, ContextUpdate,
 };
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    exchange::{Caller, ContextId, Idempotency, Message, Parameters, invalid},
+    exchange::{Caller, ContextId, Idempotency, Message, Parameters, ScopeParameters, invalid, scope},
     path,
 };
 use crate::{engine::Engine, layers::audit::Written, refusal::Refusal};
@@ -26,7 +25,8 @@ pub async fn store(
     Idempotency(key): Idempotency,
     Message(message): Message<ContextStore>,
 ) -> Answer {
-    let acknowledgment = engine.store(&caller.verified, message, key).await?;
+    let granted = engine.permit(&caller.verified, message.scope.as_ref(), message.session.as_deref())?;
+    let acknowledgment = engine.store(&granted, message, key).await?;
     let mut response = wrote(caller.answer(written(acknowledgment.status), &acknowledgment), [acknowledgment.id]);
     if let Ok(location) = HeaderValue::from_str(&format!("{}/{}", path::CONTEXTS, acknowledgment.id)) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -41,7 +41,8 @@ pub async fn store_batch(
     Idempotency(key): Idempotency,
     Message(message): Message<ContextStoreBatch>,
 ) -> Answer {
-    let batch = engine.store_batch(&caller.verified, message, key).await?;
+    let contexts = engine.permit_all(&caller.verified, message.contexts)?;
+    let batch = engine.store_batch(contexts, key).await?;
     let status = batch.acknowledgments.iter().map(|acknowledgment| written(acknowledgment.status)).max();
     let ids = batch.acknowledgments.iter().map(|acknowledgment| acknowledgment.id);
     Ok(wrote(caller.answer(status.unwrap_or(StatusCode::CREATED), &batch), ids))
@@ -54,33 +55,34 @@ pub async fn update(
     ContextId(id): ContextId,
     Message(message): Message<ContextUpdate>,
 ) -> Answer {
-    let acknowledgment = engine.update(&caller.verified, id, message).await?;
+    let granted = engine.permit(&caller.verified, message.scope.as_ref(), None)?;
+    let acknowledgment = engine.update(&granted, id, message).await?;
     Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
 }
 
 /// `DELETE /v1/contexts/{id}`
-pub async fn delete(State(engine): State<Engine>, caller: Caller, ContextId(id): ContextId) -> Answer {
-    let acknowledgment = engine.delete(&caller.verified, id).await?;
+pub async fn delete(
+    State(engine): State<Engine>,
+    caller: Caller,
+    ContextId(id): ContextId,
+    Parameters(ScopeParameters { agent, space, session }): Parameters<ScopeParameters>,
+) -> Answer {
+    let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
+    let acknowledgment = engine.delete(&granted, id).await?;
     Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
-}
-
-/// Which session is cleared.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClearParameters {
-    session: Option<String>,
 }
 
 /// `DELETE /v1/contexts?session=S`
 pub async fn clear_session(
     State(engine): State<Engine>,
     caller: Caller,
-    Parameters(ClearParameters { session }): Parameters<ClearParameters>,
+    Parameters(ScopeParameters { agent, space, session }): Parameters<ScopeParameters>,
 ) -> Answer {
     let session = session.filter(|session| !session.is_empty()).ok_or_else(|| {
         invalid("session", "the parameter session is missing; name the session to clear, such as ?session=chat-42")
     })?;
-    Ok(answer_cleared(&caller, engine.clear_session(&caller.verified, &session).await?))
+    let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), Some(&session))?;
+    Ok(answer_cleared(&caller, engine.clear_session(&granted).await?))
 }
 
 /// `POST /v1/contexts/delete`
@@ -89,7 +91,8 @@ pub async fn delete_matching(
     caller: Caller,
     Message(message): Message<ContextDelete>,
 ) -> Answer {
-    Ok(answer_cleared(&caller, engine.delete_matching(&caller.verified, message).await?))
+    let granted = engine.permit(&caller.verified, message.scope.as_ref(), message.session.as_deref())?;
+    Ok(answer_cleared(&caller, engine.delete_matching(&granted, message).await?))
 }
 
 fn answer_cleared(caller: &Caller, cleared: Cleared) -> Response {

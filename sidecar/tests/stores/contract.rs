@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use context_manager_memory::{
     Context, ContextId, Level, QueryVectors, Timestamp, history, lexical,
     store::{
-        Access, Condition, Dense, Expiry, Operator, Point, Scalar, Search, Selection, Sessions, Updated, Validity,
+        Access, Condition, Dense, Expiry, Operator, Owner, Point, Scalar, Search, Selection, Sessions, Updated,
+        Validity,
     },
 };
 use context_manager_sidecar::ports::vector_store::{Error, SessionEnd};
 use futures::future::join_all;
 
-use super::fixture::{DIMENSIONS, Kind, LATER, MODEL, NOW, Place, id, owner, point, session};
+use super::fixture::{DIMENSIONS, Kind, LATER, MODEL, NOW, Place, agent, id, in_space, owner, point, session};
 
 /// Makes a test of each function for each adapter.
 macro_rules! on_both {
@@ -38,6 +39,7 @@ on_both! {
     what_was_made_for_another_model_is_refused_and_stays,
     vectors_that_do_not_fit_are_refused_and_nothing_of_the_call_is_stored,
     nobody_reaches_what_belongs_to_another,
+    a_space_and_an_agent_of_the_same_name_are_two_holders,
     metadata_is_filtered_by_value_type_and_presence,
     only_the_version_that_was_read_is_replaced,
     of_updates_at_the_same_time_one_wins,
@@ -119,6 +121,55 @@ async fn vectors_that_do_not_fit_are_refused_and_nothing_of_the_call_is_stored(p
         assert!(matches!(store.candidates(vec![search]).await, Err(Error::Refused(_))));
     }
     assert_eq!(store.stats().await.expect("stats").points, 0);
+}
+
+async fn a_space_and_an_agent_of_the_same_name_are_two_holders(place: Place) {
+    let store = place.open().await;
+    let holders = [owner("t"), in_space("t", "agent"), in_space("t", "team"), in_space("u", "team")];
+    let points: Vec<Point> = (0..)
+        .zip(&holders)
+        .map(|(number, holder)| {
+            let Point { context, vectors } = point("t", number, "green tea");
+            let Owner { tenant, holder } = holder.clone();
+            Point { context: Context { tenant, holder, ..context }.by(&agent("writer")), vectors }
+        })
+        .collect();
+    store.upsert(points.clone()).await.expect("it works");
+    let ids: Vec<ContextId> = points.iter().map(|point| point.context.id).collect();
+    let all = store.find(ids.clone()).await.expect("it works");
+    assert!(all.iter().all(|context| context.written_by == Some(agent("writer"))), "{all:?}");
+    for (holder, own) in holders.iter().zip(&points) {
+        let found = |contexts: Vec<Context>| contexts.iter().map(|context| context.id).collect::<Vec<_>>();
+        let alive = || Selection::alive(holder.clone(), NOW);
+        let mine = vec![own.context.id];
+        let got = store.get(holder, ids.clone(), NOW).await.expect("it works");
+        assert_eq!(found(got.into_iter().map(|point| point.context).collect()), mine);
+        assert_eq!(found(store.list(alive(), None, 9).await.expect("it works").contexts), mine);
+        assert_eq!(store.count(alive()).await.expect("it works"), 1);
+        assert_eq!(store.counts_by_level(holder, NOW).await.expect("it works")[Level::LongTerm], 1);
+        let end = store.session_end(holder, &session("s"), NOW).await.expect("it works");
+        assert_eq!(end.last.map(|last| last.id), Some(own.context.id));
+        let query = QueryVectors { dense: Some(vec![1.0, 0.0, 0.0, 0.0]), sparse: Some(lexical::query("tea")) };
+        let search = Search { query, selection: alive(), per_leg: 10 };
+        let candidates = store.candidates(vec![search]).await.expect("it works");
+        assert_eq!(found(candidates.into_iter().map(|candidate| candidate.context).collect()), mine);
+        // A change of what is another's, whatever id it names, finds nothing.
+        let others = points.iter().filter(|point| point.context.id != own.context.id);
+        for other in others {
+            let Owner { tenant, holder } = holder.clone();
+            let taken = Context { tenant, holder, version: 2, ..other.context.clone() };
+            assert_eq!(store.update(taken, None, 1).await.expect("it works"), Updated::Missing);
+        }
+        let accesses = ids.iter().map(|id| Access { id: *id, times: 1, at: NOW }).collect();
+        store.count_accesses(holder, accesses).await.expect("it works");
+    }
+    let counted = store.find(ids.clone()).await.expect("it works");
+    assert!(counted.iter().all(|context| context.access_count == 1), "each holder counts its own");
+    for (left, holder) in (0..holders.len()).rev().zip(&holders) {
+        assert_eq!(store.delete(holder, ids.clone()).await.expect("it works"), 1);
+        assert_eq!(store.delete_selected(Selection::alive(holder.clone(), NOW), 9).await.expect("it works"), 0);
+        assert_eq!(store.find(ids.clone()).await.expect("it works").len(), left);
+    }
 }
 
 async fn nobody_reaches_what_belongs_to_another(place: Place) {

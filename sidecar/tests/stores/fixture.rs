@@ -3,7 +3,7 @@
 use std::{env, sync::Arc};
 
 use context_manager_memory::{
-    AgentId, Context, ContextId, Level, SessionId, TenantId, Timestamp, Vectors, lexical,
+    AgentId, Context, ContextId, Level, SessionId, SpaceId, TenantId, Timestamp, Vectors, lexical,
     store::{Owner, Point},
 };
 use context_manager_protocol::config::{CircuitBreaker, Durability, EmbeddedStore, SidecarConfig, Store};
@@ -86,7 +86,15 @@ async fn serve(directory: &TempDir) -> String {
 }
 
 pub fn owner(tenant: &str) -> Owner {
-    Owner { tenant: TenantId::new(tenant).expect("a name"), agent: AgentId::new("agent").expect("a name") }
+    Owner::new(TenantId::new(tenant).expect("a name"), agent("agent"))
+}
+
+pub fn in_space(tenant: &str, space: &str) -> Owner {
+    Owner::new(TenantId::new(tenant).expect("a name"), SpaceId::new(space).expect("a name"))
+}
+
+pub fn agent(name: &str) -> AgentId {
+    AgentId::new(name).expect("a name")
 }
 
 pub fn session(name: &str) -> SessionId {
@@ -99,8 +107,8 @@ pub fn id(number: u32) -> ContextId {
 
 /// A context of session `s` whose dense vector leans with its number.
 pub fn point(tenant: &str, number: u16, text: &str) -> Point {
-    let Owner { tenant, agent } = owner(tenant);
-    let mut context = Context::new(id(number.into()), tenant, agent, Level::LongTerm, text, NOW);
+    let Owner { tenant, holder } = owner(tenant);
+    let mut context = Context::new(id(number.into()), tenant, holder, Level::LongTerm, text, NOW);
     context.session = Some(session("s"));
     context.sequence = number.into();
     let terms = lexical::Bm25::default().document(text);

@@ -4,12 +4,12 @@ use super::*;
 
 impl Fixture {
     async fn read(&self, id: Uuid, as_of: Option<i64>) -> Option<String> {
-        self.engine.get(&caller(), id, as_of).await.ok().map(|context| context.text)
+        self.engine.get(&mine(&self.engine), id, as_of).await.ok().map(|context| context.text)
     }
 
     async fn found(&self, query: &str, as_of: Option<i64>) -> Vec<String> {
-        let request = message(json!({"query": query, "as_of": as_of}));
-        let answer = self.engine.search(&caller(), request).await.expect("an answer");
+        let request = json!({"query": query, "as_of": as_of});
+        let answer = search(&self.engine, request).await.expect("an answer");
         let mut texts: Vec<String> = answer.contexts.into_iter().map(|found| found.context.text).collect();
         texts.sort_unstable();
         texts
@@ -18,8 +18,8 @@ impl Fixture {
     async fn change(&self, id: Uuid, change: Value) -> Context {
         // The next change must be at a later millisecond, or nothing was between them.
         tokio::time::sleep(Duration::from_millis(3)).await;
-        self.engine.update(&caller(), id, message(change)).await.expect("changed");
-        self.engine.get(&caller(), id, None).await.expect("there")
+        self.engine.update(&mine(&self.engine), id, message(change)).await.expect("changed");
+        self.engine.get(&mine(&self.engine), id, None).await.expect("there")
     }
 }
 
@@ -27,7 +27,7 @@ impl Fixture {
 async fn a_changed_context_is_read_and_found_as_it_was() {
     let fixture = Fixture::new().await;
     let id = fixture.store(json!({"text": "Ann drinks tea", "session": "s"})).await.expect("stored").id;
-    let first = fixture.engine.get(&caller(), id, None).await.expect("there");
+    let first = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("there");
     let second = fixture.change(id, json!({"text": "Ann drinks coffee"})).await;
     let third = fixture.change(id, json!({"text": "Ann drinks water"})).await;
 
@@ -45,20 +45,20 @@ async fn a_changed_context_is_read_and_found_as_it_was() {
         let query = ListQuery { as_of, ..ListQuery::default() };
         let engine = fixture.engine.clone();
         async move {
-            let page = engine.list(&caller(), query).await.expect("a page");
+            let page = engine.list(&mine(&engine), query).await.expect("a page");
             page.contexts.into_iter().map(|context| (context.text, context.version)).collect::<Vec<_>>()
         }
     };
     assert_eq!(listed(None).await, [("Ann drinks water".to_owned(), 3)]);
     assert_eq!(listed(Some(first.updated_at)).await, [("Ann drinks tea".to_owned(), 1)]);
-    let stats = fixture.engine.stats(&caller()).await.expect("figures");
+    let stats = fixture.engine.stats(&mine(&fixture.engine)).await.expect("figures");
     assert_eq!(stats.contexts.values().sum::<usize>(), 1, "what is past does not count");
 
     // An earlier version cannot be changed, and goes with its context.
     let earlier = context_manager_memory::history::version_id(id.into(), 1).as_uuid();
-    let refused = fixture.engine.update(&caller(), earlier, message(json!({"text": "x"}))).await;
+    let refused = fixture.engine.update(&mine(&fixture.engine), earlier, message(json!({"text": "x"}))).await;
     assert!(matches!(refused, Err(Error::Past { .. })), "{refused:?}");
-    fixture.engine.delete(&caller(), id).await.expect("deleted");
+    fixture.engine.delete(&mine(&fixture.engine), id).await.expect("deleted");
     assert_eq!(fixture.read(id, Some(first.updated_at)).await, None);
     assert!(fixture.found("what does Ann drink", Some(second.updated_at)).await.is_empty());
     assert_eq!(fixture.engine.inner.store.stats().await.expect("figures").points, 0);
@@ -68,7 +68,7 @@ async fn a_changed_context_is_read_and_found_as_it_was() {
 async fn what_was_superseded_is_found_no_more_but_by_its_id_and_its_time() {
     let fixture = Fixture::new().await;
     let old = fixture.store(json!({"text": "Ann lives in Bonn", "session": "s"})).await.expect("stored").id;
-    let before = fixture.engine.get(&caller(), old, None).await.expect("there");
+    let before = fixture.engine.get(&mine(&fixture.engine), old, None).await.expect("there");
     tokio::time::sleep(Duration::from_millis(3)).await;
     let message_of_new =
         json!({"id": Uuid::now_v7(), "text": "Ann lives in Rome", "session": "s", "supersedes": [old]});
@@ -76,17 +76,21 @@ async fn what_was_superseded_is_found_no_more_but_by_its_id_and_its_time() {
 
     assert_eq!(fixture.found("where does Ann live", None).await, ["Ann lives in Rome"]);
     assert_eq!(fixture.found("where does Ann live", Some(before.updated_at)).await, ["Ann lives in Bonn"]);
-    let closed = fixture.engine.get(&caller(), old, None).await.expect("by its id");
+    let closed = fixture.engine.get(&mine(&fixture.engine), old, None).await.expect("by its id");
     assert_eq!((closed.superseded_by, closed.version), (Some(new), 2));
     assert!(closed.valid_until.is_some() && closed.expires_at.is_some(), "{closed:?}");
-    assert!(fixture.engine.get(&caller(), old, closed.valid_until).await.is_err());
-    let refused = fixture.engine.update(&caller(), old, message(json!({"text": "x"}))).await.map_err(Problem::from);
+    assert!(fixture.engine.get(&mine(&fixture.engine), old, closed.valid_until).await.is_err());
+    let refused =
+        fixture.engine.update(&mine(&fixture.engine), old, message(json!({"text": "x"}))).await.map_err(Problem::from);
     let refused = refused.expect_err("what is past cannot be changed");
     assert!(refused.detail.contains(&new.to_string()), "{}", refused.detail);
     // The same again changes nothing; a number of the session is not given twice.
     assert_eq!(fixture.store(message_of_new).await.expect("stored before").id, new);
     let next = fixture.store(json!({"text": "next", "session": "s"})).await.expect("stored").id;
-    assert_eq!(fixture.engine.inner.point(next.into()).await.expect("there").context.sequence, 2);
+    assert_eq!(
+        fixture.engine.inner.point_of(fixture.engine.owner(), next.into()).await.expect("there").context.sequence,
+        2
+    );
 
     for (supersedes, field) in [(json!([Uuid::from_u128(9)]), "supersedes[0]"), (json!(vec![old; 17]), "supersedes")] {
         let refused = fixture.store(json!({"text": "x", "supersedes": supersedes})).await;
@@ -98,7 +102,7 @@ async fn what_was_superseded_is_found_no_more_but_by_its_id_and_its_time() {
 async fn without_history_nothing_past_is_kept() {
     let fixture = Fixture::with(|config| config.history.keep_for = HumanDuration::from_secs(0)).await;
     let old = fixture.store(json!({"text": "Ann lives in Bonn"})).await.expect("stored").id;
-    let first = fixture.engine.get(&caller(), old, None).await.expect("there");
+    let first = fixture.engine.get(&mine(&fixture.engine), old, None).await.expect("there");
     fixture.change(old, json!({"text": "Ann lives in Ulm"})).await;
     assert_eq!(fixture.read(old, Some(first.updated_at)).await, None);
     let stored = fixture.store(json!({"text": "Ann lives in Rome", "supersedes": [old]})).await;

@@ -119,11 +119,11 @@ impl Outage {
     }
 
     async fn store(&self, value: Value) -> Acknowledgment {
-        self.engine.store(&caller(), message(value), None).await.expect("an acknowledgment")
+        store(&self.engine, value).await.expect("an acknowledgment")
     }
 
     async fn texts(&self, query: &str) -> Vec<String> {
-        let answer = self.engine.search(&caller(), message(json!({"query": query}))).await.expect("an answer");
+        let answer = search(&self.engine, json!({"query": query})).await.expect("an answer");
         let mut texts: Vec<String> = answer.contexts.into_iter().map(|found| found.context.text).collect();
         texts.sort_unstable();
         texts
@@ -131,7 +131,7 @@ impl Outage {
 
     async fn listed(&self) -> Vec<(String, i64)> {
         let query = ListQuery { limit: Some(1_000), ..ListQuery::default() };
-        let page = self.engine.list(&caller(), query).await.expect("a page");
+        let page = self.engine.list(&mine(&self.engine), query).await.expect("a page");
         page.contexts.into_iter().map(|context| (context.text, context.version)).collect()
     }
 }
@@ -145,13 +145,13 @@ async fn a_write_while_the_store_is_away_is_found_at_once_and_reaches_the_store_
     let second = outage.store(json!({"text": "tea two", "session": "s"})).await;
     assert_eq!((first.status, second.status), (AckStatus::Journaled, AckStatus::Journaled));
     assert_eq!(outage.texts("tea").await, ["tea one", "tea two"]);
-    assert_eq!(outage.engine.get(&caller(), first.id, None).await.expect("found").text, "tea one");
+    assert_eq!(outage.engine.get(&mine(&outage.engine), first.id, None).await.expect("found").text, "tea one");
     assert_eq!(outage.listed().await.len(), 2);
     assert!(outage.engine.drain().await.is_err(), "the store is still away");
 
     outage.back().await;
     assert_eq!(outage.texts("tea").await, ["tea before", "tea one", "tea two"]);
-    let point = outage.engine.inner.point(second.id.into()).await.expect("in the store");
+    let point = outage.engine.inner.point_of(outage.engine.owner(), second.id.into()).await.expect("in the store");
     assert_eq!(point.context.sequence, 2, "the store goes on with the session's numbers");
     assert!(point.vectors.dense_self.is_some());
     assert_eq!(outage.store(json!({"text": "tea after", "session": "s"})).await.status, AckStatus::Stored);
@@ -163,19 +163,23 @@ async fn journaled_writes_survive_the_end_of_the_process_and_a_start_without_the
     outage.cut();
     let kept = outage.store(json!({"text": "green tea"})).await.id;
     let gone = outage.store(json!({"text": "black tea"})).await.id;
-    outage.engine.update(&caller(), kept, message(json!({"metadata": {"cups": 2}}))).await.expect("journaled");
-    outage.engine.delete(&caller(), gone).await.expect("journaled");
+    outage
+        .engine
+        .update(&mine(&outage.engine), kept, message(json!({"metadata": {"cups": 2}})))
+        .await
+        .expect("journaled");
+    outage.engine.delete(&mine(&outage.engine), gone).await.expect("journaled");
 
     let outage = outage.restarted(true).await;
     assert_eq!(outage.texts("tea").await, ["green tea"]);
-    assert_eq!(outage.engine.get(&caller(), kept, None).await.expect("found").metadata["cups"], 2);
-    assert!(matches!(outage.engine.get(&caller(), gone, None).await, Err(Error::NotFound(_))));
+    assert_eq!(outage.engine.get(&mine(&outage.engine), kept, None).await.expect("found").metadata["cups"], 2);
+    assert!(matches!(outage.engine.get(&mine(&outage.engine), gone, None).await, Err(Error::NotFound(_))));
 
     outage.back().await;
     assert_eq!(outage.listed().await, [("green tea".to_owned(), 2)]);
     let outage = outage.restarted(false).await;
     assert_eq!(outage.listed().await, [("green tea".to_owned(), 2)]);
-    assert_eq!(outage.engine.stats(&caller()).await.expect("figures").journaled_writes, 0);
+    assert_eq!(outage.engine.stats(&mine(&outage.engine)).await.expect("figures").journaled_writes, 0);
 }
 
 #[tokio::test]
@@ -187,9 +191,9 @@ async fn what_was_deleted_while_the_store_was_away_does_not_come_back() {
         outage.store(json!({"text": text, "session": "cleared"})).await;
     }
     outage.cut();
-    assert_eq!(outage.engine.delete(&caller(), id).await.expect("journaled").status, AckStatus::Journaled);
+    assert_eq!(outage.engine.delete(&mine(&outage.engine), id).await.expect("journaled").status, AckStatus::Journaled);
     outage.store(json!({"text": "c", "session": "cleared"})).await;
-    let cleared = outage.engine.clear_session(&caller(), "cleared").await.expect("journaled");
+    let cleared = clear(&outage.engine, "cleared").await.expect("journaled");
     assert!(cleared.journaled && cleared.deleted >= 1, "{cleared:?}");
     outage.store(json!({"text": "d", "session": "cleared"})).await;
 
@@ -199,10 +203,10 @@ async fn what_was_deleted_while_the_store_was_away_does_not_come_back() {
     let expected = BTreeSet::from(["old tea".to_owned(), "d".to_owned()]);
     assert_eq!(listed(outage.listed().await), expected);
     assert!(!outage.texts("old coffee").await.contains(&"old coffee".to_owned()));
-    assert!(outage.engine.get(&caller(), id, None).await.is_err());
+    assert!(outage.engine.get(&mine(&outage.engine), id, None).await.is_err());
     outage.back().await;
     assert_eq!(listed(outage.listed().await), expected);
-    assert_eq!(outage.engine.get(&caller(), kept, None).await.expect("kept").text, "old tea");
+    assert_eq!(outage.engine.get(&mine(&outage.engine), kept, None).await.expect("kept").text, "old tea");
 }
 
 #[tokio::test]
@@ -211,14 +215,17 @@ async fn a_write_whose_answer_was_lost_is_not_stored_twice() {
     let id = outage.store(json!({"text": "tea", "session": "s"})).await.id;
     outage.switch.mute.store(true, Ordering::Release);
     let lost = outage.store(json!({"text": "more tea", "session": "s"})).await;
-    let changed = outage.engine.update(&caller(), id, message(json!({"text": "cold tea"}))).await;
+    let changed = outage.engine.update(&mine(&outage.engine), id, message(json!({"text": "cold tea"}))).await;
     assert_eq!(lost.status, AckStatus::Journaled);
     assert!(changed.is_err(), "the context is only in the store, which does not answer");
     outage.back().await;
     outage.back().await;
     assert_eq!(outage.listed().await.len(), 2);
-    let numbers = [outage.engine.inner.point(id.into()).await, outage.engine.inner.point(lost.id.into()).await]
-        .map(|point| point.expect("stored").context.sequence);
+    let numbers = [
+        outage.engine.inner.point_of(outage.engine.owner(), id.into()).await,
+        outage.engine.inner.point_of(outage.engine.owner(), lost.id.into()).await,
+    ]
+    .map(|point| point.expect("stored").context.sequence);
     assert_eq!(numbers, [0, 1]);
 }
 
@@ -228,8 +235,8 @@ async fn a_second_drain_after_an_end_in_between_changes_nothing() {
     outage.cut();
     let kept = outage.store(json!({"text": "one"})).await.id;
     let gone = outage.store(json!({"text": "two"})).await.id;
-    outage.engine.update(&caller(), kept, message(json!({"text": "one more"}))).await.expect("journaled");
-    outage.engine.delete(&caller(), gone).await.expect("journaled");
+    outage.engine.update(&mine(&outage.engine), kept, message(json!({"text": "one more"}))).await.expect("journaled");
+    outage.engine.delete(&mine(&outage.engine), gone).await.expect("journaled");
     // A copy of the journal stands for a process that ended before it noted what was drained.
     let journal = outage.directory.path().join("data/journal");
     let copy = outage.directory.path().join("copy");
@@ -244,7 +251,7 @@ async fn a_second_drain_after_an_end_in_between_changes_nothing() {
 
     let (engine, switch) = begin(&config, false).await;
     let outage = Outage { engine, switch, config, directory };
-    assert_eq!(outage.engine.stats(&caller()).await.expect("figures").journaled_writes, 4);
+    assert_eq!(outage.engine.stats(&mine(&outage.engine)).await.expect("figures").journaled_writes, 4);
     outage.back().await;
     assert_eq!(outage.listed().await, [("one more".to_owned(), 2)]);
 }
@@ -259,7 +266,7 @@ async fn a_full_journal_refuses_clearly_and_keeps_what_it_has() {
     let text = "tea ".repeat(5_000);
     let mut taken = 0;
     let refused = loop {
-        match outage.engine.store(&caller(), message(json!({"text": text, "level": "long_term"})), None).await {
+        match store(&outage.engine, json!({"text": text, "level": "long_term"})).await {
             Ok(_) => taken += 1,
             Err(error) => break Problem::from(error),
         }
@@ -280,7 +287,7 @@ async fn an_id_that_was_taken_meanwhile_is_set_aside_and_not_lost() {
     outage.cut();
     assert_eq!(outage.store(json!({"id": id, "text": "the second"})).await.status, AckStatus::Journaled);
     outage.back().await;
-    assert_eq!(outage.engine.get(&caller(), id, None).await.expect("found").text, "the first");
+    assert_eq!(outage.engine.get(&mine(&outage.engine), id, None).await.expect("found").text, "the first");
     let aside = std::fs::read_to_string(outage.directory.path().join("data/journal/conflicts.jsonl")).expect("a file");
     assert!(aside.contains("the second"), "{aside}");
 }
@@ -308,7 +315,7 @@ async fn what_was_deleted_by_conditions_while_the_store_was_away_does_not_come_b
     outage.cut();
     outage.store(about("tea in the journal", "tea")).await;
     let conditions = json!({"filter": {"topic": {"eq": "tea"}}});
-    let deleted = outage.engine.delete_matching(&caller(), message(conditions)).await.expect("journaled");
+    let deleted = delete_matching(&outage.engine, conditions).await.expect("journaled");
     assert!(deleted.journaled && deleted.deleted == 1, "{deleted:?}");
     outage.store(about("tea after it", "tea")).await;
     assert_eq!(outage.texts("tea").await, ["tea after it"]);
@@ -337,8 +344,15 @@ async fn what_was_superseded_while_the_store_was_away_stays_so() {
     // The store answers before the journal is drained, and after it.
     let outage = outage.restarted(false).await;
     assert_eq!(outage.texts("where does Ann live").await, ["Ann lives in Rome"]);
-    assert_eq!(outage.engine.get(&caller(), old, None).await.expect("by its id").superseded_by, None, "not yet");
+    assert_eq!(
+        outage.engine.get(&mine(&outage.engine), old, None).await.expect("by its id").superseded_by,
+        None,
+        "not yet"
+    );
     outage.back().await;
     assert_eq!(outage.texts("where does Ann live").await, ["Ann lives in Rome"]);
-    assert_eq!(outage.engine.get(&caller(), old, None).await.expect("by its id").superseded_by, Some(middle));
+    assert_eq!(
+        outage.engine.get(&mine(&outage.engine), old, None).await.expect("by its id").superseded_by,
+        Some(middle)
+    );
 }

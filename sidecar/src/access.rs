@@ -1,0 +1,144 @@
+//! Access rules: in whose memory an agent may do what. Owns the one evaluation of them, [`Access::permit`], and its proof, [`Granted`].
+//!
+//! An agent may do everything in its own memory. Outside of it, in another agent's memory or in a shared space of the tenant,
+//! it may do what a rule permits and nothing else. There is no rule that takes something away, so their order means nothing. The
+//! tenant and the agent are the sidecar's identity; no request can name others.
+
+use std::sync::Arc;
+
+use context_manager_memory::{AgentId, Holder, Level, SessionId};
+use context_manager_protocol::config::{AccessRule, AccessTarget};
+
+pub use context_manager_protocol::config::Operation;
+
+use crate::{
+    identity::{Identity, Verified},
+    ports::vector_store::Owner,
+};
+
+mod decision;
+mod grant;
+mod place;
+#[cfg(test)]
+mod tests;
+
+pub use decision::{Decision, Decisions, Denied};
+pub use grant::{Granted, Reach};
+pub use place::{InvalidScope, Place};
+
+/// A kind of permission, as a type: a proof of one is none of another.
+pub trait Permission: Send + Sync + 'static {
+    /// What is permitted.
+    const OPERATION: Operation;
+}
+
+macro_rules! permissions {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug)]
+        pub enum $name {}
+
+        impl Permission for $name {
+            const OPERATION: Operation = Operation::$name;
+        }
+    )+};
+}
+
+permissions! {
+    /// Search, read, list and count.
+    Read,
+    /// Store new contexts.
+    Store,
+    /// Change contexts.
+    Update,
+    /// Delete contexts.
+    Delete,
+    /// Take all of it away.
+    Export,
+    /// Bring contexts with their ids, times and authors.
+    Import,
+}
+
+/// What this sidecar's agent may do.
+#[derive(Debug)]
+pub struct Access {
+    own: Owner,
+    agent: AgentId,
+    rules: Vec<Rule>,
+}
+
+/// A rule about this sidecar's agent.
+#[derive(Debug)]
+struct Rule {
+    operations: Vec<Operation>,
+    levels: Vec<Level>,
+    target: AccessTarget,
+}
+
+impl Access {
+    /// The rules that concern this sidecar's agent.
+    #[must_use]
+    pub fn new(identity: &Identity, rules: &[AccessRule]) -> Self {
+        let Identity { tenant, agent, pod: _ } = identity;
+        let concerns = |rule: &&AccessRule| rule.agents.iter().any(|who| matches(who, agent.as_str()));
+        let rules = rules.iter().filter(concerns).map(|AccessRule { agents: _, operations, levels, target }| Rule {
+            operations: operations.clone(),
+            levels: if levels.is_empty() {
+                Level::ALL.to_vec()
+            } else {
+                levels.iter().copied().map(crate::engine::domain_level).collect()
+            },
+            target: target.clone(),
+        });
+        Self { own: Owner::new(tenant.clone(), agent.clone()), agent: agent.clone(), rules: rules.collect() }
+    }
+
+    /// The agent's own memory.
+    #[must_use]
+    pub const fn own(&self) -> &Owner {
+        &self.own
+    }
+
+    /// The proof that the caller may do something at a place. This is the only function that makes one, and each of its decisions is
+    /// noted for the audit log.
+    ///
+    /// # Errors
+    /// When no rule permits it on any level.
+    pub fn permit<O: Permission>(self: &Arc<Self>, caller: &Verified, place: Place) -> Result<Granted<O>, Denied> {
+        let Place { holder, session } = place;
+        let levels = self.levels(O::OPERATION, &holder, session.as_ref());
+        let reach = Reach::new(Arc::clone(self), caller, O::OPERATION, holder, session, levels);
+        if reach.levels().is_empty() {
+            return Err(reach.deny(None));
+        }
+        reach.allow();
+        Ok(Granted::new(reach))
+    }
+
+    /// The levels on which an operation is permitted.
+    fn levels(&self, operation: Operation, holder: &Holder, session: Option<&SessionId>) -> Vec<Level> {
+        if *holder == self.own.holder {
+            return Level::ALL.to_vec();
+        }
+        let permitted = |level: &Level| self.rules.iter().any(|rule| rule.permits(operation, holder, session, *level));
+        Level::ALL.into_iter().filter(permitted).collect()
+    }
+}
+
+impl Rule {
+    fn permits(&self, operation: Operation, holder: &Holder, session: Option<&SessionId>, level: Level) -> bool {
+        let AccessTarget { agent, space, session: only } = &self.target;
+        let is_there = match holder {
+            Holder::Agent(holder) => agent.as_ref().is_some_and(|agent| matches(agent, holder.as_str())),
+            Holder::Space(holder) => space.as_ref().is_some_and(|space| matches(space, holder.as_str())),
+        };
+        is_there
+            && only.as_ref().is_none_or(|only| session.is_some_and(|session| session.as_str() == only))
+            && self.operations.contains(&operation)
+            && self.levels.contains(&level)
+    }
+}
+
+fn matches(pattern: &str, id: &str) -> bool {
+    pattern == AccessRule::ANY || pattern == id
+}

@@ -1,0 +1,274 @@
+//! Every route, outside the agent's own memory: refused without a rule, with a rule for something else, and served with one.
+//!
+//! The routes are those of [`ENDPOINTS`], of which the router is made. A new one gets its request in [`call`], else this does not
+//! compile, and is then held to the same.
+
+use axum::http::StatusCode;
+use context_manager_protocol::{
+    config::{AccessRule, AccessTarget, Operation, SidecarConfig},
+    level::Level,
+    message::{ExportedContext, Scope},
+    problem::Code,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    access::Export,
+    identity::Verified,
+    metrics::Route,
+    routes::{ENDPOINTS, Endpoint},
+    testing::{Answer, Call, Fixture},
+};
+
+const SECRET: &str = "the vault opens at noon";
+const ID: &str = "0191e7f0-0000-7000-8000-00000000000a";
+const SESSION: &str = "handover";
+
+/// The memories that are not the agent's own.
+fn scopes() -> [Scope; 4] {
+    let of = |agent: Option<&str>, space: Option<&str>, session: Option<&str>| Scope {
+        agent: agent.map(Into::into),
+        space: space.map(Into::into),
+        session: session.map(Into::into),
+    };
+    [
+        of(Some("planner"), None, None),
+        of(None, Some("team"), None),
+        of(Some("planner"), None, Some(SESSION)),
+        of(None, Some("team"), Some(SESSION)),
+    ]
+}
+
+fn rule(operations: &[Operation], levels: &[Level], scope: &Scope) -> AccessRule {
+    let Scope { agent, space, session } = scope.clone();
+    AccessRule {
+        agents: vec!["agent".to_owned()],
+        operations: operations.to_vec(),
+        levels: levels.to_vec(),
+        target: AccessTarget { agent, space, session },
+    }
+}
+
+fn query(scope: &Scope) -> String {
+    let Scope { agent, space, session } = scope;
+    let parts = [("agent", agent), ("space", space), ("session", session)];
+    let named = parts.into_iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={value}")));
+    named.collect::<Vec<_>>().join("&")
+}
+
+/// A request for an operation in a memory, on the level `short_term` where a request can say it.
+fn call(endpoint: &Endpoint, scope: &Scope) -> Call {
+    let (method, path) = (endpoint.method.as_str(), endpoint.path.replace("{id}", ID));
+    let method: &'static str = ["GET", "POST", "PATCH", "DELETE"].into_iter().find(|m| *m == method).expect("a method");
+    let body = |body: Value| Call::json(method, path.clone(), body.to_string());
+    let asked = |more: &str| Call::new(method, format!("{path}?{}{more}", query(scope)));
+    match endpoint.route {
+        Route::Store => body(json!({"text": "planted", "level": "short_term", "scope": scope})),
+        Route::StoreBatch => body(json!({"contexts": [
+            {"text": "one's own"}, {"text": "planted", "level": "short_term", "scope": scope},
+        ]})),
+        Route::Search => body(json!({"query": SECRET, "levels": ["short_term"], "scopes": [{}, scope]})),
+        Route::Get | Route::Delete | Route::Stats | Route::Export => asked(""),
+        Route::List => asked("&level=short_term"),
+        Route::Update => body(json!({"text": "overwritten", "scope": scope})),
+        Route::ClearSession if scope.session.is_some() => asked(""),
+        Route::ClearSession => asked(&format!("&session={SESSION}")),
+        Route::DeleteMatching => body(json!({"session": SESSION, "levels": ["short_term"], "scope": scope})),
+        Route::Import => {
+            let line = json!({"id": Uuid::new_v4(), "text": "planted", "level": "short_term",
+                "session": SESSION, "version": 1, "created_at": 5, "updated_at": 5});
+            let call = Call { body: format!("{line}\n").into_bytes(), ..asked("") };
+            call.header("content-type", "application/jsonl")
+        }
+        Route::Unknown => unreachable!("no endpoint is counted as unknown"),
+    }
+}
+
+struct Walk {
+    fixture: Fixture,
+    config: SidecarConfig,
+}
+
+impl Walk {
+    /// Another agent's memory and a space with the secret in them, and no rules.
+    async fn new() -> Self {
+        let mut config = None;
+        let fixture = Fixture::with(|given| config = Some(given.clone()), 1_000).await;
+        let walk = Self { fixture, config: config.expect("it was given") };
+        walk.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect());
+        for (place, scope) in scopes().iter().take(2).enumerate() {
+            let id = if place == 0 { ID.to_owned() } else { ID.replace("7000", "7001") };
+            let context = json!({"id": id, "text": SECRET, "level": "short_term", "session": SESSION, "scope": scope});
+            let stored = walk.fixture.send(Call::json("POST", "/v1/contexts", context.to_string()).sign()).await;
+            assert_eq!(stored.status, StatusCode::CREATED, "{:?}", stored.body);
+        }
+        walk.permit(Vec::new());
+        walk
+    }
+
+    /// Puts rules in force, as a changed configuration does.
+    fn permit(&self, access: Vec<AccessRule>) {
+        let config = SidecarConfig { access, ..self.config.clone() };
+        self.fixture.engine.reconfigure(&config).expect("rules of the engine");
+    }
+
+    /// All there is in every memory.
+    async fn everything(&self, after: Vec<AccessRule>) -> Vec<ExportedContext> {
+        self.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect());
+        let mut all = Vec::new();
+        for scope in [Scope::default()].iter().chain(scopes().iter().take(2)) {
+            let engine = &self.fixture.engine;
+            let granted = engine.permit::<Export>(&Verified::for_test(), Some(scope), None).expect("permitted");
+            all.extend(engine.export(&granted, None).await.expect("an export"));
+        }
+        self.permit(after);
+        all
+    }
+
+    /// Sends a request under rules that do not permit it: whatever it is answered, nothing is told and nothing is changed.
+    async fn without_effect(&self, endpoint: &Endpoint, scope: &Scope, rules: Vec<AccessRule>) -> Answer {
+        let before = self.everything(rules).await;
+        let answer = self.fixture.send(call_in(endpoint, scope).sign()).await;
+        let text = String::from_utf8_lossy(&answer.body);
+        let case = format!("{} {} in {scope:?}: {} {text}", endpoint.method, endpoint.path, answer.status);
+        for told in [SECRET, SESSION] {
+            assert!(!text.contains(told), "{case}");
+        }
+        assert_eq!(self.everything(Vec::new()).await, before, "{case}");
+        answer
+    }
+
+    async fn is_refused(&self, endpoint: &Endpoint, scope: &Scope, rules: Vec<AccessRule>) {
+        let denials = &self.fixture.shared.metrics.auth.denials;
+        let before = denials.get(endpoint.permission);
+        let answer = self.without_effect(endpoint, scope, rules).await;
+        let problem = answer.problem();
+        assert_eq!((problem.code, problem.status), (Code::AccessDenied, 403), "{}: {}", endpoint.path, problem.detail);
+        for part in ["agent agent", endpoint.permission.as_str(), "spec.auth.access", "[[access]]"] {
+            assert!(problem.detail.contains(part), "{} lacks {part}", problem.detail);
+        }
+        assert_eq!(denials.get(endpoint.permission), before + 1, "it is counted");
+    }
+}
+
+/// The request, for the space's context in a space.
+fn call_in(endpoint: &Endpoint, scope: &Scope) -> Call {
+    let mut call = call(endpoint, scope);
+    if scope.space.is_some() {
+        call.uri = call.uri.replace(ID, &ID.replace("7000", "7001"));
+    }
+    call
+}
+
+#[tokio::test]
+async fn every_route_refuses_what_no_rule_permits() {
+    let walk = Walk::new().await;
+    for endpoint in &ENDPOINTS {
+        for scope in &scopes() {
+            walk.is_refused(endpoint, scope, Vec::new()).await;
+            let others: Vec<_> = Operation::ALL.into_iter().filter(|other| *other != endpoint.permission).collect();
+            walk.is_refused(endpoint, scope, vec![rule(&others, &[], scope)]).await;
+            let place = effective(endpoint, scope);
+            let elsewhere = scopes().into_iter().filter(|other| !contains(other, &place));
+            let rules = elsewhere.map(|other| rule(&Operation::ALL, &[], &other)).collect();
+            walk.is_refused(endpoint, scope, rules).await;
+            let stranger = AccessRule { agents: vec!["another".to_owned()], ..rule(&Operation::ALL, &[], scope) };
+            walk.is_refused(endpoint, scope, vec![stranger]).await;
+        }
+    }
+}
+
+/// Where a request of [`call`] works: some name a session beside the scope.
+fn effective(endpoint: &Endpoint, scope: &Scope) -> Scope {
+    let session = match endpoint.route {
+        Route::ClearSession | Route::DeleteMatching => Some(SESSION.to_owned()),
+        Route::Store
+        | Route::StoreBatch
+        | Route::Search
+        | Route::Get
+        | Route::List
+        | Route::Update
+        | Route::Delete
+        | Route::Export
+        | Route::Import
+        | Route::Stats
+        | Route::Unknown => scope.session.clone(),
+    };
+    Scope { session, ..scope.clone() }
+}
+
+/// Whether a rule for `outer` is one for `inner`.
+fn contains(outer: &Scope, inner: &Scope) -> bool {
+    let whole = Scope { session: None, ..inner.clone() };
+    outer == inner || *outer == whole
+}
+
+#[tokio::test]
+async fn every_route_keeps_to_the_levels_of_its_rule() {
+    let walk = Walk::new().await;
+    for endpoint in &ENDPOINTS {
+        for scope in &scopes() {
+            let rules = vec![rule(&[endpoint.permission], &[Level::LongTerm], scope)];
+            // Some take what they may, and there is nothing of it.
+            let nothing = match endpoint.route {
+                Route::ClearSession => r#""deleted":0"#,
+                Route::Export => r#""exported":0"#,
+                Route::Import => r#""code":"access-denied""#,
+                Route::Stats => r#"{"long_term":0}"#,
+                Route::Store
+                | Route::StoreBatch
+                | Route::Search
+                | Route::Get
+                | Route::List
+                | Route::Update
+                | Route::Delete
+                | Route::DeleteMatching
+                | Route::Unknown => {
+                    walk.is_refused(endpoint, scope, rules).await;
+                    continue;
+                }
+            };
+            let answer = walk.without_effect(endpoint, scope, rules).await;
+            let text = String::from_utf8_lossy(&answer.body);
+            assert!(answer.status == StatusCode::OK && text.contains(nothing), "{}: {text}", endpoint.path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_route_serves_what_a_rule_permits() {
+    let mut walk = Walk::new().await;
+    for endpoint in &ENDPOINTS {
+        for scope in &scopes() {
+            if matches!(endpoint.permission, Operation::Update | Operation::Delete) {
+                walk = Walk::new().await;
+            }
+            let rules = vec![rule(&[endpoint.permission], &[Level::ShortTerm], scope)];
+            let before = walk.everything(rules).await;
+            let answer = walk.fixture.send(call_in(endpoint, scope).sign()).await;
+            let text = String::from_utf8_lossy(&answer.body);
+            let case = format!("{} {} in {scope:?}: {} {text}", endpoint.method, endpoint.path, answer.status);
+            assert!(answer.status.is_success(), "{case}");
+            let after = walk.everything(Vec::new()).await;
+            match endpoint.permission {
+                Operation::Read | Operation::Export => {
+                    let told = if endpoint.route == Route::Stats { "{\"short_term\":" } else { SECRET };
+                    assert!(text.contains(told), "{case}");
+                    assert_eq!(after, before, "{case}");
+                }
+                Operation::Store | Operation::Import => {
+                    let new: Vec<_> = after.iter().filter(|context| !before.contains(context)).collect();
+                    let planted: Vec<_> = new.iter().filter(|context| context.text == "planted").collect();
+                    assert_eq!(planted.len(), 1, "{case}");
+                    assert_eq!(planted[0].written_by.as_deref(), Some("agent"), "{case}");
+                }
+                Operation::Update => {
+                    let changed: Vec<_> = after.iter().filter(|context| context.text == "overwritten").collect();
+                    assert_eq!(changed[0].written_by.as_deref(), Some("agent"), "{case}");
+                }
+                Operation::Delete => assert_eq!(after.len(), before.len() - 1, "{case}"),
+            }
+        }
+    }
+}
