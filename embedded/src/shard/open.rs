@@ -202,3 +202,34 @@ pub(super) fn disk_bytes(directory: &Path) -> io::Result<u64> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
+mod tests {
+    use context_manager_memory::{
+        AgentId, Context, ContextId, Level, TenantId, Timestamp, Vectors,
+        store::{Owner, Point, Selection},
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_index_that_an_earlier_version_did_not_make_is_made_when_opening_and_nothing_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Shard::open(OpenOptions::new(directory.path(), 4, "model")).unwrap();
+        let owner = Owner::new(TenantId::new("t").unwrap(), AgentId::new("a").unwrap());
+        let now = Timestamp::from_millis(0);
+        let id = ContextId::new(uuid::Uuid::from_u128(1));
+        let context = Context::new(id, owner.tenant.clone(), owner.holder.clone(), Level::LongTerm, "tea", now);
+        let shard = open();
+        shard.upsert(&[Point { context: context.clone(), vectors: Vectors::default() }]).unwrap();
+        let space = path(schema::SPACE).unwrap();
+        let drop_index = FieldIndexOperations::DeleteIndex(space.clone());
+        shard.engine.update(UpdateOperation::FieldIndexOperation(drop_index)).unwrap();
+        assert!(!shard.engine.info().unwrap().payload_schema.contains_key(&space));
+        shard.close().unwrap();
+        let shard = open();
+        assert!(shard.engine.info().unwrap().payload_schema.contains_key(&space));
+        assert_eq!(shard.list(&Selection::alive(owner, now), None, 9).unwrap().contexts, [context]);
+    }
+}

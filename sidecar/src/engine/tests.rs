@@ -24,6 +24,7 @@ use crate::{
 
 mod history;
 mod outage;
+mod sharing;
 
 struct Fixture {
     engine: Engine,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use context_manager_memory::{Context as Stored, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
+use context_manager_protocol::{config::Operation, message::Scope};
 use serde_json::json;
 
 use super::*;
@@ -355,4 +356,61 @@ async fn what_was_superseded_while_the_store_was_away_stays_so() {
         outage.engine.get(&mine(&outage.engine), old, None).await.expect("by its id").superseded_by,
         Some(middle)
     );
+}
+
+#[tokio::test]
+async fn writes_to_other_memories_wait_for_the_store_and_touch_no_other() {
+    let directory = TempDir::new().expect("a directory");
+    let mut config = super::config(directory.path());
+    config.access = vec![sharing::rule(&Operation::ALL, None, Some("team"))];
+    let (engine, switch) = begin(&config, false).await;
+    let outage = Outage { engine, switch, config, directory };
+    let team = json!({"space": "team"});
+    let level = "long_term";
+    let in_team = |text: &str, session: &str| json!({"text": text, "session": session, "level": level, "scope": team});
+    let at_home = |text: &str, session: &str| json!({"text": text, "session": session, "level": level});
+    for session in ["cleared", "kept", "doomed"] {
+        outage.store(at_home(&format!("own {session}"), session)).await;
+        outage.store(in_team(&format!("team {session}"), session)).await;
+    }
+    outage.cut();
+    let scope: Scope = message(team.clone());
+    let new = outage.store(in_team("team new", "kept")).await;
+    assert_eq!(new.status, AckStatus::Journaled);
+    let granted = outage.engine.permit(&caller(), Some(&scope), None).expect("permitted");
+    let changed = outage.engine.update(&granted, new.id, message(json!({"text": "team newer"}))).await;
+    assert_eq!(changed.expect("journaled").status, AckStatus::Journaled);
+    let gone = outage.store(in_team("team gone", "kept")).await.id;
+    let granted = outage.engine.permit(&caller(), Some(&scope), None).expect("permitted");
+    let unknown = outage.engine.delete(&granted, Uuid::now_v7()).await.expect_err("the store would have to be asked");
+    assert_eq!(Problem::from(unknown).status, 503);
+    outage.engine.delete(&granted, gone).await.expect("journaled");
+    let granted = outage.engine.permit(&caller(), Some(&scope), Some("cleared")).expect("permitted");
+    assert!(outage.engine.clear_session(&granted).await.expect("journaled").journaled);
+    let doomed = json!({"session": "doomed", "scope": team});
+    assert!(delete_matching(&outage.engine, doomed).await.expect("journaled").journaled);
+    let superseding = json!({"text": "x", "supersedes": [gone], "scope": team});
+    let refused = store(&outage.engine, superseding).await.expect_err("the store would have to be asked");
+    assert_eq!(Problem::from(refused).status, 503);
+
+    let texts = async |outage: &Outage, scope: Option<&Scope>| {
+        let granted = outage.engine.permit(&caller(), scope, None).expect("permitted");
+        let page = outage.engine.list(&granted, ListQuery::default()).await.expect("a page");
+        let mut texts: Vec<String> = page.contexts.into_iter().map(|context| context.text).collect();
+        texts.sort_unstable();
+        texts
+    };
+    assert_eq!(texts(&outage, Some(&scope)).await, ["team newer"], "as far as it is known");
+    // After a restart with the store back the waiting writes lie over it; then they are brought to it.
+    let outage = outage.restarted(false).await;
+    let own = ["own cleared", "own doomed", "own kept"];
+    let shared = ["team kept", "team newer"];
+    assert_eq!(texts(&outage, Some(&scope)).await, shared);
+    assert_eq!(texts(&outage, None).await, own);
+    outage.back().await;
+    assert_eq!(texts(&outage, Some(&scope)).await, shared);
+    assert_eq!(texts(&outage, None).await, own);
+    let granted = outage.engine.permit(&caller(), Some(&scope), None).expect("permitted");
+    let newer = outage.engine.get(&granted, new.id, None).await.expect("there");
+    assert_eq!((newer.version, newer.written_by.as_deref()), (2, Some("agent")));
 }
