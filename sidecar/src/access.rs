@@ -65,6 +65,7 @@ pub struct Access {
     own: Owner,
     agent: AgentId,
     rules: Vec<Rule>,
+    others_write: bool,
 }
 
 /// A rule about this sidecar's agent.
@@ -80,6 +81,7 @@ impl Access {
     #[must_use]
     pub fn new(identity: &Identity, rules: &[AccessRule]) -> Self {
         let Identity { tenant, agent, pod: _ } = identity;
+        let others_write = rules.iter().any(|rule| lets_others_write(rule, agent.as_str()));
         let concerns = |rule: &&AccessRule| rule.agents.iter().any(|who| matches(who, agent.as_str()));
         let rules = rules.iter().filter(concerns).map(|AccessRule { agents: _, operations, levels, target }| Rule {
             operations: operations.clone(),
@@ -90,13 +92,24 @@ impl Access {
             },
             target: target.clone(),
         });
-        Self { own: Owner::new(tenant.clone(), agent.clone()), agent: agent.clone(), rules: rules.collect() }
+        Self {
+            own: Owner::new(tenant.clone(), agent.clone()),
+            agent: agent.clone(),
+            rules: rules.collect(),
+            others_write,
+        }
     }
 
     /// The agent's own memory.
     #[must_use]
     pub const fn own(&self) -> &Owner {
         &self.own
+    }
+
+    /// Whether another agent may write to the agent's own memory, so that what this sidecar remembers of it may be outdated.
+    #[must_use]
+    pub const fn others_write(&self) -> bool {
+        self.others_write
     }
 
     /// The proof that the caller may do something at a place. This is the only function that makes one, and each of its decisions is
@@ -137,6 +150,12 @@ impl Rule {
             && self.operations.contains(&operation)
             && self.levels.contains(&level)
     }
+}
+
+fn lets_others_write(AccessRule { agents, operations, levels: _, target }: &AccessRule, own: &str) -> bool {
+    target.agent.as_ref().is_some_and(|agent| matches(agent, own))
+        && agents.iter().any(|agent| agent != own)
+        && operations.iter().any(|operation| !matches!(operation, Operation::Read | Operation::Export))
 }
 
 fn matches(pattern: &str, id: &str) -> bool {

@@ -75,6 +75,25 @@ fn a_rule_permits_its_operations_on_its_levels_at_its_target_to_its_agents() {
 }
 
 #[test]
+fn an_agent_knows_whether_others_may_write_to_its_memory() {
+    let rule = |agents: &str, operation: &str, target: &str| {
+        format!("[[access]]\nagents = [{agents}]\noperations = [\"{operation}\"]\ntarget = {{ {target} }}\n")
+    };
+    for (agents, operation, target, expected) in [
+        ("\"b\"", "store", "agent = \"a\"", true),
+        ("\"*\"", "delete", "agent = \"*\"", true),
+        ("\"b\"", "update", "agent = \"a\", session = \"s\"", true),
+        ("\"b\"", "read", "agent = \"a\"", false),
+        ("\"a\"", "store", "agent = \"*\"", false),
+        ("\"b\"", "store", "agent = \"c\"", false),
+        ("\"b\"", "store", "space = \"a\"", false),
+    ] {
+        let rules = rule(agents, operation, target);
+        assert_eq!(access("a", &rules).others_write(), expected, "{rules}");
+    }
+}
+
+#[test]
 fn a_rule_for_a_session_is_for_no_other_and_not_for_the_whole() {
     let access = access(
         "a",

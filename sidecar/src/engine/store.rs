@@ -257,9 +257,10 @@ impl Inner {
         }
     }
 
-    /// The end of a session as it is remembered. Others write to a memory that is not the agent's own, so nothing is of it.
+    /// The end of a session as it is remembered. Of a memory that others write to, nothing is.
     pub(super) async fn remembered_end(&self, owner: &Owner, session: &SessionId) -> Option<SessionEnd> {
-        if *owner == self.owner { self.sessions.get(session).await } else { None }
+        let is_mine_alone = *owner == self.owner && !self.access.load().others_write();
+        if is_mine_alone { self.sessions.get(session).await } else { None }
     }
 
     async fn session_end(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
