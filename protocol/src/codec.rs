@@ -1,7 +1,7 @@
 //! JSON and `MessagePack`, chosen by media type. Both write maps with field names and identifiers as text, so that a message
 //! has one shape, whatever carries it.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// Deepest nesting that a message may have.
 const MAX_DEPTH: usize = 64;
@@ -68,7 +68,7 @@ impl Format {
     ///
     /// # Errors
     /// When the bytes are not of this format, or not this message; the error names the field.
-    pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, DecodeError> {
+    pub fn decode<'de, T: Deserialize<'de>>(self, bytes: &'de [u8]) -> Result<T, DecodeError> {
         let mut track = serde_path_to_error::Track::new();
         let result = match self {
             Self::Json => {
@@ -121,6 +121,7 @@ impl Format {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
     use serde_json::json;
     use uuid::Uuid;
 

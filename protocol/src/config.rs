@@ -81,6 +81,9 @@ pub struct SidecarConfig {
 pub struct Protocol {
     /// TCP port. A change takes effect at the next start.
     pub port: u16,
+    /// A Unix socket beside it; absolute, or relative to the configuration file. A change takes effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
     /// Largest request body.
     pub max_message_size: ByteSize,
     /// How far `created` may lie from now, either way.
@@ -89,6 +92,10 @@ pub struct Protocol {
     pub max_in_flight: usize,
     /// Longest time of a request.
     pub request_timeout: HumanDuration,
+    /// Most streams (`/v1/stream`) at once; 0 offers none.
+    pub max_streams: usize,
+    /// Time between two heartbeats of a stream. One whose agent is silent for three of them is closed.
+    pub heartbeat_interval: HumanDuration,
 }
 
 /// The listener for probes and metrics.
@@ -449,10 +456,13 @@ impl Default for Protocol {
     fn default() -> Self {
         Self {
             port: names::DEFAULT_PROTOCOL_PORT,
+            socket: None,
             max_message_size: ByteSize::new(10 << 20),
             timestamp_window: HumanDuration::from_secs(300),
             max_in_flight: 256,
             request_timeout: HumanDuration::from_secs(30),
+            max_streams: 64,
+            heartbeat_interval: HumanDuration::from_secs(15),
         }
     }
 }

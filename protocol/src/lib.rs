@@ -1,6 +1,6 @@
 //! What crosses a process boundary: between an agent and its sidecar, and between the operator and the sidecar.
 //!
-//! The crate owns the messages and their codecs ([`message`], [`codec`]), the signature of a request ([`signature`],
+//! The crate owns the messages and their codecs ([`message`], [`codec`], [`stream`]), the signature of a request ([`signature`],
 //! [`digest`]), the public error codes ([`problem`]), the key ring file ([`keyring`]), the sidecar's configuration file
 //! ([`config`]), and every name that two processes must agree on ([`names`]).
 //!
@@ -18,3 +18,4 @@ pub mod names;
 pub mod problem;
 pub mod signature;
 pub mod size;
+pub mod stream;

@@ -67,6 +67,8 @@ codes! {
     ContextNotFound = "context-not-found", 404, "There is no such context";
     /// The route does not have this method.
     MethodNotAllowed = "method-not-allowed", 405, "The route does not support this method";
+    /// The route is only spoken to as a WebSocket.
+    UpgradeRequired = "upgrade-required", 426, "The route is a WebSocket";
     /// `if_version` does not match.
     VersionConflict = "version-conflict", 409, "The context was changed by somebody else";
     /// The context is past.

@@ -1,7 +1,8 @@
 //! The sidecar: an authenticated memory protocol on localhost for the agent in the same pod.
 //!
 //! A request enters by a [`listener`], passes the layers that [`pipeline`] orders, and reaches a handler in [`routes`], which
-//! decodes, asks the rules of [`access`], calls the [`engine`] and encodes. The engine decides by `context-manager-memory` and works through the [`ports`],
+//! decodes, asks the rules of [`access`], calls the [`engine`] and encodes; a [`stream`] makes requests of frames, which go the same
+//! way. The engine decides by `context-manager-memory` and works through the [`ports`],
 //! which the [`adapters`] implement. [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going.
 
 pub mod access;
@@ -27,6 +28,7 @@ pub mod routes;
 pub mod settings;
 pub mod shutdown;
 pub mod sidecar;
+pub mod stream;
 
 #[cfg(test)]
 mod testing;

@@ -1,10 +1,11 @@
 //! Sockets and connections: plain HTTP/1.1 and HTTP/2 without TLS, with bounds on their number and on idle heads.
 //!
-//! The protocol is bound to loopback and nothing else; that is not configurable. Requests are none of this module's
-//! business: it hands connections to a router.
+//! The protocol is bound to loopback, and on request to a Unix socket ([`socket`]), and to nothing else; that is not
+//! configurable. Requests are none of this module's business: it hands connections to a router.
 
 use std::{
     convert::Infallible,
+    future::Future,
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -23,6 +24,7 @@ use hyper_util::{
 };
 use prometheus::IntGauge;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
@@ -32,6 +34,7 @@ use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
 
 mod linger;
+pub mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +63,35 @@ const HTTP2_START: &[u8] = b"PR";
 pub struct Error {
     address: SocketAddr,
     source: io::Error,
+}
+
+/// Where connections come from.
+pub trait Accept: Send + Sync + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Which version of HTTP the client speaks.
+    fn version(stream: &Self::Stream) -> impl Future<Output = io::Result<Version>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = Self::accept(self).await?;
+        // Without this, Nagle's algorithm delays the second of two small packets by up to 40 ms.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "Failed to set TCP_NODELAY");
+        }
+        Ok(stream)
+    }
+
+    async fn version(stream: &TcpStream) -> io::Result<Version> {
+        version(stream).await
+    }
 }
 
 /// Binds `port` on 127.0.0.1, and on `::1` where the host has IPv6.
@@ -95,7 +127,7 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 }
 
 /// Serves connections of `listeners` until `stop`, then finishes the requests in flight. Whoever awaits it bounds that.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, open: IntGauge, stop: CancellationToken) {
+pub async fn serve<L: Accept>(listeners: Vec<L>, router: Router, open: IntGauge, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (connections, graceful) = (TaskTracker::new(), GracefulShutdown::new());
     let accepting = listeners.into_iter().map(|listener| {
@@ -103,8 +135,8 @@ pub async fn serve(listeners: Vec<TcpListener>, router: Router, open: IntGauge, 
         let (connections, graceful) = (&connections, &graceful);
         async move {
             while let Some((stream, place)) = accept(&listener, places, stop).await {
-                let connection = Connection { stream, router: router.clone(), _place: place, _open: Open::new(open) };
-                connections.spawn(connection.serve(graceful.watcher(), stop.clone()));
+                let connection = Connection { router: router.clone(), _place: place, _open: Open::new(open) };
+                connections.spawn(connection.serve::<L>(stream, graceful.watcher(), stop.clone()));
             }
         }
     });
@@ -114,16 +146,16 @@ pub async fn serve(listeners: Vec<TcpListener>, router: Router, open: IntGauge, 
     connections.wait().await;
 }
 
-async fn accept(
-    listener: &TcpListener,
+async fn accept<L: Accept>(
+    listener: &L,
     places: &Arc<Semaphore>,
     stop: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(L::Stream, OwnedSemaphorePermit)> {
     let next = async {
         let place = Arc::clone(places).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return Some((stream, place)),
+                Ok(stream) => return Some((stream, place)),
                 Err(error) => {
                     warn!(%error, "Failed to accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -135,27 +167,22 @@ async fn accept(
 }
 
 struct Connection {
-    stream: TcpStream,
     router: Router,
     _place: OwnedSemaphorePermit,
     _open: Open,
 }
 
 impl Connection {
-    async fn serve(self, watcher: Watcher, stop: CancellationToken) {
-        let Self { stream, router, _place, _open } = self;
-        // Without this, Nagle's algorithm delays the second of two small packets by up to 40 ms.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "Failed to set TCP_NODELAY");
-        }
-        let first = stop.run_until_cancelled(timeout(HEAD_TIMEOUT, version(&stream))).await;
+    async fn serve<L: Accept>(self, stream: L::Stream, watcher: Watcher, stop: CancellationToken) {
+        let Self { router, _place, _open } = self;
+        let first = stop.run_until_cancelled(timeout(HEAD_TIMEOUT, L::version(&stream))).await;
         let Some(Ok(Ok(version))) = first else { return };
         let service = TowerToHyperService::new(tower::service_fn(move |request: hyper::Request<_>| {
             let router = router.clone();
             async move { Ok::<_, Infallible>(answer(router, request).await) }
         }));
         let builder = builder(version);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         if let Err(error) = watcher.watch(connection).await {
             debug!(%error, "A connection broke");
         }
@@ -170,9 +197,12 @@ async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
     response
 }
 
-#[derive(Clone, Copy)]
-enum Version {
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug)]
+pub enum Version {
+    /// HTTP/1.0 and HTTP/1.1.
     Http1,
+    /// HTTP/2 without TLS, whose use the client knows beforehand.
     Http2,
 }
 

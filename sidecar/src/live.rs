@@ -9,6 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use context_manager_protocol::{config::SidecarConfig, keyring::KeyRing};
+use tokio::sync::watch;
 
 use crate::metrics::WatchedFile;
 
@@ -16,6 +17,7 @@ use crate::metrics::WatchedFile;
 pub struct Live {
     config: ArcSwap<SidecarConfig>,
     keys: ArcSwap<KeyRing>,
+    keys_changed: watch::Sender<()>,
     config_error: Mutex<Option<String>>,
     keys_error: Mutex<Option<String>>,
 }
@@ -27,6 +29,7 @@ impl Live {
         Self {
             config: ArcSwap::from_pointee(config),
             keys: ArcSwap::from_pointee(keys),
+            keys_changed: watch::Sender::new(()),
             config_error: Mutex::default(),
             keys_error: Mutex::default(),
         }
@@ -44,6 +47,12 @@ impl Live {
         self.keys.load_full()
     }
 
+    /// Tells whoever keeps a connection open when the key ring is replaced.
+    #[must_use]
+    pub fn watch_keys(&self) -> watch::Receiver<()> {
+        self.keys_changed.subscribe()
+    }
+
     /// Why the file's current content is not in force, if it is not.
     #[must_use]
     pub fn error(&self, file: WatchedFile) -> Option<String> {
@@ -56,6 +65,7 @@ impl Live {
 
     pub(crate) fn set_keys(&self, keys: KeyRing) {
         self.keys.store(Arc::new(keys));
+        self.keys_changed.send_replace(());
     }
 
     pub(crate) fn set_error(&self, file: WatchedFile, error: Option<String>) {

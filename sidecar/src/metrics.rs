@@ -17,8 +17,8 @@ pub mod label;
 pub use family::{CounterMatrix, Counters, DurationMatrix, Durations, Gauges};
 use family::{counter, float_gauge, gauge, histogram, info};
 pub use label::{
-    Degradation, Dropped, EmbeddingKind, Label, Listener, Neighbour, Outcome, RequestOutcome, Route, StoreOperation,
-    WatchedFile,
+    Degradation, Dropped, EmbeddingKind, Frame, Label, Listener, Neighbour, Outcome, RequestOutcome, Route,
+    StoreOperation, StreamEnd, WatchedFile,
 };
 
 /// Media type of the text that [`Metrics::render`] makes.
@@ -32,6 +32,8 @@ pub struct Metrics {
     process: Process,
     /// What callers ask for.
     pub requests: Requests,
+    /// WebSockets.
+    pub streams: Streams,
     /// Who may ask.
     pub auth: Auth,
     /// What is loaded from files.
@@ -71,6 +73,17 @@ pub struct Requests {
     pub connections: Gauges<Listener>,
     /// 1 when the sidecar takes requests.
     pub ready: IntGauge,
+}
+
+/// WebSockets. What their frames ask for is counted among the requests as well.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    /// Open streams.
+    pub open: IntGauge,
+    /// Frames of agents by type and outcome.
+    pub frames: CounterMatrix<Frame, RequestOutcome>,
+    /// Streams that ended.
+    pub ended: Counters<StreamEnd>,
 }
 
 /// Who may ask.
@@ -208,6 +221,7 @@ impl Metrics {
                 resident_memory: gauge(r, "context_manager_resident_memory_bytes", "Resident memory of the process."),
             },
             requests: Requests::new(r),
+            streams: Streams::new(r),
             auth: Auth::new(r),
             files: Files::new(r),
             embedding: Embedding::new(r),
@@ -266,6 +280,21 @@ impl Requests {
             in_flight: gauge(r, "context_manager_requests_in_flight", "Requests that are worked on."),
             connections: Gauges::new(r, "context_manager_active_connections", "Open connections.", "listener"),
             ready: gauge(r, "context_manager_ready", "1 when the sidecar takes requests."),
+        }
+    }
+}
+
+impl Streams {
+    fn new(r: &Registry) -> Self {
+        Self {
+            open: gauge(r, "context_manager_streams", "Open streams."),
+            frames: CounterMatrix::new(
+                r,
+                "context_manager_stream_frames_total",
+                "Frames of agents by type and outcome.",
+                ["type", "outcome"],
+            ),
+            ended: Counters::new(r, "context_manager_streams_ended_total", "Streams that ended.", "reason"),
         }
     }
 }

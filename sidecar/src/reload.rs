@@ -233,6 +233,7 @@ fn keep_until_restart(current: &SidecarConfig, mut new: SidecarConfig) -> (Sidec
         }
     };
     keep("protocol.port", new.protocol.port != current.protocol.port);
+    keep("protocol.socket", new.protocol.socket != current.protocol.socket);
     keep("admin", new.admin != current.admin);
     keep("store", new.store != current.store);
     if new.store != current.store {
@@ -244,6 +245,7 @@ fn keep_until_restart(current: &SidecarConfig, mut new: SidecarConfig) -> (Sidec
     keep("journal", new.journal != current.journal);
     keep("log.format", new.log.format != current.log.format);
     new.protocol.port = current.protocol.port;
+    new.protocol.socket.clone_from(&current.protocol.socket);
     new.admin.clone_from(&current.admin);
     new.log.format = current.log.format;
     new.store.clone_from(&current.store);

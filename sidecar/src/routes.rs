@@ -34,6 +34,8 @@ pub mod path {
     pub const STATS: &str = "/v1/contexts/stats";
     /// One context.
     pub const CONTEXT: &str = "/v1/contexts/{id}";
+    /// All of these in the frames of a WebSocket; served by [`crate::stream`].
+    pub const STREAM: &str = context_manager_protocol::stream::PATH;
 }
 
 /// An operation.

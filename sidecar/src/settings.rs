@@ -15,7 +15,7 @@ use context_manager_protocol::{
 use secrecy::ExposeSecret as _;
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-use crate::{args::Args, identity::Identity, refusal::chain};
+use crate::{args::Args, identity::Identity, listener::socket::MAX_BYTES, refusal::chain};
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +72,15 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: config::Error,
+    },
+    /// The path of the Unix socket is too long for the kernel.
+    #[error(
+        "protocol.socket is {path:?}, {} bytes long; the kernel takes few, so it must be at most {MAX_BYTES}",
+        path.as_os_str().len()
+    )]
+    SocketPath {
+        /// The path, absolute.
+        path: PathBuf,
     },
     /// The log filter is not valid.
     #[error("the log level {level:?} is not a filter such as info or context_manager_sidecar=debug")]
@@ -170,6 +179,9 @@ impl Settings {
         if let Some(file) = &mut config.keys.file {
             *file = directory.join(&file);
         }
+        if let Some(path) = &config.protocol.socket {
+            config.protocol.socket = Some(socket_path(directory, path)?);
+        }
         if let Some(path) = &mut config.journal.path {
             *path = directory.join(&path);
             if self.data_layout == DataLayout::PerAgent {
@@ -234,6 +246,12 @@ fn parse_config(path: &Path, content: &[u8]) -> Result<SidecarConfig, Error> {
     Ok(config)
 }
 
+/// Where the Unix socket is.
+fn socket_path(directory: &Path, path: &Path) -> Result<PathBuf, Error> {
+    let path = directory.join(path);
+    if path.as_os_str().len() > MAX_BYTES { Err(Error::SocketPath { path }) } else { Ok(path) }
+}
+
 fn check_log_level(level: &str) -> Result<(), Error> {
     EnvFilter::try_new(level).map(drop).map_err(|source| Error::LogLevel { level: level.to_owned(), source })
 }
@@ -260,6 +278,9 @@ pub enum KeysFound {
 pub fn check(config_file: &Path) -> Result<(SidecarConfig, KeysFound), Error> {
     let config = parse_config(config_file, &read(config_file)?)?;
     let directory = config_file.parent().unwrap_or(Path::new(""));
+    if let Some(path) = &config.protocol.socket {
+        socket_path(directory, path)?;
+    }
     let Some(path) = config.keys.file.as_ref().map(|file| directory.join(file)) else {
         return Ok((config, KeysFound::FromEnvironment));
     };

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{task::JoinHandle, time::timeout};
+use axum::Router;
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -21,7 +22,10 @@ use crate::{
     background::{self, GarbageCollection},
     engine::{self, Engine},
     layers::Shared,
-    listener,
+    listener::{
+        self,
+        socket::{self, Socket},
+    },
     live::Live,
     logging::Filter,
     metrics::{Listener, Metrics},
@@ -32,6 +36,7 @@ use crate::{
     reload::Reload,
     settings::Settings,
     shutdown,
+    stream::Streams,
 };
 
 #[cfg(test)]
@@ -48,6 +53,9 @@ pub enum Error {
         /// Why.
         source: listener::Error,
     },
+    /// The Unix socket cannot be bound.
+    #[error("failed to start the protocol's Unix socket")]
+    Socket(#[source] socket::Error),
     /// The engine cannot be opened.
     #[error("failed to open the memory")]
     Engine(#[source] engine::Error),
@@ -73,6 +81,7 @@ pub struct Sidecar {
 
 struct Tasks {
     protocol: JoinHandle<()>,
+    streams: Streams,
     admin: JoinHandle<()>,
     stop_admin: CancellationToken,
 }
@@ -129,9 +138,10 @@ impl Sidecar {
         let port = live.config().protocol.port;
         let bound = listener::bind_loopback(port).await.map_err(|source| Error::Listen { name: "protocol", source })?;
         let protocol_address = bound[0].local_addr().map_err(Error::Address)?;
-        let router = pipeline::build(engine.clone(), &shared);
-        let open = metrics.requests.connections.of(Listener::Protocol);
-        let protocol = tokio::spawn(listener::serve(bound, router, open, stop.clone()));
+        let socket = bind_socket(&live).await?;
+        let streams = Streams::new(stop.clone());
+        let router = pipeline::build(&engine, &shared, &streams);
+        let protocol = tokio::spawn(serve_protocol(bound, socket, router, Arc::clone(&metrics), stop.clone()));
 
         let garbage = GarbageCollection {
             engine: engine.clone(),
@@ -154,7 +164,7 @@ impl Sidecar {
             admin: admin_address,
             readiness,
             engine,
-            listeners: Tasks { protocol, admin, stop_admin },
+            listeners: Tasks { protocol, streams, admin, stop_admin },
             loops,
             stop,
             _gates: [engine_gate, listener_gate],
@@ -188,9 +198,7 @@ impl Sidecar {
         let unexpected = ended.filter(|_| !self.stop.is_cancelled());
         self.readiness.drain();
         self.stop.cancel();
-        if !self.listeners.protocol.is_finished()
-            && timeout(shutdown::DRAIN, &mut self.listeners.protocol).await.is_err()
-        {
+        if timeout(shutdown::DRAIN, self.listeners.drained()).await.is_err() {
             warn!(
                 limit_ms = shutdown::DRAIN.as_millis(),
                 "Requests were still in flight; their connections are closed"
@@ -206,6 +214,42 @@ impl Sidecar {
         self.listeners.stop_admin.cancel();
         unexpected.map_or(Ok(()), |name| Err(Error::TaskEnded(name)))
     }
+}
+
+impl Tasks {
+    /// Returns when no request of the protocol is in flight any more.
+    async fn drained(&mut self) {
+        // A handle that was awaited to its end must not be awaited again.
+        if !self.protocol.is_finished() {
+            let _ = (&mut self.protocol).await;
+        }
+        self.streams.ended().await;
+    }
+}
+
+/// Binds the Unix socket, if the configuration names one.
+async fn bind_socket(live: &Live) -> Result<Option<Socket>, Error> {
+    let config = live.config();
+    let Some(path) = &config.protocol.socket else { return Ok(None) };
+    let socket = Socket::bind(path).await.map_err(Error::Socket)?;
+    info!(socket = %path.display(), "Listening on a Unix socket");
+    Ok(Some(socket))
+}
+
+/// Serves the protocol on all its sockets.
+async fn serve_protocol(
+    ports: Vec<TcpListener>,
+    socket: Option<Socket>,
+    router: Router,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let open = |listener| metrics.requests.connections.of(listener);
+    let socket = Vec::from_iter(socket);
+    tokio::join!(
+        listener::serve(ports, router.clone(), open(Listener::Protocol), stop.clone()),
+        listener::serve(socket, router.clone(), open(Listener::Socket), stop.clone()),
+    );
 }
 
 async fn serve_admin(

@@ -32,6 +32,7 @@ use crate::{
     nonces::{CAPACITY, NonceStore},
     pipeline,
     readiness::Readiness,
+    stream::Streams,
 };
 
 /// Seconds that the fixture's sidecar has been running.
@@ -73,7 +74,8 @@ impl Fixture {
             clock: unix_time,
             started: unix_time() - RUNNING_FOR,
         };
-        Self { router: pipeline::build(engine.clone(), &shared), engine, shared, _directory: directory }
+        let router = pipeline::build(&engine, &shared, &Streams::default());
+        Self { router, engine, shared, _directory: directory }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {

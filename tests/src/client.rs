@@ -1,6 +1,9 @@
 //! A client that signs, and that can be told to sign wrongly.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, Result};
 use context_manager_protocol::{
@@ -87,9 +90,15 @@ impl Client {
     /// # Errors
     /// When the HTTP client cannot be made.
     pub fn new(url: impl Into<String>, key: Key) -> Result<Self> {
-        crate::cluster::install_tls();
-        let http = reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(20)).no_proxy().build()?;
-        Ok(Self { http, url: url.into(), key })
+        Ok(Self { http: builder().build()?, url: url.into(), key })
+    }
+
+    /// A client that speaks through the Unix socket at `path`.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn over(path: &Path, key: Key) -> Result<Self> {
+        Ok(Self { http: builder().unix_socket(path).build()?, url: "http://localhost".to_owned(), key })
     }
 
     /// Sends a request.
@@ -129,6 +138,11 @@ impl Client {
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.send(Draft::new("GET", path, Vec::new())).await
     }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    crate::cluster::install_tls();
+    reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(20)).no_proxy()
 }
 
 /// Unix time in seconds.

@@ -11,5 +11,6 @@ pub mod pods;
 pub mod proxy;
 pub mod qdrant;
 pub mod sidecar;
+pub mod stream;
 pub mod tally;
 pub mod webhook;

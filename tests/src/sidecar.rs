@@ -59,8 +59,8 @@ fn free_ports() -> Result<[u16; 2]> {
 }
 
 impl Sidecar {
-    /// Starts a sidecar with its configuration and data in `folder`, and waits until it is ready. `more` is added to the configuration;
-    /// if it names no store, the embedded one is used.
+    /// Starts a sidecar with its configuration and data in `folder`, and waits until it is ready. `more` is added to the configuration, and
+    /// may begin with keys of the table `protocol`; if it names no store, the embedded one is used.
     ///
     /// # Errors
     /// When it does not become ready; the error carries the end of its log.
@@ -119,8 +119,8 @@ impl Sidecar {
         } else {
             format!("[store.embedded]\npath = \"{}\"\n", data.display())
         };
-        let listeners = format!("[protocol]\nport = {port}\n[admin]\naddress = \"127.0.0.1\"\nport = {admin}\n");
-        fs::write(&config, format!("{listeners}{store}{more}"))?;
+        let listeners = format!("[admin]\naddress = \"127.0.0.1\"\nport = {admin}\n[protocol]\nport = {port}\n");
+        fs::write(&config, format!("{store}{listeners}{more}"))?;
         let log = folder.join(format!("log-{port}"));
         let child = Command::new(program("context-manager-sidecar")?)
             .arg("--config")
@@ -141,7 +141,15 @@ impl Sidecar {
     /// # Errors
     /// When the client cannot be made.
     pub fn client(&self) -> Result<Client> {
-        Client::new(format!("http://127.0.0.1:{}", self.port), Key::new("default", SECRET.into())?)
+        Client::new(format!("http://127.0.0.1:{}", self.port), Self::key()?)
+    }
+
+    /// The key that it takes from its environment.
+    ///
+    /// # Errors
+    /// Never: it is a valid one.
+    pub fn key() -> Result<Key> {
+        Ok(Key::new("default", SECRET.into())?)
     }
 
     /// Its configuration file, which it reads again when it changes.

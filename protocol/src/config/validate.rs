@@ -46,6 +46,15 @@ pub(super) fn check(config: &SidecarConfig) -> Result {
     within("protocol.timestamp_window (seconds)", &protocol.timestamp_window.get().as_secs(), 1, 3_600)?;
     within("protocol.max_in_flight", &protocol.max_in_flight, 1, 65_536)?;
     within("protocol.request_timeout (milliseconds)", &protocol.request_timeout.as_millis_i64(), 10, 600_000)?;
+    within("protocol.max_streams", &protocol.max_streams, 0, 1_024)?;
+    within("protocol.heartbeat_interval (milliseconds)", &protocol.heartbeat_interval.as_millis_i64(), 100, 600_000)?;
+    if protocol.socket.as_ref().is_some_and(|path| path.file_name().is_none()) {
+        return refuse(
+            "protocol.socket",
+            "not the path of a file",
+            "name the socket, such as /run/context-manager/protocol.sock",
+        );
+    }
     if protocol.port != 0 && protocol.port == config.admin.port {
         return refuse("admin.port", config.admin.port, "it must differ from protocol.port");
     }
@@ -342,6 +351,11 @@ mod tests {
             ("[retrieval.immediate]\nfloor = 0.6\n[retrieval.long_term]\nfloor = 0.6\n", "retrieval.*.floor is 1.2"),
             ("[protocol]\nport = 8080\n", "admin.port is 8080; it must differ from protocol.port"),
             ("[protocol]\ntimestamp_window = \"soon\"\n", "\"soon\" is not a duration"),
+            (
+                "[protocol]\nheartbeat_interval = \"1ms\"\n",
+                "protocol.heartbeat_interval (milliseconds) is 1; it must lie",
+            ),
+            ("[protocol]\nsocket = \"\"\n", "protocol.socket is not the path of a file; name the socket"),
             ("[protocol]\nmax_message_size = \"ten\"\n", "\"ten\" is not a size"),
             ("[levels.imediate]\n", "unknown field `imediate`"),
         ] {

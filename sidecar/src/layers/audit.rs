@@ -1,4 +1,5 @@
-//! The audit log: one line for each authenticated request that may change memory or take all of it away, whatever became of it.
+//! The audit log: one line for each authenticated request that may change memory or take all of it away, whatever became of it,
+//! and for each stream that is opened.
 //! Requests that are not authenticated have theirs from [`super::authenticate`].
 //!
 //! It says who (tenant, agent, key), what (operation, ids), where (the memories that were asked for), the decision of the access
@@ -79,7 +80,7 @@ fn scopes<'a>(decisions: impl Iterator<Item = &'a Decision>) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// Whether an operation changes the memory or takes all of it away.
+/// Whether an operation changes the memory, takes all of it away, or opens a way to do so.
 const fn is_recorded(route: Route) -> bool {
     match route {
         Route::Store
@@ -89,7 +90,8 @@ const fn is_recorded(route: Route) -> bool {
         | Route::ClearSession
         | Route::DeleteMatching
         | Route::Export
-        | Route::Import => true,
+        | Route::Import
+        | Route::Stream => true,
         Route::Search | Route::Get | Route::List | Route::Stats | Route::Unknown => false,
     }
 }

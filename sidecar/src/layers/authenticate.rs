@@ -22,6 +22,10 @@ use tracing::info;
 use super::{Shared, body_limit, request_id::RequestId};
 use crate::{access::Decisions, nonces, refusal::Refusal};
 
+mod carried;
+
+pub use carried::authenticate_carried;
+
 /// Proof that a request's signature was checked. The fields are private and only this layer fills them, so whoever needs
 /// a `&Verified` cannot be called without authentication.
 #[derive(Clone, Debug)]

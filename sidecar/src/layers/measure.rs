@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::StatusCode,
+    http::{Method, StatusCode},
     middleware::Next,
     response::Response,
 };
@@ -15,7 +15,7 @@ use axum::{
 use super::Shared;
 use crate::{
     metrics::{Metrics, RequestOutcome, Route},
-    routes::Endpoint,
+    routes::{Endpoint, path},
 };
 
 /// The layer. It stands outside everything that can refuse, so that refusals are counted too.
@@ -31,11 +31,15 @@ pub async fn measure(State(shared): State<Shared>, mut request: Request, next: N
 /// The operation that a request asks for.
 fn route(request: &Request) -> Route {
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    if matched == Some(path::STREAM) && request.method() == Method::GET {
+        return Route::Stream;
+    }
     let endpoint = matched.and_then(|path| Endpoint::find(request.method(), path));
     endpoint.map_or(Route::Unknown, |endpoint| endpoint.route)
 }
 
-fn outcome(status: StatusCode) -> RequestOutcome {
+/// How a request ended that was answered with `status`.
+pub fn outcome(status: StatusCode) -> RequestOutcome {
     if status.is_server_error() {
         RequestOutcome::Failed
     } else if status.is_client_error() {

@@ -1,7 +1,7 @@
 //! The values that labels can have. They are enums, so that the number of time series is bounded by the program and never
 //! by what a caller sends.
 
-use context_manager_protocol::{config::Operation, level::Level, problem::Code};
+use context_manager_protocol::{config::Operation, level::Level, problem::Code, stream::RequestKind};
 
 /// A closed set of label values.
 pub trait Label: Copy + 'static {
@@ -55,6 +55,8 @@ labels! {
         Import = "import",
         /// `GET /v1/contexts/stats`.
         Stats = "stats",
+        /// `GET /v1/stream`.
+        Stream = "stream",
         /// None of ours.
         Unknown = "unknown",
     }
@@ -135,12 +137,56 @@ labels! {
         /// It expired while it waited.
         Expired = "expired",
     }
-    /// One of the two listeners.
+    /// A listener.
     Listener {
         /// The authenticated one on loopback.
         Protocol = "protocol",
+        /// The same on a Unix socket.
+        Socket = "socket",
         /// The one for probes and metrics.
         Admin = "admin",
+    }
+    /// What a frame of a stream asks for.
+    Frame {
+        /// Store one context.
+        ContextStore = "ContextStore",
+        /// Store several.
+        ContextStoreBatch = "ContextStoreBatch",
+        /// Retrieve.
+        ContextRequest = "ContextRequest",
+        /// Change a context.
+        ContextUpdate = "ContextUpdate",
+        /// Delete contexts.
+        ContextDelete = "ContextDelete",
+        /// Read a context.
+        GetContext = "GetContext",
+        /// Read a page.
+        ListContexts = "ListContexts",
+        /// Delete a session.
+        ClearSession = "ClearSession",
+        /// Read figures.
+        GetStats = "GetStats",
+        /// A sign of life.
+        Heartbeat = "Heartbeat",
+        /// None of ours, or nothing that can be read.
+        Unknown = "unknown",
+    }
+    /// Why a stream ended.
+    StreamEnd {
+        /// The agent closed it.
+        Closed = "closed",
+        /// The connection broke.
+        Broken = "broken",
+        /// Nothing was heard from the agent.
+        Silent = "silent",
+        /// A frame was too large.
+        TooLarge = "too_large",
+        /// What came is not a WebSocket's.
+        Protocol = "protocol",
+        /// The key was retired.
+        KeyRetired = "key_retired",
+        /// The sidecar is shutting down.
+        Shutdown = "shutdown",
     }
     /// A file that is read again when it changes.
     WatchedFile {
@@ -148,6 +194,23 @@ labels! {
         Config = "config",
         /// The key ring.
         Keys = "keys",
+    }
+}
+
+impl From<RequestKind> for Frame {
+    fn from(kind: RequestKind) -> Self {
+        match kind {
+            RequestKind::ContextStore => Self::ContextStore,
+            RequestKind::ContextStoreBatch => Self::ContextStoreBatch,
+            RequestKind::ContextRequest => Self::ContextRequest,
+            RequestKind::ContextUpdate => Self::ContextUpdate,
+            RequestKind::ContextDelete => Self::ContextDelete,
+            RequestKind::GetContext => Self::GetContext,
+            RequestKind::ListContexts => Self::ListContexts,
+            RequestKind::ClearSession => Self::ClearSession,
+            RequestKind::GetStats => Self::GetStats,
+            RequestKind::Heartbeat => Self::Heartbeat,
+        }
     }
 }
 

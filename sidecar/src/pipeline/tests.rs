@@ -26,8 +26,9 @@ use futures::stream;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::around;
+use super::signed;
 use crate::{
+    layers::admission::Admission,
     metrics::{RequestOutcome, Route},
     testing::{Call, Fixture, RUNNING_FOR, eventually, key, send, unix_time},
 };
@@ -332,7 +333,7 @@ fn troubled(fixture: &Fixture) -> Router {
         .route("/fast", get(async || "done"))
         .route("/panic", post(async || -> StatusCode { unreachable!("a secret text") }))
         .route("/slow", get(async || tokio::time::sleep(Duration::from_hours(1)).await));
-    around(routes, &fixture.shared)
+    signed(routes, &fixture.shared, &Admission::new(fixture.shared.clone()))
 }
 
 #[tokio::test]

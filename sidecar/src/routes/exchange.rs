@@ -187,7 +187,8 @@ fn format_of(headers: &HeaderMap, name: HeaderName) -> Option<Format> {
     Format::from_media_type(headers.get(name)?.to_str().ok()?)
 }
 
-fn undecodable(error: DecodeError) -> Refusal {
+/// A refusal of what is not the message that was expected.
+pub fn undecodable(error: DecodeError) -> Refusal {
     let code = if error.well_formed { Code::FieldInvalid } else { Code::BodyMalformed };
     let refusal = Refusal::new(code, error.to_string());
     if error.well_formed && error.path != "." { refusal.field(error.path) } else { refusal }

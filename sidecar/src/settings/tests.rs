@@ -95,3 +95,21 @@ fn check_says_what_is_wrong_and_what_was_not_checked() {
     assert!(check(&file).is_err());
     assert!(check(&directory.path().join("absent.toml")).expect_err("no file").for_log().contains("absent.toml"));
 }
+
+#[test]
+fn the_socket_is_beside_the_configuration_and_not_too_long() {
+    let directory = TempDir::new().expect("a directory");
+    let with = |path: &str| {
+        let text = format!("{STORE}[protocol]\nsocket = \"{path}\"\n");
+        let settings = settings(&directory, &text, &[], None);
+        let checked = check(&settings.config_file).map(drop);
+        (settings.config(text.as_bytes()).map(|config| config.protocol.socket), checked)
+    };
+    let (socket, checked) = with("a.sock");
+    assert_eq!(socket.expect("valid"), Some(directory.path().join("a.sock")));
+    checked.expect("valid");
+    let (long, checked) = with(&format!("/{}", "a".repeat(100)));
+    for error in [long.expect_err("too long").for_log(), checked.expect_err("too long").for_log()] {
+        assert!(error.contains("101 bytes long") && error.contains("at most 100"), "{error}");
+    }
+}

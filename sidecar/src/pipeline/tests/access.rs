@@ -81,7 +81,7 @@ fn call(endpoint: &Endpoint, scope: &Scope) -> Call {
             let call = Call { body: format!("{line}\n").into_bytes(), ..asked("") };
             call.header("content-type", "application/jsonl")
         }
-        Route::Unknown => unreachable!("no endpoint is counted as unknown"),
+        Route::Stream | Route::Unknown => unreachable!("no endpoint is counted as these"),
     }
 }
 
@@ -193,6 +193,7 @@ fn effective(endpoint: &Endpoint, scope: &Scope) -> Scope {
         | Route::Export
         | Route::Import
         | Route::Stats
+        | Route::Stream
         | Route::Unknown => scope.session.clone(),
     };
     Scope { session, ..scope.clone() }
@@ -224,6 +225,7 @@ async fn every_route_keeps_to_the_levels_of_its_rule() {
                 | Route::Update
                 | Route::Delete
                 | Route::DeleteMatching
+                | Route::Stream
                 | Route::Unknown => {
                     walk.is_refused(endpoint, scope, rules).await;
                     continue;
