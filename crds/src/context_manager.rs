@@ -105,9 +105,10 @@ pub struct ContextManagerSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum ReclaimPolicy {
-    /// A PersistentVolumeClaim stays.
+    /// A PersistentVolumeClaim stays, and so does a Qdrant server's collection.
     #[default]
     Retain,
-    /// A PersistentVolumeClaim goes with the resource.
+    /// A PersistentVolumeClaim goes with the resource. On a Qdrant server the resource's collection is dropped; of one that others use
+    /// too, only the namespace's contexts are deleted.
     Delete,
 }

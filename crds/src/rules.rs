@@ -106,6 +106,16 @@ pub const QDRANT_TIMEOUT: CelRule = rule(
     "duration(self) >= duration('10ms') && duration(self) <= duration('10m')",
     "spec.vectorStore.qdrant.timeout must lie between 10ms and 10m",
 );
+/// A token is signed with the key.
+pub const TOKEN_NEEDS_KEY: CelRule = rule(
+    "!has(self.token) || has(self.apiKeySecretRef)",
+    "spec.vectorStore.qdrant.token needs apiKeySecretRef, because tokens are signed with the API key; add it, or remove token",
+);
+/// Long enough to reach the pods, and short enough to be worth it.
+pub const TOKEN_LIFETIME: CelRule = rule(
+    "duration(self) >= duration('10m') && duration(self) <= duration('720h')",
+    "spec.vectorStore.qdrant.token.lifetime must lie between 10m and 720h",
+);
 /// Nothing to prove without TLS.
 pub const TLS_NEEDS_HTTPS: CelRule = rule(
     "!has(self.tls) || self.url.startsWith('https://')",

@@ -93,6 +93,12 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         broken("replicas of an unknown number", qdrant(json!({"writeConsistency": 1})), rules::CONSISTENCY_FITS),
         broken("no time to call", qdrant(json!({"timeout": "1ms"})), rules::QDRANT_TIMEOUT),
         broken("an hour to call", qdrant(json!({"timeout": "1h"})), rules::QDRANT_TIMEOUT),
+        broken("a token without a key", qdrant(json!({"token": {"policy": "PerResource"}})), rules::TOKEN_NEEDS_KEY),
+        broken(
+            "a token of a minute",
+            qdrant(json!({"apiKeySecretRef": secret, "token": {"lifetime": "1m"}})),
+            rules::TOKEN_LIFETIME,
+        ),
         broken("TLS over http", qdrant(json!({"url": "http://qdrant", "tls": {}})), rules::TLS_NEEDS_HTTPS),
         broken("two CAs", qdrant(json!({"tls": {"caSecretRef": secret, "caConfigMapRef": secret}})), rules::ONE_CA),
         broken(

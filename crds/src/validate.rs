@@ -175,8 +175,17 @@ fn vector_store(check: &mut Check, VectorStore { embedded, qdrant }: &VectorStor
 }
 
 fn qdrant(check: &mut Check, qdrant: &Qdrant, name: &str) {
-    let Qdrant { url, api_key_secret_ref, tls, collection, shards, replication_factor, write_consistency, timeout } =
-        qdrant;
+    let Qdrant {
+        url,
+        api_key_secret_ref,
+        token,
+        tls,
+        collection,
+        shards,
+        replication_factor,
+        write_consistency,
+        timeout,
+    } = qdrant;
     let field = |name: &str| format!("spec.vectorStore.qdrant.{name}");
     check.rule(is_endpoint(url), rules::QDRANT_URL);
     check.length(&field("url"), Some(url), 1, 2048);
@@ -189,6 +198,9 @@ fn qdrant(check: &mut Check, qdrant: &Qdrant, name: &str) {
     let replicas = replication_factor.unwrap_or_default();
     check.rule(write_consistency.is_none_or(|count| count <= replicas), rules::CONSISTENCY_FITS);
     check.within(*timeout, Duration::from_millis(10), Duration::from_secs(600), rules::QDRANT_TIMEOUT);
+    check.rule(token.is_none() || api_key_secret_ref.is_some(), rules::TOKEN_NEEDS_KEY);
+    let lifetime = token.as_ref().and_then(|token| token.lifetime);
+    check.within(lifetime, Duration::from_secs(600), Duration::from_secs(720 * 3_600), rules::TOKEN_LIFETIME);
     check.rule(tls.is_none() || url.starts_with("https://"), rules::TLS_NEEDS_HTTPS);
     let QdrantTls { ca_secret_ref, ca_config_map_ref, verify } = tls.clone().unwrap_or_default();
     check.rule(ca_secret_ref.is_none() || ca_config_map_ref.is_none(), rules::ONE_CA);

@@ -49,6 +49,10 @@ pub use error::Error;
 use lease::Lease;
 use metrics::Metrics;
 use reconcile::Context;
+pub use store::{
+    reclaim::{ABANDON, FINALIZER},
+    sweep,
+};
 
 use crate::pki;
 
@@ -78,6 +82,8 @@ pub struct Settings {
     pub authority: pki::client::Settings,
     /// Time between two looks at an object of which nothing was heard.
     pub resync: Duration,
+    /// What is done with expired contexts whose agents have no pod any more.
+    pub sweep: sweep::Settings,
 }
 
 /// Why the controller ended.
@@ -138,10 +144,14 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
 async fn reconcile_all(client: Client, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
     let reporter =
         Reporter { controller: "context-manager-controller".to_owned(), instance: Some(settings.instance.clone()) };
+    let sweep = settings.sweep;
     let context = Arc::new(Context::new(client.clone(), Recorder::new(client.clone(), reporter), settings, metrics));
     let ours = watcher::Config::default().labels(&build::selector());
     let pods = watcher::Config::default().labels(names::INJECTED);
-    Controller::new(Api::<DeserializeGuard<ContextManager>>::all(client.clone()), watcher::Config::default())
+    let controller =
+        Controller::new(Api::<DeserializeGuard<ContextManager>>::all(client.clone()), watcher::Config::default());
+    let sweeping = sweep::run(Arc::clone(&context), controller.store(), sweep, stop.clone());
+    let reconciling = controller
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
         .watches(Api::<PersistentVolumeClaim>::all(client.clone()), ours, |claim| {
@@ -155,8 +165,8 @@ async fn reconcile_all(client: Client, settings: Settings, metrics: Arc<Metrics>
                 // What reconciling returned was reported there; what is left are objects that are gone, and broken watches.
                 debug!(%error, "A trigger of the controller came to nothing");
             }
-        })
-        .await;
+        });
+    tokio::join!(reconciling, sweeping);
 }
 
 /// The `ContextManager` that a label of an object names. A claim that is retained has no owner reference.

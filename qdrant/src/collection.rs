@@ -31,7 +31,7 @@ const LARGEST_ANSWER: usize = 256 << 20;
 #[derive(Clone)]
 pub struct Collection {
     pub(crate) points: PointsClient<Authenticated>,
-    collections: CollectionsClient<Authenticated>,
+    pub(crate) collections: CollectionsClient<Authenticated>,
     pub(crate) options: Options,
     key: ApiKey,
 }

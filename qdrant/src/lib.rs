@@ -10,10 +10,12 @@
 //! # Guards
 //! A collection that was made for another model, with other vectors or another schema is refused, and never changed or deleted.
 
+mod admin;
 mod channel;
 mod collection;
 mod convert;
 mod error;
+mod failure;
 mod filter;
 mod options;
 mod read;
@@ -21,6 +23,8 @@ mod schema;
 mod search;
 mod write;
 
+pub use admin::{Found, Orphans};
 pub use collection::Collection;
 pub use error::Error;
+pub use failure::Failure;
 pub use options::{Options, Sizing, Trust};

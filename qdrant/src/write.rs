@@ -149,7 +149,7 @@ impl Collection {
     }
 
     /// Picks at most `limit` points, then deletes those of them that the clauses still find.
-    async fn delete_some(&self, clauses: Clauses, limit: usize) -> Result<usize, Error> {
+    pub(crate) async fn delete_some(&self, clauses: Clauses, limit: usize) -> Result<usize, Error> {
         if limit == 0 {
             return Ok(0);
         }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_crds::ContextManager;
 use context_manager_operator::{
-    controller::{self, Settings},
+    controller::{self, Settings, sweep},
     pki,
 };
 use k8s_openapi::{api::core::v1::Namespace as NamespaceObject, apimachinery::pkg::apis::meta::v1::Condition};
@@ -70,6 +70,7 @@ impl Operator {
             lease_duration: Duration::from_secs(15),
             authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),
             resync: RESYNC,
+            sweep: sweep::Settings { mode: sweep::Mode::Delete, interval: RESYNC, grace: RESYNC },
         };
         let admin = settings.admin_address.to_string();
         let controller = Background::start("the controller", move |client, shutdown| async move {

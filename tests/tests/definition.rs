@@ -102,6 +102,7 @@ fn good_specs() -> Vec<(&'static str, Value)> {
             "a Qdrant server with everything",
             json!({"vectorStore": {"qdrant": {
                 "url": "https://[::1]:6334/", "apiKeySecretRef": {"name": "qdrant", "key": "key"},
+                "token": {"policy": "PerResource", "lifetime": "1h"},
                 "tls": {"caSecretRef": {"name": "qdrant", "key": "ca.crt"}, "verify": true}, "collection": "Shared_memory-2",
                 "shards": 3, "replicationFactor": 2, "writeConsistency": 2, "timeout": "10s",
             }}}),

@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("crds", &["protocol"]),
     ("embedded", &["memory"]),
-    ("operator", &["crds", "protocol"]),
+    ("operator", &["crds", "memory", "protocol", "qdrant"]),
     ("qdrant", &["memory"]),
     ("journal", &[]),
     ("sidecar", &["embedded", "journal", "memory", "protocol", "qdrant"]),

@@ -1,6 +1,7 @@
 //! `spec.vectorStore.qdrant`: a collection of a Qdrant server.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::embedding::SecretKeyRef;
@@ -10,6 +11,7 @@ use crate::{duration::Duration, rules};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = rules::TLS_NEEDS_HTTPS,
+    validation = rules::TOKEN_NEEDS_KEY,
     validation = rules::CONSISTENCY_FITS,
     validation = rules::COLLECTION_IS_FIXED
 )]
@@ -22,6 +24,9 @@ pub struct Qdrant {
     /// The API key, in a Secret of this namespace. Default: none is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret_ref: Option<SecretKeyRef>,
+    /// What sidecars prove themselves by. Default: a token of the resource's own where the server takes one, else the API key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
     /// How the server proves who it is. Default: by a certificate that the roots of the web vouch for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<QdrantTls>,
@@ -47,6 +52,33 @@ pub struct Qdrant {
     #[x_kube(validation = rules::QDRANT_TIMEOUT)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+}
+
+/// What sidecars prove themselves by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Token {
+    /// When sidecars get tokens instead of the API key. Default: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<TokenPolicy>,
+    /// How long a token is valid. It is renewed at about half of that, so sidecars outlast an operator that is away for a third.
+    /// Default: 24h.
+    #[x_kube(validation = rules::TOKEN_LIFETIME)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Duration>,
+}
+
+/// When sidecars get tokens instead of the API key. Default: Auto.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum TokenPolicy {
+    /// Where the server takes them (`service.jwt_rbac`). The condition StoreReady says what they got.
+    #[default]
+    Auto,
+    /// Always; a server that takes none is not used.
+    PerResource,
+    /// Never.
+    Never,
 }
 
 /// How the server proves who it is.

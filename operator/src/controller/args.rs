@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::Settings;
+use super::{Settings, store::sweep};
 use crate::pki;
 
 /// Flags of `context-manager-operator controller`.
@@ -29,6 +29,15 @@ pub struct Args {
     /// Time between two looks at an object of which nothing was heard
     #[arg(long, env = "CONTEXT_MANAGER_RESYNC", default_value = "60s", value_parser = at_least_a_second)]
     pub resync: Duration,
+    /// What is done with expired contexts on Qdrant servers whose agents have no pod any more
+    #[arg(long, env = "CONTEXT_MANAGER_SWEEP", default_value = "delete")]
+    pub sweep: sweep::Mode,
+    /// Time between two looks for them
+    #[arg(long, env = "CONTEXT_MANAGER_SWEEP_INTERVAL", default_value = "10m", value_parser = at_least_a_second)]
+    pub sweep_interval: Duration,
+    /// How long they must be expired
+    #[arg(long, env = "CONTEXT_MANAGER_SWEEP_GRACE", default_value = "1h", value_parser = at_least_a_second)]
+    pub sweep_grace: Duration,
     /// Name of this replica
     #[arg(long, env = "POD_NAME", default_value = "context-manager-controller")]
     pub instance: String,
@@ -44,10 +53,24 @@ impl From<Args> for Settings {
             lease_duration,
             client_ca_secret,
             resync,
+            sweep,
+            sweep_interval,
+            sweep_grace,
             instance,
         } = args;
         let authority = pki::client::Settings::new(namespace.clone(), client_ca_secret);
-        Self { admin_address, namespace, instance, webhook_configuration, lease, lease_duration, authority, resync }
+        let sweep = sweep::Settings { mode: sweep, interval: sweep_interval, grace: sweep_grace };
+        Self {
+            admin_address,
+            namespace,
+            instance,
+            webhook_configuration,
+            lease,
+            lease_duration,
+            authority,
+            resync,
+            sweep,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The children without secrets: configuration and claim; and what is only looked at: pods, the webhook, the user's Secrets.
 
-use context_manager_crds::{context_manager::status::Pods, quantity::Quantity};
+use context_manager_crds::{ContextManagerStatus, context_manager::status::Pods, quantity::Quantity};
 use context_manager_protocol::{config::SidecarConfig, names};
 use k8s_openapi::{
     api::{
@@ -58,14 +58,19 @@ fn says_the_same(published: &SidecarConfig, wanted: &SidecarConfig) -> bool {
 }
 
 /// Brings the store to what it should be, as far as it lies in the cluster, and says in a word where contexts are kept.
-pub(super) async fn storage(context: &Context, plan: &Plan) -> Result<(String, Finding), Error> {
+pub(super) async fn storage(
+    context: &Context,
+    plan: &Plan,
+    current: Option<&ContextManagerStatus>,
+) -> Result<(String, store::Found), Error> {
+    let settled = |finding| store::Found { finding, next: None };
     match &plan.storage {
         StoragePlan::EmptyDir => {
             let good = Good("EmptyDir", "each pod has a volume that ends with it".to_owned());
-            Ok(("Embedded/EmptyDir".to_owned(), Ok(good)))
+            Ok(("Embedded/EmptyDir".to_owned(), settled(Ok(good))))
         }
-        StoragePlan::Claim(wanted) => Ok(("Embedded/Claim".to_owned(), claim(context, plan, wanted).await?)),
-        StoragePlan::Qdrant(wanted) => Ok(("Qdrant".to_owned(), store::ensure(context, plan, wanted).await?)),
+        StoragePlan::Claim(wanted) => Ok(("Embedded/Claim".to_owned(), settled(claim(context, plan, wanted).await?))),
+        StoragePlan::Qdrant(wanted) => Ok(("Qdrant".to_owned(), store::ensure(context, plan, wanted, current).await?)),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// From a look that finds nothing to do to a slow API server.
 const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -30,11 +32,25 @@ impl Outcome {
     }
 }
 
+/// What became of a visit of the sweeper, or of a batch of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Swept {
+    /// A batch was deleted.
+    Batch,
+    /// A visit ended well.
+    Done,
+    /// A visit failed.
+    Failed,
+}
+
 pub(super) struct Metrics {
     registry: Registry,
     reconciles: IntCounterVec,
     duration: Histogram,
     writes: IntCounterVec,
+    sweeps: IntCounterVec,
+    swept: IntCounter,
+    sweepable: IntGauge,
     pub(super) leader: IntGauge,
 }
 
@@ -62,17 +78,35 @@ impl Metrics {
                 ),
                 &["object"],
             )?,
+            sweeps: IntCounterVec::new(
+                Opts::new("context_manager_sweeps_total", "Visits of a Qdrant collection by the sweeper, by outcome."),
+                &["outcome"],
+            )?,
+            swept: IntCounter::new(
+                "context_manager_swept_contexts_total",
+                "Expired contexts of agents without a pod that the sweeper deleted.",
+            )?,
+            sweepable: IntGauge::new(
+                "context_manager_sweepable_contexts",
+                "Contexts that the sweeper would have deleted on its last round; 0 unless it is a dry run.",
+            )?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
             registry,
         };
         for outcome in Outcome::ALL {
             metrics.reconciles.with_label_values(&[outcome.as_str()]);
         }
-        let Self { registry, reconciles, duration, writes, leader } = &metrics;
+        for outcome in ["ok", "error"] {
+            metrics.sweeps.with_label_values(&[outcome]);
+        }
+        let Self { registry, reconciles, duration, writes, sweeps, swept, sweepable, leader } = &metrics;
         registry.register(Box::new(build))?;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(writes.clone()))?;
+        registry.register(Box::new(sweeps.clone()))?;
+        registry.register(Box::new(swept.clone()))?;
+        registry.register(Box::new(sweepable.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         Ok(metrics)
     }
@@ -85,6 +119,20 @@ impl Metrics {
     /// Counts a write of an object of a kind such as `config_map`.
     pub(super) fn wrote(&self, object: &'static str) {
         self.writes.with_label_values(&[object]).inc();
+    }
+
+    /// Counts a batch of so many contexts, or a visit.
+    pub(super) fn swept(&self, what: Swept, contexts: usize) {
+        match what {
+            Swept::Batch => self.swept.inc_by(contexts as u64),
+            Swept::Done => self.sweeps.with_label_values(&["ok"]).inc(),
+            Swept::Failed => self.sweeps.with_label_values(&["error"]).inc(),
+        }
+    }
+
+    /// Notes how many contexts a dry run counted.
+    pub(super) fn sweepable(&self, contexts: usize) {
+        self.sweepable.set(i64::try_from(contexts).unwrap_or(i64::MAX));
     }
 
     pub(super) fn render(&self) -> Result<String, prometheus::Error> {

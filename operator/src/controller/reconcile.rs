@@ -18,6 +18,7 @@ use kube::{
     },
 };
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -29,14 +30,24 @@ use super::{
     keys,
     metrics::{Metrics, Outcome},
     plan::Plan,
-    status::{self, Report},
+    status::{self, Report, Trouble},
+    store::{
+        Probes,
+        reclaim::{self, Released},
+    },
 };
 
 /// Pause before what passes by itself is looked at again.
 const WAITING: Duration = Duration::from_secs(2);
+/// Pause before a deletion that found all places taken.
+const BUSY: Duration = Duration::from_secs(1);
+/// Longest pause of a deletion that waits.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// First pause after an error, doubled with each further one of the same object, up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+/// Deletions on Qdrant servers at once; fewer than reconciliations, so that servers that are away do not hold them all.
+const DELETIONS: usize = 4;
 /// Failures in a row after which the status shows them.
 const FAILURES_SHOWN: u32 = 2;
 /// Pauses vary by this share either way, so that objects that failed together are not tried together.
@@ -49,8 +60,12 @@ pub(super) struct Context {
     pub(super) client: Client,
     pub(super) authority: Authority,
     pub(super) webhook_configuration: String,
+    /// Looks at Qdrant servers.
+    pub(super) probes: Arc<Probes>,
+    /// Deletions on Qdrant servers that go on at once.
+    pub(super) deletions: Semaphore,
     recorder: Recorder,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     resync: Duration,
     /// How often each object failed in a row, by its uid.
     failures: Mutex<HashMap<String, u32>>,
@@ -64,6 +79,8 @@ impl Context {
             metrics,
             authority: Authority::new(settings.authority),
             webhook_configuration: settings.webhook_configuration,
+            probes: Arc::new(Probes::new(settings.resync)),
+            deletions: Semaphore::new(DELETIONS),
             resync: settings.resync,
             failures: Mutex::default(),
         }
@@ -123,9 +140,7 @@ pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Res
     let since = Instant::now();
     let metadata = object.meta();
     if metadata.deletion_timestamp.is_some() {
-        // Children go with their owner, and nothing lies outside the cluster.
-        context.succeeded(metadata);
-        return Ok(Action::await_change());
+        return end(&object, &context).await;
     }
     let result = match &object.0 {
         Ok(resource) => provision(resource, &context).await,
@@ -142,6 +157,39 @@ pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Res
     let (_, pause) = result?;
     context.succeeded(metadata);
     Ok(Action::requeue(jittered(pause, rand::random())))
+}
+
+/// The end of a resource. Children go with their owner; what lies on a Qdrant server goes first, if the resource says so.
+async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
+    let metadata = object.meta();
+    let released = if reclaim::is_held(metadata) { reclaim::release(context, object).await? } else { Released::Yes };
+    let pause = match released {
+        Released::Yes => {
+            context.succeeded(metadata);
+            context.probes.forget(metadata.uid.as_deref().unwrap_or_default());
+            return Ok(Action::await_change());
+        }
+        Released::Busy => BUSY,
+        Released::Waits(trouble) => {
+            let current = object.0.as_ref().ok().and_then(|resource| resource.status.as_ref());
+            announce_wait(context, object, current, &trouble).await;
+            let status = status::ending(&trouble, metadata.generation, current, Timestamp::now());
+            write_status(context, metadata, current, &status).await?;
+            backoff(context.failed(metadata)).max(WAITING.min(context.resync)).min(LONGEST_WAIT)
+        }
+    };
+    Ok(Action::requeue(jittered(pause, rand::random())))
+}
+
+/// An event when a deletion begins to wait, or waits for something else.
+async fn announce_wait(context: &Context, object: &Object, current: Option<&ContextManagerStatus>, trouble: &Trouble) {
+    let said = current.and_then(|status| status.conditions.iter().find(|said| said.type_ == "Ready"));
+    if said.is_some_and(|said| said.reason == trouble.reason && said.message == trouble.message) {
+        return;
+    }
+    if let Some(plan) = object.0.as_ref().ok().and_then(|resource| Plan::of(resource).ok()) {
+        context.warn(&plan, "DeletionWaits", &trouble.message).await;
+    }
 }
 
 /// Says in the status that reconciling fails, once it is more than a hiccup. What the API server said goes to the log alone.
@@ -166,11 +214,14 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
             return Ok((Outcome::NotReady, context.resync));
         }
     };
+    // Before anything is stored, what deletes it later is in place.
+    reclaim::hold(context, resource, &plan).await?;
     // Configuration last: a sidecar that reads it finds what it names.
     let found_keys = keys::ensure(context, &plan).await?;
     let embedding_key = children::embedding_key(context, &plan).await?;
     let found_certificate = certificate::ensure(context, &plan).await?;
-    let (store_kind, store) = children::storage(context, &plan).await?;
+    let (store_kind, store) = children::storage(context, &plan, resource.status.as_ref()).await?;
+    let (store, next_look) = (store.finding, store.next);
     let config = children::config(context, &plan).await?;
     let injection = children::injection(context).await?;
     let pods = children::pods(context, &plan).await?;
@@ -189,6 +240,10 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let (outcome, pause) = match report.trouble() {
         None => (Outcome::Ready, context.resync),
         Some(trouble) if trouble.stalled => (Outcome::NotReady, context.resync),
+        // A server is not asked more often because the reconciliation comes by.
+        Some(trouble) if report.store.as_ref().err() == Some(trouble) => {
+            (Outcome::NotReady, next_look.unwrap_or(WAITING).min(context.resync))
+        }
         Some(_) => (Outcome::NotReady, WAITING.min(context.resync)),
     };
     let status = report.status(resource.metadata.generation, resource.status.as_ref(), Timestamp::now());
@@ -249,7 +304,7 @@ fn backoff(failures: u32) -> Duration {
     FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
 }
 
-fn jittered(pause: Duration, random: f64) -> Duration {
+pub(super) fn jittered(pause: Duration, random: f64) -> Duration {
     pause.mul_f64(1.0 - JITTER + 2.0 * JITTER * random.clamp(0.0, 1.0))
 }
 

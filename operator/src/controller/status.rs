@@ -136,6 +136,17 @@ pub fn failing(
     troubled(&Trouble::passing("ReconcileError", message), generation, current, now)
 }
 
+/// The status of a resource whose deletion waits.
+#[must_use]
+pub fn ending(
+    trouble: &Trouble,
+    generation: Option<i64>,
+    current: Option<&ContextManagerStatus>,
+    now: Timestamp,
+) -> ContextManagerStatus {
+    troubled(trouble, generation, current, now)
+}
+
 /// The current status with this trouble. What is known of the children stays as it was.
 fn troubled(
     trouble: &Trouble,

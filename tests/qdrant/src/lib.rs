@@ -6,6 +6,7 @@
 //!
 //! The same suites run on a real server (`CONTEXT_MANAGER_TEST_QDRANT_URL`), which is what keeps this one honest.
 
+mod access;
 mod collections;
 mod convert;
 mod filter;

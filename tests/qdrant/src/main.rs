@@ -22,17 +22,21 @@ struct Args {
     /// What callers must send as `api-key`; anybody may call without it.
     #[arg(long)]
     api_key: Option<String>,
+    /// Whether tokens that are signed with the API key count too.
+    #[arg(long, requires = "api_key")]
+    jwt_rbac: bool,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Args { listen, directory, api_key } = Args::parse();
+    let Args { listen, directory, api_key, jwt_rbac } = Args::parse();
     let mut terminated = signal(SignalKind::terminate())?;
     let server = Server::open(directory)?;
     let server = match api_key {
         Some(key) => server.with_api_key(key),
         None => server,
     };
+    let server = if jwt_rbac { server.with_jwt_rbac() } else { server };
     let listener = TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen}"))?;
     server.serve(listener, async move { terminated.recv().await.unwrap_or_default() }).await
 }

@@ -15,7 +15,7 @@ use tonic::{
     transport::{self, Identity, ServerTlsConfig, server::TcpIncoming},
 };
 
-use crate::{collections, points, store::Store};
+use crate::{access::Granted, collections, points, store::Store};
 
 /// As large as the product's largest answer.
 const LARGEST_MESSAGE: usize = 256 << 20;
@@ -43,13 +43,20 @@ impl Server {
     /// # Errors
     /// When a collection cannot be read.
     pub fn open(directory: PathBuf) -> Result<Self> {
-        Ok(Self { store: Arc::new(Store::open(directory)?), key: RequiredKey(None), tls: None })
+        Ok(Self { store: Arc::new(Store::open(directory)?), key: RequiredKey::default(), tls: None })
     }
 
     /// Serves only callers that send this as `api-key`.
     #[must_use]
     pub fn with_api_key(mut self, key: String) -> Self {
-        self.key = RequiredKey(Some(key.into()));
+        self.key.key = Some(key.into());
+        self
+    }
+
+    /// Takes tokens that are signed with the API key too.
+    #[must_use]
+    pub const fn with_jwt_rbac(mut self) -> Self {
+        self.key.jwt_rbac = true;
         self
     }
 
@@ -88,17 +95,25 @@ impl Server {
 }
 
 /// The key that callers must send.
-#[derive(Clone, Debug)]
-struct RequiredKey(Option<Arc<str>>);
+#[derive(Clone, Debug, Default)]
+struct RequiredKey {
+    key: Option<Arc<str>>,
+    jwt_rbac: bool,
+}
 
 impl Interceptor for RequiredKey {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(required) = &self.0 else { return Ok(request) };
-        match request.metadata().get("api-key") {
-            None => Err(Status::unauthenticated("Must provide an API key or an Authorization bearer token")),
-            Some(sent) if sent.as_bytes() == required.as_bytes() => Ok(request),
-            Some(_) => Err(Status::unauthenticated("Invalid API key or JWT")),
-        }
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(required) = self.key.as_deref() else { return Ok(request) };
+        let granted = match request.metadata().get("api-key").map(|sent| sent.to_str().unwrap_or_default()) {
+            None => return Err(Status::unauthenticated("Must provide an API key or an Authorization bearer token")),
+            Some(sent) if sent == required => Granted::Everything,
+            Some(sent) => match self.jwt_rbac.then(|| Granted::by_token(sent, [required])).flatten() {
+                Some(granted) => granted?,
+                None => return Err(Status::unauthenticated("Invalid API key or JWT")),
+            },
+        };
+        request.extensions_mut().insert(granted);
+        Ok(request)
     }
 }
 
@@ -110,12 +125,16 @@ impl Service {
     async fn answer<Q, A>(
         &self,
         request: Request<Q>,
+        (service, name, collection): (&str, &str, fn(&Q) -> &str),
         call: fn(&Store, Q) -> Result<A, Status>,
     ) -> Result<Response<A>, Status>
     where
         Q: Send + 'static,
         A: Send + 'static,
     {
+        if let Some(granted) = request.extensions().get::<Granted>() {
+            granted.check(service, name, collection(request.get_ref()))?;
+        }
         let store = Arc::clone(&self.0);
         let request = request.into_inner();
         let answered = tokio::task::spawn_blocking(move || call(&store, request)).await;
@@ -136,7 +155,8 @@ macro_rules! service {
                     &self,
                     request: Request<qdrant::$request>,
                 ) -> Result<Response<qdrant::$response>, Status> {
-                    self.answer(request, $module::$call).await
+                    let of = (stringify!($service), stringify!($call), (|sent: &qdrant::$request| sent.collection_name.as_str()) as fn(&_) -> &str);
+                    self.answer(request, of, $module::$call).await
                 }
             )*
             $(

@@ -42,6 +42,8 @@ const CASES: [(&str, &[&str]); 3] = [
             "controller.tolerations[0].operator=Exists",
             "controller.extraEnv[0].name=HTTPS_PROXY",
             "controller.extraEnv[0].value=http://proxy.example.com:3128",
+            "controller.sweeper.mode=dry-run",
+            "controller.sweeper.interval=1h",
             "controller.podLabels.team=platform",
             "controller.podAnnotations.note=hello",
             "controller.serviceAccount.annotations.role=controller",
@@ -128,6 +130,7 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("webhook.timeoutSeconds=60", "timeoutSeconds"),
         ("webhook.port=80", "port"),
         ("controller.replicas=-1", "replicas"),
+        ("controller.sweeper.mode=perhaps", "mode"),
         ("webhook.certificates.caGrace=soon", "caGrace"),
         ("webhook.hostNetwork=true", "hostNetwork"),
     ] {

@@ -31,8 +31,17 @@ pub(super) fn set(config: &mut SidecarConfig, given: Option<&VectorStore>, (name
 }
 
 fn qdrant(given: &Qdrant, collection: String) -> QdrantStore {
-    let Qdrant { url, api_key_secret_ref, tls, collection: _, shards, replication_factor, write_consistency, timeout } =
-        given;
+    let Qdrant {
+        url,
+        api_key_secret_ref,
+        token: _,
+        tls,
+        collection: _,
+        shards,
+        replication_factor,
+        write_consistency,
+        timeout,
+    } = given;
     let QdrantTls { ca_secret_ref, ca_config_map_ref, verify } = tls.clone().unwrap_or_default();
     let has_ca = ca_secret_ref.is_some() || ca_config_map_ref.is_some();
     let count = |given: &Option<i32>| given.and_then(|count| u32::try_from(count).ok());

@@ -1,13 +1,21 @@
 //! A Qdrant server as the store: what the sidecars are told of it, and where the secrets come from.
 
+use std::time::Duration;
+
 use context_manager_crds::{
     ContextManagerSpec,
     context_manager::{
+        ReclaimPolicy,
         embedding::SecretKeyRef,
-        qdrant::{ConfigMapKeyRef, QdrantTls},
+        qdrant::{ConfigMapKeyRef, QdrantTls, TokenPolicy},
     },
+    duration::Duration as DurationText,
 };
-use context_manager_protocol::config::{QdrantStore, SidecarConfig, Store};
+use context_manager_memory::builtin;
+use context_manager_protocol::config::{Provider, QdrantStore, SidecarConfig, Store};
+
+/// How long a token is valid unless the resource says otherwise.
+const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 
 /// A collection of a Qdrant server.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +26,16 @@ pub struct QdrantPlan {
     pub api_key: Option<SecretKeyRef>,
     /// The CA that the server's certificate is checked against; made by the user.
     pub ca: Option<CaSource>,
+    /// When sidecars get tokens instead of the API key.
+    pub tokens: TokenPolicy,
+    /// How long a token is valid.
+    pub token_lifetime: Duration,
+    /// Length of the dense vectors.
+    pub dimensions: usize,
+    /// The embedding model.
+    pub model: String,
+    /// What happens to the contexts when the resource is deleted.
+    pub reclaim: ReclaimPolicy,
 }
 
 /// Where a CA is.
@@ -36,12 +54,78 @@ impl QdrantPlan {
         let given = spec.vector_store.as_ref()?.qdrant.as_ref()?;
         let QdrantTls { ca_secret_ref, ca_config_map_ref, verify: _ } = given.tls.clone().unwrap_or_default();
         let ca = ca_secret_ref.map(CaSource::Secret).or(ca_config_map_ref.map(CaSource::ConfigMap));
-        Some(Self { store: store.clone(), api_key: given.api_key_secret_ref.clone(), ca })
+        let token = given.token.clone().unwrap_or_default();
+        let model = match config.embedding.provider {
+            Provider::Builtin => Some(builtin::MODEL.to_owned()),
+            Provider::OpenAi => config.embedding.model.clone(),
+        };
+        Some(Self {
+            store: store.clone(),
+            api_key: given.api_key_secret_ref.clone(),
+            ca,
+            tokens: token.policy.unwrap_or_default(),
+            token_lifetime: token.lifetime.map_or(TOKEN_LIFETIME, DurationText::get),
+            dimensions: config.embedding.dimensions,
+            model: model.unwrap_or_default(),
+            reclaim: spec.reclaim_policy.unwrap_or_default(),
+        })
     }
 
-    /// Whether the connection is encrypted to nobody knows whom.
+    /// Whether this and another one are the same collection of the same server, as far as their endpoints tell.
     #[must_use]
-    pub fn is_unverified(&self) -> bool {
-        !self.store.verify && self.store.url.starts_with("https://")
+    pub fn shares_with(&self, other: &Self) -> bool {
+        self.store.collection == other.store.collection && server(&self.store.url) == server(&other.store.url)
+    }
+}
+
+/// Host and port of an endpoint; the names of a Service in a cluster are one.
+fn server(url: &str) -> (String, String) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/').to_ascii_lowercase();
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host.to_owned(), port.to_owned()),
+        Some(_) | None => (rest.clone(), "6334".to_owned()),
+    };
+    let host = host.trim_end_matches('.').trim_end_matches(".cluster.local").trim_end_matches(".svc");
+    (host.to_owned(), port)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::plan::{Plan, StoragePlan, tests::resource};
+
+    fn plan(qdrant: &serde_json::Value) -> QdrantPlan {
+        let spec = json!({"vectorStore": {"qdrant": qdrant}});
+        match Plan::of(&resource(&spec)).unwrap().storage {
+            StoragePlan::Qdrant(plan) => *plan,
+            StoragePlan::EmptyDir | StoragePlan::Claim(_) => unreachable!("the spec has a server"),
+        }
+    }
+
+    #[test]
+    fn a_collection_is_that_of_the_resource_and_of_its_model() {
+        let plan = plan(&json!({"url": "https://qdrant"}));
+        assert_eq!(plan.store.collection, "ctx_team_memory");
+        assert_eq!((plan.model.as_str(), plan.dimensions), (builtin::MODEL, 384));
+        assert_eq!((plan.tokens, plan.token_lifetime), (TokenPolicy::Auto, Duration::from_hours(24)));
+        assert_eq!(plan.reclaim, ReclaimPolicy::Retain);
+    }
+
+    #[test]
+    fn a_server_is_known_by_each_of_its_names() {
+        let at = |url: &str, collection: &str| plan(&json!({"url": url, "collection": collection}));
+        let one = at("https://qdrant.stores.svc", "a");
+        for url in
+            ["http://qdrant.stores:6334", "https://qdrant.stores.svc.cluster.local:6334/", "https://Qdrant.stores."]
+        {
+            assert!(one.shares_with(&at(url, "a")), "{url}");
+        }
+        assert!(!one.shares_with(&at("https://qdrant.stores.svc", "b")));
+        assert!(!one.shares_with(&at("https://qdrant.stores.svc:7334", "a")));
+        assert!(!one.shares_with(&at("https://qdrant.tests.svc", "a")));
+        assert!(at("http://[::1]", "a").shares_with(&at("http://[::1]:6334", "a")));
     }
 }

@@ -1,17 +1,23 @@
 //! The Secret that the sidecars of a resource mount to reach its server.
 
+use context_manager_crds::context_manager::qdrant::TokenPolicy;
 use context_manager_protocol::names;
-use k8s_openapi::api::core::v1::Secret;
+use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::Api;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::credentials::Credentials;
+use super::{
+    credentials::Credentials,
+    probe::{Seen, Takes},
+    token::{self, Scope},
+};
 use crate::controller::{
     apply::{Manager, apply, covers},
     build,
     error::{Error, call},
     keys::{name_taken, owned, suspended},
-    plan::Plan,
+    plan::{Plan, QdrantPlan},
     reconcile::Context,
     status::Trouble,
 };
@@ -20,7 +26,9 @@ use crate::controller::{
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
+    wanted: &QdrantPlan,
     credentials: &Credentials,
+    (scope, seen): (&Scope, Option<&Seen>),
 ) -> Result<Result<(), Trouble>, Error> {
     let name = names::store_secret(&plan.name);
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
@@ -28,25 +36,145 @@ pub(super) async fn ensure(
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
         return Ok(Err(name_taken(foreign, &name)));
     }
-    let key = credentials.key.as_ref().map(|key| key.expose_secret().as_bytes());
-    let mut wanted = build::store_secret(plan, key, credentials.ca.as_deref());
+    let published = live.as_ref().and_then(key_in);
+    if published.is_some() && is_held_back(seen) {
+        // What the server refused does not replace what may still be good.
+        return Ok(Ok(()));
+    }
+    let issue = Issue { policy: wanted.tokens, scope, uid: &plan.owner.uid, lifetime: wanted.token_lifetime };
+    let key = credentials.key.as_ref().map(|key| issue.of(key, published.as_deref(), seen, Timestamp::now()));
+    let key = key.as_ref().map(|key| key.expose_secret().as_bytes());
+    let mut desired = build::store_secret(plan, key, credentials.ca.as_deref());
     if let Some(live) = &live {
         // A Secret's type cannot be changed.
-        wanted.type_.clone_from(&live.type_);
+        desired.type_.clone_from(&live.type_);
     }
-    if live.as_ref().is_some_and(|live| covers(live, &wanted) && has_nothing_else(live, &wanted)) {
+    if live.as_ref().is_some_and(|live| covers(live, &desired) && has_nothing_else(live, &desired)) {
         return Ok(Ok(()));
     }
     if plan.suspended {
         return Ok(Err(suspended("The store's Secret is not up to date")));
     }
-    apply(&api, &name, &wanted, Manager::Store, "write the store's Secret").await?;
+    apply(&api, &name, &desired, Manager::Store, "write the store's Secret").await?;
     context.wrote("store_secret");
     Ok(Ok(()))
 }
 
-/// Whether no file of ours is left in it that is not wanted any more.
-fn has_nothing_else(live: &Secret, wanted: &Secret) -> bool {
+fn key_in(secret: &Secret) -> Option<String> {
+    let ByteString(bytes) = secret.data.as_ref()?.get(names::QDRANT_API_KEY_FILE)?;
+    String::from_utf8(bytes.clone()).ok()
+}
+
+fn is_held_back(seen: Option<&Seen>) -> bool {
+    matches!(seen, Some(Err(trouble)) if ["StoreUnauthorized", "StoreNotTrusted"].contains(&trouble.reason))
+}
+
+/// Whether no file of ours is left in it that is not desired any more.
+fn has_nothing_else(live: &Secret, desired: &Secret) -> bool {
     let has = |secret: &Secret, file: &str| secret.data.as_ref().is_some_and(|data| data.contains_key(file));
-    [names::QDRANT_API_KEY_FILE, names::QDRANT_CA_FILE].iter().all(|file| has(live, file) == has(wanted, file))
+    [names::QDRANT_API_KEY_FILE, names::QDRANT_CA_FILE].iter().all(|file| has(live, file) == has(desired, file))
+}
+
+/// How sidecars get something to prove themselves by.
+struct Issue<'a> {
+    policy: TokenPolicy,
+    scope: &'a Scope,
+    uid: &'a str,
+    lifetime: std::time::Duration,
+}
+
+impl Issue<'_> {
+    /// What sidecars prove themselves by: the token they have while it lasts, a new one, or the key.
+    fn of(&self, key: &SecretString, published: Option<&str>, seen: Option<&Seen>, now: Timestamp) -> SecretString {
+        let by_token = match (self.policy, seen) {
+            (TokenPolicy::Never, _) | (TokenPolicy::Auto, Some(Ok(Takes::Key | Takes::Nothing))) => false,
+            (TokenPolicy::PerResource, _) | (TokenPolicy::Auto, Some(Ok(Takes::Tokens))) => true,
+            // Nobody knows, so it stays what it is; and the lesser right comes first.
+            (TokenPolicy::Auto, Some(Err(_)) | None) => published.is_none_or(token::is_token),
+        };
+        if !by_token {
+            return key.clone();
+        }
+        let rest = |token: &str| {
+            let expires = token::expiry(token, key, self.scope)?;
+            std::time::Duration::try_from(expires.duration_since(now)).ok()
+        };
+        let least = self.lifetime.mul_f64(token::renewal_share(self.uid));
+        match published.filter(|token| rest(token).is_some_and(|rest| rest > least && rest <= self.lifetime)) {
+            Some(lasting) => lasting.into(),
+            None => token::mint(key, self.scope, now.checked_add(self.lifetime).unwrap_or(Timestamp::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn scope() -> Scope {
+        Scope { collection: "mine".to_owned(), subject: "team/memory".to_owned() }
+    }
+
+    /// What is issued at `minute` with a key.
+    fn issued(
+        policy: TokenPolicy,
+        (key, minute): (&str, i64),
+        published: Option<&str>,
+        seen: Option<&Seen>,
+    ) -> (String, bool) {
+        let issue = Issue { policy, scope: &scope(), uid: "uid-1", lifetime: HOUR };
+        let now = Timestamp::from_second(60 * minute).expect("a time");
+        let issued = issue.of(&key.into(), published, seen, now);
+        let text = issued.expose_secret().to_owned();
+        let is_token = token::is_token(&text);
+        (text, is_token)
+    }
+
+    #[test]
+    fn a_token_lasts_for_about_half_of_its_life_and_not_longer_than_its_key() {
+        let policy = TokenPolicy::PerResource;
+        let (first, is_token) = issued(policy, ("key", 0), None, None);
+        assert!(is_token);
+        assert_eq!(issued(policy, ("key", 20), Some(&first), None).0, first);
+        let (second, _) = issued(policy, ("key", 40), Some(&first), None);
+        assert_ne!(second, first, "it is renewed well before its end");
+        assert_ne!(issued(policy, ("rotated", 20), Some(&first), None).0, first);
+        // A shorter life that is asked for counts at once.
+        let long = token::mint(&"key".into(), &scope(), Timestamp::from_second(7_200).expect("a time"));
+        assert_ne!(issued(policy, ("key", 0), Some(long.expose_secret()), None).0, long.expose_secret());
+    }
+
+    #[test]
+    fn automatic_tokens_follow_what_the_server_takes_and_stay_while_nobody_knows() {
+        let policy = TokenPolicy::Auto;
+        let away: Seen = Err(Trouble::passing("StoreUnreachable", ""));
+        let (token, is_token) = issued(policy, ("key", 0), None, None);
+        assert!(is_token, "the lesser right comes first");
+        assert_eq!(issued(policy, ("key", 0), Some(&token), Some(&Ok(Takes::Key))).0, "key");
+        assert_eq!(issued(policy, ("key", 0), Some("key"), Some(&away)).0, "key");
+        assert_eq!(issued(policy, ("key", 1), Some(&token), Some(&away)).0, token);
+        assert!(issued(policy, ("key", 0), Some("key"), Some(&Ok(Takes::Tokens))).1);
+        assert_eq!(issued(policy, ("rotated", 0), Some("key"), Some(&away)).0, "rotated");
+    }
+
+    #[test]
+    fn the_key_is_given_away_only_where_that_is_allowed() {
+        assert_eq!(issued(TokenPolicy::Never, ("key", 0), None, Some(&Ok(Takes::Tokens))).0, "key");
+        let refused: Seen = Err(Trouble::stalled("StoreTokensRefused", ""));
+        for seen in [None, Some(&Ok(Takes::Tokens)), Some(&refused)] {
+            assert!(issued(TokenPolicy::PerResource, ("key", 0), Some("key"), seen).1, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_refused_is_held_back() {
+        for (reason, held) in [("StoreUnauthorized", true), ("StoreNotTrusted", true), ("StoreUnreachable", false)] {
+            assert_eq!(is_held_back(Some(&Err(Trouble::stalled(reason, "")))), held, "{reason}");
+        }
+        assert!(!is_held_back(None) && !is_held_back(Some(&Ok(Takes::Key))));
+    }
 }

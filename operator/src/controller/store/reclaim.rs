@@ -1,0 +1,267 @@
+//! What becomes of the contexts on a server when their resource is deleted. With `reclaimPolicy: Delete` a finalizer keeps the resource
+//! until they are deleted; with `Retain` there is no finalizer and nothing here is called.
+//!
+//! Never deleted is what may be somebody else's: a collection that Context Manager did not make for this model, one that another
+//! resource uses, and contexts of other namespaces.
+
+use std::{sync::Arc, time::Duration};
+
+use context_manager_crds::{ContextManager, context_manager::ReclaimPolicy};
+use context_manager_memory::TenantId;
+use context_manager_qdrant::{Collection, Failure, Found};
+use kube::{
+    Api, Resource as _, ResourceExt as _,
+    api::{ListParams, ObjectMeta, Patch, PatchParams},
+    core::DeserializeGuard,
+};
+use serde_json::json;
+use tracing::info;
+
+use super::{credentials, probe::Target};
+use crate::controller::{
+    children,
+    error::{Error, call},
+    plan::{Plan, QdrantPlan, StoragePlan},
+    reconcile::Context,
+    status::Trouble,
+};
+
+/// The finalizer.
+pub const FINALIZER: &str = "contextmanager.dev/store-data";
+/// Annotation `"true"` on a resource: its deletion does not wait for its contexts to be deleted.
+pub const ABANDON: &str = "contextmanager.dev/abandon-data";
+
+/// Longest time of a deletion.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// What a deletion waits for, if it has to.
+pub(in crate::controller) enum Released {
+    /// Nothing: the resource may go.
+    Yes,
+    /// Others are served first.
+    Busy,
+    /// This.
+    Waits(Trouble),
+}
+
+/// Whether a resource is kept by the finalizer.
+pub(in crate::controller) fn is_held(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Puts the finalizer where the contexts are to be deleted with the resource, and takes it away elsewhere.
+pub(in crate::controller) async fn hold(
+    context: &Context,
+    resource: &ContextManager,
+    plan: &Plan,
+) -> Result<(), Error> {
+    let wanted = matches!(&plan.storage, StoragePlan::Qdrant(store) if store.reclaim == ReclaimPolicy::Delete);
+    if plan.suspended || wanted == is_held(&resource.metadata) {
+        return Ok(());
+    }
+    set(context, &resource.metadata, wanted).await
+}
+
+/// Deletes what the finalizer was for, as far as it is this resource's, and takes the finalizer away.
+pub(in crate::controller) async fn release(
+    context: &Context,
+    object: &DeserializeGuard<ContextManager>,
+) -> Result<Released, Error> {
+    let metadata = object.meta();
+    if metadata.annotations.as_ref().is_some_and(|all| all.get(ABANDON).is_some_and(|value| value == "true")) {
+        info!(
+            namespace = metadata.namespace,
+            name = metadata.name,
+            "Abandoned the contexts of a resource as its annotation asks"
+        );
+        return set(context, metadata, false).await.map(|()| Released::Yes);
+    }
+    let resource = match &object.0 {
+        Ok(resource) => resource,
+        Err(unreadable) => {
+            let message = format!("the resource cannot be read: {}", unreadable.error);
+            return Ok(Released::Waits(waits("InvalidSpec", &message, metadata)));
+        }
+    };
+    let plan = match Plan::of(resource) {
+        Ok(plan) => plan,
+        Err(invalid) => return Ok(Released::Waits(waits("InvalidSpec", &invalid.to_string(), metadata))),
+    };
+    let StoragePlan::Qdrant(wanted) = &plan.storage else {
+        return set(context, metadata, false).await.map(|()| Released::Yes);
+    };
+    if wanted.reclaim == ReclaimPolicy::Retain {
+        return set(context, metadata, false).await.map(|()| Released::Yes);
+    }
+    if plan.suspended {
+        let message = "spec.suspend is true, so nothing is deleted; set it to false";
+        return Ok(Released::Waits(waits("Suspended", message, metadata)));
+    }
+    let running = children::pods(context, &plan).await?.injected;
+    if running > 0 {
+        let message =
+            format!("{running} pods still use the memory; its contexts are deleted when the last of them has ended");
+        return Ok(Released::Waits(waits("PodsRemain", &message, metadata)));
+    }
+    // A few at a time, so that servers that are away leave room for the rest of the work.
+    let Ok(_permit) = context.deletions.try_acquire() else { return Ok(Released::Busy) };
+    match delete(context, &plan, wanted).await? {
+        Ok(done) => {
+            context.tell(&plan, done.reason, &done.note).await;
+            set(context, metadata, false).await?;
+            Ok(Released::Yes)
+        }
+        Err(trouble) => Ok(Released::Waits(waits(trouble.reason, &trouble.message, metadata))),
+    }
+}
+
+/// An event for the end of a deletion.
+struct Done {
+    reason: &'static str,
+    note: String,
+}
+
+async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<Result<Done, Trouble>, Error> {
+    let target = match credentials::fetch(context, plan, wanted).await? {
+        Ok(credentials) => Arc::new(Target::new(plan, wanted, &credentials)),
+        // A namespace that is deleted may have lost the Secret before its resources.
+        Err(trouble) => match context.probes.last(&plan.owner.uid) {
+            Some(target) => target,
+            None => return Ok(Err(trouble)),
+        },
+    };
+    let others = sharing(context, plan, wanted).await?;
+    if let Some(name) = others.iter().find(|other| other.namespace == plan.namespace).map(|other| &other.name) {
+        let note = format!(
+            "Kept the contexts in collection {}: ContextManager {name} of this namespace uses them",
+            wanted.store.collection
+        );
+        return Ok(Ok(Done { reason: "DataKept", note }));
+    }
+    let Ok(tenant) = TenantId::new(plan.namespace.as_str()) else {
+        let note = format!("Nothing was stored for {}, which cannot be a tenant", plan.namespace);
+        return Ok(Ok(Done { reason: "DataKept", note }));
+    };
+    let deleting = delete_from(&target, &tenant, others.is_empty());
+    Ok(match tokio::time::timeout(DEADLINE, deleting).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(target.trouble(&error)),
+        Err(_) => Err(Trouble::passing("StoreUnreachable", "the server did not delete the contexts in time")),
+    })
+}
+
+async fn delete_from(target: &Target, tenant: &TenantId, alone: bool) -> Result<Done, context_manager_qdrant::Error> {
+    let collection: Collection = target.connect()?;
+    let name = &target.scope.collection;
+    let done = |reason, note| Ok(Done { reason, note });
+    match collection.inspect().await {
+        Ok(Found::Nothing) => return done("DataDeleted", format!("There was no collection {name} any more")),
+        Ok(Found::Fitting) => {}
+        Err(error) if error.failure() == Failure::Incompatible => {
+            return done("DataKept", format!("Kept the collection {name}, which is not this resource's: {error}"));
+        }
+        Err(error) => return Err(error),
+    }
+    if alone && collection.count_of_others(tenant).await? == 0 {
+        collection.drop_collection().await?;
+        return done("DataDeleted", format!("Dropped the collection {name}"));
+    }
+    collection.delete_tenant(tenant).await?;
+    let note =
+        format!("Deleted the contexts of namespace {} from collection {name}, which others use too", tenant.as_str());
+    done("DataDeleted", note)
+}
+
+/// The name and namespace of a resource.
+struct Other {
+    namespace: String,
+    name: String,
+}
+
+/// Other resources with the same collection, as the API server has them now. Those that are being deleted too do not count: none of two
+/// that go together waits for the other.
+async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<Vec<Other>, Error> {
+    let api = Api::<DeserializeGuard<ContextManager>>::all(context.client.clone());
+    let all = call("list the resources that may share a collection", api.list(&ListParams::default())).await?;
+    let others = all.items.into_iter().filter_map(|object| object.0.ok()).filter(|other| {
+        let same = other.uid().is_some_and(|uid| uid == plan.owner.uid);
+        !same && other.metadata.deletion_timestamp.is_none() && uses(other, wanted)
+    });
+    Ok(others.map(|other| Other { namespace: other.namespace().unwrap_or_default(), name: other.name_any() }).collect())
+}
+
+/// Whether a resource uses a collection; one that breaks a rule may.
+fn uses(other: &ContextManager, wanted: &QdrantPlan) -> bool {
+    match Plan::of(other).map(|plan| plan.storage) {
+        Ok(StoragePlan::Qdrant(theirs)) => theirs.shares_with(wanted),
+        Ok(StoragePlan::EmptyDir | StoragePlan::Claim(_)) => false,
+        Err(_) => {
+            let qdrant = other.spec.vector_store.as_ref().and_then(|store| store.qdrant.as_ref());
+            let namespace = other.namespace().unwrap_or_default();
+            qdrant.is_some_and(|qdrant| qdrant.collection(&namespace, &other.name_any()) == wanted.store.collection)
+        }
+    }
+}
+
+fn waits(reason: &'static str, message: &str, metadata: &ObjectMeta) -> Trouble {
+    let (name, namespace) = (metadata.name.as_deref(), metadata.namespace.as_deref());
+    let give_up = format!(
+        "kubectl annotate contextmanager/{} -n {} {ABANDON}=true",
+        name.unwrap_or_default(),
+        namespace.unwrap_or_default()
+    );
+    let message =
+        format!("the deletion waits: {message}. It is tried again; to leave the contexts where they are: {give_up}");
+    Trouble::passing(reason, message)
+}
+
+/// Adds or removes the finalizer, unless the resource was changed meanwhile.
+async fn set(context: &Context, metadata: &ObjectMeta, wanted: bool) -> Result<(), Error> {
+    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    if wanted {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    let (Some(name), Some(namespace)) = (&metadata.name, &metadata.namespace) else { return Ok(()) };
+    let api = Api::<DeserializeGuard<ContextManager>>::namespaced(context.client.clone(), namespace);
+    let patch = json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}});
+    call("write the finalizer", api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
+    context.wrote("finalizer");
+    Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::controller::plan::tests::resource;
+
+    fn plan_of(spec: &serde_json::Value) -> QdrantPlan {
+        match Plan::of(&resource(spec)).unwrap().storage {
+            StoragePlan::Qdrant(plan) => *plan,
+            StoragePlan::EmptyDir | StoragePlan::Claim(_) => unreachable!("the spec has a server"),
+        }
+    }
+
+    #[test]
+    fn a_resource_uses_the_collection_that_it_names_and_not_another_of_the_name() {
+        let server = |url: &str| json!({"vectorStore": {"qdrant": {"url": url, "collection": "shared"}}});
+        let mine = plan_of(&server("https://qdrant.stores.svc"));
+        assert!(uses(&resource(&server("https://qdrant.stores:6334")), &mine));
+        assert!(!uses(&resource(&server("https://elsewhere")), &mine));
+        assert!(!uses(&resource(&json!({})), &mine));
+        // Nobody knows what a resource that breaks a rule uses, so its word is taken.
+        let mut broken = server("https://elsewhere");
+        broken["sidecar"] = json!({"adminPort": 7419});
+        assert!(uses(&resource(&broken), &mine));
+    }
+
+    #[test]
+    fn a_deletion_that_waits_says_how_to_give_up() {
+        let metadata = resource(&json!({})).metadata;
+        let trouble = waits("StoreUnreachable", "the server is away", &metadata);
+        assert!(trouble.message.contains("the server is away"), "{}", trouble.message);
+        let command = "kubectl annotate contextmanager/memory -n team contextmanager.dev/abandon-data=true";
+        assert!(trouble.message.ends_with(command), "{}", trouble.message);
+    }
+}

@@ -1,0 +1,67 @@
+//! What is the matter when a call failed, for whoever has to say what to do about it.
+
+use std::error::Error as StdError;
+
+use tonic::Code;
+
+use crate::Error;
+
+/// What is the matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody answered, or not in time.
+    Unreachable,
+    /// The server is not who it should be: its certificate is not vouched for.
+    Distrusted,
+    /// The key is none, a wrong one, or one that may not do this.
+    Unauthorized,
+    /// The collection was made for something else.
+    Incompatible,
+    /// The settings cannot be used at all.
+    Settings,
+    /// The server answered, and could not.
+    Refused,
+}
+
+impl Error {
+    /// What is the matter.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Incompatible { .. } => Failure::Incompatible,
+            Self::Deadline { .. } => Failure::Unreachable,
+            Self::Server { source, .. } if is_of_a_certificate(source.as_ref()) => Failure::Distrusted,
+            Self::Server { source, .. } => of_code(source.code()),
+            Self::Url { .. } | Self::Trust { .. } | Self::ApiKey => Failure::Settings,
+            Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey(_) | Self::Encode { .. } => {
+                Failure::Refused
+            }
+        }
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other codes are all answers of a server")]
+const fn of_code(code: Code) -> Failure {
+    match code {
+        Code::Unauthenticated | Code::PermissionDenied => Failure::Unauthorized,
+        // A connection that cannot be made, and an answer that is not Qdrant's.
+        Code::Unavailable | Code::Unknown => Failure::Unreachable,
+        _ => Failure::Refused,
+    }
+}
+
+/// Whether a certificate is at the bottom of it. The causes are nested errors of the connection.
+fn is_of_a_certificate(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+            inner.downcast_ref::<rustls::Error>()
+        });
+        if let Some(tls) = tls {
+            return matches!(tls, rustls::Error::InvalidCertificate(_));
+        }
+        cause = error.source();
+    }
+    false
+}

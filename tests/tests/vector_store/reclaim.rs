@@ -1,0 +1,180 @@
+//! What becomes of the contexts when their resource is deleted.
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
+use context_manager_operator::controller::{ABANDON, FINALIZER};
+use context_manager_protocol::names;
+use context_manager_qdrant::Found;
+use context_manager_tests::{
+    cluster::{Namespace, eventually},
+    operator::{Operator, PATIENCE, RESYNC, condition, provision},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{ResourceExt as _, api::DeleteParams};
+use serde_json::{Value, json};
+
+use crate::server::{Qdrant, change, count, event, namespace, store, with_key, with_tokens};
+
+fn deleting(server: &Qdrant, more: Value) -> Value {
+    let mut spec = server.spec(more);
+    spec["reclaimPolicy"] = json!("Delete");
+    spec
+}
+
+async fn delete(namespace: &Namespace, name: &str) -> Result<()> {
+    namespace.api::<ContextManager>().delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+async fn gone(namespace: &Namespace, name: &str) -> Result<()> {
+    eventually("the end of the resource", PATIENCE, || async {
+        let found = namespace.api::<ContextManager>().get_opt(name).await?;
+        ensure!(found.is_none(), "it is there: {:?}", found.and_then(|found| condition(&found, "Ready")));
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until a deletion says what it waits for.
+async fn waits(namespace: &Namespace, reason: &str) -> Result<String> {
+    eventually(reason, PATIENCE, || async {
+        let found = namespace.api::<ContextManager>().get("memory").await?;
+        let ready = condition(&found, "Ready").context("a condition")?;
+        let of_the_deletion = ready.message.contains("the deletion waits");
+        ensure!(ready.status == "False" && ready.reason == reason && of_the_deletion, "{ready:?}");
+        Ok(ready.message)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_of_its_own_is_dropped_with_the_resource_and_a_retained_one_never() -> Result<()> {
+    let (operator, server) = (Operator::shared().await?, Qdrant::start(with_tokens).await?);
+    let namespace = namespace(&operator, "drop").await?;
+    let resource = provision(&namespace, "memory", deleting(&server, json!({}))).await?;
+    ensure!(resource.finalizers() == [FINALIZER], "{:?}", resource.finalizers());
+    let kept = provision(&namespace, "kept", server.spec(json!({}))).await?;
+    ensure!(kept.finalizers().is_empty(), "a retained collection needs no finalizer");
+    let own = server.collection(&namespace)?;
+    store(&own, &namespace.name, "agent", None).await?;
+    for name in ["memory", "kept"] {
+        delete(&namespace, name).await?;
+        gone(&namespace, name).await?;
+    }
+    ensure!(own.inspect().await? == Found::Nothing, "the collection is there");
+    ensure!(event(&namespace, "DataDeleted").await?.contains("Dropped the collection"));
+    let retained = server.named(&format!("ctx_{}_kept", namespace.name))?;
+    ensure!(retained.inspect().await? == Found::Fitting, "a retained collection is gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_shared_collection_only_the_own_contexts_go() -> Result<()> {
+    let (operator, server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let (one, other) = (namespace(&operator, "share-a").await?, namespace(&operator, "share-b").await?);
+    let spec = deleting(&server, json!({"collection": "shared"}));
+    for (namespace, name) in [(&one, "memory"), (&one, "second"), (&other, "memory")] {
+        provision(namespace, name, spec.clone()).await?;
+    }
+    let shared = server.named("shared")?;
+    store(&shared, &one.name, "agent", None).await?;
+    store(&shared, &other.name, "agent", None).await?;
+    // Another resource of the namespace uses the same contexts.
+    delete(&one, "memory").await?;
+    gone(&one, "memory").await?;
+    ensure!(event(&one, "DataKept").await?.contains("second"));
+    ensure!(count(&shared).await? == 2, "contexts that are in use are gone");
+    delete(&one, "second").await?;
+    gone(&one, "second").await?;
+    ensure!(count(&shared).await? == 1, "the contexts of the last resource of a namespace stay, or others went");
+    // Somebody who is no resource of this cluster: the collection stays for them.
+    store(&shared, "elsewhere", "agent", None).await?;
+    delete(&other, "memory").await?;
+    gone(&other, "memory").await?;
+    ensure!(count(&shared).await? == 1, "contexts of others are gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_waits_for_a_server_that_is_away_until_it_comes_or_a_person_gives_up() -> Result<()> {
+    let (operator, mut server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let (waiting, abandoned) = (namespace(&operator, "wait").await?, namespace(&operator, "abandon").await?);
+    for namespace in [&waiting, &abandoned] {
+        provision(namespace, "memory", deleting(&server, json!({"timeout": "1s"}))).await?;
+    }
+    server.stop().await?;
+    for namespace in [&waiting, &abandoned] {
+        delete(namespace, "memory").await?;
+        let message = waits(namespace, "StoreUnreachable").await?;
+        ensure!(message.contains(ABANDON), "{message}");
+        ensure!(event(namespace, "DeletionWaits").await?.contains(ABANDON));
+    }
+    tokio::time::sleep(2 * RESYNC).await;
+    ensure!(waiting.api::<ContextManager>().get_opt("memory").await?.is_some(), "it did not wait");
+    change(&abandoned, json!({"metadata": {"annotations": {ABANDON: "true"}}})).await?;
+    gone(&abandoned, "memory").await?;
+    server.restart().await?;
+    gone(&waiting, "memory").await?;
+    ensure!(server.collection(&waiting)?.inspect().await? == Found::Nothing);
+    ensure!(server.collection(&abandoned)?.inspect().await? == Found::Fitting, "abandoned is not deleted");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_stay_as_long_as_a_pod_uses_them_or_the_resource_is_suspended() -> Result<()> {
+    let (operator, server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let namespace = namespace(&operator, "used").await?;
+    provision(&namespace, "memory", deleting(&server, json!({}))).await?;
+    let pod = json!({
+        "metadata": {"name": "agent", "labels": {names::INJECTED: "memory"}},
+        "spec": {"schedulerName": "nobody", "containers": [{"name": "agent", "image": "agent:1"}]},
+    });
+    let _: Pod = namespace.make(&pod).await?;
+    delete(&namespace, "memory").await?;
+    ensure!(waits(&namespace, "PodsRemain").await?.contains("1 pods"));
+    change(&namespace, json!({"spec": {"suspend": true}})).await?;
+    waits(&namespace, "Suspended").await?;
+    namespace.api::<Pod>().delete("agent", &DeleteParams::default().grace_period(0)).await?;
+    tokio::time::sleep(2 * RESYNC).await;
+    ensure!(server.collection(&namespace)?.inspect().await? == Found::Fitting, "a suspended resource deleted");
+    change(&namespace, json!({"spec": {"suspend": false}})).await?;
+    gone(&namespace, "memory").await?;
+    ensure!(server.collection(&namespace)?.inspect().await? == Found::Nothing);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_finalizer_follows_the_policy_also_while_the_resource_is_deleted() -> Result<()> {
+    let (operator, mut server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let namespace = namespace(&operator, "policy").await?;
+    provision(&namespace, "memory", deleting(&server, json!({"timeout": "1s"}))).await?;
+    let held = async |wanted: bool| {
+        eventually("the finalizer", PATIENCE, || async {
+            let found = namespace.api::<ContextManager>().get("memory").await?;
+            ensure!(found.finalizers().contains(&FINALIZER.to_owned()) == wanted, "{:?}", found.finalizers());
+            Ok::<_, anyhow::Error>(())
+        })
+        .await
+    };
+    change(&namespace, json!({"spec": {"reclaimPolicy": "Retain"}})).await?;
+    held(false).await?;
+    // The finalizers of others stay as they are.
+    change(
+        &namespace,
+        json!({"metadata": {"finalizers": ["example.com/theirs"]}, "spec": {"reclaimPolicy": "Delete"}}),
+    )
+    .await?;
+    held(true).await?;
+    server.stop().await?;
+    delete(&namespace, "memory").await?;
+    waits(&namespace, "StoreUnreachable").await?;
+    change(&namespace, json!({"spec": {"reclaimPolicy": "Retain"}})).await?;
+    held(false).await?;
+    let left = namespace.api::<ContextManager>().get("memory").await?;
+    ensure!(left.finalizers() == ["example.com/theirs"], "{:?}", left.finalizers());
+    change(&namespace, json!({"metadata": {"finalizers": null}})).await?;
+    gone(&namespace, "memory").await?;
+    server.restart().await?;
+    ensure!(server.collection(&namespace)?.inspect().await? == Found::Fitting, "retained data is gone");
+    Ok(())
+}
