@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::{ApiResource, NamespaceResourceScope},
     runtime::{conditions, wait::await_condition},
@@ -204,7 +204,9 @@ impl Drop for Namespace {
         let deletion = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let namespaces = Api::<NamespaceObject>::all(client().await?);
+                let client = client().await?;
+                release(&client, &name).await?;
+                let namespaces = Api::<NamespaceObject>::all(client);
                 namespaces.delete(&name, &DeleteParams::default()).await?;
                 Ok::<_, anyhow::Error>(())
             })
@@ -213,6 +215,22 @@ impl Drop for Namespace {
             eprintln!("failed to delete namespace {}: {error:#}", self.name);
         }
     }
+}
+
+/// Deletes the resources of a namespace without what keeps them: the server they wait for, or the controller, may be gone.
+async fn release(client: &Client, namespace: &str) -> Result<()> {
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource_type());
+    let Ok(all) = api.list(&ListParams::default()).await else { return Ok(()) };
+    for object in all.items.into_iter().filter(|object| object.metadata.finalizers.is_some()) {
+        let Some(name) = object.metadata.name else { continue };
+        api.delete(&name, &DeleteParams::default()).await?;
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        match api.patch(&name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            patched => drop(patched?),
+        }
+    }
+    Ok(())
 }
 
 /// Type and version are needed where an object is written as a whole.

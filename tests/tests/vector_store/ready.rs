@@ -7,7 +7,7 @@ use context_manager_qdrant::{Collection, Found, Options};
 use context_manager_test_qdrant::{Server, Tls};
 use context_manager_tests::operator::{Operator, RESYNC, condition, provision, wait_for};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::DeleteParams};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use std::sync::OnceLock;
@@ -79,10 +79,12 @@ async fn a_collection_that_was_made_for_something_else_is_named_and_left_alone()
     let url = "https://embeddings.example.com/v1/embeddings";
     spec["embedding"] = json!({"provider": "openAI", "url": url, "model": "their-model", "dimensions": 9});
     namespace.make_resource("memory", spec).await?;
-    // Where a model may change, the same collection gets a place for the new vectors and fits.
     let resource = wait_for(&namespace, "memory", "StoreReady", "False", Some("StoreIncompatible")).await?;
     let message = said(&resource, "StoreReady")?;
     ensure!(message.contains("dimensions 8") && message.contains('9') && message.contains("theirs"), "{message}");
+    // Nor does it go with a resource that only named it.
+    namespace.api::<ContextManager>().delete("memory", &DeleteParams::default()).await?;
+    ensure!(event(&namespace, "DataKept").await?.contains("theirs"));
     ensure!(other.inspect().await? == Found::Fitting);
     Ok(())
 }
