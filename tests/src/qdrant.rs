@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 
 use crate::sidecar::program;
 
+/// Environment variable with the program of a real server.
+const PROGRAM: &str = "CONTEXT_MANAGER_TEST_QDRANT_PROGRAM";
 const START: Duration = Duration::from_secs(30);
 
 /// A server; it is killed when dropped.
@@ -41,6 +43,13 @@ impl Qdrant {
         Ok(server)
     }
 
+    /// What [`start`](Self::start) starts.
+    #[must_use]
+    pub fn name() -> String {
+        let own = "the one of tests/qdrant: Qdrant's protocol before Qdrant's engine";
+        env::var(PROGRAM).map_or_else(|_| own.to_owned(), |program| format!("a real Qdrant, {program}"))
+    }
+
     /// Where it listens; the same after a restart.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -55,7 +64,7 @@ impl Qdrant {
         self.end(Signal::SIGKILL)?;
         fs::create_dir_all(&self.folder)?;
         let log = fs::File::options().create(true).append(true).open(self.folder.join("log"))?;
-        let mut command = if let Some(real) = env::var_os("CONTEXT_MANAGER_TEST_QDRANT_PROGRAM") {
+        let mut command = if let Some(real) = env::var_os(PROGRAM) {
             self.real(&PathBuf::from(real))?
         } else {
             let mut command = Command::new(program("context-manager-test-qdrant")?);

@@ -24,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("example-agent", &["protocol"]),
     ("test-qdrant", &[]),
     ("tests", &["crds", "embedded", "memory", "operator", "protocol", "qdrant", "sidecar"]),
+    ("bench", &["memory", "protocol", "tests"]),
     ("xtask", &[]),
 ];
 

@@ -16,25 +16,49 @@ pub struct Args {
     /// Also write the figures to this file, as a list of `{name, value, unit, target, met}`
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Fewer calls, and not the largest memory
+    #[arg(long)]
+    quick: bool,
+    /// Measure only this: programs, images, codec, memory, start, immediate, retrieve, store or admission; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
 }
 
-/// Builds everything, starts the dev cluster and measures.
+impl Args {
+    fn wants(&self, section: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == section)
+    }
+}
+
+/// Builds what is measured, starts the dev cluster if pods are to be created, and measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let home = Home::find()?;
     let target = ClusterArgs { cluster: Target::Dev, image_prefix: "localhost".to_owned() };
     let _lock = home.lock("installation")?;
     let release = Release::new(&home)?;
-    let cluster = cluster::ensure(&target)?;
-    // Its webhook and controller would have their part in what is measured.
-    demo::check_absent(&cluster)?;
-    images::build(&target)?;
     let mut bench = Command::new(release.binary("bench"));
-    bench.env("CONTEXT_MANAGER_BENCH_IMAGES", home.images());
-    if let Some(kubeconfig) = cluster.kubeconfig() {
-        bench.env("CONTEXT_MANAGER_TEST_KUBECONFIG", kubeconfig);
+    if args.wants("admission") {
+        let cluster = cluster::ensure(&target)?;
+        // Its webhook and controller would have their part in what is measured.
+        demo::check_absent(&cluster)?;
+        if let Some(kubeconfig) = cluster.kubeconfig() {
+            bench.env("CONTEXT_MANAGER_TEST_KUBECONFIG", kubeconfig);
+        }
+    }
+    if args.wants("images") {
+        images::build(&target)?;
+        bench.env("CONTEXT_MANAGER_BENCH_IMAGES", home.images());
+    } else {
+        release.binaries()?;
     }
     if let Some(file) = &args.json {
         bench.arg("--json").arg(file);
+    }
+    if args.quick {
+        bench.arg("--quick");
+    }
+    for name in &args.only {
+        bench.args(["--only", name]);
     }
     let status = bench.status().context("failed to start the benchmark")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

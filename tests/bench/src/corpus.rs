@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 /// Words of a stored text and of a query.
 const TEXT_WORDS: usize = 30;
 const QUERY_WORDS: usize = 6;
+/// Sessions at a time, of which each gets its next context in turn, so that clients do not wait for each other's place in one.
+const SESSIONS: usize = 64;
 /// Contexts of a session.
 const SESSION: usize = 50;
 
@@ -21,7 +23,7 @@ pub struct Corpus {
 impl Corpus {
     pub fn new() -> Result<Self> {
         let mut words = Vec::new();
-        for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs"))? {
+        for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs"))? {
             let path = file?.path();
             if path.extension().is_some_and(|extension| extension == "md") {
                 let text = fs::read_to_string(path)?;
@@ -45,14 +47,20 @@ impl Corpus {
         picked.join(" ")
     }
 
-    /// A message that stores a context.
-    pub fn context(&mut self) -> Value {
-        self.made += 1;
-        json!({"text": self.sentence(TEXT_WORDS), "level": "long_term", "session": format!("session-{}", self.made / SESSION)})
+    /// A text to store.
+    pub fn text(&mut self) -> String {
+        self.sentence(TEXT_WORDS)
     }
 
-    /// A message that searches.
-    pub fn request(&mut self) -> Value {
-        json!({"query": self.sentence(QUERY_WORDS), "token_budget": 2_000})
+    /// A message that stores a context.
+    pub fn context(&mut self) -> Value {
+        let session = self.made / (SESSIONS * SESSION) * SESSIONS + self.made % SESSIONS;
+        self.made += 1;
+        json!({"text": self.text(), "level": "long_term", "session": format!("session-{session}")})
+    }
+
+    /// Words to search for.
+    pub fn query(&mut self) -> String {
+        self.sentence(QUERY_WORDS)
     }
 }
