@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use context_manager_protocol::config::Protocol;
 
-use crate::{live::Live, metrics::Metrics, nonces::NonceStore, readiness::Readiness};
+use crate::{accepted::LastAccepted, live::Live, metrics::Metrics, nonces::NonceStore, readiness::Readiness};
 
 pub mod admission;
 pub mod audit;
@@ -29,6 +29,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Which nonces were accepted.
     pub nonces: Arc<NonceStore>,
+    /// When the last of them was.
+    pub accepted: Arc<LastAccepted>,
     /// Whether the sidecar is on its way out.
     pub readiness: Readiness,
     /// The time.

@@ -5,6 +5,7 @@
 //! way. The engine decides by `context-manager-memory` and works through the [`ports`],
 //! which the [`adapters`] implement. [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going.
 
+pub mod accepted;
 pub mod access;
 pub mod adapters;
 pub mod admin;

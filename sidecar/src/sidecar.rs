@@ -15,9 +15,13 @@ use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use context_manager_protocol::{config::SidecarConfig, keyring::KeyRing};
+use context_manager_protocol::{
+    config::{SidecarConfig, Store},
+    keyring::KeyRing,
+};
 
 use crate::{
+    accepted::{self, LastAccepted},
     admin::{self, Admin},
     background::{self, GarbageCollection},
     engine::{self, Engine},
@@ -97,9 +101,7 @@ impl Sidecar {
         filter: Filter,
         stop: CancellationToken,
     ) -> Result<Option<Self>, Error> {
-        // A nonce of a request made in this very second may have been used before a restart, so this second is refused as
-        // a whole, and nobody is let in before it is over.
-        let started = unix_time() + 1;
+        let begun = unix_time();
         let metrics = Arc::new(Metrics::new());
         let live = Arc::new(Live::new(config, keys));
         let readiness = Readiness::default();
@@ -122,12 +124,16 @@ impl Sidecar {
         engine_gate.open();
         let _ = opened.set(engine.clone());
 
+        let (accepted, last) = last_accepted(&config);
+        // Nobody is let in before this second has come: a nonce of an earlier one may have been used before a restart.
+        let started = accepted::first_second(begun, last, unix_time());
         let nonces = Arc::new(NonceStore::new(nonces::CAPACITY));
         metrics.auth.nonce_capacity.set(i64::try_from(nonces::CAPACITY).unwrap_or(i64::MAX));
         let shared = Shared {
             live: Arc::clone(&live),
             metrics: Arc::clone(&metrics),
             nonces: Arc::clone(&nonces),
+            accepted: Arc::new(accepted),
             readiness: readiness.clone(),
             clock: unix_time,
             started,
@@ -250,6 +256,18 @@ async fn serve_protocol(
         listener::serve(ports, router.clone(), open(Listener::Protocol), stop.clone()),
         listener::serve(socket, router.clone(), open(Listener::Socket), stop.clone()),
     );
+}
+
+/// The record of the embedded store's directory, which this process has locked by now. Beside a Qdrant server there is no place for one.
+fn last_accepted(config: &SidecarConfig) -> (LastAccepted, Option<i64>) {
+    let Store::Embedded(store) = &config.store else { return (LastAccepted::none(), None) };
+    LastAccepted::open(&store.path).unwrap_or_else(|error| {
+        warn!(
+            error = chain(&error),
+            "Could not open the record of accepted requests; every start waits for a whole second"
+        );
+        (LastAccepted::none(), None)
+    })
 }
 
 async fn serve_admin(

@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 use uuid::Uuid;
 
 use crate::{
+    accepted::LastAccepted,
     engine::Engine,
     identity::Identity,
     layers::Shared,
@@ -70,6 +71,7 @@ impl Fixture {
             live: Arc::new(Live::new(config, KeyRing::new(key("k1")))),
             metrics,
             nonces: Arc::new(NonceStore::new(nonces)),
+            accepted: Arc::new(LastAccepted::none()),
             readiness: Readiness::default(),
             clock: unix_time,
             started: unix_time() - RUNNING_FOR,

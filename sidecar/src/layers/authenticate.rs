@@ -17,10 +17,14 @@ use context_manager_protocol::{
     problem::Code,
     signature::{self, Presented},
 };
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Shared, body_limit, request_id::RequestId};
-use crate::{access::Decisions, nonces, refusal::Refusal};
+use crate::{
+    access::Decisions,
+    nonces,
+    refusal::{Refusal, chain},
+};
 
 mod carried;
 
@@ -97,6 +101,10 @@ async fn verify(shared: &Shared, request: Request) -> Result<Request, Refusal> {
     presented.check_time(now, window, shared.started).map_err(|error| audit.signature(&error))?;
     let accepted = shared.nonces.accept(presented.key_id(), presented.nonce(), presented.created(), now, window);
     accepted.map_err(|error| audit.nonce(error))?;
+    shared.accepted.note(now).map_err(|error| {
+        error!(error = chain(&error), "Could not note that a request is accepted, so it is refused");
+        Refusal::new(Code::Internal, "the sidecar cannot write to its disk; its log says why")
+    })?;
     shared.metrics.auth.nonces.set(i64::try_from(shared.nonces.len()).unwrap_or(i64::MAX));
 
     let request_id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate);
