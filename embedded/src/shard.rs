@@ -1,11 +1,14 @@
 //! The store: one directory, one engine, the product's calls.
 //!
 //! Owns the handle and its bookkeeping. Locks are always taken in the order `flushing`, `manifest`, `writes`: a flush and a
-//! deletion must not disagree about how many contexts the directory holds, and an ordinary write waits for neither.
+//! deletion must not disagree about how many contexts the directory holds, and an ordinary write waits for neither. The locks of
+//! `frequencies` and `recent` are held for moments, and never while the engine works or another one is taken.
 
 mod flush;
+mod frequencies;
 mod open;
 mod read;
+mod recent;
 mod search;
 mod write;
 
@@ -18,6 +21,9 @@ use std::{
 };
 
 use qdrant_edge::EdgeShard;
+
+use frequencies::Frequencies;
+use recent::Recent;
 
 use crate::{
     OpenOptions,
@@ -50,6 +56,10 @@ pub struct Shard {
     /// Contexts that were deleted since their space was last given back.
     uncompacted: AtomicUsize,
     unreadable: AtomicU64,
+    frequencies: Mutex<Frequencies>,
+    recent: Mutex<Recent>,
+    /// Searches since one without a filter was in vain.
+    tries: AtomicUsize,
     // The last field, so that the engine is closed before another process may come.
     _lock: DirectoryLock,
 }

@@ -12,3 +12,5 @@ mod fixture;
 mod process;
 #[path = "store/retrieval.rs"]
 mod retrieval;
+#[path = "store/shortcuts.rs"]
+mod shortcuts;

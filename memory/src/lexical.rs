@@ -51,11 +51,28 @@ pub fn terms(text: &str) -> Vec<String> {
 
 /// The words of a text in lower case, punctuation left out.
 pub fn words(text: &str) -> impl Iterator<Item = String> {
+    words_as_written(text).map(str::to_lowercase)
+}
+
+/// Adds the words of a text to `to`, in lower case, each after a blank; texts with the same words add the same.
+pub(crate) fn push_words(text: &str, to: &mut String) {
+    for word in words_as_written(text) {
+        to.push(' ');
+        if word.is_ascii() {
+            let from = to.len();
+            to.push_str(word);
+            to[from..].make_ascii_lowercase();
+        } else {
+            to.push_str(&word.to_lowercase());
+        }
+    }
+}
+
+fn words_as_written(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| !character.is_alphanumeric() && character != '\'' && character != '’')
         .map(|word| word.trim_matches(['\'', '’']))
         .map(|word| word.strip_suffix("'s").or_else(|| word.strip_suffix("’s")).unwrap_or(word))
         .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
 }
 
 /// The index of a term in a sparse vector: a hash that is the same on every machine and in every version.

@@ -1,6 +1,6 @@
 //! Scoring of contexts that are held in memory, as a store would score them: for L1, and for what no store has yet.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{Context, LegScores, QueryVectors, SparseVector, Vectors, lexical, rank::Candidate, vectors::cosine};
 
@@ -40,7 +40,7 @@ pub fn score(query: &QueryVectors, contexts: &[(Context, Vectors)]) -> Vec<Candi
     contexts
         .iter()
         .map(|(context, vectors)| Candidate {
-            context: context.clone(),
+            context: Arc::new(context.clone()),
             scores: LegScores {
                 dense_self: dense(&vectors.dense_self),
                 dense_ctx: dense(&vectors.dense_ctx),

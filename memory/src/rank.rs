@@ -8,15 +8,15 @@
 mod boost;
 mod legs;
 
-use std::{cmp::Ordering, collections::HashSet, time::Duration};
+use std::{cmp::Ordering, collections::HashSet, sync::Arc, time::Duration};
 
 use crate::{Context, LegScores, Level, Timestamp, date, lexical};
 
 /// A context with the exact scores of its legs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// The context.
-    pub context: Context,
+    /// The context. Shared, because there are many and most are dropped after they were ranked.
+    pub context: Arc<Context>,
     /// Its scores.
     pub scores: LegScores,
 }
@@ -188,7 +188,7 @@ impl Parts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
     /// The context.
-    pub context: Context,
+    pub context: Arc<Context>,
     /// Its score; comparable within one ranking only.
     pub score: f64,
     /// The parts of the score.
@@ -205,7 +205,7 @@ pub struct Ranked {
 /// # let now = Timestamp::from_millis(0);
 /// # let new = |number: u128, text: &str| Context::new(ContextId::new(uuid::Uuid::from_u128(number)), TenantId::new("t").unwrap(), AgentId::new("a").unwrap(), Level::LongTerm, text, now);
 /// let candidates = [(1, "coffee", 0.1), (2, "tea", 2.0)].map(|(number, text, bm25)| Candidate {
-///     context: new(number, text),
+///     context: new(number, text).into(),
 ///     scores: LegScores { sparse_self: Some(bm25), ..LegScores::default() },
 /// });
 /// let ranked = rank(candidates.into(), &QueryFacts::of("tea"), &Settings::default(), now);
@@ -237,10 +237,8 @@ pub fn rank(mut candidates: Vec<Candidate>, query: &QueryFacts, settings: &Setti
 /// Contexts of one actor with the same words say the same thing.
 fn normalised(context: &Context) -> String {
     let mut key = context.actor.as_ref().map_or_else(String::new, |actor| actor.as_str().to_lowercase());
-    for word in lexical::words(&context.text) {
-        key.push(' ');
-        key.push_str(&word);
-    }
+    key.reserve(context.text.len() + 8);
+    lexical::push_words(&context.text, &mut key);
     key
 }
 

@@ -99,7 +99,7 @@ impl Collection {
                 for ((leg, _), found) in legs.iter().zip(&by_leg) {
                     *leg.score_of(&mut scores) = found.get(&context.id).copied().or(leg.absent());
                 }
-                Candidate { context, scores }
+                Candidate { context: context.into(), scores }
             }));
         }
         Ok(candidates)

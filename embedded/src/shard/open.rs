@@ -16,7 +16,7 @@ use qdrant_edge::{
     PayloadSchemaParams, UpdateOperation, WalOptions,
 };
 
-use super::{Shard, Writes, write};
+use super::{Shard, Writes, search, write};
 use crate::{
     Error, OpenOptions,
     lock::DirectoryLock,
@@ -67,6 +67,9 @@ impl Shard {
             // How many an earlier process deleted is not known, so the first call looks.
             uncompacted: AtomicUsize::new(write::WORTH_COMPACTING),
             unreadable: AtomicU64::new(0),
+            frequencies: Mutex::default(),
+            recent: Mutex::default(),
+            tries: AtomicUsize::new(search::PAUSE),
             options,
             _lock: lock,
         };

@@ -1,6 +1,6 @@
 //! Reads by id, by selection and by order.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use context_manager_memory::{
     Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors,
@@ -11,7 +11,7 @@ use qdrant_edge::{
     StartFrom, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
 };
 
-use super::{Shard, open};
+use super::{Shard, lock, open};
 use crate::{Error, filter};
 
 /// A point as the engine returns it: id, payload, vectors.
@@ -196,6 +196,30 @@ impl Shard {
         Ok(records.into_iter().filter_map(|record| self.decode(id(record.id)?, record.payload)).collect())
     }
 
+    /// The contexts with these ids, whoever owns them and expired or not; those that were read lately are not decoded again.
+    pub(super) fn contexts(&self, ids: &[ContextId]) -> Result<Vec<Arc<Context>>, Error> {
+        let mut contexts = Vec::with_capacity(ids.len());
+        let mut missing = Vec::new();
+        let writes = {
+            let recent = lock(&self.recent);
+            for id in ids {
+                match recent.get(id) {
+                    Some(context) => contexts.push(context),
+                    None => missing.push(*id),
+                }
+            }
+            recent.writes()
+        };
+        if !missing.is_empty() {
+            let records = self.retrieve(&missing, WithVector::Bool(false))?;
+            let decoded = records.into_iter().filter_map(|(id, payload, _)| self.decode(id, payload).map(Arc::new));
+            let decoded: Vec<Arc<Context>> = decoded.collect();
+            lock(&self.recent).put(&decoded, writes);
+            contexts.extend(decoded);
+        }
+        Ok(contexts)
+    }
+
     /// A context, whoever owns it and expired or not.
     pub(super) fn read_any(&self, id: ContextId) -> Result<Option<Context>, Error> {
         let records = self.retrieve(&[id], WithVector::Bool(false))?;
@@ -250,7 +274,7 @@ fn vectors(stored: VectorStructInternal) -> Vectors {
     found
 }
 
-fn sparse(vector: qdrant_edge::SparseVector) -> SparseVector {
+pub(super) fn sparse(vector: qdrant_edge::SparseVector) -> SparseVector {
     SparseVector::from_pairs(vector.indices.into_iter().zip(vector.values))
 }
 

@@ -3,20 +3,34 @@
 //! Fusing lists that were cut at different places loses what one leg has just below its cut. So the union of the legs' best is
 //! scored once more on all legs, and the ranking gets four comparable scores for each candidate.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, atomic::Ordering},
+};
 
 use context_manager_memory::{
     Context, ContextId, LegScores, QueryVectors,
     rank::Candidate,
-    store::{Clauses, Search, schema},
+    store::{Clauses, Search, Selection, schema},
 };
 use qdrant_edge::{
-    Filter, IdfCorpusParams, IdfParams, NamedQuery, QueryBatchRequest, QueryEnum, QueryRequest, ScoringQuery,
-    SearchParams, VectorInternal, WithVector,
+    CountRequest, Filter, IdfCorpusParams, IdfParams, NamedQuery, QueryBatchRequest, QueryEnum, QueryRequest,
+    ScoringQuery, SearchParams, VectorInternal,
 };
 
-use super::{Shard, read, write};
+use super::{
+    Shard,
+    frequencies::{self, Weighed},
+    read, write,
+};
 use crate::{Error, filter};
+
+/// How many more than the best are looked at when there is no filter, for those that are not selected.
+const MORE: usize = 28;
+/// Contexts from which on a filter takes long enough to try without.
+const WORTH_A_TRY: usize = 500;
+/// Searches that go by without a try after one that was in vain.
+pub(super) const PAUSE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leg {
@@ -54,6 +68,22 @@ impl Leg {
     }
 }
 
+/// What a search asks of the engine.
+struct Asked {
+    legs: Vec<(Leg, VectorInternal)>,
+    /// How many contexts have a part in the document frequencies.
+    corpus: usize,
+}
+
+/// The best of each leg, at most as many as were asked for, and the contexts they are.
+struct Best {
+    legs: Vec<Scores>,
+    contexts: Vec<Arc<Context>>,
+}
+
+/// What a leg found, best first.
+type Scores = Vec<(ContextId, f32)>;
+
 impl Shard {
     /// The candidates for a query with their exact scores, in no particular order. The document frequencies are those of the
     /// owner's own contexts: nobody else's memory moves a score.
@@ -63,48 +93,100 @@ impl Shard {
     /// the engine fails.
     pub fn search(&self, search: &Search) -> Result<Vec<Candidate>, Error> {
         let Search { query, selection, per_leg } = search;
-        let legs = self.legs(query)?;
-        if legs.is_empty() {
+        let per_leg = (*per_leg).max(1);
+        let asked = self.understand(query, selection)?;
+        if asked.legs.is_empty() {
             return Ok(Vec::new());
         }
-        let corpus = filter::of(&Clauses::corpus(&selection.owner))?;
-        let best = self.score(&legs, &filter::of(&Clauses::of(selection)?)?, &corpus, (*per_leg).max(1))?;
-        // A leg that found fewer than it was asked for has found all there is.
-        let complete = best.iter().all(|scores| scores.len() < *per_leg);
-        let union: BTreeSet<ContextId> = best.iter().flat_map(HashMap::keys).copied().collect();
-        let ids: Vec<ContextId> = union.into_iter().collect();
+        let best = match self.best_of_all(&asked, selection, per_leg)? {
+            Some(best) => best,
+            None => self.best_of_selected(&asked, selection, per_leg)?,
+        };
+        let ids: Vec<ContextId> = best.contexts.iter().map(|context| context.id).collect();
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let exact =
-            if complete { best } else { self.score(&legs, &filter::of(&Clauses::ids(&ids))?, &corpus, ids.len())? };
-        let records = self.retrieve(&ids, WithVector::Bool(false))?;
-        let contexts = records.into_iter().filter_map(|(id, payload, _)| self.decode(id, payload));
-        let contexts = contexts.filter(|context| selection.admits(context));
-        Ok(contexts.map(|context| candidate(context, &legs, &exact)).collect())
+        // A leg that found fewer than it was asked for has found all there is.
+        let is_complete = best.legs.iter().all(|scores| scores.len() < per_leg);
+        let exact = if is_complete {
+            best.legs
+        } else {
+            self.score(&asked.legs, Some(&filter::of(&Clauses::ids(&ids))?), ids.len())?
+        };
+        let exact: Vec<HashMap<ContextId, f32>> =
+            exact.into_iter().map(|scores| scores.into_iter().collect()).collect();
+        let admitted = best.contexts.into_iter().filter(|context| selection.admits(context));
+        Ok(admitted.map(|context| candidate(context, &asked.legs, &exact)).collect())
     }
 
-    fn legs(&self, query: &QueryVectors) -> Result<Vec<(Leg, VectorInternal)>, Error> {
+    fn understand(&self, query: &QueryVectors, selection: &Selection) -> Result<Asked, Error> {
         let mut legs = Vec::with_capacity(4);
         if let Some(dense) = &query.dense {
             self.check_dense(None, dense)?;
             legs.extend([Leg::DenseSelf, Leg::DenseCtx].map(|leg| (leg, VectorInternal::Dense(dense.clone()))));
         }
-        if let Some(terms) = query.sparse.as_ref().filter(|terms| !terms.is_empty()) {
-            let terms = write::sparse(None, terms)?;
-            legs.extend([Leg::SparseSelf, Leg::SparseCtx].map(|leg| (leg, VectorInternal::Sparse(terms.clone()))));
+        let terms = query.sparse.clone().unwrap_or_default();
+        write::check_sparse(None, &terms)?;
+        let Weighed { own, with_previous, corpus } = self.weigh(&terms, &Clauses::corpus(&selection.owner))?;
+        if !terms.is_empty() {
+            for (leg, terms) in [(Leg::SparseSelf, own), (Leg::SparseCtx, with_previous)] {
+                legs.push((leg, VectorInternal::Sparse(write::sparse(None, &terms)?)));
+            }
         }
-        Ok(legs)
+        Ok(Asked { legs, corpus })
     }
 
-    /// The scores of each leg's best `limit` within a filter, in one call of the engine.
+    /// The best of all there are, if that tells the best of the selected ones: when nearly all are selected, a filter takes far longer than
+    /// looking at a few more, because the engine asks it for every context.
+    fn best_of_all(&self, asked: &Asked, selection: &Selection, per_leg: usize) -> Result<Option<Best>, Error> {
+        if !self.is_worth_a_try(asked, selection)? {
+            return Ok(None);
+        }
+        let all = self.score(&asked.legs, None, per_leg + MORE)?;
+        let contexts: HashMap<ContextId, Arc<Context>> =
+            self.contexts(&union(&all))?.into_iter().map(|context| (context.id, context)).collect();
+        let is_selected =
+            |(id, _): &&(ContextId, f32)| contexts.get(id).is_some_and(|context| selection.admits(context));
+        let legs: Vec<Scores> =
+            all.iter().map(|scores| scores.iter().filter(is_selected).take(per_leg).copied().collect()).collect();
+        let is_enough = |(all, selected): (&Scores, &Scores)| selected.len() == per_leg || all.len() < per_leg + MORE;
+        if !all.iter().zip(&legs).all(is_enough) {
+            self.tries.store(0, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let contexts = union(&legs).iter().filter_map(|id| contexts.get(id)).cloned().collect();
+        Ok(Some(Best { legs, contexts }))
+    }
+
+    /// Whether the best of all probably tell the best of the selected. After it did not, some searches go by without a try.
+    fn is_worth_a_try(&self, Asked { legs: _, corpus }: &Asked, selection: &Selection) -> Result<bool, Error> {
+        if !selection.is_of_levels_alone() || selection.levels.as_ref().is_some_and(|levels| levels.len() < 2) {
+            return Ok(false);
+        }
+        // An exact count would look at every point.
+        let about = CountRequest { filter: None, exact: false };
+        let points = self.engine.count(about).map_err(Error::engine("count the contexts"))?;
+        if points < WORTH_A_TRY || corpus * 4 < points * 3 {
+            return Ok(false);
+        }
+        Ok(self.tries.fetch_add(1, Ordering::Relaxed) >= PAUSE)
+    }
+
+    fn best_of_selected(&self, asked: &Asked, selection: &Selection, per_leg: usize) -> Result<Best, Error> {
+        let legs = self.score(&asked.legs, Some(&filter::of(&Clauses::of(selection)?)?), per_leg)?;
+        let contexts = self.contexts(&union(&legs))?;
+        Ok(Best { legs, contexts })
+    }
+
+    /// What each leg finds within a filter, at most `limit`, in one call of the engine.
     fn score(
         &self,
         legs: &[(Leg, VectorInternal)],
-        filter: &Filter,
-        corpus: &Filter,
+        filter: Option<&Filter>,
         limit: usize,
-    ) -> Result<Vec<HashMap<ContextId, f32>>, Error> {
+    ) -> Result<Vec<Scores>, Error> {
+        // The terms have their weights already.
+        let corpus = filter::of(&frequencies::nothing())?;
         let request = |(leg, vector): &(Leg, VectorInternal)| {
             let idf = match vector {
                 VectorInternal::Sparse(_) => Some(IdfParams::Corpus(IdfCorpusParams { corpus: corpus.clone() })),
@@ -113,7 +195,7 @@ impl Shard {
             let nearest = NamedQuery::new(vector.clone(), leg.vector_name());
             QueryRequest {
                 query: Some(ScoringQuery::Vector(QueryEnum::Nearest(nearest))),
-                filter: Some(filter.clone()),
+                filter: filter.cloned(),
                 params: Some(SearchParams { exact: true, idf, ..SearchParams::default() }),
                 ..QueryRequest::new(limit)
             }
@@ -127,7 +209,12 @@ impl Shard {
     }
 }
 
-fn candidate(context: Context, legs: &[(Leg, VectorInternal)], exact: &[HashMap<ContextId, f32>]) -> Candidate {
+fn union(legs: &[Scores]) -> Vec<ContextId> {
+    let ids: BTreeSet<ContextId> = legs.iter().flatten().map(|(id, _)| *id).collect();
+    ids.into_iter().collect()
+}
+
+fn candidate(context: Arc<Context>, legs: &[(Leg, VectorInternal)], exact: &[HashMap<ContextId, f32>]) -> Candidate {
     let mut scores = LegScores::default();
     for ((leg, _), found) in legs.iter().zip(exact) {
         *leg.score_of(&mut scores) = found.get(&context.id).copied().or(leg.absent());

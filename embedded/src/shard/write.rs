@@ -31,11 +31,12 @@ impl Shard {
     pub fn upsert(&self, points: &[Point]) -> Result<(), Error> {
         let Some(last) = points.last() else { return Ok(()) };
         let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
+        let ids: Vec<ContextId> = unique.keys().copied().collect();
         let rows = unique.into_values().map(|point| self.row(point)).collect::<Result<Vec<_>, _>>()?;
         let write = {
             let mut writes = lock(&self.writes);
             let insert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(rows));
-            let write = self.apply(UpdateOperation::PointOperation(insert), "store contexts")?;
+            let write = self.apply(&ids, UpdateOperation::PointOperation(insert), "store contexts")?;
             writes.newest = Some(Newest { id: last.context.id, version: last.context.version });
             write
         };
@@ -71,7 +72,7 @@ impl Shard {
                 }
                 Some(_) => {}
             }
-            let write = self.apply(operation, "update a context")?;
+            let write = self.apply(&[context.id], operation, "update a context")?;
             writes.newest = Some(Newest { id: context.id, version: context.version });
             write
         };
@@ -109,11 +110,12 @@ impl Shard {
                 let fields = json!({schema::ACCESS_COUNT: count, schema::ACCESSED_AT: at});
                 let operation = PayloadOps::SetPayload(SetPayloadOp {
                     payload: Payload(fields.as_object().cloned().unwrap_or_else(Map::<String, Value>::new)),
-                    points: Some(ids.into_iter().map(filter::point_id).collect()),
+                    points: Some(ids.iter().copied().map(filter::point_id).collect()),
                     filter: None,
                     key: None,
                 });
-                last = Some(self.apply(UpdateOperation::PayloadOperation(operation), "count accesses")?);
+                let operation = UpdateOperation::PayloadOperation(operation);
+                last = Some(self.apply_unindexed(&ids, operation, "count accesses")?);
             }
         }
         last.map_or(Ok(()), |write| self.commit(write))
@@ -180,7 +182,7 @@ impl Shard {
             }
             self.expect_fewer(&mut manifest, &ids)?;
             let delete = PointOperations::DeletePoints { ids: ids.iter().copied().map(filter::point_id).collect() };
-            let write = self.apply(UpdateOperation::PointOperation(delete), "delete contexts")?;
+            let write = self.apply(&ids, UpdateOperation::PointOperation(delete), "delete contexts")?;
             writes.deleted += ids.len();
             self.uncompacted.fetch_add(ids.len(), Ordering::AcqRel);
             writes.newest = writes.newest.filter(|newest| !ids.contains(&newest.id));
@@ -191,8 +193,22 @@ impl Shard {
         Ok(write.1)
     }
 
-    fn apply(&self, operation: UpdateOperation, action: &'static str) -> Result<u64, Error> {
-        self.engine.update(operation).map_err(Error::engine(action))?;
+    /// Makes a write that concerns no other contexts than these; the caller holds the lock of the writes.
+    fn apply(&self, ids: &[ContextId], operation: UpdateOperation, action: &'static str) -> Result<u64, Error> {
+        self.counted(ids, || self.apply_unindexed(ids, operation, action))
+    }
+
+    /// The same for a write that neither adds nor removes contexts, and changes no words and no validity.
+    fn apply_unindexed(
+        &self,
+        ids: &[ContextId],
+        operation: UpdateOperation,
+        action: &'static str,
+    ) -> Result<u64, Error> {
+        let updated = self.engine.update(operation).map_err(Error::engine(action));
+        // Also after a failure, which may have changed some of them.
+        lock(&self.recent).forget(ids);
+        updated?;
         Ok(self.note_write())
     }
 
@@ -234,9 +250,11 @@ fn payload(context: &Context) -> Result<Payload, Error> {
     schema::payload(context).map(Payload).map_err(encode)
 }
 
+pub(super) fn check_sparse(id: Option<ContextId>, vector: &SparseVector) -> Result<(), Error> {
+    if vector.values().iter().all(|value| value.is_finite()) { Ok(()) } else { Err(Error::NotFinite { id }) }
+}
+
 pub(super) fn sparse(id: Option<ContextId>, vector: &SparseVector) -> Result<qdrant_edge::SparseVector, Error> {
-    if !vector.values().iter().all(|value| value.is_finite()) {
-        return Err(Error::NotFinite { id });
-    }
+    check_sparse(id, vector)?;
     Ok(qdrant_edge::SparseVector { indices: vector.indices().to_vec(), values: vector.values().to_vec() })
 }

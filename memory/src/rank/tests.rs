@@ -8,7 +8,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 fn candidate(number: u128, text: &str, scores: [Option<f32>; 4]) -> Candidate {
     let [dense_self, dense_ctx, sparse_self, sparse_ctx] = scores;
     let scores = LegScores { dense_self, dense_ctx, sparse_self, sparse_ctx };
-    Candidate { context: sample(number, Level::LongTerm, text), scores }
+    Candidate { context: sample(number, Level::LongTerm, text).into(), scores }
 }
 
 fn lexical_only(number: u128, text: &str, bm25: f32) -> Candidate {
@@ -16,8 +16,8 @@ fn lexical_only(number: u128, text: &str, bm25: f32) -> Candidate {
 }
 
 fn in_session(mut candidate: Candidate, session: &str, sequence: i64) -> Candidate {
-    candidate.context.session = SessionId::new(session).ok();
-    candidate.context.sequence = sequence;
+    Arc::make_mut(&mut candidate.context).session = SessionId::new(session).ok();
+    Arc::make_mut(&mut candidate.context).sequence = sequence;
     candidate
 }
 
@@ -52,13 +52,13 @@ fn a_context_beside_a_good_one_rises() {
 #[test]
 fn a_named_day_and_a_named_actor_raise_their_contexts() {
     let mut on_the_day = lexical_only(1, "a", 1.0);
-    on_the_day.context.occurred_at = Some(Timestamp::from_millis(1_683_504_000_000));
+    Arc::make_mut(&mut on_the_day.context).occurred_at = Some(Timestamp::from_millis(1_683_504_000_000));
     let other = lexical_only(2, "b", 1.0);
     assert_eq!(order(vec![other.clone(), on_the_day.clone()], "what was on 8 May 2023", &Settings::default()), [1, 2]);
     let mut ann = other;
-    ann.context.actor = Actor::new("Ann").ok();
+    Arc::make_mut(&mut ann.context).actor = Actor::new("Ann").ok();
     let mut ben = on_the_day;
-    ben.context.actor = Actor::new("Ben").ok();
+    Arc::make_mut(&mut ben.context).actor = Actor::new("Ben").ok();
     assert_eq!(order(vec![ben.clone(), ann.clone()], "what does Ann's cat eat", &Settings::default()), [2, 1]);
     let both = rank(vec![ben, ann], &QueryFacts::of("Ann and Ben"), &Settings::default(), NOW);
     assert!(both.iter().all(|ranked| ranked.parts.actor.abs() < f64::EPSILON), "two named actors say nothing");
@@ -67,7 +67,7 @@ fn a_named_day_and_a_named_actor_raise_their_contexts() {
 #[test]
 fn expired_candidates_are_not_ranked() {
     let mut expired = lexical_only(1, "a", 1.0);
-    expired.context.expires_at = Some(NOW);
+    Arc::make_mut(&mut expired.context).expires_at = Some(NOW);
     assert!(order(vec![expired], "a", &Settings::default()).is_empty());
 }
 
@@ -81,7 +81,7 @@ fn of_contexts_with_the_same_words_the_best_stays() {
 #[test]
 fn nudges_are_bounded_and_off_by_default() {
     let mut old = lexical_only(1, "old", 1.0);
-    old.context.created_at = Timestamp::from_millis(0);
+    Arc::make_mut(&mut old.context).created_at = Timestamp::from_millis(0);
     let fresh = lexical_only(2, "fresh", 0.95);
     assert_eq!(order(vec![old.clone(), fresh.clone()], "x", &Settings::default()), [1, 2]);
     let nudged = Settings { nudges: Nudges { recency: 0.1, ..Nudges::default() }, ..Settings::default() };

@@ -170,7 +170,31 @@ impl Selection {
         Self { expiry: Expiry::Any, validity: Validity::Any, ..self }
     }
 
-    /// Whether a context that an index found may be returned: the index is not trusted with whose it is and whether it is alive.
+    /// Whether [`admits`](Self::admits) tells all of it: there is no condition but whose, which levels, and alive and current or not.
+    #[must_use]
+    pub fn is_of_levels_alone(&self) -> bool {
+        let Self {
+            owner: _,
+            expiry: _,
+            validity: _,
+            sessions,
+            levels: _,
+            created_since,
+            created_before,
+            min_accesses,
+            dense,
+            metadata,
+        } = self;
+        *sessions == Sessions::All
+            && created_since.is_none()
+            && created_before.is_none()
+            && min_accesses.is_none()
+            && *dense == Dense::Any
+            && metadata.is_empty()
+    }
+
+    /// Whether a context that an index found may be returned: the index is not trusted with whose it is, whether it is alive, and on which
+    /// level it is.
     #[must_use]
     pub fn admits(&self, context: &Context) -> bool {
         let in_time = match self.expiry {
@@ -183,6 +207,7 @@ impl Selection {
             Validity::At(at) => context.is_valid_at(at),
             Validity::Any => true,
         };
-        in_time && is_valid && self.owner.owns(context)
+        let on_level = self.levels.as_ref().is_none_or(|levels| levels.contains(&context.level));
+        in_time && is_valid && on_level && self.owner.owns(context)
     }
 }

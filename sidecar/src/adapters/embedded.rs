@@ -4,8 +4,10 @@
 //! nobody waits for it any more, so a caller who hangs up never leaves half a write.
 
 use std::{
+    num::NonZero,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Instant,
 };
 
@@ -24,12 +26,16 @@ use crate::{
 
 /// Most calls at once. Writes follow one another in the store anyway, but those that wait for one flush share it.
 const PARALLEL: u32 = 16;
+/// Most searches at once, if there are as many processors. They compute all the time, so more would only take memory and caches from each
+/// other.
+const SEARCHING: usize = 4;
 
 /// The adapter.
 pub struct Embedded {
     /// `None` once it is closed.
     shard: Mutex<Option<Arc<Shard>>>,
     permits: Arc<Semaphore>,
+    searching: Semaphore,
     metrics: Arc<Metrics>,
 }
 
@@ -48,7 +54,9 @@ impl Embedded {
         let opened = spawn_blocking(move || Shard::open(options)).await;
         let shard = opened.map_err(|error| Error::Failed(Arc::new(error)))?.map_err(translate)?;
         let permits = Arc::new(Semaphore::new(PARALLEL as usize));
-        Ok(Self { shard: Mutex::new(Some(Arc::new(shard))), permits, metrics })
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let searching = Semaphore::new(processors.min(SEARCHING));
+        Ok(Self { shard: Mutex::new(Some(Arc::new(shard))), permits, searching, metrics })
     }
 
     async fn call<T: Send + 'static>(
@@ -112,6 +120,7 @@ impl VectorStore for Embedded {
             }
             Ok(candidates)
         };
+        let _turn = self.searching.acquire().await.map_err(|_| Error::Closed)?;
         self.call(StoreOperation::Candidates, search).await
     }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::Instant,
 };
 
@@ -60,7 +61,7 @@ impl Inner {
             ranked.iter().map(|ranked| Item { level: ranked.context.level, tokens: ranked.context.tokens }).collect();
         let budget = u32::try_from(ask.budget).unwrap_or(u32::MAX);
         let packing = budget::pack(&items, budget, ask.limit, &policy.shares);
-        self.upkeep.count_accesses(packing.taken.iter().map(|taken| &ranked[taken.place].context), now);
+        self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.as_ref()), now);
         let response = respond(ranked, &packing, &ask, &degraded, &self.owner);
         for (level, tokens) in &response.tokens_by_level {
             self.metrics.contexts.tokens_returned.add(*level, *tokens as u64);
@@ -148,6 +149,10 @@ impl Inner {
                 continue;
             }
             in_store.push(wanted);
+            // What L1 knows not to be there is not searched for.
+            let nothing_fresh =
+                !is_past && is_own && self.immediate.is_complete() && self.immediate.matching(wanted, now).is_empty();
+            let fresh = if nothing_fresh { Vec::new() } else { fresh };
             searches.extend([fresh, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
                 query: query.clone(),
                 selection: wanted.selection(levels, now),
@@ -211,7 +216,8 @@ fn respond(
     let mut contexts = Vec::with_capacity(packing.taken.len());
     let mut ranked: Vec<Option<Ranked>> = ranked.into_iter().map(Some).collect();
     for taken in &packing.taken {
-        let Some(Ranked { mut context, score, parts }) = ranked[taken.place].take() else { continue };
+        let Some(Ranked { context, score, parts }) = ranked[taken.place].take() else { continue };
+        let mut context = Arc::unwrap_or_clone(context);
         if taken.shortened {
             let shortened = tokens::shorten(&context.text, taken.tokens).len();
             context.text.truncate(shortened);

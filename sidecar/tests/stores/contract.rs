@@ -1,6 +1,6 @@
 //! What every store must do.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use context_manager_memory::{
     Context, ContextId, Level, QueryVectors, Timestamp, history, lexical,
@@ -152,7 +152,10 @@ async fn a_space_and_an_agent_of_the_same_name_are_two_holders(place: Place) {
         let query = QueryVectors { dense: Some(vec![1.0, 0.0, 0.0, 0.0]), sparse: Some(lexical::query("tea")) };
         let search = Search { query, selection: alive(), per_leg: 10 };
         let candidates = store.candidates(vec![search]).await.expect("it works");
-        assert_eq!(found(candidates.into_iter().map(|candidate| candidate.context).collect()), mine);
+        assert_eq!(
+            found(candidates.into_iter().map(|candidate| Arc::unwrap_or_clone(candidate.context)).collect()),
+            mine
+        );
         // A change of what is another's, whatever id it names, finds nothing.
         let others = points.iter().filter(|point| point.context.id != own.context.id);
         for other in others {
@@ -180,7 +183,10 @@ async fn nobody_reaches_what_belongs_to_another(place: Place) {
     let mine = Selection::alive(a.clone(), NOW);
     assert_eq!(texts(store.list(mine.clone(), None, 10).await.expect("listed").contexts), ["green tea"]);
     let found = store.candidates(vec![search("tea", mine.clone())]).await.expect("found");
-    assert_eq!(texts(found.into_iter().map(|candidate| candidate.context).collect()), ["green tea"]);
+    assert_eq!(
+        texts(found.into_iter().map(|candidate| Arc::unwrap_or_clone(candidate.context)).collect()),
+        ["green tea"]
+    );
     let read = store.get(&a, all.clone(), NOW).await.expect("read");
     assert_eq!(texts(read.into_iter().map(|point| point.context).collect()), ["green tea"]);
     assert_eq!(store.count(mine.clone()).await.expect("counted"), 1);
@@ -359,7 +365,7 @@ async fn what_is_past_is_found_by_its_time_only(place: Place) {
         assert_eq!(store.count(selection.clone()).await.expect("counted"), texts.len(), "{validity:?}");
         let listed = store.list(selection.clone(), None, 10).await.expect("listed").contexts;
         let found = store.candidates(vec![search("tea", selection)]).await.expect("found");
-        for contexts in [listed, found.into_iter().map(|candidate| candidate.context).collect()] {
+        for contexts in [listed, found.into_iter().map(|candidate| Arc::unwrap_or_clone(candidate.context)).collect()] {
             let mut found: Vec<String> = contexts.into_iter().map(|context| context.text).collect();
             found.sort();
             assert_eq!(found, texts, "{validity:?}");
