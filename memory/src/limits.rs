@@ -13,8 +13,8 @@ pub struct Limits {
     pub query_bytes: usize,
     /// Most metadata keys.
     pub metadata_keys: usize,
-    /// Most bytes of a metadata key.
-    pub metadata_key_bytes: usize,
+    /// Most characters of a metadata key.
+    pub metadata_key_chars: usize,
     /// Most bytes of all metadata as JSON.
     pub metadata_bytes: usize,
     /// Deepest nesting of a metadata value.
@@ -33,7 +33,7 @@ impl Default for Limits {
             text_bytes: 64 << 10,
             query_bytes: 8 << 10,
             metadata_keys: 64,
-            metadata_key_bytes: 128,
+            metadata_key_chars: 128,
             metadata_bytes: 16 << 10,
             metadata_depth: 8,
             batch: 256,
@@ -112,9 +112,10 @@ impl Limits {
         }
         for (key, value) in metadata {
             let field = format!("metadata.{}", key.chars().take(64).collect::<String>());
-            if key.is_empty() || key.len() > self.metadata_key_bytes {
-                let remedy = format!("a key has 1 to {} bytes", self.metadata_key_bytes);
-                return refuse(&field, format!("has a key of {} bytes", key.len()), remedy);
+            let characters = key.chars().count();
+            if !(1..=self.metadata_key_chars).contains(&characters) {
+                let remedy = format!("a key has 1 to {} characters", self.metadata_key_chars);
+                return refuse(&field, format!("has a key of {characters} characters"), remedy);
             }
             if depth(value) > self.metadata_depth {
                 return refuse(
@@ -199,7 +200,7 @@ mod tests {
             (limits.query(""), "query is blank"),
             (limits.metadata(&many), "metadata has 65 keys; at most 64 are accepted"),
             (limits.metadata(&metadata(&json!({"a": deep}))), "metadata.a is nested too deeply"),
-            (limits.metadata(&metadata(&json!({"": 1}))), "has a key of 0 bytes"),
+            (limits.metadata(&metadata(&json!({"": 1}))), "has a key of 0 characters"),
             (limits.metadata(&metadata(&json!({"a": "x".repeat(17_000)}))), "bytes as JSON; at most 16384"),
             (limits.batch(0), "contexts has 0 entries; 1 to 256 are accepted"),
             (limits.batch(257), "contexts has 257 entries"),

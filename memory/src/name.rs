@@ -17,12 +17,12 @@ pub enum InvalidName {
         kind: &'static str,
     },
     /// The text is longer than the rule allows.
-    #[error("{kind} is {bytes} bytes long; shorten it to at most {max}")]
+    #[error("{kind} has {characters} characters; shorten it to at most {max}")]
     TooLong {
         /// Which name it was meant to be.
         kind: &'static str,
         /// Its length.
-        bytes: usize,
+        characters: usize,
         /// The longest length allowed.
         max: usize,
     },
@@ -79,8 +79,9 @@ fn check(kind: &'static str, text: &str, max: usize, alphabet: Alphabet) -> Resu
     if text.is_empty() {
         return Err(InvalidName::Empty { kind });
     }
-    if text.len() > max {
-        return Err(InvalidName::TooLong { kind, bytes: text.len(), max });
+    let characters = text.chars().count();
+    if characters > max {
+        return Err(InvalidName::TooLong { kind, characters, max });
     }
     let forbidden = text.char_indices().find(|&(at, character)| {
         let at_an_end = at == 0 || at + character.len_utf8() == text.len();
@@ -100,8 +101,8 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// The longest name allowed, in bytes.
-            pub const MAX_BYTES: usize = $max;
+            /// The longest name allowed, in characters.
+            pub const MAX_CHARS: usize = $max;
 
             /// Checks a text and takes it as a name.
             ///
@@ -109,7 +110,7 @@ macro_rules! name {
             /// Says which rule the text breaks and what to do about it.
             pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
                 let text = text.into();
-                check($kind, &text, Self::MAX_BYTES, $alphabet)?;
+                check($kind, &text, Self::MAX_CHARS, $alphabet)?;
                 Ok(Self(text))
             }
 
@@ -244,6 +245,12 @@ mod tests {
         for bad in [" s", "s ", "a\tb", "a\u{2028}b", "\u{7f}"] {
             assert!(SessionId::new(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_name_is_measured_in_characters() {
+        assert!(SessionId::new("\u{fc}".repeat(SessionId::MAX_CHARS)).is_ok());
+        assert!(SessionId::new("\u{fc}".repeat(SessionId::MAX_CHARS + 1)).is_err());
     }
 
     #[test]

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::{duration::HumanDuration, level::Level, problem::Code};
+use crate::{duration::HumanDuration, integer, level::Level, problem::Code};
 
 /// Whose memory a request is about. `{}` is the agent's own; another one takes an access rule. The tenant is always the sidecar's.
 ///
@@ -22,7 +23,7 @@ use crate::{duration::HumanDuration, level::Level, problem::Code};
 /// assert!(serde_json::from_str::<Scope>(r#"{"tenant": "other"}"#).is_err());
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
     /// The memory of this agent of the tenant.
@@ -37,7 +38,7 @@ pub struct Scope {
 }
 
 /// Store one context (`POST /v1/contexts`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContextStore {
     /// The id; made by the sidecar (UUID version 7) when absent. Storing the same content under the same id again is harmless.
@@ -61,7 +62,7 @@ pub struct ContextStore {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<HumanDuration>,
     /// When it happened, as Unix time in milliseconds; now when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "integer::optional", skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<i64>,
     /// Contexts whose place it takes: they are not found any more, but by their ids and by `as_of`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -76,7 +77,7 @@ const fn default_level() -> Level {
 }
 
 /// Store several contexts in their order (`POST /v1/contexts/batch`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContextStoreBatch {
     /// The contexts; all are stored, or none.
@@ -84,7 +85,7 @@ pub struct ContextStoreBatch {
 }
 
 /// What became of one write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AckStatus {
     /// Written to the store.
@@ -98,7 +99,7 @@ pub enum AckStatus {
 }
 
 /// The answer to a write.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Acknowledgment {
     /// The context's id.
     pub id: Uuid,
@@ -114,23 +115,23 @@ pub struct Acknowledgment {
 }
 
 /// The answer to a batch, in the order of the request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AcknowledgmentBatch {
     /// One for each context.
     pub acknowledgments: Vec<Acknowledgment>,
 }
 
 /// Retrieve within a token budget (`POST /v1/contexts/search`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContextRequest {
     /// What to look for, in natural language.
     pub query: String,
     /// Most tokens of the answer; the configured default when absent. Signed, so that a negative one gets a clear error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "integer::optional", skip_serializing_if = "Option::is_none")]
     pub token_budget: Option<i64>,
     /// Most contexts of the answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "integer::optional", skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
     /// The levels to search; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,7 +146,7 @@ pub struct ContextRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f64>,
     /// Search what was so at this time, as Unix time in milliseconds, as far as it was kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "integer::optional", skip_serializing_if = "Option::is_none")]
     pub as_of: Option<i64>,
     /// Whose memory; the agent's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,7 +160,7 @@ pub struct ContextRequest {
 }
 
 /// Conditions on metadata; all must hold.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Filter(pub BTreeMap<String, Condition>);
 
@@ -172,7 +173,7 @@ impl Filter {
 }
 
 /// A condition on one metadata key.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Condition {
     /// Equal to this string, number or boolean.
@@ -184,7 +185,7 @@ pub enum Condition {
 }
 
 /// Bounds of a number; at least one must be given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Range {
     /// Greater than.
@@ -202,7 +203,7 @@ pub struct Range {
 }
 
 /// The answer to a search.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ContextResponse {
     /// The contexts, best first.
     pub contexts: Vec<Retrieved>,
@@ -219,7 +220,7 @@ pub struct ContextResponse {
 }
 
 /// A context with its score.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Retrieved {
     /// The context.
     #[serde(flatten)]
@@ -235,7 +236,7 @@ pub struct Retrieved {
 }
 
 /// A context that ranked but did not fit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeftOut {
     /// Its id.
     pub id: Uuid,
@@ -246,7 +247,7 @@ pub struct LeftOut {
 }
 
 /// A stored context (`GET /v1/contexts/{id}`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Context {
     /// The id.
     pub id: Uuid,
@@ -300,7 +301,7 @@ pub struct Context {
 }
 
 /// A page of stored contexts (`GET /v1/contexts`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ContextList {
     /// The contexts, oldest first.
     pub contexts: Vec<Context>,
@@ -313,7 +314,7 @@ pub struct ContextList {
 }
 
 /// Change a context (`PATCH /v1/contexts/{id}`).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContextUpdate {
     /// The new text; unchanged when absent.
@@ -326,7 +327,7 @@ pub struct ContextUpdate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<HumanDuration>,
     /// Change only if the context has this version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "integer::optional", skip_serializing_if = "Option::is_none")]
     pub if_version: Option<i64>,
     /// Whose memory; the agent's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -334,7 +335,7 @@ pub struct ContextUpdate {
 }
 
 /// Delete the contexts that match (`POST /v1/contexts/delete`). All conditions must hold, and there must be at least one.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContextDelete {
     /// Only contexts of this session.
@@ -347,7 +348,7 @@ pub struct ContextDelete {
     #[serde(default, skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,
     /// Only contexts that were stored before this time, as Unix time in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "integer::optional", skip_serializing_if = "Option::is_none")]
     pub created_before: Option<i64>,
     /// Whose memory; the agent's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -358,7 +359,7 @@ pub struct ContextDelete {
 }
 
 /// The answer to deleting contexts by session (`DELETE /v1/contexts?session=S`) or by conditions (`POST /v1/contexts/delete`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Cleared {
     /// How many contexts were deleted, or would be in a dry run; while the deletion waits in the journal, how many of them the sidecar knows itself.
     pub deleted: usize,
@@ -369,7 +370,7 @@ pub struct Cleared {
 
 /// A context in an export (`GET /v1/contexts/export`), one on each line, with all that makes it the same context elsewhere. Whose it
 /// is comes from the sidecar that imports it (`POST /v1/contexts/import`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportedContext {
     /// The id.
@@ -429,14 +430,14 @@ pub struct ExportedContext {
 }
 
 /// The last line of an export. An export without it is not whole; go on after the last context that came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExportEnd {
     /// How many contexts came before.
     pub exported: usize,
 }
 
 /// The answer to an import (`POST /v1/contexts/import`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Imported {
     /// Contexts that are new.
     pub imported: usize,
@@ -449,7 +450,7 @@ pub struct Imported {
 }
 
 /// A line that was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RefusedLine {
     /// Its number, from 1.
     pub line: usize,
@@ -460,7 +461,7 @@ pub struct RefusedLine {
 }
 
 /// Figures of the caller's memory (`GET /v1/contexts/stats`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stats {
     /// Contexts that are not expired, by level.
     pub contexts: BTreeMap<Level, usize>,

@@ -2,6 +2,7 @@
 //!
 //! A code is part of the interface: it never changes its meaning. `docs/errors.md` has an entry for each.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Media type of a problem document in JSON (RFC 9457 section 3).
@@ -10,7 +11,7 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $slug:literal, $status:literal, $title:literal;)+) => {
         /// A stable error code.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         pub enum Code {
             $($(#[doc = $doc])+ #[serde(rename = $slug)] $variant,)+
         }
@@ -102,7 +103,7 @@ codes! {
 }
 
 /// A problem document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// A URI that names the kind of problem.
     #[serde(rename = "type")]

@@ -72,6 +72,8 @@ pub enum Command {
         #[arg(long, env = ENV_CONFIG, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print the OpenAPI document of the protocol, and exit
+    Openapi,
 }
 
 /// The secrets in the environment; an empty variable counts as none.

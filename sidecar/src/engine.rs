@@ -67,6 +67,7 @@ use crate::{
     refusal::chain,
 };
 
+pub use convert::MOST_SUPERSEDED;
 pub(crate) use convert::level as domain_level;
 use embedding::Embedding;
 pub use error::Error;
@@ -75,6 +76,7 @@ pub use idempotency::IdempotencyKey;
 use immediate::Immediate;
 use locks::Locks;
 use pending::Pending;
+pub use permit::MOST_SCOPES;
 use policy::Policy;
 use sessions::Sessions;
 use upkeep::Upkeep;

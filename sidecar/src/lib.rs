@@ -20,6 +20,7 @@ pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod nonces;
+pub mod openapi;
 pub mod pipeline;
 pub mod ports;
 pub mod readiness;

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use context_manager_protocol::config::Store;
 use context_manager_sidecar::{
     args::{self, Args, Command},
-    logging,
+    logging, openapi,
     settings::{self, KeysFound, Settings},
     shutdown::Signals,
     sidecar::Sidecar,
@@ -25,6 +25,10 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match &args.command {
         Some(Command::Check { config }) => check(config),
+        Some(Command::Openapi) => {
+            print!("{}", openapi::document());
+            ExitCode::SUCCESS
+        }
         None => match prepare(args) {
             Ok(run) => run.until_end(),
             Err(error) => invalid(&error),

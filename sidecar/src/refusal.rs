@@ -17,7 +17,7 @@ use crate::engine;
 const DEFAULT_RETRY_AFTER: u64 = 1;
 
 /// What RFC 9110 section 11.6.1 wants beside a 401: the scheme by which the caller can authenticate.
-const CHALLENGE: &str = "Signature realm=\"context-manager\", headers=\"@method @path @query content-digest\"";
+pub const CHALLENGE: &str = "Signature realm=\"context-manager\", headers=\"@method @path @query content-digest\"";
 
 /// A request that is not served, and why.
 #[derive(Clone, Debug)]

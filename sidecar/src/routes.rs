@@ -1,19 +1,25 @@
 //! The operations of the protocol. A handler decodes, asks for permission, calls the engine and encodes; it decides nothing.
 //!
 //! [`ENDPOINTS`] is the one table of them: what it has is served, counted, audited, and walked by the test of the access rules.
+//! Each handler stands there with what the OpenAPI document says of it, so that neither is there without the other.
 
-use axum::{
-    Router,
-    http::Method,
-    routing::{MethodRouter, delete, get, patch, post},
+use aide::{
+    axum::{
+        ApiRouter,
+        routing::{ApiMethodRouter, delete_with, get_with, patch_with, post_with},
+    },
+    openapi::OpenApi,
 };
+use axum::{Router, http::Method};
 use context_manager_protocol::{config::Operation, problem::Code};
 
 use crate::{engine::Engine, metrics::Route, refusal::Refusal};
 
+mod describe;
+pub mod document;
 pub mod exchange;
 mod read;
-mod transfer;
+pub mod transfer;
 mod write;
 
 /// The paths, as they are routed and counted.
@@ -36,6 +42,8 @@ pub mod path {
     pub const CONTEXT: &str = "/v1/contexts/{id}";
     /// All of these in the frames of a WebSocket; served by [`crate::stream`].
     pub const STREAM: &str = context_manager_protocol::stream::PATH;
+    /// The description of all of these. It is about no memory, so no access rule is about it.
+    pub const OPENAPI: &str = "/v1/openapi.json";
 }
 
 /// An operation.
@@ -48,7 +56,7 @@ pub struct Endpoint {
     pub route: Route,
     /// What an access rule has to permit outside the agent's own memory.
     pub permission: Operation,
-    handler: fn() -> MethodRouter<Engine>,
+    handler: fn() -> ApiMethodRouter<Engine>,
 }
 
 impl Endpoint {
@@ -57,7 +65,7 @@ impl Endpoint {
         path: &'static str,
         route: Route,
         permission: Operation,
-        handler: fn() -> MethodRouter<Engine>,
+        handler: fn() -> ApiMethodRouter<Engine>,
     ) -> Self {
         Self { method, path, route, permission, handler }
     }
@@ -72,33 +80,56 @@ impl Endpoint {
 
 /// All operations.
 pub static ENDPOINTS: [Endpoint; 12] = [
-    Endpoint::new(Method::POST, path::CONTEXTS, Route::Store, Operation::Store, || post(write::store)),
-    Endpoint::new(Method::POST, path::BATCH, Route::StoreBatch, Operation::Store, || post(write::store_batch)),
-    Endpoint::new(Method::POST, path::SEARCH, Route::Search, Operation::Read, || post(read::search)),
-    Endpoint::new(Method::GET, path::CONTEXT, Route::Get, Operation::Read, || get(read::context)),
-    Endpoint::new(Method::GET, path::CONTEXTS, Route::List, Operation::Read, || get(read::list)),
-    Endpoint::new(Method::GET, path::STATS, Route::Stats, Operation::Read, || get(read::stats)),
-    Endpoint::new(Method::PATCH, path::CONTEXT, Route::Update, Operation::Update, || patch(write::update)),
-    Endpoint::new(Method::DELETE, path::CONTEXT, Route::Delete, Operation::Delete, || delete(write::delete)),
+    Endpoint::new(Method::POST, path::CONTEXTS, Route::Store, Operation::Store, || {
+        post_with(write::store, describe::store)
+    }),
+    Endpoint::new(Method::POST, path::BATCH, Route::StoreBatch, Operation::Store, || {
+        post_with(write::store_batch, describe::store_batch)
+    }),
+    Endpoint::new(Method::POST, path::SEARCH, Route::Search, Operation::Read, || {
+        post_with(read::search, describe::search)
+    }),
+    Endpoint::new(Method::GET, path::CONTEXT, Route::Get, Operation::Read, || {
+        get_with(read::context, describe::context)
+    }),
+    Endpoint::new(Method::GET, path::CONTEXTS, Route::List, Operation::Read, || get_with(read::list, describe::list)),
+    Endpoint::new(Method::GET, path::STATS, Route::Stats, Operation::Read, || get_with(read::stats, describe::stats)),
+    Endpoint::new(Method::PATCH, path::CONTEXT, Route::Update, Operation::Update, || {
+        patch_with(write::update, describe::update)
+    }),
+    Endpoint::new(Method::DELETE, path::CONTEXT, Route::Delete, Operation::Delete, || {
+        delete_with(write::delete, describe::delete)
+    }),
     Endpoint::new(Method::DELETE, path::CONTEXTS, Route::ClearSession, Operation::Delete, || {
-        delete(write::clear_session)
+        delete_with(write::clear_session, describe::clear_session)
     }),
     Endpoint::new(Method::POST, path::DELETE, Route::DeleteMatching, Operation::Delete, || {
-        post(write::delete_matching)
+        post_with(write::delete_matching, describe::delete_matching)
     }),
-    Endpoint::new(Method::GET, path::EXPORT, Route::Export, Operation::Export, || get(transfer::export)),
-    Endpoint::new(Method::POST, path::IMPORT, Route::Import, Operation::Import, || post(transfer::import)),
+    Endpoint::new(Method::GET, path::EXPORT, Route::Export, Operation::Export, || {
+        get_with(transfer::export, describe::export)
+    }),
+    Endpoint::new(Method::POST, path::IMPORT, Route::Import, Operation::Import, || {
+        post_with(transfer::import, describe::import)
+    }),
 ];
 
 /// All operations on `engine`.
 pub fn router(engine: Engine) -> Router {
-    let serve = |router: Router<Engine>, endpoint: &Endpoint| router.route(endpoint.path, (endpoint.handler)());
-    ENDPOINTS
-        .iter()
-        .fold(Router::new(), serve)
+    described()
+        .finish_api(&mut OpenApi::default())
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(engine)
+}
+
+/// All operations with their descriptions; [`crate::openapi`] makes the document of them.
+pub fn described() -> ApiRouter<Engine> {
+    let serve = |router: ApiRouter<Engine>, endpoint: &Endpoint| router.api_route(endpoint.path, (endpoint.handler)());
+    let document = get_with(document::openapi, describe::openapi);
+    let served = ENDPOINTS.iter().fold(ApiRouter::new(), serve).api_route(path::OPENAPI, document);
+    // The pipeline serves the stream, because its frames pass the layers.
+    served.api_route_docs(path::STREAM, describe::stream())
 }
 
 async fn unknown_route() -> Refusal {

@@ -17,7 +17,6 @@ use nix::{
 
 use crate::client::Client;
 
-const SECRET: &str = "a secret of this suite, 32 bytes or more";
 const START: Duration = Duration::from_secs(30);
 
 /// A running sidecar; it is killed when dropped.
@@ -59,6 +58,9 @@ fn free_ports() -> Result<[u16; 2]> {
 }
 
 impl Sidecar {
+    /// The key of the protocol, whose id is `default`.
+    pub const SECRET: &str = "a secret of this suite, 32 bytes or more";
+
     /// Starts a sidecar with its configuration and data in `folder`, and waits until it is ready. `more` is added to the configuration, and
     /// may begin with keys of the table `protocol`; if it names no store, the embedded one is used.
     ///
@@ -127,7 +129,7 @@ impl Sidecar {
             .arg(&config)
             .args(arguments)
             .env_clear()
-            .env("PROTOCOL_SECRET", SECRET)
+            .env("PROTOCOL_SECRET", Self::SECRET)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&log)?)
             .stderr(fs::File::options().append(true).open(&log)?)
@@ -149,7 +151,7 @@ impl Sidecar {
     /// # Errors
     /// Never: it is a valid one.
     pub fn key() -> Result<Key> {
-        Ok(Key::new("default", SECRET.into())?)
+        Ok(Key::new("default", Self::SECRET.into())?)
     }
 
     /// Its configuration file, which it reads again when it changes.

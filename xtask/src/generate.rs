@@ -12,6 +12,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 use similar::TextDiff;
 
+use crate::build::Release;
+use crate::paths::Home;
 use crate::{command, paths};
 
 /// Where the definition of the resource lies: with its types, and where helm can reach it.
@@ -19,6 +21,8 @@ const DEFINITIONS: [&str; 2] = [
     "crds/crds/contextmanagers.contextmanager.dev.yaml",
     "charts/context-manager/files/crds/contextmanagers.contextmanager.dev.yaml",
 ];
+/// Where the description of the protocol lies.
+const OPENAPI: &str = "docs/openapi.json";
 /// Differing lines shown of one file; who wants all of them runs the command.
 const MOST_LINES: usize = 40;
 
@@ -39,31 +43,38 @@ struct Generated {
 
 /// Runs `cargo xtask generate`.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut cargo = Command::new("cargo");
-    // The crate of the types does not need the vector engine, so this is quick without the shared release build.
-    cargo.current_dir(paths::repository()).args([
-        "run",
-        "--quiet",
-        "--package",
-        "context-manager-crds",
-        "--bin",
-        "crdgen",
-    ]);
-    let files = generate(&mut cargo)?;
+    let release = Release::new(&Home::find()?)?;
+    // The handlers that the protocol's description is made from are in the sidecar, so the programs must be there.
+    release.binaries()?;
+    let files = generate(&release)?;
     if args.check { check(paths::repository(), &files) } else { write(paths::repository(), &files) }
 }
 
-/// The check alone, by a `crdgen` that is built already.
-pub fn check_by(crdgen: &Path) -> Result<ExitCode> {
-    check(paths::repository(), &generate(&mut Command::new(crdgen))?)
+/// The check alone, by programs that are built already.
+pub fn check_by(release: &Release) -> Result<ExitCode> {
+    check(paths::repository(), &generate(release)?)
 }
 
-fn generate(crdgen: &mut Command) -> Result<Vec<Generated>> {
+fn generate(release: &Release) -> Result<Vec<Generated>> {
+    let mut files = definitions(&mut Command::new(release.binary("crdgen")))?;
+    files.push(description(Command::new(release.binary("context-manager-sidecar")).arg("openapi"))?);
+    Ok(files)
+}
+
+fn definitions(crdgen: &mut Command) -> Result<Vec<Generated>> {
     let definition = command::output(crdgen)?;
     if !definition.contains("kind: CustomResourceDefinition") {
         bail!("crdgen printed something else than a CustomResourceDefinition");
     }
     Ok(DEFINITIONS.map(|path| Generated { path, content: definition.clone() }).into())
+}
+
+fn description(sidecar: &mut Command) -> Result<Generated> {
+    let content = command::output(sidecar)?;
+    if !content.contains("\"openapi\": \"3.1") {
+        bail!("the sidecar printed something else than an OpenAPI document");
+    }
+    Ok(Generated { path: OPENAPI, content })
 }
 
 fn write(root: &Path, files: &[Generated]) -> Result<ExitCode> {
@@ -145,8 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn output_without_a_definition_is_refused_and_never_written() {
-        assert!(generate(Command::new("echo").arg("warning: nothing to do")).is_err());
+    fn output_that_is_something_else_is_refused_and_never_written() {
+        assert!(definitions(Command::new("echo").arg("warning: nothing to do")).is_err());
+        assert!(description(Command::new("echo").arg("warning: nothing to do")).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod generate;
 mod images;
 mod paths;
 mod progress;
+mod schemathesis;
 mod test;
 
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ enum Command {
     Cluster(cluster::Args),
     /// Build the container images of the product, without Docker
     Images(images::Args),
-    /// Write the files that are made from code: the resource's definition, in its crate and in the chart
+    /// Write the files that are made from code: the resource's definition, the description of the protocol
     Generate(generate::Args),
     /// Measure sizes, memory and latencies on this machine
     Bench(bench::Args),

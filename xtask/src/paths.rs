@@ -50,6 +50,11 @@ impl Home {
         self.0.join("tools")
     }
 
+    /// Schemathesis with packages of these versions.
+    pub fn schemathesis(&self, versions: &str) -> PathBuf {
+        self.0.join("schemathesis").join(versions)
+    }
+
     /// The OCI archives of the product's images.
     pub fn images(&self) -> PathBuf {
         self.0.join("images")

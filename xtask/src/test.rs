@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
 use crate::paths::Home;
-use crate::{demo, generate, images};
+use crate::{demo, generate, images, schemathesis};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     demo::check_absent(&cluster)?;
     // The suites start the programs themselves, on this machine and as pods.
     cluster::load_images(&cluster, &images::build(&target)?)?;
-    if generate::check_by(&release.binary("crdgen"))? != ExitCode::SUCCESS {
+    if generate::check_by(&release)? != ExitCode::SUCCESS {
         return Ok(ExitCode::FAILURE);
     }
     let mut cargo = release.cargo("test");
@@ -55,10 +55,24 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(filter) = &args.filter {
         cargo.arg(filter);
     }
-    let (count, success) = stream(&mut cargo, &mut std::io::stdout())?;
+    let left_out = match schemathesis::program(&home) {
+        Ok(program) => {
+            cargo.env(schemathesis::VARIABLE, program);
+            None
+        }
+        Err(reason) => {
+            cargo.args(["--", "--skip", schemathesis::TEST]);
+            Some(reason)
+        }
+    };
+    let (mut count, success) = stream(&mut cargo, &mut std::io::stdout())?;
     let complaint = count.complaint(success, args.filter.as_deref());
     if let Some(complaint) = &complaint {
         eprintln!("error: {complaint}");
+    }
+    if let Some(reason) = left_out {
+        count.ignored += 1;
+        println!("skipped {}: {reason:#}", schemathesis::TEST);
     }
     println!("{}", qdrant_used(|name| std::env::var_os(name).is_some()));
     println!("{} passed, {} failed, {} skipped", count.passed, count.failed + count.unfinished, count.ignored);

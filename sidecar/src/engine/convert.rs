@@ -16,7 +16,7 @@ use super::{Error, filter};
 use crate::{access::Reach, ports::vector_store::Owner};
 
 /// Most contexts whose place one context takes.
-const MOST_SUPERSEDED: usize = 16;
+pub const MOST_SUPERSEDED: usize = 16;
 
 pub(crate) const fn level(level: Level) -> memory::Level {
     match level {

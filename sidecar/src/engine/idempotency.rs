@@ -13,8 +13,6 @@ use crate::{access::Reach, ports::vector_store::Owner};
 
 /// Name space of the ids that keys make; a version 4 UUID made for this.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9c0e_2a1f_5b1d_4f0e_8a7e_3d1c_6b2f_44d1);
-/// Longest key in bytes.
-const LONGEST: usize = 128;
 
 /// A key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,18 +21,24 @@ pub struct IdempotencyKey(String);
 /// Text that is no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the header Idempotency-Key must be 1 to {LONGEST} visible ASCII characters, such as a UUID, with or without double quotes"
+    "the header Idempotency-Key must be 1 to {} visible ASCII characters, such as a UUID, with or without double quotes",
+    IdempotencyKey::LONGEST
 )]
 pub struct InvalidKey;
 
 impl IdempotencyKey {
+    /// Longest key in bytes.
+    pub const LONGEST: usize = 128;
+    /// What a key without quotes looks like, as a regular expression.
+    pub const PATTERN: &str = r"^[!#-\[\]-~]+$";
+
     /// The key that a header names; the draft has it in double quotes, many clients send it bare.
     ///
     /// # Errors
     /// When it is empty, too long, or has other characters.
     pub fn new(text: &str) -> Result<Self, InvalidKey> {
         let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-        let valid = (1..=LONGEST).contains(&bare.len())
+        let valid = (1..=Self::LONGEST).contains(&bare.len())
             && bare.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
         if valid { Ok(Self(bare.to_owned())) } else { Err(InvalidKey) }
     }
@@ -60,7 +64,7 @@ mod tests {
     #[test]
     fn a_key_is_read_with_and_without_quotes() {
         assert_eq!(IdempotencyKey::new("\"8e03978e\""), IdempotencyKey::new("8e03978e"));
-        for text in ["", "\"\"", "a b", "a\"b", "\u{e9}", &"k".repeat(LONGEST + 1)] {
+        for text in ["", "\"\"", "a b", "a\"b", "\u{e9}", &"k".repeat(IdempotencyKey::LONGEST + 1)] {
             assert_eq!(IdempotencyKey::new(text), Err(InvalidKey), "{text:?}");
         }
     }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Most memories of one search.
-const MOST_SCOPES: usize = 16;
+pub const MOST_SCOPES: usize = 16;
 
 impl Engine {
     /// The proof that a caller may do something in the memory that a scope and a session name; in the agent's own when they name none.

@@ -92,6 +92,6 @@ const fn is_recorded(route: Route) -> bool {
         | Route::Export
         | Route::Import
         | Route::Stream => true,
-        Route::Search | Route::Get | Route::List | Route::Stats | Route::Unknown => false,
+        Route::Search | Route::Get | Route::List | Route::Stats | Route::OpenApi | Route::Unknown => false,
     }
 }

@@ -34,6 +34,9 @@ fn route(request: &Request) -> Route {
     if matched == Some(path::STREAM) && request.method() == Method::GET {
         return Route::Stream;
     }
+    if matched == Some(path::OPENAPI) && [Method::GET, Method::HEAD].contains(request.method()) {
+        return Route::OpenApi;
+    }
     let endpoint = matched.and_then(|path| Endpoint::find(request.method(), path));
     endpoint.map_or(Route::Unknown, |endpoint| endpoint.route)
 }

@@ -15,7 +15,9 @@ use uuid::Uuid;
 /// The header, both ways.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken over from a caller.
-const MAX_BYTES: usize = 64;
+pub const MAX_BYTES: usize = 64;
+/// What an id looks like, as a regular expression.
+pub const PATTERN: &str = "^[A-Za-z0-9._-]+$";
 
 /// The id of a request; an extension of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,6 +57,8 @@ labels! {
         Stats = "stats",
         /// `GET /v1/stream`.
         Stream = "stream",
+        /// `GET /v1/openapi.json`.
+        OpenApi = "openapi",
         /// None of ours.
         Unknown = "unknown",
     }

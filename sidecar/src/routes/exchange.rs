@@ -1,5 +1,7 @@
 //! Messages in and out: JSON or `MessagePack` by `Content-Type` and `Accept`, parameters from path and query.
 
+use std::marker::PhantomData;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
@@ -11,6 +13,7 @@ use context_manager_protocol::{
     message::Scope,
     problem::Code,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -29,9 +32,35 @@ pub struct Caller {
 
 impl Caller {
     /// An answer in the caller's format.
-    pub fn answer<T: Serialize>(&self, status: StatusCode, message: &T) -> Response {
+    pub fn answer<T: Serialize>(&self, status: StatusCode, message: &T) -> Answered<T> {
         let content_type = HeaderValue::from_static(self.format.media_type());
-        (status, [(header::CONTENT_TYPE, content_type)], self.format.encode(message)).into_response()
+        let response = (status, [(header::CONTENT_TYPE, content_type)], self.format.encode(message)).into_response();
+        Answered { response, message: PhantomData }
+    }
+}
+
+/// What a handler returns: an answer that has a `T`, which the OpenAPI document says too, or a refusal.
+pub type Answer<T> = Result<Answered<T>, Refusal>;
+
+/// An answer that has a `T`.
+pub struct Answered<T> {
+    response: Response,
+    message: PhantomData<T>,
+}
+
+impl<T> Answered<T> {
+    /// The same answer, changed beside its message.
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(&mut Response)) -> Self {
+        let mut answered = self;
+        change(&mut answered.response);
+        answered
+    }
+}
+
+impl<T> IntoResponse for Answered<T> {
+    fn into_response(self) -> Response {
+        self.response
     }
 }
 
@@ -62,17 +91,19 @@ pub struct Lines(pub Bytes);
 impl Lines {
     /// How an answer in lines is called (jsonlines.org).
     pub const MEDIA_TYPE: &str = "application/jsonl";
+    /// Another name that a request may use for it.
+    pub const OTHER_MEDIA_TYPE: &str = "application/x-ndjson";
+}
 
-    /// The body, if the request says that it is lines.
-    ///
-    /// # Errors
-    /// When it says something else.
-    pub fn of(request: &Request) -> Result<Self, Refusal> {
+impl<S: Sync> FromRequest<S> for Lines {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
         let AuthenticBody(body) = request.extensions().get().ok_or_else(unauthenticated)?;
         let given =
             request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = given.split(';').next().unwrap_or_default().trim();
-        if [Self::MEDIA_TYPE, "application/x-ndjson"].contains(&media_type) {
+        if [Self::MEDIA_TYPE, Self::OTHER_MEDIA_TYPE].contains(&media_type) {
             return Ok(Self(body.clone()));
         }
         let detail = "the header Content-Type must be application/jsonl or application/x-ndjson";
@@ -130,7 +161,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
 }
 
 /// The parameters that name a memory and a session of it, where there are no others.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeParameters {
     /// The memory of this agent.

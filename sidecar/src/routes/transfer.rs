@@ -2,9 +2,9 @@
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Request, State},
+    extract::State,
     http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
 use context_manager_protocol::{
     codec::Format,
@@ -12,26 +12,39 @@ use context_manager_protocol::{
     problem::Code,
 };
 use futures::stream;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::exchange::{Caller, Lines, Parameters, ScopeParameters, scope};
+use super::exchange::{Answer, Caller, Lines, Parameters, ScopeParameters, scope};
 use crate::{
     access::{Export, Granted},
     engine::{self, Engine},
     refusal::{Refusal, chain},
 };
 
-type Answer = Result<Response, Refusal>;
-
 /// Where an export goes on.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportParameters {
+    /// The id of the last context that came; the export goes on after it.
     after: Option<Uuid>,
+    /// Export the memory of this agent.
     agent: Option<String>,
+    /// Export this shared space.
     space: Option<String>,
+    /// Only this session of it.
     session: Option<String>,
+}
+
+/// An export on its way: an [`ExportedContext`] on each line, and an [`ExportEnd`] on the last.
+pub struct ExportStream(Body);
+
+impl IntoResponse for ExportStream {
+    fn into_response(self) -> Response {
+        let content_type = HeaderValue::from_static(Lines::MEDIA_TYPE);
+        (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], self.0).into_response()
+    }
 }
 
 /// How far an export is.
@@ -41,11 +54,14 @@ enum Progress {
 }
 
 /// `GET /v1/contexts/export?after=ID`: JSON Lines, in the order of the ids, read from the store page by page while they are sent.
+///
+/// # Errors
+/// When it is not permitted, or the store fails before the first page.
 pub async fn export(
     State(engine): State<Engine>,
     caller: Caller,
     Parameters(ExportParameters { after, agent, space, session }): Parameters<ExportParameters>,
-) -> Answer {
+) -> Result<ExportStream, Refusal> {
     let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
     // The first page is read before the answer begins, so that a store that is away is a problem document.
     let first = engine.export(&granted, after).await?;
@@ -53,8 +69,7 @@ pub async fn export(
         let (engine, granted) = (engine.clone(), granted.clone());
         async move { next(&engine, &granted, progress).await }
     });
-    let content_type = HeaderValue::from_static(Lines::MEDIA_TYPE);
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(pages)).into_response())
+    Ok(ExportStream(Body::from_stream(pages)))
 }
 
 /// A piece of the body; an error ends it without its last line.
@@ -84,14 +99,16 @@ fn lines(messages: &[impl Serialize]) -> Bytes {
 }
 
 /// `POST /v1/contexts/import`
+///
+/// # Errors
+/// When it is not permitted, or the store fails.
 pub async fn import(
     State(engine): State<Engine>,
     caller: Caller,
     Parameters(ScopeParameters { agent, space, session }): Parameters<ScopeParameters>,
-    request: Request,
-) -> Answer {
+    Lines(body): Lines,
+) -> Answer<Imported> {
     let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
-    let Lines(body) = Lines::of(&request)?;
     let (mut contexts, mut refused) = (Vec::new(), Vec::new());
     for (line, text) in body.split(|byte| *byte == b'\n').enumerate().map(|(index, text)| (index + 1, text)) {
         if text.trim_ascii().is_empty() || serde_json::from_slice::<ExportEnd>(text).is_ok() {

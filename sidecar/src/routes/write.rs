@@ -3,20 +3,22 @@
 use axum::{
     extract::State,
     http::{HeaderValue, StatusCode, header},
-    response::Response,
 };
 use context_manager_protocol::message::{
-    AckStatus, Cleared, ContextDelete, ContextStore, ContextStoreBatch, ContextUpdate,
+    AckStatus, Acknowledgment, AcknowledgmentBatch, Cleared, ContextDelete, ContextStore, ContextStoreBatch,
+    ContextUpdate,
 };
+use schemars::JsonSchema;
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    exchange::{Caller, ContextId, Idempotency, Message, Parameters, ScopeParameters, invalid, scope},
+    exchange::{
+        Answer, Answered, Caller, ContextId, Idempotency, Message, Parameters, ScopeParameters, invalid, scope,
+    },
     path,
 };
-use crate::{engine::Engine, layers::audit::Written, refusal::Refusal};
-
-type Answer = Result<Response, Refusal>;
+use crate::{engine::Engine, layers::audit::Written};
 
 /// `POST /v1/contexts`
 pub async fn store(
@@ -24,14 +26,12 @@ pub async fn store(
     caller: Caller,
     Idempotency(key): Idempotency,
     Message(message): Message<ContextStore>,
-) -> Answer {
+) -> Answer<Acknowledgment> {
     let granted = engine.permit(&caller.verified, message.scope.as_ref(), message.session.as_deref())?;
     let acknowledgment = engine.store(&granted, message, key).await?;
-    let mut response = wrote(caller.answer(written(acknowledgment.status), &acknowledgment), [acknowledgment.id]);
-    if let Ok(location) = HeaderValue::from_str(&format!("{}/{}", path::CONTEXTS, acknowledgment.id)) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let answered = wrote(caller.answer(written(acknowledgment.status), &acknowledgment), [acknowledgment.id]);
+    let location = HeaderValue::from_str(&format!("{}/{}", path::CONTEXTS, acknowledgment.id));
+    Ok(answered.map(|response| response.headers_mut().extend(location.map(|location| (header::LOCATION, location)))))
 }
 
 /// `POST /v1/contexts/batch`
@@ -40,7 +40,7 @@ pub async fn store_batch(
     caller: Caller,
     Idempotency(key): Idempotency,
     Message(message): Message<ContextStoreBatch>,
-) -> Answer {
+) -> Answer<AcknowledgmentBatch> {
     let contexts = engine.permit_all(&caller.verified, message.contexts)?;
     let batch = engine.store_batch(contexts, key).await?;
     let status = batch.acknowledgments.iter().map(|acknowledgment| written(acknowledgment.status)).max();
@@ -54,7 +54,7 @@ pub async fn update(
     caller: Caller,
     ContextId(id): ContextId,
     Message(message): Message<ContextUpdate>,
-) -> Answer {
+) -> Answer<Acknowledgment> {
     let granted = engine.permit(&caller.verified, message.scope.as_ref(), None)?;
     let acknowledgment = engine.update(&granted, id, message).await?;
     Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
@@ -66,18 +66,31 @@ pub async fn delete(
     caller: Caller,
     ContextId(id): ContextId,
     Parameters(ScopeParameters { agent, space, session }): Parameters<ScopeParameters>,
-) -> Answer {
+) -> Answer<Acknowledgment> {
     let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
     let acknowledgment = engine.delete(&granted, id).await?;
     Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
+}
+
+/// Which session is cleared.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClearParameters {
+    /// In the memory of this agent.
+    agent: Option<String>,
+    /// In this shared space.
+    space: Option<String>,
+    /// The session whose contexts are deleted.
+    #[schemars(required)]
+    session: Option<String>,
 }
 
 /// `DELETE /v1/contexts?session=S`
 pub async fn clear_session(
     State(engine): State<Engine>,
     caller: Caller,
-    Parameters(ScopeParameters { agent, space, session }): Parameters<ScopeParameters>,
-) -> Answer {
+    Parameters(ClearParameters { agent, space, session }): Parameters<ClearParameters>,
+) -> Answer<Cleared> {
     let session = session.filter(|session| !session.is_empty()).ok_or_else(|| {
         invalid("session", "the parameter session is missing; name the session to clear, such as ?session=chat-42")
     })?;
@@ -90,20 +103,21 @@ pub async fn delete_matching(
     State(engine): State<Engine>,
     caller: Caller,
     Message(message): Message<ContextDelete>,
-) -> Answer {
+) -> Answer<Cleared> {
     let granted = engine.permit(&caller.verified, message.scope.as_ref(), message.session.as_deref())?;
     Ok(answer_cleared(&caller, engine.delete_matching(&granted, message).await?))
 }
 
-fn answer_cleared(caller: &Caller, cleared: Cleared) -> Response {
+fn answer_cleared(caller: &Caller, cleared: Cleared) -> Answered<Cleared> {
     let status = if cleared.journaled { StatusCode::ACCEPTED } else { StatusCode::OK };
     caller.answer(status, &cleared)
 }
 
 /// An answer that says for the audit log which contexts were written.
-fn wrote(mut response: Response, ids: impl IntoIterator<Item = Uuid>) -> Response {
-    response.extensions_mut().insert(Written(ids.into_iter().collect()));
-    response
+fn wrote<T>(answered: Answered<T>, ids: impl IntoIterator<Item = Uuid>) -> Answered<T> {
+    answered.map(|response| {
+        response.extensions_mut().insert(Written(ids.into_iter().collect()));
+    })
 }
 
 /// The status of a write that made something: 201, or 202 while it is only in the journal.

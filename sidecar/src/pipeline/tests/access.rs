@@ -81,7 +81,7 @@ fn call(endpoint: &Endpoint, scope: &Scope) -> Call {
             let call = Call { body: format!("{line}\n").into_bytes(), ..asked("") };
             call.header("content-type", "application/jsonl")
         }
-        Route::Stream | Route::Unknown => unreachable!("no endpoint is counted as these"),
+        Route::Stream | Route::OpenApi | Route::Unknown => unreachable!("no endpoint in the table is counted so"),
     }
 }
 
@@ -194,6 +194,7 @@ fn effective(endpoint: &Endpoint, scope: &Scope) -> Scope {
         | Route::Import
         | Route::Stats
         | Route::Stream
+        | Route::OpenApi
         | Route::Unknown => scope.session.clone(),
     };
     Scope { session, ..scope.clone() }
@@ -226,6 +227,7 @@ async fn every_route_keeps_to_the_levels_of_its_rule() {
                 | Route::Delete
                 | Route::DeleteMatching
                 | Route::Stream
+                | Route::OpenApi
                 | Route::Unknown => {
                     walk.is_refused(endpoint, scope, rules).await;
                     continue;
