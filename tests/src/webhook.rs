@@ -54,7 +54,7 @@ pub fn image(name: &str) -> String {
 /// # Errors
 /// When the rendered chart cannot be read.
 pub fn configuration(scope: &str, address: SocketAddr) -> Result<MutatingWebhookConfiguration> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/chart/default.yaml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/context-manager.yaml");
     let chart = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
     let mut configuration = chart
         .split("\n---\n")

@@ -4,6 +4,8 @@
 
 #[cfg(test)]
 mod chart;
+#[cfg(test)]
+mod health;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +18,11 @@ use crate::build::Release;
 use crate::paths::Home;
 use crate::{command, paths};
 
-/// Where the definition of the resource lies: with its types, and where helm can reach it.
-const DEFINITIONS: [&str; 2] = [
+/// Where the definition of the resource lies: with its types, and where helm and kustomize can reach it.
+const DEFINITIONS: [&str; 3] = [
     "crds/crds/contextmanagers.contextmanager.dev.yaml",
     "charts/context-manager/files/crds/contextmanagers.contextmanager.dev.yaml",
+    "deploy/kustomize/base/crds.yaml",
 ];
 /// Where the description of the protocol lies.
 const OPENAPI: &str = "docs/openapi.json";

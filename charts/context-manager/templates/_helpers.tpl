@@ -65,8 +65,10 @@ seccompProfile:
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+{{- if .values.priorityClassName }}
+priorityClassName: {{ .values.priorityClassName }}
+{{- else if .root.Values.priorityClass.create }}
+priorityClassName: {{ include "context-manager.fullname" .root }}
 {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector:

@@ -4,7 +4,7 @@
 //! The definition of the resource is left out of them, because it is compared on its own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::cluster;
@@ -13,13 +13,26 @@ use crate::generate::{DEFINITIONS, difference};
 use crate::paths::{self, Home};
 
 const CHART: &str = "charts/context-manager";
-const GOLDEN: &str = "tests/golden/chart";
 
-/// A file of golden output, and the values it is rendered with.
-const CASES: [(&str, &[&str]); 3] = [
-    ("default.yaml", &[]),
+/// A file of golden output, and the values it is rendered with. The first one is what kustomize starts from.
+const CASES: [(&str, &[&str]); 4] = [
+    ("deploy/kustomize/base/context-manager.yaml", &[]),
     (
-        "one-node.yaml",
+        "tests/golden/chart/monitoring.yaml",
+        &[
+            "monitoring.podMonitor.enabled=true",
+            "monitoring.serviceMonitor.enabled=true",
+            "monitoring.prometheusRule.enabled=true",
+            "monitoring.namespace=monitoring",
+            "monitoring.labels.release=prometheus",
+            "networkPolicy.enabled=true",
+            "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring",
+            "webhook.autoscaling.enabled=true",
+            "priorityClass.create=true",
+        ],
+    ),
+    (
+        "tests/golden/chart/one-node.yaml",
         &[
             "controller.replicas=1",
             "webhook.replicas=1",
@@ -28,7 +41,7 @@ const CASES: [(&str, &[&str]); 3] = [
         ],
     ),
     (
-        "every-option.yaml",
+        "tests/golden/chart/every-option.yaml",
         &[
             "image.registry=registry.example.com/team",
             "image.tag=1.2.3",
@@ -77,10 +90,6 @@ fn render(values: &[&str]) -> anyhow::Result<String> {
     command::output(&mut template)
 }
 
-fn golden(file: &str) -> PathBuf {
-    paths::repository().join(GOLDEN).join(file)
-}
-
 fn compare(path: &Path, rendered: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::create_dir_all(path.parent().expect("golden files lie in a folder")).expect("folder");
@@ -100,7 +109,7 @@ fn compare(path: &Path, rendered: &str) {
 fn rendered_chart_is_the_reviewed_one() {
     for (file, values) in CASES {
         let with: Vec<&str> = values.iter().copied().chain(["crds.install=false"]).collect();
-        compare(&golden(file), &render(&with).expect("the chart renders"));
+        compare(&paths::repository().join(file), &render(&with).expect("the chart renders"));
     }
 }
 
@@ -133,8 +142,43 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("controller.sweeper.mode=perhaps", "mode"),
         ("webhook.certificates.caGrace=soon", "caGrace"),
         ("webhook.hostNetwork=true", "hostNetwork"),
+        ("monitoring.interval=often", "interval"),
+        ("monitoring.podMonitors.enabled=true", "podMonitors"),
     ] {
         let error = render(&[value]).expect_err(value).to_string();
         assert!(error.contains(named), "{value}: {error}");
     }
+}
+
+/// What renders differently each time, or looks at the cluster, is a difference without end for GitOps.
+#[test]
+fn rendering_depends_on_the_values_alone() {
+    for (file, values) in CASES {
+        let [first, second] = [values, values].map(|values| render(values).expect("the chart renders"));
+        assert!(first == second, "{file} differs from one rendering to the next");
+    }
+    for file in fs::read_dir(paths::repository().join(CHART).join("templates")).expect("the chart has templates") {
+        let path = file.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("readable");
+        for function in ["lookup", "genCA", "genSelfSignedCert", "genSignedCert", "rand", "uuidv4", "now", "htpasswd"] {
+            let used = text.split("{{").skip(1).filter_map(|part| part.split_once("}}")).any(|(code, _)| {
+                !code.starts_with("/*")
+                    && !code.starts_with("- /*")
+                    && code.split(|c: char| !c.is_alphanumeric()).any(|word| word.starts_with(function))
+            });
+            assert!(!used, "{} calls {function}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_reaches_grafana_as_it_is() {
+    let rendered = render(&["crds.install=false", "monitoring.dashboard.enabled=true"]).expect("the chart renders");
+    let dashboard = fs::read_to_string(paths::repository().join(CHART).join("files/monitoring/dashboard.json"));
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard.expect("readable")).expect("JSON");
+    let (_, block) = rendered.split_once("  context-manager.json: |\n").expect("the ConfigMap has the dashboard");
+    let text: String = block.lines().take_while(|line| line.starts_with("    ")).collect();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), dashboard);
+    let panels = dashboard["panels"].as_array().expect("panels");
+    assert!(panels.iter().filter(|panel| panel["type"] != "row").all(|panel| panel["targets"][0]["expr"].is_string()));
 }
