@@ -2,8 +2,8 @@
 //!
 //! A request enters by a [`listener`], passes the layers that [`pipeline`] orders, and reaches a handler in [`routes`], which
 //! decodes, asks the rules of [`access`], calls the [`engine`] and encodes; a [`stream`] makes requests of frames, which go the same
-//! way. The engine decides by `context-manager-memory` and works through the [`ports`],
-//! which the [`adapters`] implement. [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going.
+//! way. The engine decides by `context-manager-memory` and works through the [`ports`], which the [`adapters`] implement.
+//! [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going.
 
 pub mod accepted;
 pub mod access;

@@ -32,7 +32,7 @@ pub struct Metrics {
     process: Process,
     /// What callers ask for.
     pub requests: Requests,
-    /// WebSockets.
+    /// Streams.
     pub streams: Streams,
     /// Who may ask.
     pub auth: Auth,
@@ -75,7 +75,7 @@ pub struct Requests {
     pub ready: IntGauge,
 }
 
-/// WebSockets. What their frames ask for is counted among the requests as well.
+/// Streams. What their frames ask for is counted among the requests as well.
 #[derive(Clone, Debug)]
 pub struct Streams {
     /// Open streams.

@@ -100,6 +100,9 @@ pub struct Opening {
 }
 
 /// `GET /v1/stream`, as the beginning of a WebSocket.
+///
+/// # Errors
+/// When the request opens no WebSocket, or there are too many.
 pub async fn open(State(opening): State<Opening>, mut request: Request) -> Result<Response, Refusal> {
     let verified = request.extensions().get::<Verified>().cloned();
     let verified =

@@ -1,6 +1,5 @@
 //! The audit log: one line for each authenticated request that may change memory or take all of it away, whatever became of it,
-//! and for each stream that is opened.
-//! Requests that are not authenticated have theirs from [`super::authenticate`].
+//! and for each stream that is opened. Requests that are not authenticated have theirs from [`super::authenticate`].
 //!
 //! It says who (tenant, agent, key), what (operation, ids), where (the memories that were asked for), the decision of the access
 //! rules and how it ended; the span has the request's id. It never has a text, a query, metadata or a session's name. What the

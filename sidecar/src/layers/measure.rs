@@ -42,6 +42,7 @@ fn route(request: &Request) -> Route {
 }
 
 /// How a request ended that was answered with `status`.
+#[must_use]
 pub fn outcome(status: StatusCode) -> RequestOutcome {
     if status.is_server_error() {
         RequestOutcome::Failed

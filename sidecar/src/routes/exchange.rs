@@ -219,6 +219,7 @@ fn format_of(headers: &HeaderMap, name: HeaderName) -> Option<Format> {
 }
 
 /// A refusal of what is not the message that was expected.
+#[must_use]
 pub fn undecodable(error: DecodeError) -> Refusal {
     let code = if error.well_formed { Code::FieldInvalid } else { Code::BodyMalformed };
     let refusal = Refusal::new(code, error.to_string());

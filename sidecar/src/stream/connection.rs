@@ -161,7 +161,7 @@ impl Connection {
             }
             Received::Asked(asked) => {
                 let counted = Counted::new(&self.opening.shared.metrics.streams, asked.frame);
-                let answer = answer(self.opening.clone(), self.verified.clone(), format, asked, counted);
+                let answer = answer(self.opening.clone(), self.verified.clone(), format, *asked, counted);
                 self.requests.spawn(answer);
                 Ok(())
             }

@@ -37,15 +37,15 @@ impl Ending {
             Error::ConnectionClosed | Error::AlreadyClosed => Self::Closed,
             Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => Self::TooLarge(*max_size),
             Error::Utf8(_) => Self::NotText,
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Broken,
-            Error::Protocol(_) | Error::AttackAttempt => Self::Protocol,
-            Error::Capacity(_)
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+            | Error::Capacity(_)
             | Error::Io(_)
             | Error::Tls(_)
             | Error::WriteBufferFull(_)
             | Error::Url(_)
             | Error::Http(_)
             | Error::HttpFormat(_) => Self::Broken,
+            Error::Protocol(_) | Error::AttackAttempt => Self::Protocol,
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) struct Accepted(String);
 pub(super) fn accept(request: &Request) -> Result<Accepted, Refusal> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        let detail = "a stream is opened by GET; the header Allow names it";
+        let detail = "a stream is opened by GET";
         return Err(Refusal::new(Code::MethodNotAllowed, detail));
     }
     if request.version() != Version::HTTP_11 {

@@ -10,7 +10,7 @@ const FORMATS: [Format; 2] = [Format::Json, Format::MessagePack];
 
 fn asked(format: Format, frame: &Value) -> Asked {
     match read(format, &Bytes::from(format.encode(frame))) {
-        Received::Asked(asked) => asked,
+        Received::Asked(asked) => *asked,
         Received::Heartbeat(_) => unreachable!("{frame} is no heartbeat"),
     }
 }

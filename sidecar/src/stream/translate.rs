@@ -30,7 +30,7 @@ pub(super) enum Received {
     /// A sign of life, which is answered if it has an id.
     Heartbeat(Option<CorrelationId>),
     /// Something to answer.
-    Asked(Asked),
+    Asked(Box<Asked>),
 }
 
 /// A frame that is answered by a route, or for which a refusal goes the way of a request.
@@ -49,7 +49,7 @@ pub(super) struct Asked {
 pub(super) fn read(format: Format, bytes: &Bytes) -> Received {
     let unreadable = |id, kind: Option<RequestKind>, refusal| {
         let frame = kind.map_or(Frame::Unknown, Frame::from);
-        Received::Asked(Asked { id, frame, answer: AnswerKind::Error, request: Err(refusal) })
+        Received::Asked(Box::new(Asked { id, frame, answer: AnswerKind::Error, request: Err(refusal) }))
     };
     let frame = match RequestFrame::open(format, bytes) {
         Ok(frame) => frame,
@@ -67,7 +67,7 @@ pub(super) fn read(format: Format, bytes: &Bytes) -> Received {
         return unreadable(None, Some(kind), refusal);
     };
     let request = request(&route, frame, format, bytes);
-    Received::Asked(Asked { id: Some(id), frame: kind.into(), answer: route.answer, request })
+    Received::Asked(Box::new(Asked { id: Some(id), frame: kind.into(), answer: route.answer, request }))
 }
 
 /// The route that a frame stands for.
@@ -129,7 +129,7 @@ fn request(route: &Route, frame: RequestFrame<&[u8]>, format: Format, bytes: &By
     };
     let mut request = Request::new(Body::from(body.clone()));
     *request.method_mut() = route.method.clone();
-    *request.uri_mut() = uri(&path, parameters)?;
+    *request.uri_mut() = uri(&path, &parameters)?;
     let headers = request.headers_mut();
     let media_type = HeaderValue::from_static(format.media_type());
     headers.insert(header::ACCEPT, media_type.clone());
@@ -160,9 +160,9 @@ fn put(headers: &mut HeaderMap, name: &'static str, field: &str, value: Option<S
     Ok(())
 }
 
-fn uri(path: &str, parameters: serde_json::Map<String, Value>) -> Result<Uri, Refusal> {
+fn uri(path: &str, parameters: &serde_json::Map<String, Value>) -> Result<Uri, Refusal> {
     let mut query = Serializer::new(String::new());
-    for (name, value) in &parameters {
+    for (name, value) in parameters {
         match value {
             Value::String(text) => query.append_pair(name, text),
             Value::Number(number) => query.append_pair(name, &number.to_string()),
