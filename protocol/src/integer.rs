@@ -46,7 +46,8 @@ impl<'de> de::Visitor<'de> for Given {
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
         /// 2⁶³, the first number that is too large.
         const TOO_LARGE: f64 = 9_223_372_036_854_775_808.0;
-        if number.fract().abs() > 0.0 || !(-TOO_LARGE..TOO_LARGE).contains(&number) {
+        // What lies just below the least number is read as -2⁶³ as well.
+        if !number.is_finite() || number.fract().abs() > 0.0 || number.abs() >= TOO_LARGE {
             return Err(E::invalid_value(de::Unexpected::Float(number), &self));
         }
         Ok(Some(number as i64))
