@@ -60,8 +60,7 @@ pub use status::ContextManagerStatus;
 #[x_kube(
     validation = rules::STORE_IS_FIXED,
     validation = rules::STORAGE_KIND_IS_FIXED,
-    validation = rules::PROVIDER_IS_FIXED,
-    validation = rules::DIMENSIONS_ARE_FIXED,
+    validation = rules::MODEL_IS_FIXED,
     validation = rules::ACCESS_NEEDS_A_SERVER
 )]
 #[serde(rename_all = "camelCase")]

@@ -58,21 +58,13 @@ pub const STORAGE_KIND_IS_FIXED: CelRule = rule(
     "self.?vectorStore.?embedded.?storage.?volumeClaimTemplate.hasValue() == oldSelf.?vectorStore.?embedded.?storage.?volumeClaimTemplate.hasValue()",
     "spec.vectorStore.embedded.storage cannot change between emptyDir and volumeClaimTemplate, because data does not move by itself; create a new ContextManager instead",
 );
-/// Vectors of two providers cannot be compared.
-pub const PROVIDER_IS_FIXED: CelRule = rule(
-    "(has(self.embedding) && has(self.embedding.provider) && self.embedding.provider == 'openAI') \
-     == (has(oldSelf.embedding) && has(oldSelf.embedding.provider) && oldSelf.embedding.provider == 'openAI')",
-    "spec.embedding.provider cannot be changed, because vectors of two providers cannot be compared; create a new ContextManager instead",
-);
-/// Vectors of two models cannot be compared. Stands on the field: provider openAI always has a model, and stays.
+/// Vectors of two models cannot be compared, so contexts get new ones or the model stays.
 pub const MODEL_IS_FIXED: CelRule = rule(
-    "self == oldSelf",
-    "spec.embedding.model cannot be changed, because vectors of two models cannot be compared; create a new ContextManager instead",
-);
-/// Vectors of another length do not fit the store.
-pub const DIMENSIONS_ARE_FIXED: CelRule = rule(
-    "self.?embedding.?dimensions.orValue(384) == oldSelf.?embedding.?dimensions.orValue(384)",
-    "spec.embedding.dimensions cannot be changed, because vectors of another length do not fit the store; create a new ContextManager instead",
+    "self.?embedding.?onModelChange.orValue('ReEmbed') != 'Refuse' \
+     || (self.?embedding.?provider.orValue('builtin') == oldSelf.?embedding.?provider.orValue('builtin') \
+     && self.?embedding.?model.orValue('') == oldSelf.?embedding.?model.orValue('') \
+     && self.?embedding.?dimensions.orValue(384) == oldSelf.?embedding.?dimensions.orValue(384))",
+    "spec.embedding: with onModelChange: Refuse, provider, model and dimensions cannot be changed, because vectors of two models cannot be compared; set onModelChange: ReEmbed, and contexts get vectors of the new model",
 );
 
 /// One store.

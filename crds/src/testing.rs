@@ -236,9 +236,14 @@ pub fn broken_changes() -> Vec<BrokenChange> {
         template["resources"] = json!({"requests": {"storage": size}});
         json!({"vectorStore": {"embedded": {"storage": {"volumeClaimTemplate": template}}}})
     };
+    let refusing = |mut embedding: Value| {
+        embedding["onModelChange"] = json!("Refuse");
+        json!({ "embedding": embedding })
+    };
     let open_ai = |model: &str, dimensions: i32| {
         let url = "https://a.example/v1/embeddings";
-        json!({"embedding": {"provider": "openAI", "url": url, "model": model, "dimensions": dimensions}})
+        let model = json!({"provider": "openAI", "url": url, "model": model, "dimensions": dimensions});
+        refusing(model)
     };
     let qdrant = |mut qdrant: Value| {
         qdrant["url"] = json!("https://qdrant.example.com");
@@ -261,9 +266,9 @@ pub fn broken_changes() -> Vec<BrokenChange> {
         ),
         broken("from a pod's volume to a claim", json!({}), claim(json!({}), "1Gi"), rules::STORAGE_KIND_IS_FIXED),
         broken("from a claim to a pod's volume", claim(json!({}), "1Gi"), json!({}), rules::STORAGE_KIND_IS_FIXED),
-        broken("another provider", json!({}), open_ai("m", 384), rules::PROVIDER_IS_FIXED),
+        broken("another provider", json!({}), open_ai("m", 384), rules::MODEL_IS_FIXED),
         broken("another model", open_ai("m", 8), open_ai("n", 8), rules::MODEL_IS_FIXED),
-        broken("another length", json!({}), json!({"embedding": {"dimensions": 512}}), rules::DIMENSIONS_ARE_FIXED),
+        broken("another length", json!({}), refusing(json!({"dimensions": 512})), rules::MODEL_IS_FIXED),
         broken("a smaller claim", claim(json!({}), "2Gi"), claim(json!({}), "1Gi"), rules::CLAIM_ONLY_GROWS),
         broken(
             "another class",

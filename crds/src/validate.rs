@@ -244,6 +244,7 @@ fn embedding(check: &mut Check, embedding: &Embedding) {
         retry,
         query_prefix,
         document_prefix,
+        on_model_change: _,
     } = embedding;
     match provider.unwrap_or_default() {
         Provider::OpenAi => {

@@ -8,13 +8,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use context_manager_memory::ContextId;
+use context_manager_memory::{
+    ContextId,
+    store::{Model, OnModelChange},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, OpenOptions};
 
 /// Version of the directory's layout; another one is another arrangement of files, fields or indexes.
 const FORMAT: u32 = 1;
+/// The layout after a change of the model, which a program that knows [`FORMAT`] alone must not open.
+const FORMAT_OF_MODELS: u32 = 2;
+/// The folder of the engine's files, unless said otherwise.
+const FILES: &str = "engine";
 
 /// What a directory was made with, and the least that it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +30,12 @@ pub(crate) struct Manifest {
     dimensions: usize,
     distance: String,
     model: String,
+    /// Models whose vectors are there under names of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former: Vec<Model>,
+    /// The folder of the engine's files.
+    #[serde(default = "files", skip_serializing_if = "is_files")]
+    files: String,
     /// The directory holds at least so many contexts.
     pub(crate) points: usize,
     /// A context that it holds, in this version or a later one: the last one written before the flush.
@@ -48,9 +61,11 @@ impl Manifest {
     pub(crate) fn new(options: &OpenOptions) -> Self {
         Self {
             format: FORMAT,
-            dimensions: options.dimensions,
+            dimensions: options.model.dimensions,
             distance: "cosine".to_owned(),
-            model: options.model.clone(),
+            model: options.model.name.clone(),
+            former: Vec::new(),
+            files: files(),
             points: 0,
             newest: None,
         }
@@ -70,30 +85,62 @@ impl Manifest {
             found: error.to_string(),
         };
         let Versioned { format } = serde_json::from_slice(&text).map_err(damaged)?;
-        if format != FORMAT {
+        if ![FORMAT, FORMAT_OF_MODELS].contains(&format) {
             return Err(Error::Incompatible {
                 path: directory.to_owned(),
                 setting: "the layout version",
                 stored: format.to_string(),
-                wanted: FORMAT.to_string(),
+                wanted: FORMAT_OF_MODELS.to_string(),
             });
         }
         serde_json::from_slice(&text).map(Some).map_err(damaged)
     }
 
+    /// The model whose vectors have the plain names.
+    pub(crate) fn model(&self) -> Model {
+        Model { name: self.model.clone(), dimensions: self.dimensions }
+    }
+
+    /// Models whose vectors are there under names of their own.
+    pub(crate) fn former(&self) -> &[Model] {
+        &self.former
+    }
+
+    /// The folder of the engine's files.
+    pub(crate) fn files(&self) -> &str {
+        &self.files
+    }
+
+    /// The same contexts in other files, with the vectors of these models.
+    pub(crate) fn moved(&self, files: String, model: &Model, former: Vec<Model>) -> Self {
+        Self {
+            format: FORMAT_OF_MODELS,
+            dimensions: model.dimensions,
+            model: model.name.clone(),
+            former,
+            files,
+            ..self.clone()
+        }
+    }
+
     /// Refuses a directory that was made with other settings.
     pub(crate) fn check(&self, options: &OpenOptions) -> Result<(), Error> {
-        let Self { format: _, dimensions, distance, model, points: _, newest: _ } = self;
+        let Self { format: _, dimensions, distance, model, former: _, files: _, points: _, newest: _ } = self;
         let wanted = Self::new(options);
-        for (setting, stored, wanted) in [
-            ("the embedding model", model, &wanted.model),
-            ("dimensions", &dimensions.to_string(), &wanted.dimensions.to_string()),
-            ("the distance", distance, &wanted.distance),
-        ] {
-            if stored != wanted {
-                let (stored, wanted) = (stored.clone(), wanted.clone());
-                return Err(Error::Incompatible { path: options.path.clone(), setting, stored, wanted });
-            }
+        let differs = |setting, stored: String, wanted: String| {
+            Err(Error::Incompatible { path: options.path.clone(), setting, stored, wanted })
+        };
+        if *distance != wanted.distance {
+            return differs("the distance", distance.clone(), wanted.distance);
+        }
+        if options.on_model_change == OnModelChange::ReEmbed || self.former.contains(&options.model) {
+            return Ok(());
+        }
+        if *model != wanted.model {
+            return differs("the embedding model", model.clone(), wanted.model);
+        }
+        if *dimensions != wanted.dimensions {
+            return differs("dimensions", dimensions.to_string(), wanted.dimensions.to_string());
         }
         Ok(())
     }
@@ -111,6 +158,27 @@ impl Manifest {
         };
         replace().map_err(Error::file("write the manifest", &path))
     }
+}
+
+fn files() -> String {
+    FILES.to_owned()
+}
+
+fn is_files(files: &str) -> bool {
+    files == FILES
+}
+
+/// Whether a folder of this name is one of the engine's, whether or not a manifest says so.
+pub(crate) fn are_files(name: &str) -> bool {
+    name.strip_prefix(FILES).is_some_and(|rest| {
+        rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
+    })
+}
+
+/// The name of the folder that follows this one.
+pub(crate) fn next_files(files: &str) -> String {
+    let number = files.strip_prefix(FILES).and_then(|rest| rest.strip_prefix('-')?.parse::<u32>().ok());
+    format!("{FILES}-{}", number.map_or(2, |number| number.wrapping_add(1).max(2)))
 }
 
 fn path(directory: &Path) -> PathBuf {
@@ -141,9 +209,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(path(directory.path()), "{\"format\": 1, \"dim").unwrap();
         assert!(matches!(Manifest::read(directory.path()), Err(Error::Damaged { .. })));
-        fs::write(path(directory.path()), "{\"format\": 2}").unwrap();
+        fs::write(path(directory.path()), "{\"format\": 3}").unwrap();
         let message = Manifest::read(directory.path()).unwrap_err().to_string();
-        assert!(message.contains("layout version 2"), "{message}");
+        assert!(message.contains("layout version 3"), "{message}");
+    }
+
+    #[test]
+    fn other_files_and_models_survive_a_round_trip_under_another_layout() {
+        let directory = tempfile::tempdir().unwrap();
+        let plain = Manifest::new(&options(directory.path()));
+        plain.write(directory.path()).unwrap();
+        let text = fs::read_to_string(path(directory.path())).unwrap();
+        assert!(!text.contains("former") && !text.contains("files"), "as earlier programs know it: {text}");
+        let model = Model { name: "model-b".to_owned(), dimensions: 8 };
+        let moved = plain.moved(next_files(plain.files()), &model, vec![plain.model()]);
+        moved.write(directory.path()).unwrap();
+        assert_eq!(Manifest::read(directory.path()).unwrap(), Some(moved.clone()));
+        assert_eq!((moved.files(), moved.model()), ("engine-2", model));
+        assert!(moved.check(&options(directory.path())).is_ok(), "its former model's vectors are there");
+        assert_eq!(next_files("engine-2"), "engine-3");
+        assert!(["engine", "engine-2"].into_iter().all(are_files));
+        assert!(!["engine.new", "engine-", "engine-x", "engines"].into_iter().any(are_files));
     }
 
     #[test]

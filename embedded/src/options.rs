@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use context_manager_memory::store::{Model, OnModelChange};
+
 /// What an acknowledged write survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -12,22 +14,34 @@ pub enum Durability {
     Node,
 }
 
-/// How a store is opened. The directory, once made, can only be opened with the same model and dimensions.
+/// What becomes of vectors that former models have made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Former {
+    /// They stay, so that going back to their model costs nothing.
+    #[default]
+    Keep,
+    /// They go, and give back their space.
+    Drop,
+}
+
+/// How a store is opened.
 ///
 /// ```
 /// use context_manager_embedded::{Durability, OpenOptions};
 ///
 /// let options = OpenOptions { durability: Durability::Node, ..OpenOptions::new("/data/memory", 384, "builtin-hash-1") };
-/// assert_eq!(options.dimensions, 384);
+/// assert_eq!(options.model.dimensions, 384);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
     /// The directory; made if it is not there.
     pub path: PathBuf,
-    /// The length of every dense vector.
-    pub dimensions: usize,
-    /// The name of the embedding model; vectors of different models cannot be compared.
-    pub model: String,
+    /// The embedding model; vectors of different models cannot be compared.
+    pub model: Model,
+    /// What is done with a directory whose vectors are another model's.
+    pub on_model_change: OnModelChange,
+    /// What becomes of the vectors of former models.
+    pub former: Former,
     /// What an acknowledged write survives.
     pub durability: Durability,
     /// The size of a file of the engine's log in bytes; two of them are laid out in advance.
@@ -41,8 +55,9 @@ impl OpenOptions {
     pub fn new(path: impl Into<PathBuf>, dimensions: usize, model: impl Into<String>) -> Self {
         Self {
             path: path.into(),
-            dimensions,
-            model: model.into(),
+            model: Model { name: model.into(), dimensions },
+            on_model_change: OnModelChange::default(),
+            former: Former::default(),
             durability: Durability::Process,
             log_segment_bytes: 8 << 20,
             search_threads: 1,

@@ -6,6 +6,7 @@
 
 mod flush;
 mod frequencies;
+mod models;
 mod open;
 mod read;
 mod recent;

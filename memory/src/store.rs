@@ -4,12 +4,14 @@
 //! ([`Clauses`]). It never calls a store.
 
 mod clause;
+mod model;
 pub mod schema;
 mod selection;
 
 use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors};
 
 pub use clause::{Bounds, Clause, Clauses, UnusableKey};
+pub use model::{DenseNames, Model, OnModelChange};
 pub use selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Validity};
 
 /// A search.
@@ -35,6 +37,19 @@ pub struct Point {
     pub context: Context,
     /// Its vectors; dense ones may be missing. The engine scales dense vectors to unit length.
     pub vectors: Vectors,
+}
+
+/// The dense vectors of a context that has none of the current model yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewDense {
+    /// Which one.
+    pub id: ContextId,
+    /// The version whose text they are of; another one keeps what it has.
+    pub version: i64,
+    /// Of its own text.
+    pub own: Vec<f32>,
+    /// Of the same text with the previous one.
+    pub with_previous: Vec<f32>,
 }
 
 /// A context was returned by retrievals.

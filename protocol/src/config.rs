@@ -150,6 +150,31 @@ pub struct Embedding {
     pub query_prefix: String,
     /// Put before a stored text.
     pub document_prefix: String,
+    /// What is done with a store whose vectors are another model's.
+    pub on_model_change: OnModelChange,
+    /// How contexts get vectors that they lack.
+    pub re_embedding: ReEmbedding,
+}
+
+/// What is done with a store whose vectors are another model's, or have another length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnModelChange {
+    /// Its contexts get vectors of the new model in the background, and are found by their words until then.
+    #[default]
+    ReEmbed,
+    /// It is refused and left as it is.
+    Refuse,
+}
+
+/// How contexts get vectors that they lack.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReEmbedding {
+    /// Most contexts a second, on average; each is two texts for the embedding API.
+    pub contexts_per_second: f64,
+    /// How long vectors of the former model are kept after all contexts have new ones, so that going back costs nothing.
+    pub keep_former_for: HumanDuration,
 }
 
 /// Which kind of embedding provider.
@@ -488,7 +513,15 @@ impl Default for Embedding {
             retry: Retry::default(),
             query_prefix: String::new(),
             document_prefix: String::new(),
+            on_model_change: OnModelChange::default(),
+            re_embedding: ReEmbedding::default(),
         }
+    }
+}
+
+impl Default for ReEmbedding {
+    fn default() -> Self {
+        Self { contexts_per_second: 50.0, keep_former_for: HumanDuration::from_secs(3_600) }
     }
 }
 

@@ -475,6 +475,34 @@ pub struct Stats {
     pub embedding_model: String,
     /// Its dimensions.
     pub dimensions: usize,
+    /// Contexts that get vectors of this model; absent when all have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub re_embedding: Option<ReEmbedding>,
     /// Seconds since the sidecar started.
     pub uptime_seconds: u64,
+}
+
+/// How far contexts have got vectors of the current model. Those without are found by their words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReEmbedding {
+    /// What happens at the moment.
+    pub state: ReEmbeddingState,
+    /// Contexts that are to have them, earlier versions included.
+    pub contexts: usize,
+    /// Contexts that have them.
+    pub done: usize,
+    /// Contexts whose text the embedding API refuses.
+    pub refused: usize,
+}
+
+/// What happens to contexts without vectors of the current model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReEmbeddingState {
+    /// They get them.
+    Running,
+    /// The embedding API or the store fails; it is tried again.
+    Waiting,
+    /// All that can have them do.
+    Complete,
 }

@@ -1,34 +1,32 @@
-//! The channel: where it leads, whom it trusts, and the key that each call carries.
+//! The channel: where it leads, how it is kept alive, and the key that each call carries.
 //!
-//! One HTTP/2 connection carries all calls. It is made at the first call, kept alive by pings, and made anew when it breaks.
+//! One HTTP/2 connection carries all calls at once. It is made at the first call, kept alive by pings of HTTP/2 and of TCP, and
+//! made anew when it breaks.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use http::Uri;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::TlsConnector;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
-use tower::service_fn;
+use tower::{ServiceExt as _, service_fn};
 
-use crate::{Error, Options, Trust};
+use crate::{Error, Options, tls::Tls};
 
 const DEFAULT_PORT: u16 = 6334;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection whose other end is gone without a word is noticed after these two.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What stands between may forget a connection that is silent; TCP's own probes keep it known where pings of HTTP/2 do not pass.
+const TCP_PROBES: u32 = 3;
 
 /// A channel whose calls carry the key.
 pub(crate) type Authenticated = InterceptedService<Channel, ApiKey>;
@@ -68,7 +66,10 @@ pub(crate) fn connect(options: &Options, key: ApiKey) -> Result<Authenticated, E
     let uri: Uri = options.url.parse().map_err(|_| wrong("is not a URL"))?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("names no host"))?.to_owned();
     let tls = match uri.scheme_str() {
-        Some("https") => Some((connector(&options.trust)?, server_name(&host).ok_or_else(|| wrong("names no host"))?)),
+        Some("https") => {
+            let name = server_name(&host).ok_or_else(|| wrong("names no host"))?;
+            Some(Arc::new(Tls::new(options.trust.clone(), options.identity.clone(), name)?))
+        }
         Some("http") => None,
         _ => return Err(wrong("begins with neither https:// nor http://")),
     };
@@ -82,113 +83,39 @@ pub(crate) fn connect(options: &Options, key: ApiKey) -> Result<Authenticated, E
         .keep_alive_while_idle(true)
         .user_agent(concat!("context-manager/", env!("CARGO_PKG_VERSION")))
         .map_err(|_| wrong("is not a URL"))?;
-    let address = (host.trim_matches(['[', ']']).to_owned(), port);
-    let channel = endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let (address, tls) = (address.clone(), tls.clone());
+    let tcp = tcp();
+    let channel = endpoint.connect_with_connector_lazy(service_fn(move |uri: Uri| {
+        let (tcp, tls) = (tcp.clone(), tls.clone());
         async move {
-            let stream = TcpStream::connect((address.0.as_str(), address.1)).await?;
-            stream.set_nodelay(true)?;
+            let stream = tcp.oneshot(uri).await.map_err(io::Error::other)?.into_inner();
             let stream: Box<dyn Stream> = match tls {
-                Some((connector, name)) => Box::new(connector.connect(name, stream).await?),
+                Some(tls) => Box::new(tls.encrypt(stream).await?),
                 None => Box::new(stream),
             };
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
+            Ok::<_, io::Error>(TokioIo::new(stream))
         }
     }));
     Ok(InterceptedService::new(channel, key))
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(KEEP_ALIVE));
+    tcp.set_keepalive_interval(Some(KEEP_ALIVE_TIMEOUT));
+    tcp.set_keepalive_retries(Some(TCP_PROBES));
+    tcp
 }
 
 fn server_name(host: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()
 }
 
-fn connector(trust: &Trust) -> Result<TlsConnector, Error> {
-    // The process has one cryptography provider; whoever comes first installs it.
-    _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = ClientConfig::builder();
-    let mut config = match trust {
-        Trust::WebRoots => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-        Trust::Bundle(pem) => builder.with_root_certificates(bundle(pem)?).with_no_client_auth(),
-        Trust::Anybody => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(anybody::Anybody::default()))
-            .with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-fn bundle(pem: &[u8]) -> Result<RootCertStore, Error> {
-    let trust = |problem: String| Error::Trust { problem };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| trust(format!("is not PEM: {error}")))?;
-        roots.add(certificate).map_err(|error| trust(format!("has a certificate that cannot be used: {error}")))?;
-    }
-    if roots.is_empty() { Err(trust("has no certificate in it".to_owned())) } else { Ok(roots) }
-}
-
-/// A verifier that asks only whether the other end has the key of the certificate it shows, whoever that is.
-mod anybody {
-    use rustls::{
-        DigitallySignedStruct, Error, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
-        pki_types::{CertificateDer, ServerName, UnixTime},
-    };
-
-    #[derive(Debug)]
-    pub(super) struct Anybody(WebPkiSupportedAlgorithms);
-
-    impl Default for Anybody {
-        fn default() -> Self {
-            Self(ring::default_provider().signature_verification_algorithms)
-        }
-    }
-
-    impl ServerCertVerifier for Anybody {
-        fn verify_server_cert(
-            &self,
-            _end_entity: &CertificateDer<'_>,
-            _intermediates: &[CertificateDer<'_>],
-            _server_name: &ServerName<'_>,
-            _ocsp_response: &[u8],
-            _now: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, cert, dss, &self.0)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, cert, dss, &self.0)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.supported_schemes()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Trust;
 
     #[tokio::test]
     async fn an_endpoint_that_is_none_is_named_with_the_remedy() {
@@ -207,10 +134,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_bundle_without_a_certificate_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bundle = folder.path().join("ca.pem");
+        let connect = || {
+            let trust = Trust::File(bundle.clone());
+            connect(&Options { trust, ..Options::new("https://localhost", "c", 4, "m") }, ApiKey::default())
+        };
+        assert!(matches!(connect(), Err(Error::File { .. })), "there is none");
         for pem in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            let trust = Trust::Bundle(pem.into());
-            let options = Options { trust, ..Options::new("https://localhost", "c", 4, "m") };
-            assert!(matches!(connect(&options, ApiKey::default()), Err(Error::Trust { .. })), "{pem:?}");
+            std::fs::write(&bundle, pem).expect("written");
+            assert!(matches!(connect(), Err(Error::Trust { .. })), "{pem:?}");
         }
     }
 

@@ -1,7 +1,11 @@
 //! The collection: reached, made if it is not there, and checked.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
+use context_manager_memory::store::{DenseNames, Model, OnModelChange};
 use qdrant_client::qdrant::{
     CollectionExistsRequest, GetCollectionInfoRequest, collections_client::CollectionsClient,
     points_client::PointsClient,
@@ -33,6 +37,8 @@ pub struct Collection {
     pub(crate) points: PointsClient<Authenticated>,
     pub(crate) collections: CollectionsClient<Authenticated>,
     pub(crate) options: Options,
+    /// What the current model's dense vectors are called in it; known once it is open.
+    dense: Arc<OnceLock<DenseNames>>,
     key: ApiKey,
 }
 
@@ -51,7 +57,14 @@ impl Collection {
         let key = ApiKey::default();
         let channel = channel::connect(&options, key.clone())?;
         let points = PointsClient::new(channel.clone()).max_decoding_message_size(LARGEST_ANSWER);
-        Ok(Self { points, collections: CollectionsClient::new(channel), options, key })
+        Ok(Self { points, collections: CollectionsClient::new(channel), options, dense: Arc::default(), key })
+    }
+
+    /// The same collection, over the same connection, with the vectors of another model; to be opened before it is used.
+    #[must_use]
+    pub fn for_model(&self, model: Model, on_model_change: OnModelChange) -> Self {
+        let options = Options { model, on_model_change, ..self.options.clone() };
+        Self { options, dense: Arc::default(), ..self.clone() }
     }
 
     /// Sets what later calls prove themselves by: an API key or a JSON Web Token, or nothing.
@@ -62,7 +75,8 @@ impl Collection {
         self.key.set(key)
     }
 
-    /// Makes the collection if it is not there, else checks that it is ours and fits. Repeating it changes nothing.
+    /// Makes the collection if it is not there, else checks that it is ours and fits, and gives it a place for the model's vectors
+    /// if it has none and may get one. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`Error::Incompatible`] when it was made for something else; it is left as it is then.
@@ -92,11 +106,25 @@ impl Collection {
         let request = GetCollectionInfoRequest { collection_name: self.options.collection.clone() };
         let info = self.call("describe the collection", self.collections.clone().get(request)).await?;
         let info = info.result.unwrap_or_default();
-        schema::check(&self.options, info.config.as_ref())?;
+        let dense = match schema::check(&self.options, info.config.as_ref())? {
+            schema::Place::There(dense) => dense,
+            schema::Place::Missing(dense) => {
+                Box::pin(self.make_place(&dense)).await?;
+                dense
+            }
+        };
+        // Opened twice at once, both find the same.
+        let _ = self.dense.set(dense);
         for index in schema::missing_indexes(&self.options, &info) {
             self.call("make an index", self.points.clone().create_field_index(index)).await?;
         }
         Ok(())
+    }
+
+    /// What the current model's dense vectors are called.
+    pub(crate) fn dense(&self) -> &DenseNames {
+        static PLAIN: LazyLock<DenseNames> = LazyLock::new(DenseNames::default);
+        self.dense.get().unwrap_or(&PLAIN)
     }
 
     /// Makes a call within the deadline.

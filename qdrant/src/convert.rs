@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use context_manager_memory::{
     Context, ContextId, SparseVector, Vectors,
-    store::{Point, schema},
+    store::{DenseNames, Point, schema},
 };
 use qdrant_client::{
     Payload,
@@ -22,13 +22,13 @@ pub(crate) fn payload(context: &Context) -> Result<HashMap<String, Value>, Error
     Ok(Payload::from(fields).into())
 }
 
-pub(crate) fn row(point: &Point, dimensions: usize) -> Result<PointStruct, Error> {
+pub(crate) fn row(point: &Point, dense: &DenseNames, dimensions: usize) -> Result<PointStruct, Error> {
     let Point { context, vectors: Vectors { dense_self, dense_ctx, sparse_self, sparse_ctx } } = point;
     let mut vectors = HashMap::new();
-    for (name, vector) in [(schema::DENSE_SELF, dense_self), (schema::DENSE_CTX, dense_ctx)] {
+    for (name, vector) in [(&dense.own, dense_self), (&dense.with_previous, dense_ctx)] {
         if let Some(vector) = vector {
             check_dense(Some(context.id), vector, dimensions)?;
-            vectors.insert(name.to_owned(), kind(Kind::Dense(DenseVector { data: vector.clone() })));
+            vectors.insert(name.clone(), dense_vector(vector));
         }
     }
     for (name, vector) in [(schema::SPARSE_SELF, sparse_self), (schema::SPARSE_CTX, sparse_ctx)] {
@@ -86,15 +86,15 @@ pub(crate) fn context(point: Option<PointId>, payload: HashMap<String, Value>) -
     }
 }
 
-pub(crate) fn vectors(stored: Option<VectorsOutput>) -> Vectors {
+pub(crate) fn vectors(stored: Option<VectorsOutput>, dense: &DenseNames) -> Vectors {
     let mut found = Vectors::default();
     let Some(vectors_output::VectorsOptions::Vectors(named)) = stored.and_then(|stored| stored.vectors_options) else {
         return found;
     };
     for (name, vector) in named.vectors {
         match (name.as_str(), vector.into_vector()) {
-            (schema::DENSE_SELF, Output::Dense(vector)) => found.dense_self = Some(vector.data),
-            (schema::DENSE_CTX, Output::Dense(vector)) => found.dense_ctx = Some(vector.data),
+            (name, Output::Dense(vector)) if name == dense.own => found.dense_self = Some(vector.data),
+            (name, Output::Dense(vector)) if name == dense.with_previous => found.dense_ctx = Some(vector.data),
             (schema::SPARSE_SELF, Output::Sparse(vector)) => found.sparse_self = terms(vector),
             (schema::SPARSE_CTX, Output::Sparse(vector)) => found.sparse_ctx = terms(vector),
             (_, Output::Dense(_) | Output::Sparse(_) | Output::MultiDense(_)) => {}
@@ -105,6 +105,10 @@ pub(crate) fn vectors(stored: Option<VectorsOutput>) -> Vectors {
 
 fn terms(vector: qdrant_client::qdrant::SparseVector) -> SparseVector {
     SparseVector::from_pairs(vector.indices.into_iter().zip(vector.values))
+}
+
+pub(crate) fn dense_vector(values: &[f32]) -> Vector {
+    kind(Kind::Dense(DenseVector { data: values.to_vec() }))
 }
 
 fn kind(kind: Kind) -> Vector {

@@ -1,7 +1,19 @@
 //! Why a call failed. What the server said is for the log; texts of contexts are never part of it.
 
-use context_manager_memory::{ContextId, store::UnusableKey};
+use std::{io, path::PathBuf, time::Duration};
+
+use context_manager_memory::{
+    ContextId,
+    store::{Model, UnusableKey},
+};
 use tonic::{Code, Status};
+
+use crate::tls;
+
+/// What a server that is asked too much says about when to come again.
+const RETRY_AFTER: &str = "retry-after";
+/// When it says nothing.
+const RETRY_LATER: Duration = Duration::from_secs(1);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +29,20 @@ pub enum Error {
     /// The CA bundle cannot be used.
     #[error("the CA bundle for Qdrant {problem}")]
     Trust {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file for the connection cannot be read.
+    #[error("failed to read {path:?} for the connection to Qdrant")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The client certificate cannot be used.
+    #[error("the client certificate for Qdrant {problem}")]
+    Identity {
         /// What is wrong with it.
         problem: String,
     },
@@ -38,11 +64,42 @@ pub enum Error {
         /// How it should be.
         wanted: String,
     },
+    /// The server cannot keep vectors of another model beside those that the collection has.
+    #[error(
+        "the collection {collection:?} has no vectors of {model}, and this server cannot add any to a collection, which \
+         Qdrant 1.19 can; update the server, or name another collection"
+    )]
+    NoNewVectors {
+        /// The collection.
+        collection: String,
+        /// The model.
+        model: Model,
+        /// What the server said.
+        source: Box<Status>,
+    },
     /// The server did not answer in time.
     #[error("Qdrant did not {action} in time")]
     Deadline {
         /// What was tried.
         action: &'static str,
+    },
+    /// The server is not who it should be.
+    #[error("the certificate that Qdrant shows is not accepted: {problem}")]
+    Distrusted {
+        /// What is wrong with it, and what to do.
+        problem: &'static str,
+        /// What the connection said.
+        source: Box<Status>,
+    },
+    /// The server is asked for too much at once.
+    #[error("Qdrant does not {action} now, because its limits are reached; it asks for {retry_after:?} of patience")]
+    Exhausted {
+        /// What was tried.
+        action: &'static str,
+        /// When it wants to be asked again.
+        retry_after: Duration,
+        /// What it said.
+        source: Box<Status>,
     },
     /// The server refused or failed.
     #[error("Qdrant failed to {action}")]
@@ -91,19 +148,44 @@ impl Error {
     /// Whether the settings are wrong, so that only a person can help.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Url { .. } | Self::Trust { .. } | Self::ApiKey | Self::Incompatible { .. })
+        matches!(
+            self,
+            Self::Url { .. }
+                | Self::Trust { .. }
+                | Self::File { .. }
+                | Self::Identity { .. }
+                | Self::ApiKey
+                | Self::Incompatible { .. }
+                | Self::NoNewVectors { .. }
+        )
+    }
+
+    /// How long the server asked to be left alone, if it did.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        if let Self::Exhausted { retry_after, .. } = self { Some(*retry_after) } else { None }
     }
 
     pub(crate) fn server(action: &'static str) -> impl FnOnce(Status) -> Self {
         move |status| {
-            // Tonic reports a client's own deadline as cancelled.
-            if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) {
-                Self::Deadline { action }
-            } else {
-                Self::Server { action, source: Box::new(status) }
+            let source = Box::new(status);
+            if let Some(problem) = tls::distrust(&*source) {
+                return Self::Distrusted { problem, source };
+            }
+            #[expect(clippy::wildcard_enum_match_arm, reason = "the others say no more than that it failed")]
+            match source.code() {
+                // Tonic reports a client's own deadline as cancelled.
+                Code::DeadlineExceeded | Code::Cancelled => Self::Deadline { action },
+                Code::ResourceExhausted => Self::Exhausted { action, retry_after: retry_after(&source), source },
+                _ => Self::Server { action, source },
             }
         }
     }
+}
+
+fn retry_after(status: &Status) -> Duration {
+    let seconds = status.metadata().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    seconds.map_or(RETRY_LATER, Duration::from_secs)
 }
 
 fn subject(id: Option<ContextId>) -> String {

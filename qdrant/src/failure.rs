@@ -1,7 +1,5 @@
 //! What is the matter when a call failed, for whoever has to say what to do about it.
 
-use std::error::Error as StdError;
-
 use tonic::Code;
 
 use crate::Error;
@@ -30,12 +28,17 @@ impl Error {
         match self {
             Self::Incompatible { .. } => Failure::Incompatible,
             Self::Deadline { .. } => Failure::Unreachable,
-            Self::Server { source, .. } if is_of_a_certificate(source.as_ref()) => Failure::Distrusted,
+            Self::Distrusted { .. } => Failure::Distrusted,
             Self::Server { source, .. } => of_code(source.code()),
-            Self::Url { .. } | Self::Trust { .. } | Self::ApiKey => Failure::Settings,
-            Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey(_) | Self::Encode { .. } => {
-                Failure::Refused
+            Self::Url { .. } | Self::Trust { .. } | Self::File { .. } | Self::Identity { .. } | Self::ApiKey => {
+                Failure::Settings
             }
+            Self::Exhausted { .. }
+            | Self::NoNewVectors { .. }
+            | Self::Dimensions { .. }
+            | Self::NotFinite { .. }
+            | Self::MetadataKey(_)
+            | Self::Encode { .. } => Failure::Refused,
         }
     }
 }
@@ -48,20 +51,4 @@ const fn of_code(code: Code) -> Failure {
         Code::Unavailable | Code::Unknown => Failure::Unreachable,
         _ => Failure::Refused,
     }
-}
-
-/// Whether a certificate is at the bottom of it. The causes are nested errors of the connection.
-fn is_of_a_certificate(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
-            let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-            inner.downcast_ref::<rustls::Error>()
-        });
-        if let Some(tls) = tls {
-            return matches!(tls, rustls::Error::InvalidCertificate(_));
-        }
-        cause = error.source();
-    }
-    false
 }

@@ -17,14 +17,16 @@ mod convert;
 mod error;
 mod failure;
 mod filter;
+mod model;
 mod options;
 mod read;
 mod schema;
 mod search;
+mod tls;
 mod write;
 
 pub use admin::{Found, Orphans};
 pub use collection::Collection;
 pub use error::Error;
 pub use failure::Failure;
-pub use options::{Options, Sizing, Trust};
+pub use options::{Identity, Options, Sizing, Trust};

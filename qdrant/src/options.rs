@@ -1,6 +1,8 @@
 //! Where the server is, whom to trust, and how a collection is made if it is not there.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
+
+use context_manager_memory::store::{Model, OnModelChange};
 
 /// How to reach a collection.
 #[derive(Clone, Debug)]
@@ -9,12 +11,14 @@ pub struct Options {
     pub url: String,
     /// Who may vouch for the server's certificate; only looked at with `https`.
     pub trust: Trust,
+    /// What this side shows to a server that asks who calls; only with `https`.
+    pub identity: Option<Identity>,
     /// The collection's name.
     pub collection: String,
-    /// Length of the dense vectors.
-    pub dimensions: usize,
-    /// The embedding model, part of the collection's identity.
-    pub model: String,
+    /// The embedding model.
+    pub model: Model,
+    /// What is done with a collection that has no vectors of this model yet.
+    pub on_model_change: OnModelChange,
     /// Longest time of one call.
     pub timeout: Duration,
     /// How the collection is made if it is not there.
@@ -28,8 +32,19 @@ pub enum Trust {
     WebRoots,
     /// Only these certificates, in PEM.
     Bundle(Vec<u8>),
+    /// Only the certificates in this PEM file. It is read for each connection, so a rotated one counts from the next on.
+    File(PathBuf),
     /// Anybody: the connection is encrypted, but to whom is not known.
     Anybody,
+}
+
+/// A client certificate, in files that are read for each connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate and those between it and the root, as PEM.
+    pub certificate: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
 }
 
 /// How a collection is spread over a cluster; the server decides what is `None`.
@@ -55,9 +70,10 @@ impl Options {
         Self {
             url: url.into(),
             trust: Trust::WebRoots,
+            identity: None,
             collection: collection.into(),
-            dimensions,
-            model: model.into(),
+            model: Model { name: model.into(), dimensions },
+            on_model_change: OnModelChange::default(),
             timeout: Duration::from_secs(5),
             sizing: Sizing::default(),
         }

@@ -28,7 +28,7 @@ impl Collection {
         let records = self.retrieve(ids, true).await?;
         let points = records.into_iter().filter_map(|record| {
             let context = convert::context(record.id, record.payload)?;
-            Some(Point { context, vectors: convert::vectors(record.vectors) })
+            Some(Point { context, vectors: convert::vectors(record.vectors, self.dense()) })
         });
         Ok(points.filter(|point| owner.owns(&point.context) && !point.context.is_expired(now)).collect())
     }
@@ -39,7 +39,7 @@ impl Collection {
     /// When the selection cannot be expressed, or when the server fails.
     pub async fn list(&self, selection: &Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         let request = ScrollPoints {
-            filter: Some(filter::of(&Clauses::of(selection)?)),
+            filter: Some(self.selected(selection)?),
             offset: from.map(filter::point_id),
             limit: Some(limit_of(limit)),
             with_payload: Some(true.into()),
@@ -56,7 +56,7 @@ impl Collection {
     /// # Errors
     /// When the selection cannot be expressed, or when the server fails.
     pub async fn count(&self, selection: &Selection) -> Result<usize, Error> {
-        self.count_by(filter::of(&Clauses::of(selection)?)).await
+        self.count_by(self.selected(selection)?).await
     }
 
     /// How many of an owner's contexts are alive at `now` on each level.
@@ -110,6 +110,11 @@ impl Collection {
     pub async fn stats(&self) -> Result<Stats, Error> {
         let points = self.count_by(Filter::default()).await?;
         Ok(Stats { points, disk_bytes: None, unflushed_writes: 0, unreadable: 0 })
+    }
+
+    /// The filter of a selection. What it says about dense vectors is said about those of the current model.
+    pub(crate) fn selected(&self, selection: &Selection) -> Result<Filter, Error> {
+        Ok(filter::of(&Clauses::of(selection)?.with_dense_named(&self.dense().own)))
     }
 
     pub(crate) async fn count_by(&self, filter: Filter) -> Result<usize, Error> {
@@ -166,7 +171,7 @@ impl Collection {
             selection = selection.with_all_that_was();
         }
         let request = ScrollPoints {
-            filter: Some(filter::of(&Clauses::of(&selection)?)),
+            filter: Some(self.selected(&selection)?),
             limit: Some(1),
             with_payload: Some(true.into()),
             order_by: Some(OrderBy {

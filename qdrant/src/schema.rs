@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use context_manager_memory::store::schema::{self, Index};
+use context_manager_memory::store::{
+    DenseNames, Model, OnModelChange,
+    schema::{self, Index},
+};
 use qdrant_client::qdrant::{
     CollectionConfig, CollectionInfo, CreateCollection, CreateFieldIndexCollection, Distance, FieldType,
     IntegerIndexParams, KeywordIndexParams, Modifier, PayloadIndexParams, SparseVectorConfig, SparseVectorParams,
@@ -14,6 +17,7 @@ use crate::{Error, Options};
 
 /// Keys of the collection's own metadata.
 const SCHEMA: &str = "context_manager_schema";
+/// The model of the vectors with the plain names.
 const MODEL: &str = "context_manager_model";
 /// The version of the layout of `context_manager_memory::store::schema`.
 const VERSION: i64 = 1;
@@ -22,10 +26,12 @@ const DENSE: [&str; 2] = [schema::DENSE_SELF, schema::DENSE_CTX];
 const SPARSE: [&str; 2] = [schema::SPARSE_SELF, schema::SPARSE_CTX];
 
 pub(crate) fn new_collection(options: &Options) -> CreateCollection {
-    let dense =
-        VectorParams { size: options.dimensions as u64, distance: Distance::Cosine.into(), ..VectorParams::default() };
+    let dense = VectorParams {
+        size: options.model.dimensions as u64,
+        distance: Distance::Cosine.into(),
+        ..VectorParams::default()
+    };
     let sparse = SparseVectorParams { modifier: Some(Modifier::Idf.into()), ..SparseVectorParams::default() };
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
     CreateCollection {
         collection_name: options.collection.clone(),
         vectors_config: Some(VectorsConfig {
@@ -41,59 +47,101 @@ pub(crate) fn new_collection(options: &Options) -> CreateCollection {
         write_consistency_factor: options.sizing.write_consistency,
         metadata: HashMap::from([
             (SCHEMA.to_owned(), Value { kind: Some(Kind::IntegerValue(VERSION)) }),
-            (MODEL.to_owned(), text(&options.model)),
+            (MODEL.to_owned(), text(&options.model.name)),
         ]),
         ..CreateCollection::default()
     }
 }
 
-/// Whether a collection is what [`new_collection`] would have made.
-pub(crate) fn check(options: &Options, config: Option<&CollectionConfig>) -> Result<(), Error> {
-    let differs = |setting, stored: String, wanted: String| {
-        Err(Error::Incompatible { collection: options.collection.clone(), setting, stored, wanted })
+/// Where a collection has the dense vectors of the wanted model.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Under these names.
+    There(DenseNames),
+    /// Nowhere yet; they belong under these names.
+    Missing(DenseNames),
+}
+
+/// Whether a collection is what [`new_collection`] would have made, for this model or for another one.
+pub(crate) fn check(options: &Options, config: Option<&CollectionConfig>) -> Result<Place, Error> {
+    let differs = |setting, stored: String, wanted: String| Error::Incompatible {
+        collection: options.collection.clone(),
+        setting,
+        stored,
+        wanted,
     };
     let metadata = |key: &str| config.and_then(|config| config.metadata.get(key)).and_then(|value| value.kind.as_ref());
     match metadata(SCHEMA) {
         Some(Kind::IntegerValue(VERSION)) => {}
-        Some(Kind::IntegerValue(other)) => return differs("schema version", other.to_string(), VERSION.to_string()),
+        Some(Kind::IntegerValue(other)) => {
+            return Err(differs("schema version", other.to_string(), VERSION.to_string()));
+        }
         _ => {
-            return differs(
-                "schema version",
-                "none (it was not made by Context Manager)".to_owned(),
-                VERSION.to_string(),
-            );
+            let stored = "none (it was not made by Context Manager)".to_owned();
+            return Err(differs("schema version", stored, VERSION.to_string()));
         }
     }
-    match metadata(MODEL) {
-        Some(Kind::StringValue(model)) if *model == options.model => {}
-        Some(Kind::StringValue(model)) => return differs("embedding model", model.clone(), options.model.clone()),
-        _ => return differs("embedding model", "none".to_owned(), options.model.clone()),
-    }
+    let wanted = &options.model;
+    let Some(Kind::StringValue(first)) = metadata(MODEL) else {
+        return Err(differs("embedding model", "none".to_owned(), wanted.name.clone()));
+    };
     let params = config.and_then(|config| config.params.as_ref());
-    let vectors = params.and_then(|params| params.vectors_config.as_ref()).and_then(|vectors| vectors.config.as_ref());
-    for name in DENSE {
-        let Some(Config::ParamsMap(VectorParamsMap { map })) = vectors else {
-            return differs("vectors", "no named ones".to_owned(), DENSE.join(" and "));
-        };
-        let Some(VectorParams { size, distance, .. }) = map.get(name) else {
-            return differs("vectors", format!("no {name}"), DENSE.join(" and "));
-        };
-        if *size != options.dimensions as u64 {
-            return differs("dimensions", size.to_string(), options.dimensions.to_string());
-        }
-        if *distance != i32::from(Distance::Cosine) {
-            let stored = Distance::try_from(*distance).map_or("an unknown one", |distance| distance.as_str_name());
-            return differs("distance", stored.to_owned(), Distance::Cosine.as_str_name().to_owned());
-        }
-    }
     let sparse = params.and_then(|params| params.sparse_vectors_config.as_ref());
     for name in SPARSE {
         let modifier = sparse.and_then(|sparse| sparse.map.get(name)).map(|vector| vector.modifier);
         if modifier != Some(Some(Modifier::Idf.into())) {
-            return differs("sparse vectors", format!("no {name} with IDF"), SPARSE.join(" and "));
+            return Err(differs("sparse vectors", format!("no {name} with IDF"), SPARSE.join(" and ")));
         }
     }
-    Ok(())
+    let vectors = params.and_then(|params| params.vectors_config.as_ref()).and_then(|vectors| vectors.config.as_ref());
+    let Some(Config::ParamsMap(VectorParamsMap { map: vectors })) = vectors else {
+        return Err(differs("vectors", "no named ones".to_owned(), DENSE.join(" and ")));
+    };
+    let plain = DenseNames::default();
+    let Some(first_size) = vectors.get(&plain.own).map(|vector| vector.size) else {
+        return Err(differs("vectors", format!("no {}", plain.own), DENSE.join(" and ")));
+    };
+    let fit = |dense: &DenseNames, size: u64| {
+        for name in dense.both() {
+            let Some(VectorParams { size: stored, distance, .. }) = vectors.get(name) else {
+                return Err(differs("vectors", format!("no {name}"), dense.both().join(" and ")));
+            };
+            if *stored != size {
+                return Err(differs("dimensions", format!("{stored} of {name}"), size.to_string()));
+            }
+            if *distance != i32::from(Distance::Cosine) {
+                let stored = Distance::try_from(*distance).map_or("an unknown one", |distance| distance.as_str_name());
+                return Err(differs("distance", stored.to_owned(), Distance::Cosine.as_str_name().to_owned()));
+            }
+        }
+        Ok(())
+    };
+    // Whoever uses the first model must find it as it was, so it is checked for every model.
+    fit(&plain, first_size)?;
+    let size = wanted.dimensions as u64;
+    if (first, first_size) == (&wanted.name, size) {
+        return Ok(Place::There(plain));
+    }
+    let own = DenseNames::of(wanted);
+    if own.both().into_iter().all(|name| vectors.contains_key(name)) {
+        return fit(&own, size).map(|()| Place::There(own));
+    }
+    match options.on_model_change {
+        OnModelChange::ReEmbed => Ok(Place::Missing(own)),
+        OnModelChange::Refuse if *first != wanted.name => {
+            Err(differs("embedding model", first.clone(), wanted.name.clone()))
+        }
+        OnModelChange::Refuse => Err(differs("dimensions", first_size.to_string(), size.to_string())),
+    }
+}
+
+/// The entry of a collection's metadata that says whose vectors the tagged names are.
+pub(crate) fn model_metadata(model: &Model) -> (String, Value) {
+    (format!("{MODEL}_{}", model.tag()), text(&model.to_string()))
+}
+
+fn text(text: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(text.to_owned())) }
 }
 
 /// The indexes that a collection does not have yet.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use context_manager_memory::{
     ContextId, LegScores, QueryVectors,
     rank::Candidate,
-    store::{Clauses, Search, schema},
+    store::{Clauses, DenseNames, Search, schema},
 };
 use qdrant_client::qdrant::{
     DenseVector, Filter, IdfParams, Query, QueryBatchPoints, QueryPoints, ScoredPoint, SearchParams, VectorInput,
@@ -23,10 +23,10 @@ enum Leg {
 }
 
 impl Leg {
-    const fn vector_name(self) -> &'static str {
+    fn vector_name(self, dense: &DenseNames) -> &str {
         match self {
-            Self::DenseSelf => schema::DENSE_SELF,
-            Self::DenseCtx => schema::DENSE_CTX,
+            Self::DenseSelf => &dense.own,
+            Self::DenseCtx => &dense.with_previous,
             Self::SparseSelf => schema::SPARSE_SELF,
             Self::SparseCtx => schema::SPARSE_CTX,
         }
@@ -68,7 +68,7 @@ impl Collection {
         let asked = searches.iter().map(|search| self.asked(search)).collect::<Result<Vec<_>, _>>()?;
         let mut first = Vec::new();
         for Asked { search, legs, corpus } in &asked {
-            let filter = filter::of(&Clauses::of(&search.selection)?);
+            let filter = self.selected(&search.selection)?;
             first.extend(legs.iter().map(|leg| self.leg(leg, &filter, corpus, search.per_leg.max(1), false)));
         }
         let mut best = self.batch("search", first).await?.into_iter();
@@ -114,7 +114,7 @@ impl Collection {
         let input = |variant| VectorInput { variant: Some(variant) };
         let mut legs = Vec::with_capacity(4);
         if let Some(dense) = &query.dense {
-            convert::check_dense(None, dense, self.options.dimensions)?;
+            convert::check_dense(None, dense, self.options.model.dimensions)?;
             let dense = || input(vector_input::Variant::Dense(DenseVector { data: dense.clone() }));
             legs.extend([Leg::DenseSelf, Leg::DenseCtx].map(|leg| (leg, dense())));
         }
@@ -141,7 +141,7 @@ impl Collection {
         QueryPoints {
             collection_name: self.options.collection.clone(),
             query: Some(Query { variant: Some(query::Variant::Nearest(vector.clone())) }),
-            using: Some(leg.vector_name().to_owned()),
+            using: Some(leg.vector_name(self.dense()).to_owned()),
             filter: Some(filter.clone()),
             params: Some(SearchParams { exact: Some(exact), idf, ..SearchParams::default() }),
             limit: Some(limit as u64),

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use context_manager_memory::{
     Context, ContextId, Timestamp, Vectors,
-    store::{Access, Bounds, Clause, Clauses, Owner, Point, Selection, Updated, schema},
+    store::{Access, Clause, Clauses, Owner, Point, Selection, Updated, schema},
 };
 use qdrant_client::qdrant::{
-    DeletePoints, Filter, PointsSelector, PointsUpdateOperation, SetPayloadPoints, UpdateBatchPoints, UpdateMode,
-    UpsertPoints, Value, WriteOrdering, WriteOrderingType,
+    DeletePoints, Filter, PointStruct, PointsSelector, PointsUpdateOperation, SetPayloadPoints, UpdateBatchPoints,
+    UpdateMode, UpsertPoints, Value, WriteOrdering, WriteOrderingType,
     points_selector::PointsSelectorOneOf,
     points_update_operation::{Operation, SetPayload},
     value::Kind,
@@ -26,7 +26,7 @@ impl Collection {
             return Ok(());
         }
         let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
-        let rows = unique.into_values().map(|point| convert::row(point, self.options.dimensions));
+        let rows = unique.into_values().map(|point| self.row(point));
         let request = UpsertPoints {
             collection_name: self.options.collection.clone(),
             wait: Some(true),
@@ -48,14 +48,14 @@ impl Collection {
         let row = match vectors {
             Some(vectors) => {
                 let point = Point { context: context.clone(), vectors: vectors.clone() };
-                Some(convert::row(&point, self.options.dimensions)?)
+                Some(self.row(&point)?)
             }
             None => None,
         };
         if let Some(ended) = self.compare(&owner, context.id, |current| current.version == expected).await? {
             return Ok(ended);
         }
-        let unchanged = filter::of(&at_version(&owner, context.id, expected));
+        let unchanged = filter::of(&Clauses::at_version(&owner, &[context.id], expected));
         if let Some(row) = row {
             let request = UpsertPoints {
                 collection_name: self.options.collection.clone(),
@@ -137,7 +137,8 @@ impl Collection {
     /// # Errors
     /// When the selection cannot be expressed, or when the server fails.
     pub async fn delete_selected(&self, selection: &Selection, limit: usize) -> Result<usize, Error> {
-        self.delete_some(Clauses::of(selection)?, limit).await
+        let clauses = Clauses::of(selection)?.with_dense_named(&self.dense().own);
+        self.delete_some(clauses, limit).await
     }
 
     /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
@@ -169,6 +170,10 @@ impl Collection {
         Ok(found.len())
     }
 
+    pub(crate) fn row(&self, point: &Point) -> Result<PointStruct, Error> {
+        convert::row(point, self.dense(), self.options.model.dimensions)
+    }
+
     /// How an update ended if the context is not as it should be: missing, or another one by now.
     async fn compare(
         &self,
@@ -185,19 +190,11 @@ impl Collection {
     }
 }
 
-fn at_version(owner: &Owner, id: ContextId, version: i64) -> Clauses {
-    let mut clauses = Clauses::owned(owner, &[id]);
-    #[expect(clippy::cast_precision_loss, reason = "a version is far below 2^52")]
-    let version = Some(version as f64);
-    clauses.must.push(Clause::Range(schema::VERSION.to_owned(), Bounds { gte: version, lte: version, lt: None }));
-    clauses
-}
-
-fn selector(filter: Filter) -> PointsSelector {
+pub(crate) fn selector(filter: Filter) -> PointsSelector {
     PointsSelector { points_selector_one_of: Some(PointsSelectorOneOf::Filter(filter)) }
 }
 
 /// Comparing and writing needs one replica to decide the order.
-fn medium() -> WriteOrdering {
+pub(crate) fn medium() -> WriteOrdering {
     WriteOrdering { r#type: WriteOrderingType::Medium.into() }
 }

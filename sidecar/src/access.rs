@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use context_manager_memory::{AgentId, Holder, Level, SessionId};
+use context_manager_memory::{AgentId, Holder, Level, SessionId, SpaceId};
 use context_manager_protocol::config::{AccessRule, AccessTarget};
 
 pub use context_manager_protocol::config::Operation;
@@ -126,6 +126,12 @@ impl Access {
         }
         reach.allow();
         Ok(Granted::new(reach))
+    }
+
+    /// The shared spaces that rules name.
+    pub fn spaces(&self) -> impl Iterator<Item = Owner> {
+        let named = self.rules.iter().filter_map(|rule| SpaceId::new(rule.target.space.as_deref()?).ok());
+        named.map(|space| Owner::new(self.own.tenant.clone(), space))
     }
 
     /// The levels on which an operation is permitted.

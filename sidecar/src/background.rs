@@ -8,7 +8,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -25,6 +25,8 @@ use crate::{
 const JITTER: f64 = 0.1;
 /// Time between two turns of the engine's regular work.
 const TICK: Duration = Duration::from_secs(5);
+/// Time between two looks for contexts that lack vectors, if nothing says that there are some.
+const LOOK: Duration = Duration::from_mins(1);
 
 /// Deletes expired contexts, and forgets nonces that nobody asks for any more.
 pub struct GarbageCollection {
@@ -94,6 +96,37 @@ pub async fn tick(engine: Engine, stop: CancellationToken) {
             if let Err(error) = engine.tick().await {
                 error!(error = chain(&error), "The engine's regular work failed; it is tried again");
             }
+        }
+    };
+    stop.run_until_cancelled(run).await;
+}
+
+/// Gives contexts vectors that they lack, at the configured rate, until `stop`. Looks every now and then by itself, because another
+/// sidecar may have stored contexts with another model's vectors.
+pub async fn re_embed(engine: Engine, stop: CancellationToken) {
+    let backoff = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(30))
+        .with_jitter()
+        .without_max_times();
+    let run = async {
+        loop {
+            let mut delays = backoff.build();
+            loop {
+                match engine.embed_missing().await {
+                    Ok(Some(pause)) => {
+                        delays = backoff.build();
+                        sleep(jittered(pause, rand::random())).await;
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        debug!(error = chain(&error), "Contexts still lack vectors; it is tried again");
+                        sleep(delays.next().unwrap_or(LOOK)).await;
+                    }
+                }
+            }
+            // Whether something was said or the time is up, the store knows what is missing.
+            let _ = timeout(jittered(LOOK, rand::random()), engine.vectors_are_missing()).await;
         }
     };
     stop.run_until_cancelled(run).await;

@@ -3,7 +3,7 @@
 //! After Michael Nygard, *Release It!* (2nd edition, 2018), chapter 5. Closed: calls pass, and `failure_threshold` failures in a
 //! row open it. Open: calls are refused at once for `open_for`. Half-open: at most `success_threshold` calls at a time pass as
 //! probes; that many successes close it, one failure opens it again. A call that is neither (dropped, or refused for its own
-//! fault) changes nothing.
+//! fault) changes nothing. A neighbour that asks to be left alone is, at once and for as long as it asks.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,6 +14,9 @@ use context_manager_protocol::config;
 use tracing::{info, warn};
 
 use crate::metrics::{Label as _, Metrics, Neighbour};
+
+/// Longest time for which a neighbour is left alone because it asks for it: a wrong number must not cut it off for good.
+const LONGEST_PATIENCE: Duration = Duration::from_mins(5);
 
 /// The breaker before one neighbour.
 #[derive(Debug)]
@@ -29,13 +32,13 @@ pub struct Breaker {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Closed { failures: u32 },
-    Open { since: Instant },
+    Open { until: Instant },
     HalfOpen { successes: u32, probes: u32 },
 }
 
 /// The neighbour is left alone for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the {} failed several times in a row and is left alone for {retry_after:?}", .neighbour.as_str())]
+#[error("the {} failed several times in a row, or asked for patience, and is left alone for {retry_after:?}", .neighbour.as_str())]
 pub struct Open {
     /// Which one.
     pub neighbour: Neighbour,
@@ -74,10 +77,10 @@ impl Breaker {
     /// When the breaker is open, or half-open with enough probes under way.
     pub fn admit(&self) -> Result<Permit<'_>, Open> {
         let mut state = self.state();
-        if let State::Open { since } = *state {
-            let elapsed = since.elapsed();
-            if elapsed < self.open_for {
-                return Err(Open { neighbour: self.neighbour, retry_after: self.open_for.saturating_sub(elapsed) });
+        if let State::Open { until } = *state {
+            let retry_after = until.saturating_duration_since(Instant::now());
+            if !retry_after.is_zero() {
+                return Err(Open { neighbour: self.neighbour, retry_after });
             }
             self.enter(&mut state, State::HalfOpen { successes: 0, probes: 0 });
         }
@@ -98,11 +101,11 @@ impl Breaker {
         self.show(new);
         let neighbour = self.neighbour.as_str();
         match new {
-            State::Open { .. } => {
+            State::Open { until } => {
                 self.metrics.breakers.opened.add(self.neighbour, 1);
                 warn!(
                     neighbour,
-                    open_for_ms = self.open_for.as_millis(),
+                    open_for_ms = until.saturating_duration_since(Instant::now()).as_millis(),
                     "The breaker opened: the neighbour is left alone"
                 );
             }
@@ -149,13 +152,24 @@ impl Permit<'_> {
             State::Closed { failures } => {
                 *failures += 1;
                 if *failures >= self.breaker.failure_threshold {
-                    self.breaker.enter(&mut state, State::Open { since: Instant::now() });
+                    self.breaker.enter(&mut state, State::Open { until: Instant::now() + self.breaker.open_for });
                 }
             }
             State::HalfOpen { .. } if self.is_probe => {
-                self.breaker.enter(&mut state, State::Open { since: Instant::now() });
+                self.breaker.enter(&mut state, State::Open { until: Instant::now() + self.breaker.open_for });
             }
             State::HalfOpen { .. } | State::Open { .. } => {}
+        }
+    }
+
+    /// The neighbour asked to be left alone for a while.
+    pub fn told_to_wait(self, patience: Duration) {
+        let until = Instant::now() + patience.min(LONGEST_PATIENCE);
+        let mut state = self.breaker.state();
+        match &mut *state {
+            // Others have been told already; the longest time counts.
+            State::Open { until: known } => *known = (*known).max(until),
+            State::Closed { .. } | State::HalfOpen { .. } => self.breaker.enter(&mut state, State::Open { until }),
         }
     }
 }
@@ -231,6 +245,21 @@ mod tests {
             breaker.admit().expect("a probe").succeeded();
         }
         assert_eq!(state(&breaker), "closed");
+    }
+
+    #[test]
+    fn a_neighbour_that_asks_for_patience_is_left_alone_as_long_as_it_asks() {
+        let breaker = breaker();
+        let others = [breaker.admit().expect("admitted"), breaker.admit().expect("admitted")];
+        breaker.admit().expect("admitted").told_to_wait(Duration::from_secs(2));
+        let refused = breaker.admit().expect_err("open after one call");
+        assert!(refused.retry_after > Duration::from_secs(1), "longer than open_for: {refused}");
+        let [shorter, endless] = others;
+        shorter.told_to_wait(Duration::from_millis(1));
+        assert!(breaker.admit().expect_err("open").retry_after > Duration::from_secs(1), "the longest time counts");
+        endless.told_to_wait(Duration::MAX);
+        assert!(breaker.admit().expect_err("open").retry_after <= LONGEST_PATIENCE);
+        assert_eq!(breaker.metrics.breakers.opened.get(Neighbour::Store), 1);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod locks;
 mod pending;
 mod permit;
 mod policy;
+mod re_embed;
 mod read;
 mod retrieve;
 mod sessions;
@@ -37,13 +38,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
 use context_manager_memory::{Timestamp, limits::Limits};
 use context_manager_protocol::{
-    config::{CircuitBreaker, EnvironmentSecrets, SidecarConfig, Store},
+    config::{self, CircuitBreaker, EnvironmentSecrets, SidecarConfig, Store},
     level::Level,
     message::{
         Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextDelete, ContextList, ContextRequest,
@@ -51,6 +52,7 @@ use context_manager_protocol::{
     },
 };
 use secrecy::SecretString;
+use tokio::sync::RwLock;
 use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
@@ -62,7 +64,7 @@ use crate::{
     metrics::{Metrics, Neighbour},
     ports::{
         Embedder,
-        vector_store::{Owner, VectorStore},
+        vector_store::{Model, OnModelChange, Owner, VectorStore},
     },
     refusal::chain,
 };
@@ -78,6 +80,7 @@ use locks::Locks;
 use pending::Pending;
 pub use permit::MOST_SCOPES;
 use policy::Policy;
+use re_embed::ReEmbedding;
 use sessions::Sessions;
 use upkeep::Upkeep;
 
@@ -135,6 +138,11 @@ struct Inner {
     sessions: Sessions,
     locks: Locks,
     upkeep: Upkeep,
+    re_embedding: ReEmbedding,
+    /// Shared by all who make or compare vectors, so that those of two models never meet; alone is who changes the model.
+    models: RwLock<()>,
+    /// What the configuration gives up that should not be given up.
+    warnings: Vec<Part>,
     metrics: Arc<Metrics>,
 }
 
@@ -152,17 +160,18 @@ impl Engine {
         let token = secrets.chutes_api_token.clone();
         let embedder = embedder::build(&config.embedding, &config.circuit_breaker, token.as_ref(), &metrics)
             .map_err(Error::Embedder)?;
-        let (dimensions, model) = (embedder.dimensions(), embedder.model());
+        let model = Model { name: embedder.model().to_owned(), dimensions: embedder.dimensions() };
+        let on_model_change = on_model_change(config);
         let opened: Result<Arc<dyn VectorStore>, _> = match &config.store {
             Store::Embedded(store) => {
-                let opening = Box::pin(Embedded::open(store, dimensions, model, Arc::clone(&metrics)));
+                let opening = Box::pin(Embedded::open(store, model, on_model_change, Arc::clone(&metrics)));
                 opening.await.map(|store| Arc::new(store) as _)
             }
             Store::Qdrant(store) => {
                 let key = secrets.qdrant_api_key.clone();
                 let breaker = Breaker::new(Neighbour::Store, &config.circuit_breaker, Arc::clone(&metrics));
-                let opening = Box::pin(Qdrant::open(store, key, dimensions, model, breaker, Arc::clone(&metrics)));
-                opening.await.map(|store| Arc::new(store) as _)
+                let opening = Qdrant::open(store, key, model, on_model_change, breaker, Arc::clone(&metrics));
+                Box::pin(opening).await.map(|store| Arc::new(store) as _)
             }
         };
         let store = opened.map_err(Error::Open)?;
@@ -199,14 +208,19 @@ impl Engine {
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
                 locks: Locks::default(),
-                upkeep: Upkeep::new(&owner),
+                upkeep: Upkeep::default(),
+                re_embedding: ReEmbedding::default(),
+                models: RwLock::default(),
+                warnings: warnings(config, &metrics),
                 owner,
                 metrics,
             }),
         };
+        engine.inner.look_after_memories();
         let begun = async {
             engine.inner.fill_immediate().await?;
-            engine.inner.refresh_gauges().await
+            engine.inner.refresh_gauges().await?;
+            engine.inner.survey().await
         };
         match begun.await {
             Ok(()) => {}
@@ -258,6 +272,7 @@ impl Engine {
         granted: &[Granted<access::Read>],
         request: ContextRequest,
     ) -> Result<ContextResponse, Error> {
+        let _shared = self.inner.models.read().await;
         let reaches: Vec<_> = granted.iter().map(Granted::reach).collect();
         self.inner.retrieve(&reaches, request).await
     }
@@ -386,12 +401,26 @@ impl Engine {
         self.detached(move |inner| async move { inner.collect(limit).await }).await
     }
 
-    /// The regular work beside the requests: access counts, promotion, capacities, missing vectors, gauges, flush.
+    /// The regular work beside the requests: access counts, promotion, capacities, gauges, flush.
     ///
     /// # Errors
     /// When a part of it fails; it is tried again at the next call.
     pub async fn tick(&self) -> Result<(), Error> {
         self.detached(|inner| async move { inner.upkeep().await }).await
+    }
+
+    /// Gives some of the contexts that lack vectors of the current model theirs. Says how long to wait before the next call, which
+    /// keeps the configured rate; `None` is the end for now.
+    ///
+    /// # Errors
+    /// When the embedding or the store fails; it is tried again at the next call.
+    pub async fn embed_missing(&self) -> Result<Option<Duration>, Error> {
+        self.detached(|inner| async move { inner.embed_missing().await }).await
+    }
+
+    /// Returns when a context was stored without vectors.
+    pub async fn vectors_are_missing(&self) {
+        self.inner.re_embedding.expected().await;
     }
 
     /// Returns when a write waits in the journal.
@@ -410,24 +439,29 @@ impl Engine {
     /// Takes over a changed configuration. What is under way keeps the old one.
     ///
     /// # Errors
-    /// When the embedder cannot be made, or would make vectors that the store cannot compare with those it has.
-    pub fn reconfigure(&self, config: &SidecarConfig) -> Result<(), Error> {
+    /// When the embedder cannot be made, or would make vectors that the store cannot compare with those it has and the configuration
+    /// does not want them made anew.
+    pub async fn reconfigure(&self, config: &SidecarConfig) -> Result<(), Error> {
         let inner = &self.inner;
         let current = inner.embedding.load_full();
         if !current.is_made_by(config) {
             let built = embedder::build(&config.embedding, &inner.breaker, inner.token.as_ref(), &inner.metrics);
             let embedder = built.map_err(Error::Embedder)?;
-            let (had, wants) = ((current.model(), current.dimensions()), (embedder.model(), embedder.dimensions()));
-            if had != wants {
-                return Err(Error::ModelChanged {
-                    stored: format!("{} with {} dimensions", had.0, had.1),
-                    wanted: format!("{} with {} dimensions", wants.0, wants.1),
-                });
+            let (had, wants) = (current.model(), Embedding::new(Arc::clone(&embedder), config).model());
+            if had == wants {
+                inner.embedding.store(Arc::new(Embedding::new(embedder, config)));
+            } else if on_model_change(config) == OnModelChange::Refuse {
+                return Err(Error::ModelChanged { stored: had.to_string(), wanted: wants.to_string() });
+            } else {
+                // Begun, it is finished even if nobody waits for it.
+                let (inner, config) = (Arc::clone(inner), config.clone());
+                let change = async move { inner.change_model(embedder, &config).await };
+                tokio::spawn(change.in_current_span()).await.map_err(|_| Error::Interrupted)??;
             }
-            inner.embedding.store(Arc::new(Embedding::new(embedder, config)));
         }
         inner.policy.store(Arc::new(Policy::of(config)));
         inner.access.store(Arc::new(Access::new(&inner.identity, &config.access)));
+        inner.look_after_memories();
         Ok(())
     }
 
@@ -436,7 +470,10 @@ impl Engine {
     pub fn readiness(&self) -> Vec<Part> {
         let embedding = self.inner.embedding.load();
         let store = self.inner.store_health.part("store", "writes and reads succeed");
-        [store, embedding.part()].into_iter().chain(self.inner.pending.part()).collect()
+        let re_embedding = self.inner.re_embedding.part(&embedding.model().name);
+        let warnings = self.inner.warnings.iter().cloned();
+        let rest = self.inner.pending.part().into_iter().chain(re_embedding).chain(warnings);
+        [store, embedding.part()].into_iter().chain(rest).collect()
     }
 
     /// Writes what is still in memory and closes the store; every later operation fails.
@@ -448,13 +485,17 @@ impl Engine {
     }
 
     /// Runs `work` to its end, whether or not somebody waits for it.
-    async fn detached<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, Error>
+    async fn detached<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let work = work(Arc::clone(&self.inner)).in_current_span();
-        match tokio::spawn(work).await {
+        let inner = Arc::clone(&self.inner);
+        let work = async move {
+            let _shared = inner.models.read().await;
+            work(Arc::clone(&inner)).await
+        };
+        match tokio::spawn(work.in_current_span()).await {
             Ok(result) => result,
             Err(ended) => match ended.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -462,6 +503,22 @@ impl Engine {
             },
         }
     }
+}
+
+fn on_model_change(config: &SidecarConfig) -> OnModelChange {
+    match config.embedding.on_model_change {
+        config::OnModelChange::ReEmbed => OnModelChange::ReEmbed,
+        config::OnModelChange::Refuse => OnModelChange::Refuse,
+    }
+}
+
+/// What the configuration gives up, said in metrics and on the health page for as long as it does.
+fn warnings(config: &SidecarConfig, metrics: &Metrics) -> Vec<Part> {
+    let is_unverified = matches!(&config.store, Store::Qdrant(store) if store.is_unverified());
+    metrics.store.tls_unverified.set(is_unverified.into());
+    let detail = "store.qdrant.verify is off: whoever is on the way to Qdrant can read and change every context";
+    let part = Part { name: "store_tls", ready: true, degraded: true, detail: detail.to_owned() };
+    is_unverified.then_some(part).into_iter().collect()
 }
 
 /// The time; 1970 when the clock stands before it.

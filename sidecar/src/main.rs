@@ -107,7 +107,7 @@ impl Run {
                 Store::Embedded(_) if self.settings.secrets.qdrant_api_key.is_some() => {
                     warn!("QDRANT_API_KEY is not used: the store is the embedded one");
                 }
-                Store::Qdrant(store) if !store.verify => {
+                Store::Qdrant(store) if store.is_unverified() => {
                     warn!(
                         "store.qdrant.verify is off: whoever is on the way to Qdrant can read and change every context"
                     );

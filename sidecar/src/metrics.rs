@@ -42,6 +42,8 @@ pub struct Metrics {
     pub embedding: Embedding,
     /// The vector store.
     pub store: Store,
+    /// Contexts that get vectors of the current model.
+    pub re_embedding: ReEmbedding,
     /// The breakers before the neighbours.
     pub breakers: Breakers,
     /// Writes that wait for the store.
@@ -139,6 +141,27 @@ pub struct Store {
     pub duration: DurationMatrix<StoreOperation, Outcome>,
     /// Bytes of the embedded store's directory.
     pub disk_bytes: IntGauge,
+    /// 1 when the server's certificate is not checked.
+    pub tls_unverified: IntGauge,
+}
+
+/// Contexts that get vectors of the current model: after a change of it, or because the embedding was down when they were stored.
+#[derive(Clone, Debug)]
+pub struct ReEmbedding {
+    /// Contexts that are to have vectors of the current model.
+    pub contexts: IntGauge,
+    /// Those that have them.
+    pub done: IntGauge,
+    /// Those whose text the embedding API refuses.
+    pub refused: IntGauge,
+    /// 0 complete, 1 running, 2 waiting for a neighbour.
+    pub state: IntGauge,
+    /// Contexts a second, of the last batch.
+    pub rate: Gauge,
+    /// Contexts that got their vectors since the start.
+    pub embedded: IntCounter,
+    /// Contexts whose vectors of former models were dropped.
+    pub dropped: IntCounter,
 }
 
 /// The breakers before the neighbours.
@@ -226,6 +249,7 @@ impl Metrics {
             files: Files::new(r),
             embedding: Embedding::new(r),
             store: Store::new(r),
+            re_embedding: ReEmbedding::new(r),
             breakers: Breakers::new(r),
             journal: Journal::new(r),
             contexts: Contexts::new(r),
@@ -396,6 +420,49 @@ impl Store {
                 r,
                 "context_manager_vector_store_disk_bytes",
                 "Size of the embedded store's directory; 0 for a remote store.",
+            ),
+            tls_unverified: gauge(
+                r,
+                "context_manager_vector_store_tls_unverified",
+                "1 when the server's certificate is not checked, so that anybody on the way can read and change all.",
+            ),
+        }
+    }
+}
+
+impl ReEmbedding {
+    fn new(r: &Registry) -> Self {
+        Self {
+            contexts: gauge(
+                r,
+                "context_manager_re_embedding_contexts",
+                "Contexts that are to have vectors of the current model.",
+            ),
+            done: gauge(r, "context_manager_re_embedding_done", "Contexts that have vectors of the current model."),
+            refused: gauge(
+                r,
+                "context_manager_re_embedding_refused",
+                "Contexts whose text the embedding API refuses; they are found by their words.",
+            ),
+            state: gauge(
+                r,
+                "context_manager_re_embedding_state",
+                "0 when all contexts have vectors of the current model, 1 while they get them, 2 while a neighbour fails.",
+            ),
+            rate: float_gauge(
+                r,
+                "context_manager_re_embedding_contexts_per_second",
+                "Contexts a second that got their vectors in the last batch.",
+            ),
+            embedded: counter(
+                r,
+                "context_manager_re_embedded_total",
+                "Contexts that got vectors of the current model after they were stored.",
+            ),
+            dropped: counter(
+                r,
+                "context_manager_former_vectors_dropped_total",
+                "Contexts whose vectors of former models were dropped.",
             ),
         }
     }

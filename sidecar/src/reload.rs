@@ -130,12 +130,15 @@ impl Reload {
             Some(Err(kind)) => Err(unreadable(&self.settings.config_file, *kind)),
             None => return,
         };
-        let outcome = outcome.and_then(|config| self.apply_config(config));
+        let outcome = match outcome {
+            Ok(config) => self.apply_config(config).await,
+            Err(error) => Err(error),
+        };
         self.report(WatchedFile::Config, outcome);
     }
 
     /// Puts a configuration in force. Says whether anything has changed by it.
-    fn apply_config(&self, config: SidecarConfig) -> Result<bool, Error> {
+    async fn apply_config(&self, config: SidecarConfig) -> Result<bool, Error> {
         let current = self.live.config();
         let (config, left) = keep_until_restart(&current, config);
         if !left.is_empty() {
@@ -144,7 +147,7 @@ impl Reload {
         if config == *current {
             return Ok(false);
         }
-        self.engine.reconfigure(&config).map_err(Error::Engine)?;
+        self.engine.reconfigure(&config).await.map_err(Error::Engine)?;
         self.filter.set(&config.log.level).map_err(Error::Log)?;
         self.metrics.files.generation.set(config.generation);
         info!(config.generation = config.generation, "Loaded the configuration");

@@ -194,7 +194,7 @@ impl Settings {
             }
             Store::Embedded(_) => {}
             Store::Qdrant(store) => {
-                for file in [&mut store.api_key_file, &mut store.ca_file].into_iter().flatten() {
+                for file in store.files_mut() {
                     *file = directory.join(&file);
                 }
             }

@@ -162,6 +162,7 @@ impl Sidecar {
             tokio::spawn(garbage.run(stop.clone())),
             tokio::spawn(background::tick(engine.clone(), stop.clone())),
             tokio::spawn(background::drain(engine.clone(), stop.clone())),
+            tokio::spawn(background::re_embed(engine.clone(), stop.clone())),
         ];
         listener_gate.open();
         info!(protocol = %protocol_address, admin = %admin_address, "Ready");

@@ -5,6 +5,7 @@
 pub mod background;
 pub mod client;
 pub mod cluster;
+pub mod embeddings;
 pub mod objects;
 pub mod operator;
 pub mod pods;

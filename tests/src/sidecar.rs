@@ -28,6 +28,8 @@ pub struct Sidecar {
     pub admin: u16,
     config: PathBuf,
     log: PathBuf,
+    /// What its configuration begins with.
+    base: String,
 }
 
 /// Where a program of the workspace was built: near this executable.
@@ -122,7 +124,8 @@ impl Sidecar {
             format!("[store.embedded]\npath = \"{}\"\n", data.display())
         };
         let listeners = format!("[admin]\naddress = \"127.0.0.1\"\nport = {admin}\n[protocol]\nport = {port}\n");
-        fs::write(&config, format!("{store}{listeners}{more}"))?;
+        let base = format!("{store}{listeners}");
+        fs::write(&config, format!("{base}{more}"))?;
         let log = folder.join(format!("log-{port}"));
         let child = Command::new(program("context-manager-sidecar")?)
             .arg("--config")
@@ -135,7 +138,17 @@ impl Sidecar {
             .stderr(fs::File::options().append(true).open(&log)?)
             .spawn()
             .context("failed to start the sidecar")?;
-        Ok(Self { child, port, admin, config, log })
+        Ok(Self { child, port, admin, config, log, base })
+    }
+
+    /// Replaces its configuration while it runs: the beginning stays, `more` follows.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn reconfigure(&self, more: &str) -> Result<()> {
+        let new = self.config.with_extension("new");
+        fs::write(&new, format!("{}{more}", self.base))?;
+        Ok(fs::rename(new, &self.config)?)
     }
 
     /// A client that signs with the sidecar's key.

@@ -11,7 +11,7 @@ use crate::{duration::Duration, quantity::Quantity, rules};
 #[x_kube(validation = rules::OPEN_AI_IS_COMPLETE, validation = rules::BUILTIN_IS_PLAIN)]
 #[serde(rename_all = "camelCase")]
 pub struct Embedding {
-    /// Which kind of provider; it cannot be changed. Default: builtin.
+    /// Which kind of provider. Default: builtin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<Provider>,
     /// The full URL of the embeddings API, as `https://api.example.com/v1/embeddings`.
@@ -19,12 +19,11 @@ pub struct Embedding {
     #[schemars(length(min = 1, max = 2048))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The model's name; it cannot be changed.
-    #[x_kube(validation = rules::MODEL_IS_FIXED)]
+    /// The model's name.
     #[schemars(length(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Length of a vector; it cannot be changed. Default: 384.
+    /// Length of a vector. Default: 384.
     #[schemars(range(min = 1, max = 8192))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<i32>,
@@ -53,9 +52,23 @@ pub struct Embedding {
     #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document_prefix: Option<String>,
+    /// What becomes of contexts when provider, model or dimensions change. Default: ReEmbed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_model_change: Option<OnModelChange>,
 }
 
-/// Which kind of embedding provider; it cannot be changed. Default: builtin.
+/// What becomes of contexts when provider, model or dimensions change. Default: ReEmbed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum OnModelChange {
+    /// They get vectors of the new model in the background, and are found by their words until then.
+    #[default]
+    ReEmbed,
+    /// The change is refused.
+    Refuse,
+}
+
+/// Which kind of embedding provider. Default: builtin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum Provider {

@@ -31,7 +31,7 @@ pub struct Qdrant {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<QdrantTls>,
     /// The collection; made if it is missing. It cannot be changed. Default: `ctx_<namespace>_<name>`, with `__` for each dot.
-    /// One collection is for one embedding model. Resources may share one; each namespace sees its own contexts alone.
+    /// Resources may share one; each namespace sees its own contexts alone.
     #[x_kube(validation = rules::COLLECTION_NAME)]
     #[schemars(length(min = 1, max = 200))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use super::{Check, Problem};
 use crate::{
     ContextManagerSpec,
     context_manager::{
-        embedding::Embedding,
+        embedding::{Embedding, OnModelChange},
         qdrant::Qdrant,
         vector_store::{Storage, VolumeClaimTemplate},
     },
@@ -35,12 +35,11 @@ pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Ve
     let none = Embedding::default();
     let before = old.embedding.as_ref().unwrap_or(&none);
     let now = new.embedding.as_ref().unwrap_or(&none);
-    let provider = |embedding: &Embedding| embedding.provider.unwrap_or_default();
-    check.rule(provider(now) == provider(before), rules::PROVIDER_IS_FIXED);
-    let renamed = before.model.as_ref().zip(now.model.as_ref()).is_some_and(|(before, now)| before != now);
-    check.rule(!renamed, rules::MODEL_IS_FIXED);
-    let dimensions = |embedding: &Embedding| embedding.dimensions.unwrap_or(384);
-    check.rule(dimensions(now) == dimensions(before), rules::DIMENSIONS_ARE_FIXED);
+    let model = |embedding: &Embedding| {
+        (embedding.provider.unwrap_or_default(), embedding.model.clone(), embedding.dimensions.unwrap_or(384))
+    };
+    let may_change = now.on_model_change.unwrap_or_default() == OnModelChange::ReEmbed;
+    check.rule(may_change || model(now) == model(before), rules::MODEL_IS_FIXED);
     check.problems
 }
 

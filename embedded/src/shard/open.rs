@@ -9,14 +9,17 @@ use std::{
     },
 };
 
-use context_manager_memory::store::schema::{self, Index};
+use context_manager_memory::store::{
+    DenseNames, Model,
+    schema::{self, Index},
+};
 use qdrant_edge::{
     CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams,
-    FieldIndexOperations, IntegerIndexParamsBuilder, KeywordIndexParamsBuilder, Modifier, PayloadFieldSchema,
-    PayloadSchemaParams, UpdateOperation, WalOptions,
+    FieldIndexOperations, IntegerIndexParamsBuilder, KeywordIndexParamsBuilder, Modifier, Payload, PayloadFieldSchema,
+    PayloadSchemaParams, UpdateOperation, WalOptions, WithVector,
 };
 
-use super::{Shard, Writes, search, write};
+use super::{Shard, Writes, models, read, search, write};
 use crate::{
     Error, OpenOptions,
     lock::DirectoryLock,
@@ -35,27 +38,43 @@ impl Shard {
         fs::create_dir_all(directory).map_err(Error::file("create the directory", directory))?;
         let lock = DirectoryLock::acquire(directory)?;
         let manifest = Manifest::read(directory)?;
-        let files = directory.join("engine");
+        let folder =
+            manifest.as_ref().map_or_else(|| Manifest::new(&options).files().to_owned(), |m| m.files().to_owned());
+        let files = directory.join(&folder);
         let there = files.try_exists().map_err(Error::file("look for", &files))?;
         let damaged = |expected: &str, found: &str| {
             Err(Error::Damaged { path: directory.clone(), expected: expected.to_owned(), found: found.to_owned() })
         };
+        if manifest.is_none()
+            && let [other, ..] = models::others(directory, &folder)?.as_slice()
+        {
+            // Only a manifest tells which files count, so none of them is touched.
+            return damaged("a manifest.json", &format!("none beside the folder {other:?}"));
+        }
         let (engine, manifest) = match (manifest, there) {
             (None, false) => (create(&files, &options)?, Manifest::new(&options)),
-            (Some(_), false) => return damaged("the folder \"engine\"", "none"),
+            (Some(_), false) => return damaged(&format!("the folder {folder:?}"), "none"),
             (Some(manifest), true) => {
                 manifest.check(&options)?;
-                (load(&files, &options)?, manifest)
+                let engine = load(&files, &options, &manifest.model(), manifest.former())?;
+                if models::are_as_wanted(&manifest, &options) {
+                    (engine, manifest)
+                } else {
+                    verify(directory, &engine, &manifest)?;
+                    models::change(engine, &manifest, &options)?
+                }
             }
             (None, true) => {
                 // The first start ended between making the engine's files and writing the manifest, so nothing was stored yet.
-                let engine = load(&files, &options)?;
+                let engine = load(&files, &options, &options.model, &[])?;
                 match count(&engine)? {
                     0 => (engine, Manifest::new(&options)),
                     found => return damaged("a manifest.json", &format!("none beside {found} contexts")),
                 }
             }
         };
+        verify(directory, &engine, &manifest)?;
+        models::remove_others(directory, &manifest)?;
         let shard = Self {
             engine,
             flushing: Mutex::default(),
@@ -73,7 +92,6 @@ impl Shard {
             options,
             _lock: lock,
         };
-        shard.verify(&manifest)?;
         manifest.write(&shard.options.path)?;
         Ok(shard)
     }
@@ -85,22 +103,24 @@ impl Shard {
     pub fn close(self) -> Result<(), Error> {
         self.flush()
     }
+}
 
-    /// Compares what the engine shows with what was flushed.
-    fn verify(&self, manifest: &Manifest) -> Result<(), Error> {
-        let damaged = |expected, found| Err(Error::Damaged { path: self.options.path.clone(), expected, found });
-        let points = count(&self.engine)?;
-        if points < manifest.points {
-            return damaged(format!("at least {} contexts", manifest.points), format!("{points}"));
+/// Compares what the engine shows with what was flushed.
+fn verify(directory: &Path, engine: &EdgeShard, manifest: &Manifest) -> Result<(), Error> {
+    let damaged = |expected, found| Err(Error::Damaged { path: directory.to_owned(), expected, found });
+    let points = count(engine)?;
+    if points < manifest.points {
+        return damaged(format!("at least {} contexts", manifest.points), format!("{points}"));
+    }
+    let Some(Newest { id, version }) = manifest.newest else { return Ok(()) };
+    let payload = read::retrieve(engine, &[id], WithVector::Bool(false))?.pop().and_then(|(_, payload, _)| payload);
+    match payload.map(|Payload(fields)| schema::context(id, fields)) {
+        Some(Ok(context)) if context.version >= version => Ok(()),
+        Some(Ok(context)) => {
+            damaged(format!("context {id} in version {version} or later"), format!("version {}", context.version))
         }
-        let Some(Newest { id, version }) = manifest.newest else { return Ok(()) };
-        match self.read_any(id)? {
-            Some(context) if context.version >= version => Ok(()),
-            Some(context) => {
-                damaged(format!("context {id} in version {version} or later"), format!("version {}", context.version))
-            }
-            None => damaged(format!("context {id}"), "none".to_owned()),
-        }
+        Some(Err(_)) => damaged(format!("context {id}"), "something that is no context".to_owned()),
+        None => damaged(format!("context {id}"), "none".to_owned()),
     }
 }
 
@@ -115,19 +135,34 @@ impl Drop for Shard {
 
 /// Makes the engine's files under another name first, so that a folder `engine` is always a whole one.
 fn create(files: &Path, options: &OpenOptions) -> Result<EdgeShard, Error> {
+    create_with(files, options, &[], |_| Ok(()))
+}
+
+/// The same, with what `fill` puts in, and with names for the vectors of former models.
+pub(super) fn create_with(
+    files: &Path,
+    options: &OpenOptions,
+    former: &[Model],
+    fill: impl FnOnce(&EdgeShard) -> Result<(), Error>,
+) -> Result<EdgeShard, Error> {
     let unfinished = files.with_extension("new");
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::file("remove the leftover of an interrupted start", unfinished)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    let engine = EdgeShard::new(&unfinished, config(options)).map_err(Error::engine("make its files"))?;
+    remove(&unfinished)?;
+    let config = config(options, &options.model, former);
+    let engine = EdgeShard::new(&unfinished, config).map_err(Error::engine("make its files"))?;
     make_indexes(&engine)?;
+    fill(&engine)?;
     engine.flush().map_err(Error::engine("write its files"))?;
     drop(engine);
     fs::rename(&unfinished, files).map_err(Error::file("rename", unfinished))?;
-    load(files, options)
+    load(files, options, &options.model, former)
+}
+
+/// Removes a folder that may be there, the leftover of something that was interrupted or has been replaced.
+pub(super) fn remove(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove the leftover", folder)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Makes the indexes that are missing: all of them at first, later those that a newer version of this program added.
@@ -146,8 +181,9 @@ fn make_indexes(engine: &EdgeShard) -> Result<(), Error> {
     Ok(())
 }
 
-fn load(files: &Path, options: &OpenOptions) -> Result<EdgeShard, Error> {
-    let engine = EdgeShard::load(files, Some(config(options))).map_err(Error::engine("open its files"))?;
+fn load(files: &Path, options: &OpenOptions, model: &Model, former: &[Model]) -> Result<EdgeShard, Error> {
+    let config = config(options, model, former);
+    let engine = EdgeShard::load(files, Some(config)).map_err(Error::engine("open its files"))?;
     make_indexes(&engine)?;
     Ok(engine)
 }
@@ -160,12 +196,16 @@ pub(super) fn path(field: &str) -> Result<qdrant_edge::JsonPath, Error> {
     field.parse().map_err(|()| Error::Engine { action: "understand a field's name", source: field.into() })
 }
 
-fn config(options: &OpenOptions) -> EdgeConfig {
-    let dense = EdgeVectorParams::builder(options.dimensions, Distance::Cosine).build();
+fn config(options: &OpenOptions, model: &Model, former: &[Model]) -> EdgeConfig {
     let sparse = EdgeSparseVectorParams::builder().modifier(Modifier::Idf).build();
-    EdgeConfig::builder()
-        .vector(schema::DENSE_SELF, dense.clone())
-        .vector(schema::DENSE_CTX, dense)
+    let mut config = EdgeConfig::builder();
+    let former = former.iter().map(|model| (DenseNames::of(model), model.dimensions));
+    for (names, dimensions) in [(DenseNames::default(), model.dimensions)].into_iter().chain(former) {
+        for name in names.both() {
+            config = config.vector(name, EdgeVectorParams::builder(dimensions, Distance::Cosine).build());
+        }
+    }
+    config
         .sparse_vector(schema::SPARSE_SELF, sparse.clone())
         .sparse_vector(schema::SPARSE_CTX, sparse)
         .wal_enabled(true)

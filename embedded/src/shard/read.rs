@@ -7,8 +7,8 @@ use context_manager_memory::{
     store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, schema},
 };
 use qdrant_edge::{
-    CountRequest, Direction, Filter, OrderBy, OrderByInterface, Payload, PointId, RetrieveRequest, ScrollRequest,
-    StartFrom, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
+    CountRequest, Direction, EdgeShard, Filter, OrderBy, OrderByInterface, Payload, PointId, RetrieveRequest,
+    ScrollRequest, StartFrom, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
 };
 
 use super::{Shard, lock, open};
@@ -227,13 +227,7 @@ impl Shard {
     }
 
     pub(super) fn retrieve(&self, ids: &[ContextId], with_vector: WithVector) -> Result<Vec<Stored>, Error> {
-        let request = RetrieveRequest {
-            point_ids: ids.iter().copied().map(filter::point_id).collect(),
-            with_payload: Some(WithPayloadInterface::Bool(true)),
-            with_vector: Some(with_vector),
-        };
-        let records = self.engine.retrieve(request).map_err(Error::engine("read contexts"))?;
-        Ok(records.into_iter().filter_map(|record| Some((id(record.id)?, record.payload, record.vector))).collect())
+        retrieve(&self.engine, ids, with_vector)
     }
 
     /// A payload that is no context must not make the others unreadable, so it is logged, counted and left out.
@@ -249,6 +243,16 @@ impl Shard {
             }
         }
     }
+}
+
+pub(super) fn retrieve(engine: &EdgeShard, ids: &[ContextId], with_vector: WithVector) -> Result<Vec<Stored>, Error> {
+    let request = RetrieveRequest {
+        point_ids: ids.iter().copied().map(filter::point_id).collect(),
+        with_payload: Some(WithPayloadInterface::Bool(true)),
+        with_vector: Some(with_vector),
+    };
+    let records = engine.retrieve(request).map_err(Error::engine("read contexts"))?;
+    Ok(records.into_iter().filter_map(|record| Some((id(record.id)?, record.payload, record.vector))).collect())
 }
 
 /// Points with numbers as ids are not ours.

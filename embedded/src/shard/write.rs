@@ -199,7 +199,7 @@ impl Shard {
     }
 
     /// The same for a write that neither adds nor removes contexts, and changes no words and no validity.
-    fn apply_unindexed(
+    pub(super) fn apply_unindexed(
         &self,
         ids: &[ContextId],
         operation: UpdateOperation,
@@ -235,8 +235,9 @@ impl Shard {
     }
 
     pub(super) fn check_dense(&self, id: Option<ContextId>, vector: &[f32]) -> Result<(), Error> {
-        if vector.len() != self.options.dimensions {
-            return Err(Error::Dimensions { id, expected: self.options.dimensions, actual: vector.len() });
+        let expected = self.options.model.dimensions;
+        if vector.len() != expected {
+            return Err(Error::Dimensions { id, expected, actual: vector.len() });
         }
         if !vector.iter().all(|value| value.is_finite()) {
             return Err(Error::NotFinite { id });

@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use context_manager_embedded::{Durability, Error, OpenOptions, Shard};
-use context_manager_memory::store::Selection;
+use context_manager_embedded::{Durability, Error, Former, OpenOptions, Shard};
+use context_manager_memory::store::{Dense, OnModelChange, Selection};
 
-use crate::fixture::{NOW, context, id, me, options, put, query, store};
+use crate::fixture::{DIMENSIONS, NOW, context, id, me, options, put, query, store};
 
 fn count(shard: &Shard) -> usize {
     shard.count(&Selection::alive(me(), NOW)).expect("count")
@@ -70,8 +70,8 @@ fn other_dimensions_or_model_are_refused_and_the_contexts_stay() {
     put(&shard, [context(1, "kept")]);
     shard.close().expect("closed");
     for other in [
-        OpenOptions { dimensions: 65, ..options(directory.path()) },
-        OpenOptions { model: "text-embedding-3-small".to_owned(), ..options(directory.path()) },
+        OpenOptions::new(directory.path(), 65, options(directory.path()).model.name),
+        OpenOptions::new(directory.path(), DIMENSIONS, "text-embedding-3-small"),
     ] {
         let refused = Shard::open(other).expect_err("other vectors");
         assert!(matches!(refused, Error::Incompatible { .. }), "{refused}");
@@ -198,4 +198,56 @@ fn flush_covers_what_was_written_before_it() {
     assert_eq!(shard.stats().expect("stats").unflushed_writes, 2);
     shard.flush().expect("flushed");
     assert_eq!(shard.stats().expect("stats").unflushed_writes, 0);
+}
+
+fn for_model(directory: &Path, name: &str) -> OpenOptions {
+    OpenOptions { on_model_change: OnModelChange::ReEmbed, ..OpenOptions::new(directory, DIMENSIONS, name) }
+}
+
+#[test]
+fn an_interrupted_change_of_the_model_leaves_the_store_as_it_was() {
+    let (directory, shard) = store();
+    put(&shard, (0..600).map(|number| context(number, "kept")));
+    shard.close().expect("closed");
+    // What an end of the process leaves before the manifest is replaced: new files, unfinished or whole, that do not count.
+    for leftover in ["engine-2.new", "engine-2"] {
+        fs::create_dir(directory.path().join(leftover)).expect("a folder");
+        fs::write(directory.path().join(leftover).join("half"), "a file").expect("written");
+    }
+    let shard = Shard::open(options(directory.path())).expect("the old files count");
+    assert_eq!(count(&shard), 600);
+    assert!(!directory.path().join("engine-2").exists(), "what does not count goes");
+    shard.close().expect("closed");
+    fs::create_dir(directory.path().join("engine-2")).expect("a folder");
+    let shard = Shard::open(for_model(directory.path(), "another")).expect("changed after all");
+    assert_eq!(count(&shard), 600);
+    let missing = Selection { dense: Dense::Missing, ..Selection::alive(me(), NOW) };
+    assert_eq!(shard.count(&missing).expect("counted"), 600);
+    assert_eq!(shard.former_models(), [options(directory.path()).model]);
+    shard.close().expect("closed");
+    // And after the manifest is replaced: the old files are still there and do not count any more.
+    assert!(!directory.path().join("engine").exists());
+    fs::create_dir(directory.path().join("engine")).expect("a folder");
+    let shard = Shard::open(for_model(directory.path(), "another")).expect("the new files count");
+    assert_eq!(count(&shard), 600);
+    assert!(!directory.path().join("engine").exists());
+    drop(shard);
+    fs::remove_file(directory.path().join("manifest.json")).expect("removed");
+    let refused = Shard::open(for_model(directory.path(), "another")).expect_err("which files count is not known");
+    assert!(matches!(refused, Error::Damaged { .. }) && refused.to_string().contains("engine-2"), "{refused}");
+    assert!(directory.path().join("engine-2").exists(), "nothing is deleted without the manifest");
+}
+
+#[test]
+fn former_vectors_give_back_their_space_when_they_are_dropped() {
+    let (directory, shard) = store();
+    put(&shard, (0..300).map(|number| context(number, "kept")));
+    shard.close().expect("closed");
+    Shard::open(for_model(directory.path(), "another")).expect("changed").close().expect("closed");
+    let dropped = OpenOptions { former: Former::Drop, ..for_model(directory.path(), "another") };
+    let shard = Shard::open(dropped).expect("written anew");
+    assert_eq!((count(&shard), shard.former_models()), (300, Vec::new()));
+    shard.close().expect("closed");
+    let refused = Shard::open(options(directory.path())).expect_err("the former vectors are gone");
+    assert!(matches!(refused, Error::Incompatible { .. }), "{refused}");
 }

@@ -152,10 +152,39 @@ impl Clauses {
         Self { must: vec![Clause::HasId(ids.to_vec())], must_not: Vec::new() }
     }
 
+    /// The owner's contexts among `ids` that have this version.
+    #[must_use]
+    pub fn at_version(owner: &Owner, ids: &[ContextId], version: i64) -> Self {
+        let mut clauses = Self::owned(owner, ids);
+        #[expect(clippy::cast_precision_loss, reason = "a version is far below 2^52")]
+        let version = Some(version as f64);
+        clauses.must.push(Clause::Range(schema::VERSION.to_owned(), Bounds { gte: version, lte: version, lt: None }));
+        clauses
+    }
+
+    /// The owner's contexts that have one of these vectors.
+    #[must_use]
+    pub fn having_any_of(owner: &Owner, vectors: &[String]) -> Self {
+        let mut clauses = Self::of_owner(owner);
+        clauses.must.push(Clause::Any(vectors.iter().cloned().map(Clause::HasVector).collect()));
+        clauses
+    }
+
     /// Every context that is expired at `now`, whoever owns it: for the collector of garbage only.
     #[must_use]
     pub fn expired_of_all(now: Timestamp) -> Self {
         Self { must: vec![expired(now)], must_not: Vec::new() }
+    }
+
+    /// The same about a store where the vectors of [`schema::DENSE_SELF`] have another name.
+    #[must_use]
+    pub fn with_dense_named(mut self, name: &str) -> Self {
+        for clause in self.must.iter_mut().chain(&mut self.must_not) {
+            if matches!(clause, Clause::HasVector(of) if of == schema::DENSE_SELF) {
+                *clause = Clause::HasVector(name.to_owned());
+            }
+        }
+        self
     }
 
     fn add(&mut self, Condition { path, operator }: &Condition) -> Result<(), UnusableKey> {

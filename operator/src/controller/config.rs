@@ -7,7 +7,7 @@ use context_manager_crds::{
     ContextManagerSpec,
     context_manager::{
         access::{self, AccessRule, Target},
-        embedding::{self, Provider},
+        embedding::{self, OnModelChange, Provider},
         levels, retrieval,
     },
     duration::Duration,
@@ -111,6 +111,10 @@ fn embedding(config: &mut config::Embedding, given: &embedding::Embedding) {
     }
     set(&mut config.query_prefix, given.query_prefix.clone());
     set(&mut config.document_prefix, given.document_prefix.clone());
+    config.on_model_change = match given.on_model_change.unwrap_or_default() {
+        OnModelChange::ReEmbed => config::OnModelChange::ReEmbed,
+        OnModelChange::Refuse => config::OnModelChange::Refuse,
+    };
 }
 
 fn levels(config: &mut config::Levels, given: &levels::Levels) {

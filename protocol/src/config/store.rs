@@ -44,15 +44,21 @@ pub enum Durability {
 pub struct QdrantStore {
     /// The gRPC endpoint, such as `https://qdrant.example.com:6334`.
     pub url: String,
-    /// The collection; made if missing. One is for one embedding model, and several agents and tenants may share it.
+    /// The collection; made if missing. Several agents and tenants may share it.
     pub collection: String,
     /// A file with the API key or a JSON Web Token, absolute or relative to the configuration file; read for every call. Without
     /// it the environment variable `QDRANT_API_KEY` holds it, if it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
-    /// A bundle of certificates in PEM; then only they are trusted.
+    /// A bundle of certificates in PEM; then only they are trusted. Read for each connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// A client certificate in PEM, for a server that asks who calls; with `key_file`. Read for each connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
     /// Whether the server must prove who it is. Without that, whoever is on the way can read and change everything.
     #[serde(default = "verified")]
     pub verify: bool,
@@ -68,6 +74,20 @@ pub struct QdrantStore {
     /// Replicas that must have a write before it is acknowledged, of a collection that is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_consistency: Option<u32>,
+}
+
+impl QdrantStore {
+    /// Whether the connection is encrypted to nobody knows whom.
+    #[must_use]
+    pub fn is_unverified(&self) -> bool {
+        !self.verify && self.url.starts_with("https:")
+    }
+
+    /// The files that it names.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { api_key_file, ca_file, cert_file, key_file, .. } = self;
+        [api_key_file, ca_file, cert_file, key_file].into_iter().flatten()
+    }
 }
 
 const fn verified() -> bool {

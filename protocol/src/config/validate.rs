@@ -98,11 +98,8 @@ fn level(name: &str, level: &LevelConfig) -> Result {
 }
 
 fn store(store: &Store) -> Result {
-    let Store::Qdrant(QdrantStore { url, collection, timeout, shards, replication_factor, write_consistency, .. }) =
-        store
-    else {
-        return Ok(());
-    };
+    let Store::Qdrant(store) = store else { return Ok(()) };
+    let QdrantStore { url, collection, timeout, shards, replication_factor, write_consistency, .. } = store;
     if !is_http(url) {
         return refuse("store.qdrant.url", url, "it must be a URL such as https://qdrant.example.com:6334");
     }
@@ -110,6 +107,15 @@ fn store(store: &Store) -> Result {
     if collection.is_empty() || collection.len() > 200 || !collection.chars().all(plain) {
         let remedy = "it must be 1 to 200 letters, digits, `-` and `_`";
         return refuse("store.qdrant.collection", collection, remedy);
+    }
+    let missing = match (&store.cert_file, &store.key_file) {
+        (Some(_), None) => Some("key_file"),
+        (None, Some(_)) => Some("cert_file"),
+        (Some(_), Some(_)) | (None, None) => None,
+    };
+    if let Some(missing) = missing {
+        let remedy = "a client certificate needs both store.qdrant.cert_file and store.qdrant.key_file";
+        return refuse(format!("store.qdrant.{missing}"), "not set", remedy);
     }
     within("store.qdrant.timeout (milliseconds)", &timeout.as_millis_i64(), 10, 600_000)?;
     let counts =
@@ -194,6 +200,7 @@ fn embedding(embedding: &Embedding) -> Result {
     within("embedding.timeout (milliseconds)", &embedding.timeout.as_millis_i64(), 1, 600_000)?;
     within("embedding.retry.max_attempts", &embedding.retry.max_attempts, 1, 20)?;
     within("embedding.retry.jitter", &embedding.retry.jitter, 0.0, 1.0)?;
+    within("embedding.re_embedding.contexts_per_second", &embedding.re_embedding.contexts_per_second, 0.01, 100_000.0)?;
     match (embedding.provider, &embedding.url, &embedding.model) {
         (Provider::OpenAi, None, _) => {
             refuse("embedding.url", "not set", "provider \"open_ai\" needs the full URL of the embeddings API")

@@ -6,22 +6,25 @@
 use std::{
     num::NonZero,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Instant,
 };
 
 use async_trait::async_trait;
-use context_manager_embedded::{self as store, Durability, OpenOptions, Shard};
+use context_manager_embedded::{self as store, Durability, Former, OpenOptions, Shard};
 use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
 use context_manager_protocol::config;
 use tokio::{sync::Semaphore, task::spawn_blocking};
+use tracing::error;
 
 use crate::{
     metrics::{Metrics, Outcome, StoreOperation},
     ports::vector_store::{
-        Access, Error, Owner, Page, Point, Search, Selection, SessionEnd, Stats, Updated, VectorStore,
+        Access, Error, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
+        Updated, VectorStore,
     },
+    refusal::chain,
 };
 
 /// Most calls at once. Writes follow one another in the store anyway, but those that wait for one flush share it.
@@ -34,6 +37,8 @@ const SEARCHING: usize = 4;
 pub struct Embedded {
     /// `None` once it is closed.
     shard: Mutex<Option<Arc<Shard>>>,
+    /// How it was opened.
+    options: Mutex<OpenOptions>,
     permits: Arc<Semaphore>,
     searching: Semaphore,
     metrics: Arc<Metrics>,
@@ -43,20 +48,48 @@ impl Embedded {
     /// Opens the directory, making it if it is not there.
     ///
     /// # Errors
-    /// When another process uses it, it was made for another model, it is damaged, or the disk fails.
+    /// When another process uses it, it was made for another model and may not change, it is damaged, or the disk fails.
     pub async fn open(
         config: &config::EmbeddedStore,
-        dimensions: usize,
-        model: &str,
+        model: Model,
+        on_model_change: OnModelChange,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
-        let options = options(&config.path, config.durability, dimensions, model);
-        let opened = spawn_blocking(move || Shard::open(options)).await;
+        let options = OpenOptions { on_model_change, ..options(&config.path, config.durability, model) };
+        let opening = options.clone();
+        let opened = spawn_blocking(move || Shard::open(opening)).await;
         let shard = opened.map_err(|error| Error::Failed(Arc::new(error)))?.map_err(translate)?;
         let permits = Arc::new(Semaphore::new(PARALLEL as usize));
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let searching = Semaphore::new(processors.min(SEARCHING));
-        Ok(Self { shard: Mutex::new(Some(Arc::new(shard))), permits, searching, metrics })
+        let shard = Mutex::new(Some(Arc::new(shard)));
+        Ok(Self { shard, options: Mutex::new(options), permits, searching, metrics })
+    }
+
+    /// Opens the store anew with other options, while every call waits; if that fails, with the former ones. What is there then is
+    /// what it is opened with later as well, but for what becomes of former vectors.
+    async fn reopen(&self, operation: StoreOperation, change: impl FnOnce(&mut OpenOptions)) -> Result<(), Error> {
+        let _all = self.permits.acquire_many(PARALLEL).await.map_err(|_| Error::Closed)?;
+        let shard = lock(&self.shard).take().and_then(Arc::into_inner).ok_or(Error::Closed)?;
+        let former = lock(&self.options).clone();
+        let mut wanted = former.clone();
+        change(&mut wanted);
+        let since = Instant::now();
+        let kept = OpenOptions { former: Former::Keep, ..wanted.clone() };
+        let reopened = spawn_blocking(move || {
+            let closed = shard.close();
+            match closed.and_then(|()| Shard::open(wanted)) {
+                Ok(shard) => (Some(shard), Ok(())),
+                Err(error) => (Shard::open(former).inspect_err(log_lost).ok(), Err(error)),
+            }
+        });
+        let (shard, result) = reopened.await.map_err(|error| Error::Failed(Arc::new(error)))?;
+        *lock(&self.shard) = shard.map(Arc::new);
+        let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
+        self.metrics.store.duration.observe(operation, outcome, since.elapsed());
+        result.map_err(translate)?;
+        *lock(&self.options) = kept;
+        Ok(())
     }
 
     async fn call<T: Send + 'static>(
@@ -65,7 +98,7 @@ impl Embedded {
         call: impl FnOnce(&Shard) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Error::Closed)?;
-        let shard = self.shard.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Error::Closed)?;
+        let shard = lock(&self.shard).clone().ok_or(Error::Closed)?;
         let metrics = Arc::clone(&self.metrics);
         let called = spawn_blocking(move || {
             let since = Instant::now();
@@ -81,12 +114,20 @@ impl Embedded {
     }
 }
 
-fn options(path: &Path, durability: config::Durability, dimensions: usize, model: &str) -> OpenOptions {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn log_lost(error: &store::Error) {
+    error!(error = chain(error), "The store cannot be opened any more; the next start says why");
+}
+
+fn options(path: &Path, durability: config::Durability, model: Model) -> OpenOptions {
     let durability = match durability {
         config::Durability::Process => Durability::Process,
         config::Durability::Node => Durability::Node,
     };
-    OpenOptions { durability, ..OpenOptions::new(path, dimensions, model) }
+    OpenOptions { durability, ..OpenOptions::new(path, model.dimensions, model.name) }
 }
 
 fn translate(error: store::Error) -> Error {
@@ -179,6 +220,31 @@ impl VectorStore for Embedded {
         self.call(StoreOperation::DeleteExpired, move |shard| shard.delete_expired(now, limit)).await
     }
 
+    async fn switch_model(&self, model: Model) -> Result<(), Error> {
+        let change = |options: &mut OpenOptions| {
+            (options.model, options.on_model_change) = (model, OnModelChange::ReEmbed);
+        };
+        self.reopen(StoreOperation::SwitchModel, change).await
+    }
+
+    async fn set_vectors(&self, owner: &Owner, vectors: Vec<NewDense>) -> Result<(), Error> {
+        let owner = owner.clone();
+        self.call(StoreOperation::SetVectors, move |shard| shard.set_vectors(&owner, &vectors)).await
+    }
+
+    /// The directory is one agent's, so the files are written anew without any of them.
+    async fn drop_former_vectors(&self, _: &Owner, _: usize) -> Result<usize, Error> {
+        let operation = StoreOperation::DropFormerVectors;
+        let contexts =
+            self.call(operation, |shard| Ok(if shard.former_models().is_empty() { 0 } else { shard.stats()?.points }));
+        let contexts = contexts.await?;
+        if contexts > 0 {
+            self.reopen(operation, |options| options.former = Former::Drop).await?;
+        }
+        // None is left, which a number below the limit says.
+        Ok(0)
+    }
+
     async fn stats(&self) -> Result<Stats, Error> {
         self.call(StoreOperation::Stats, Shard::stats).await
     }
@@ -193,7 +259,7 @@ impl VectorStore for Embedded {
 
     async fn close(&self) -> Result<(), Error> {
         let Ok(_all) = self.permits.acquire_many(PARALLEL).await else { return Ok(()) };
-        let shard = self.shard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let shard = lock(&self.shard).take();
         self.permits.close();
         let Some(shard) = shard.and_then(Arc::into_inner) else { return Ok(()) };
         spawn_blocking(move || shard.close()).await.map_err(|error| Error::Failed(Arc::new(error)))?.map_err(translate)

@@ -1,21 +1,23 @@
 //! A collection of a Qdrant server behind the port.
 //!
-//! The key is read from its file for every call, so that a rotated one is used by the next.
+//! The key is read from its file for every call, so that a rotated one is used by the next. A server that asks for patience gets it:
+//! the breaker leaves it alone for as long as it asks.
 
 use std::{
     future::Future,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
 use context_manager_protocol::config::QdrantStore;
-use context_manager_qdrant::{self as store, Collection, Options, Sizing, Trust};
+use context_manager_qdrant::{self as store, Collection, Identity, Options, Sizing, Trust};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::OnceCell;
 use tracing::warn;
@@ -24,20 +26,34 @@ use crate::{
     breaker::Breaker,
     metrics::{Metrics, Outcome, StoreOperation},
     ports::vector_store::{
-        Access, Error, Owner, Page, Point, Search, Selection, SessionEnd, Stats, Updated, VectorStore,
+        Access, Error, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
+        Updated, VectorStore,
     },
     refusal::chain,
 };
 
 /// The adapter.
 pub struct Qdrant {
-    collection: Collection,
+    current: ArcSwap<Current>,
     key_file: Option<PathBuf>,
+    /// Whether the key was read at the last attempt; after the first success a file that cannot be read leaves the last key in force.
+    key_is_current: OnceLock<AtomicBool>,
     closed: AtomicBool,
-    /// Set when the collection was made or checked; before that, each call begins with it.
-    opened: OnceCell<()>,
     breaker: Breaker,
     metrics: Arc<Metrics>,
+}
+
+/// The collection with one model's vectors.
+struct Current {
+    collection: Collection,
+    /// Set when the collection was made or checked; before that, each call begins with it.
+    opened: OnceCell<()>,
+}
+
+impl Current {
+    const fn new(collection: Collection) -> Self {
+        Self { collection, opened: OnceCell::const_new() }
+    }
 }
 
 impl Qdrant {
@@ -49,55 +65,62 @@ impl Qdrant {
     pub async fn open(
         config: &QdrantStore,
         key: Option<SecretString>,
-        dimensions: usize,
-        model: &str,
+        model: Model,
+        on_model_change: OnModelChange,
         breaker: Breaker,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
-        let trust = match &config.ca_file {
-            _ if !config.verify => Trust::Anybody,
-            Some(path) => Trust::Bundle(tokio::fs::read(path).await.map_err(|error| Error::Failed(Arc::new(error)))?),
-            None => Trust::WebRoots,
-        };
-        let options = Options {
-            trust,
-            timeout: config.timeout.get(),
-            sizing: Sizing {
-                shards: config.shards,
-                replication_factor: config.replication_factor,
-                write_consistency: config.write_consistency,
-            },
-            ..Options::new(&config.url, &config.collection, dimensions, model)
-        };
+        let options = Options { on_model_change, ..options(config, model) };
         let collection = Collection::connect(options).map_err(translate)?;
         collection.set_api_key(key.as_ref().map(SecretString::expose_secret)).map_err(translate)?;
         let closed = AtomicBool::new(false);
         let key_file = config.api_key_file.clone();
-        let adapter = Self { collection, key_file, closed, opened: OnceCell::new(), breaker, metrics };
-        match adapter.ready().await {
+        let (current, key_is_current) = (ArcSwap::from_pointee(Current::new(collection)), OnceLock::new());
+        let adapter = Self { current, key_file, key_is_current, closed, breaker, metrics };
+        match adapter.ready(&adapter.current()).await {
             Ok(()) => {}
-            Err(error @ Error::Failed(_)) => {
-                warn!(error = chain(&error), "The Qdrant server cannot be reached; starting without it");
-            }
-            Err(error) => return Err(error),
+            Err(error) if is_ours(&error) => return Err(translate(error)),
+            Err(error) => warn!(error = chain(&error), "The Qdrant server cannot be used; starting without it"),
         }
         Ok(adapter)
     }
 
-    async fn ready(&self) -> Result<(), Error> {
-        self.refresh_key().await?;
-        let open = || async { self.collection.open().await.map_err(translate) };
-        self.opened.get_or_try_init(open).await.copied()
+    fn current(&self) -> Arc<Current> {
+        self.current.load_full()
     }
 
-    async fn refresh_key(&self) -> Result<(), Error> {
+    async fn ready(&self, current: &Current) -> Result<(), store::Error> {
+        self.refresh_key(&current.collection).await?;
+        current.opened.get_or_try_init(|| current.collection.open()).await.copied()
+    }
+
+    async fn refresh_key(&self, collection: &Collection) -> Result<(), store::Error> {
         let Some(path) = &self.key_file else { return Ok(()) };
-        let key = tokio::fs::read_to_string(path).await.map_err(|error| Error::Failed(Arc::new(error)))?;
-        self.collection.set_api_key(Some(key.trim())).map_err(translate)
+        let read = match tokio::fs::read_to_string(path).await {
+            // Whoever replaces the file by writing to it empties it first.
+            Ok(key) if key.trim().is_empty() => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(key) => Ok(key),
+            Err(error) => Err(error),
+        };
+        match (read, self.key_is_current.get()) {
+            (Ok(key), _) => {
+                collection.set_api_key(Some(key.trim()))?;
+                self.key_is_current.get_or_init(AtomicBool::default).store(true, Ordering::Release);
+                Ok(())
+            }
+            (Err(error), Some(is_current)) => {
+                if is_current.swap(false, Ordering::AcqRel) {
+                    warn!(%error, path = %path.display(), "The API key for Qdrant cannot be read; the last one stays");
+                }
+                Ok(())
+            }
+            (Err(source), None) => Err(store::Error::File { path: path.clone(), source }),
+        }
     }
 
     async fn call<T>(
         &self,
+        current: &Current,
         operation: StoreOperation,
         call: impl Future<Output = Result<T, store::Error>>,
     ) -> Result<T, Error> {
@@ -106,73 +129,108 @@ impl Qdrant {
         }
         let permit = self.breaker.admit().map_err(|open| Error::Failed(Arc::new(open)))?;
         let since = Instant::now();
-        let result = match Box::pin(self.ready()).await {
-            Ok(()) => call.await.map_err(translate),
+        let result = match Box::pin(self.ready(current)).await {
+            Ok(()) => call.await,
             Err(error) => Err(error),
         };
         match &result {
             Ok(_) => permit.succeeded(),
-            Err(Error::Failed(_)) => permit.failed(),
-            Err(Error::Refused(_) | Error::Closed) => drop(permit),
+            Err(error) if is_ours(error) => drop(permit),
+            Err(error) => match error.retry_after() {
+                Some(patience) => permit.told_to_wait(patience),
+                None => permit.failed(),
+            },
         }
+        let result = result.map_err(translate);
         let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
         self.metrics.store.duration.observe(operation, outcome, since.elapsed());
         result
     }
 }
 
-fn translate(error: store::Error) -> Error {
-    if error.is_callers() || error.is_configuration() {
-        Error::Refused(Arc::new(error))
-    } else {
-        Error::Failed(Arc::new(error))
+fn options(config: &QdrantStore, model: Model) -> Options {
+    let trust = match &config.ca_file {
+        _ if !config.verify => Trust::Anybody,
+        Some(path) => Trust::File(path.clone()),
+        None => Trust::WebRoots,
+    };
+    let identity = config.cert_file.clone().zip(config.key_file.clone());
+    Options {
+        trust,
+        identity: identity.map(|(certificate, key)| Identity { certificate, key }),
+        timeout: config.timeout.get(),
+        sizing: Sizing {
+            shards: config.shards,
+            replication_factor: config.replication_factor,
+            write_consistency: config.write_consistency,
+        },
+        ..Options::new(&config.url, &config.collection, model.dimensions, model.name)
     }
+}
+
+/// Whether the call or the settings are wrong, so that it says nothing about the server.
+const fn is_ours(error: &store::Error) -> bool {
+    error.is_callers() || error.is_configuration()
+}
+
+fn translate(error: store::Error) -> Error {
+    if is_ours(&error) { Error::Refused(Arc::new(error)) } else { Error::Failed(Arc::new(error)) }
 }
 
 #[async_trait]
 impl VectorStore for Qdrant {
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error> {
-        self.call(StoreOperation::Upsert, self.collection.upsert(&points)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Upsert, current.collection.upsert(&points)).await
     }
 
     async fn update(&self, context: Context, vectors: Option<Vectors>, expected: i64) -> Result<Updated, Error> {
-        self.call(StoreOperation::Update, self.collection.update(&context, vectors.as_ref(), expected)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Update, current.collection.update(&context, vectors.as_ref(), expected))
+            .await
     }
 
     async fn find(&self, ids: Vec<ContextId>) -> Result<Vec<Context>, Error> {
-        self.call(StoreOperation::Get, self.collection.find(&ids)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Get, current.collection.find(&ids)).await
     }
 
     async fn get(&self, owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Result<Vec<Point>, Error> {
-        self.call(StoreOperation::Get, self.collection.get_points(owner, &ids, now)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Get, current.collection.get_points(owner, &ids, now)).await
     }
 
     async fn candidates(&self, searches: Vec<Search>) -> Result<Vec<Candidate>, Error> {
-        self.call(StoreOperation::Candidates, self.collection.search(&searches)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Candidates, current.collection.search(&searches)).await
     }
 
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
-        self.call(StoreOperation::List, self.collection.list(&selection, from, limit)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::List, current.collection.list(&selection, from, limit)).await
     }
 
     async fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error> {
-        self.call(StoreOperation::Count, Box::pin(self.collection.counts_by_level(owner, now))).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Count, Box::pin(current.collection.counts_by_level(owner, now))).await
     }
 
     async fn count(&self, selection: Selection) -> Result<usize, Error> {
-        self.call(StoreOperation::Count, self.collection.count(&selection)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Count, current.collection.count(&selection)).await
     }
 
     async fn session_end(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
+        let current = self.current();
         let end = async {
-            let sequence = self.collection.max_sequence(owner, session).await?;
+            let sequence = current.collection.max_sequence(owner, session).await?;
             let last = match sequence {
-                Some(_) => self.collection.last(owner, session, now).await?,
+                Some(_) => current.collection.last(owner, session, now).await?,
                 None => None,
             };
             Ok(SessionEnd { sequence, last })
         };
-        self.call(StoreOperation::SessionTail, end).await
+        self.call(&current, StoreOperation::SessionTail, end).await
     }
 
     async fn before(
@@ -182,27 +240,57 @@ impl VectorStore for Qdrant {
         sequence: i64,
         now: Timestamp,
     ) -> Result<Option<Context>, Error> {
-        self.call(StoreOperation::SessionTail, self.collection.before(owner, session, sequence, now)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::SessionTail, current.collection.before(owner, session, sequence, now)).await
     }
 
     async fn count_accesses(&self, owner: &Owner, accesses: Vec<Access>) -> Result<(), Error> {
-        self.call(StoreOperation::CountAccesses, self.collection.count_accesses(owner, &accesses)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::CountAccesses, current.collection.count_accesses(owner, &accesses)).await
     }
 
     async fn delete(&self, owner: &Owner, ids: Vec<ContextId>) -> Result<usize, Error> {
-        self.call(StoreOperation::Delete, self.collection.delete(owner, &ids)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Delete, current.collection.delete(owner, &ids)).await
     }
 
     async fn delete_selected(&self, selection: Selection, limit: usize) -> Result<usize, Error> {
-        self.call(StoreOperation::Delete, self.collection.delete_selected(&selection, limit)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Delete, current.collection.delete_selected(&selection, limit)).await
     }
 
     async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.call(StoreOperation::DeleteExpired, self.collection.delete_expired(now, limit)).await
+        let current = self.current();
+        self.call(&current, StoreOperation::DeleteExpired, current.collection.delete_expired(now, limit)).await
+    }
+
+    /// A server that is away gets a place for the new vectors when it is back: each call begins with making sure.
+    async fn switch_model(&self, model: Model) -> Result<(), Error> {
+        let collection = self.current().collection.for_model(model, OnModelChange::ReEmbed);
+        let new = Arc::new(Current::new(collection));
+        match self.call(&new, StoreOperation::SwitchModel, async { Ok(()) }).await {
+            Ok(()) | Err(Error::Failed(_)) => {
+                self.current.store(new);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn set_vectors(&self, owner: &Owner, vectors: Vec<NewDense>) -> Result<(), Error> {
+        let current = self.current();
+        self.call(&current, StoreOperation::SetVectors, current.collection.set_vectors(owner, &vectors)).await
+    }
+
+    async fn drop_former_vectors(&self, owner: &Owner, limit: usize) -> Result<usize, Error> {
+        let current = self.current();
+        let dropped = current.collection.drop_former_vectors(owner, limit);
+        self.call(&current, StoreOperation::DropFormerVectors, dropped).await
     }
 
     async fn stats(&self) -> Result<Stats, Error> {
-        self.call(StoreOperation::Stats, self.collection.stats()).await
+        let current = self.current();
+        self.call(&current, StoreOperation::Stats, current.collection.stats()).await
     }
 
     /// Each write is on the server's disk when it returns.

@@ -6,7 +6,10 @@ use context_manager_memory::index_text::IndexTexts;
 use context_manager_protocol::config::{self, SidecarConfig};
 
 use super::{Part, health::Health};
-use crate::ports::embedder::{Deadline, Embedder, Error, Vector};
+use crate::ports::{
+    embedder::{Deadline, Embedder, Error, Vector},
+    vector_store::Model,
+};
 
 /// The dense vectors of a context: of its own text, and with the previous context's.
 pub(super) type Dense = (Vec<f32>, Vec<f32>);
@@ -30,12 +33,19 @@ impl Embedding {
         self.made_by == config.embedding
     }
 
-    pub(super) fn model(&self) -> &str {
-        self.embedder.model()
+    pub(super) fn model(&self) -> Model {
+        Model { name: self.embedder.model().to_owned(), dimensions: self.embedder.dimensions() }
     }
 
-    pub(super) fn dimensions(&self) -> usize {
-        self.embedder.dimensions()
+    /// How long so many contexts take at the average rate at which they get vectors that they lack.
+    pub(super) fn pause_after(&self, contexts: usize) -> Duration {
+        let contexts = u32::try_from(contexts).map_or(f64::MAX, f64::from);
+        Duration::try_from_secs_f64(contexts / self.made_by.re_embedding.contexts_per_second).unwrap_or(Duration::MAX)
+    }
+
+    /// How long vectors of former models are kept.
+    pub(super) fn keeps_former_for(&self) -> Duration {
+        self.made_by.re_embedding.keep_former_for.get()
     }
 
     /// The vectors of several contexts, in one call.
@@ -57,6 +67,6 @@ impl Embedding {
     }
 
     pub(super) fn part(&self) -> Part {
-        self.health.part("embedding", self.model())
+        self.health.part("embedding", self.embedder.model())
     }
 }

@@ -70,9 +70,13 @@ pub enum Error {
     /// The embedder cannot be made.
     #[error("failed to set up the embedding")]
     Embedder(#[source] embedder::Error),
+    /// The embedding failed.
+    #[error("the embedding failed")]
+    Embedding(#[source] embedder::Error),
     /// The new model's vectors cannot be compared with the stored ones.
     #[error(
-        "the stored vectors were made by {stored}, but the configuration says {wanted}; go back, or use a new store"
+        "the stored vectors were made by {stored}, but the configuration says {wanted}; go back, use a new store, or set \
+         embedding.on_model_change to \"re_embed\""
     )]
     ModelChanged {
         /// Model and dimensions of the store.
@@ -118,6 +122,7 @@ impl Error {
             | Self::JournalEntry { .. }
             | Self::SetAside(_)
             | Self::Embedder(_)
+            | Self::Embedding(_)
             | Self::ModelChanged { .. }
             | Self::Interrupted) => other,
         }
@@ -165,6 +170,7 @@ impl From<Error> for Problem {
             Error::Interrupted => Self::new(Code::ShuttingDown, "the sidecar is shutting down; try again"),
             Error::Store(vector_store::Error::Refused(_))
             | Error::Embedder(_)
+            | Error::Embedding(_)
             | Error::ModelChanged { .. }
             | Error::JournalEntry { .. }
             | Error::SetAside(_) => {

@@ -59,6 +59,13 @@ impl Immediate {
         }
     }
 
+    /// Forgets the dense vectors: another model makes them from now on.
+    pub(super) fn forget_dense(&self) {
+        for (_, vectors) in self.ring().contexts.values_mut() {
+            (vectors.dense_self, vectors.dense_ctx) = (None, None);
+        }
+    }
+
     pub(super) fn remove(&self, id: ContextId) {
         self.ring().contexts.remove(&id);
     }

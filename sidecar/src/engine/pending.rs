@@ -339,6 +339,14 @@ impl Pending {
         Ok(())
     }
 
+    /// Forgets the dense vectors: another model makes them from now on. The store gets new ones with the writes.
+    pub(super) fn forget_dense(&self) {
+        for point in Arc::make_mut(&mut self.waiting().view).points.values_mut() {
+            let vectors = &mut Arc::make_mut(point).vectors;
+            (vectors.dense_self, vectors.dense_ctx) = (None, None);
+        }
+    }
+
     /// Waits until something waits.
     pub(super) async fn arrival(&self) {
         while !self.is_active() {

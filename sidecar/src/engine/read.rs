@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access::Reach,
     metrics::{Degradation, Label as _},
-    ports::vector_store::{Owner, Page, Point},
+    ports::vector_store::{Model, Owner, Page, Point},
 };
 
 /// Contexts of a page that names no limit.
@@ -123,13 +123,14 @@ impl Inner {
     pub(super) async fn figures(&self, reach: &Reach) -> Result<Stats, Error> {
         let counts = self.counts(reach).await?;
         let stats = self.store_health.note(self.store.stats().await)?;
-        let embedding = self.embedding.load();
+        let Model { name, dimensions } = self.embedding.load().model();
         Ok(Stats {
             contexts: counts.into_iter().map(|(level, count)| (convert::level_message(level), count)).collect(),
             disk_bytes: stats.disk_bytes,
             journaled_writes: self.pending.len(),
-            embedding_model: embedding.model().to_owned(),
-            dimensions: embedding.dimensions(),
+            embedding_model: name,
+            dimensions,
+            re_embedding: self.re_embedding.figures(),
             uptime_seconds: self.metrics.uptime().as_secs(),
         })
     }

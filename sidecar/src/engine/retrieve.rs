@@ -1,7 +1,7 @@
 //! Retrieving: candidates of all levels with exact scores, ranked, packed in the token budget.
 //!
 //! What cannot take part makes the answer worse and is named in `degraded`: without the embedding the words decide, without
-//! the store what L1 has in memory.
+//! the store what L1 has in memory, and of contexts that have no vectors of the current model yet their words.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -52,6 +52,9 @@ impl Inner {
         let now = now();
         let mut degraded = Vec::new();
         let query = self.query_vectors(&ask.query, &mut degraded).await;
+        if query.dense.is_some() && self.re_embedding.is_incomplete() {
+            degraded.push(Degradation::ReEmbedding);
+        }
         let candidates = self.candidates(&ask, query, now, &mut degraded).await?;
         let mut ranked = rank::rank(candidates, &QueryFacts::of(&ask.query), &policy.ranking, now);
         if let Some(least) = ask.min_score {

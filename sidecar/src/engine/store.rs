@@ -238,7 +238,7 @@ impl Inner {
         owners: &HashSet<Owner>,
     ) -> Vec<Option<(Vec<f32>, Vec<f32>)>> {
         for owner in owners {
-            self.upkeep.visit(owner);
+            self.re_embedding.visit(owner);
         }
         match self.embedding.load_full().documents(texts).await {
             Ok(dense) => dense.into_iter().map(Some).collect(),
@@ -249,9 +249,7 @@ impl Inner {
                     "Stored without dense vectors; they are added later"
                 );
                 self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                for owner in owners {
-                    self.upkeep.expect_missing_vectors(owner.clone());
-                }
+                self.re_embedding.expect();
                 vec![None; texts.len()]
             }
         }

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod history;
+mod models;
 mod outage;
 mod sharing;
 
@@ -91,6 +92,11 @@ impl Fixture {
     async fn reopened(self, agent: &str) -> Self {
         self.engine.shutdown().await.expect("a clean end");
         Self { engine: open(&self.config, agent).await.expect("an engine"), ..self }
+    }
+
+    /// All vectors that can be made, without waiting in between.
+    async fn embed_missing(&self) {
+        while self.engine.embed_missing().await.expect("vectors").is_some() {}
     }
 
     async fn store(&self, value: Value) -> Result<Acknowledgment, Error> {
@@ -431,7 +437,7 @@ async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their
             Selection { dense: Dense::Missing, ..Selection::alive(fixture.engine.inner.owner.clone(), now()) };
         fixture.engine.inner.store.count(selection).await.expect("a count")
     };
-    fixture.tick().await;
+    assert!(fixture.engine.embed_missing().await.is_err(), "the embedding is still down");
     assert_eq!(missing().await, 3);
     let degraded = fixture.engine.readiness().into_iter().find(|part| part.name == "embedding").expect("a part");
     assert!(degraded.ready && degraded.degraded, "{degraded:?}");
@@ -448,8 +454,8 @@ async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their
         axum::Json(json!({"data": data.collect::<Vec<_>>()}))
     });
     tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/embeddings", route)).await });
-    fixture.engine.reconfigure(&config).expect("the same model elsewhere");
-    fixture.tick().await;
+    fixture.engine.reconfigure(&config).await.expect("the same model elsewhere");
+    fixture.embed_missing().await;
     assert_eq!(missing().await, 0);
     let answer = fixture.search(json!({"query": "lighthouse", "explain": true})).await;
     assert_eq!((answer.contexts.len(), answer.degraded), (3, Vec::new()));
@@ -457,11 +463,11 @@ async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their
 }
 
 #[tokio::test]
-async fn another_model_is_refused_at_the_start_and_while_it_runs() {
-    let fixture = Fixture::new().await;
+async fn another_model_is_refused_at_the_start_and_while_it_runs_if_that_is_wanted() {
+    let fixture = Fixture::with(|config| config.embedding.on_model_change = config::OnModelChange::Refuse).await;
     let mut other = fixture.config.clone();
     other.embedding.dimensions = 64;
-    let error = fixture.engine.reconfigure(&other).expect_err("other dimensions").to_string();
+    let error = fixture.engine.reconfigure(&other).await.expect_err("other dimensions").to_string();
     assert!(error.contains("384 dimensions") && error.contains("64 dimensions"), "{error}");
     fixture.stored(json!({"text": "still works"})).await;
     fixture.engine.shutdown().await.expect("a clean end");

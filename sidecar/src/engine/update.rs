@@ -112,7 +112,8 @@ impl Inner {
             Err(error) => {
                 warn!(error = chain(&error), "Changed without dense vectors; they are added later");
                 self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                self.upkeep.expect_missing_vectors(Owner::of(context));
+                self.re_embedding.visit(&Owner::of(context));
+                self.re_embedding.expect();
                 None
             }
         };
@@ -120,35 +121,9 @@ impl Inner {
     }
 
     /// The context before this one in its session.
-    async fn previous(&self, context: &Context) -> Result<Option<Context>, Error> {
+    pub(super) async fn previous(&self, context: &Context) -> Result<Option<Context>, Error> {
         let Some(session) = &context.session else { return Ok(None) };
         let before = self.store.before(&Owner::of(context), session, context.sequence, now()).await;
         Ok(self.store_health.note(before)?)
-    }
-
-    /// Adds the dense vectors of contexts that were stored while the embedding was down. Says how many got theirs.
-    pub(super) async fn add_vectors(&self, contexts: Vec<Context>) -> Result<usize, Error> {
-        let mut texts = Vec::with_capacity(contexts.len());
-        for context in &contexts {
-            texts.push(index_texts(context, self.previous(context).await?.as_ref()));
-        }
-        let Ok(dense) = self.embedding.load_full().documents(&texts).await else { return Ok(0) };
-        let mut added = 0;
-        for ((context, texts), dense) in contexts.into_iter().zip(texts).zip(dense) {
-            let _held = self.locks.hold([Key::Context(context.id)]).await;
-            let owner = Owner::of(&context);
-            let Ok(Point { context: current, .. }) = self.point_of(&owner, context.id).await else { continue };
-            if current.text != context.text {
-                continue;
-            }
-            let vectors = texts.vectors(&Bm25::default(), Some(dense));
-            // The version stays: for the caller nothing has changed.
-            let written = self.store.update(current.clone(), Some(vectors.clone()), current.version).await;
-            if self.store_health.note(written)? == Updated::Applied {
-                self.immediate.put(&current, &vectors);
-                added += 1;
-            }
-        }
-        Ok(added)
     }
 }

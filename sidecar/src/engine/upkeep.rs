@@ -1,4 +1,4 @@
-//! The work beside the requests: access counts, promotion, capacities of sessions, missing vectors, gauges, flush, space.
+//! The work beside the requests: access counts, promotion, capacities of sessions, gauges, flush, space.
 //!
 //! Each turn is bounded, and what it did not manage is done by a later one. What is noted here in memory is lost with the
 //! process; it is a count of accesses or a reminder, never a context.
@@ -13,38 +13,21 @@ use context_manager_memory::{Context, ContextId, Level, SessionId, Timestamp, Ve
 use tracing::{debug, warn};
 
 use super::{Error, Inner, locks::Key, now};
-use crate::ports::vector_store::{Access, Dense, Owner, Point, Selection, Sessions, Updated};
+use crate::ports::vector_store::{Access, Owner, Point, Selection, Sessions, Updated};
 
 /// Most contexts whose accesses are noted between two turns; further ones are not counted.
 const MOST_ACCESSED: usize = 10_000;
 /// Contexts of one read of the store.
 const PAGE: usize = 256;
-/// Contexts that get their missing vectors in one turn.
-const EMBEDDED_AT_ONCE: usize = 64;
 
 /// What is to be done.
+#[derive(Default)]
 pub(super) struct Upkeep {
     accesses: Mutex<HashMap<(Owner, ContextId), (i64, Timestamp)>>,
     touched: Mutex<HashSet<(Owner, SessionId)>>,
-    missing_vectors: Mutex<MissingVectors>,
-}
-
-/// Whose contexts may lack dense vectors; after a start nobody knows.
-#[derive(Default)]
-struct MissingVectors {
-    expected: HashSet<Owner>,
-    /// Whose contexts were looked at since the start.
-    known: HashSet<Owner>,
 }
 
 impl Upkeep {
-    /// The upkeep of an agent's memory, and of others as they are written to.
-    pub(super) fn new(own: &Owner) -> Self {
-        let upkeep = Self { accesses: Mutex::default(), touched: Mutex::default(), missing_vectors: Mutex::default() };
-        upkeep.visit(own);
-        upkeep
-    }
-
     /// Notes that contexts were returned.
     pub(super) fn count_accesses<'a>(&self, contexts: impl Iterator<Item = &'a Context>, now: Timestamp) {
         let mut accesses = lock(&self.accesses);
@@ -62,20 +45,6 @@ impl Upkeep {
     pub(super) fn touch(&self, owner: Owner, session: SessionId) {
         lock(&self.touched).insert((owner, session));
     }
-
-    /// Notes that an owner's contexts are written to; at the first time since the start some may lack dense vectors.
-    pub(super) fn visit(&self, owner: &Owner) {
-        let mut missing = lock(&self.missing_vectors);
-        if !missing.known.contains(owner) {
-            missing.known.insert(owner.clone());
-            missing.expected.insert(owner.clone());
-        }
-    }
-
-    /// Notes that a context was stored without dense vectors.
-    pub(super) fn expect_missing_vectors(&self, owner: Owner) {
-        lock(&self.missing_vectors).expected.insert(owner);
-    }
 }
 
 impl Inner {
@@ -92,7 +61,6 @@ impl Inner {
         let results = [
             self.write_accesses().await,
             self.hold_capacities().await,
-            self.embed_missing().await,
             self.refresh_gauges().await,
             self.store_health.note(self.store.flush().await).map_err(Error::from),
             self.give_back_space().await,
@@ -192,27 +160,6 @@ impl Inner {
                 None => return Ok(contexts),
             }
         }
-    }
-
-    async fn embed_missing(&self) -> Result<(), Error> {
-        let owners = mem::take(&mut lock(&self.upkeep.missing_vectors).expected);
-        let results = owners.into_iter().map(|owner| self.embed_missing_of(owner));
-        futures::future::join_all(results).await.into_iter().collect()
-    }
-
-    async fn embed_missing_of(&self, owner: Owner) -> Result<(), Error> {
-        let missing = Selection { dense: Dense::Missing, ..Selection::alive(owner.clone(), now()) };
-        let listed = self.store_health.note(self.store.list(missing, None, EMBEDDED_AT_ONCE).await);
-        let page = listed.inspect_err(|_| self.upkeep.expect_missing_vectors(owner.clone()))?;
-        if page.contexts.is_empty() {
-            return Ok(());
-        }
-        // There may be more of them, or some may be left.
-        self.upkeep.expect_missing_vectors(owner);
-        let wanted = page.contexts.len();
-        let added = self.add_vectors(page.contexts).await?;
-        debug!(added, wanted, "Added missing vectors");
-        Ok(())
     }
 
     pub(super) async fn refresh_gauges(&self) -> Result<(), Error> {

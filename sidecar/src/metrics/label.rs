@@ -109,6 +109,12 @@ labels! {
         Delete = "delete",
         /// Delete expired contexts.
         DeleteExpired = "delete_expired",
+        /// Prepare for the vectors of another model.
+        SwitchModel = "switch_model",
+        /// Write vectors alone.
+        SetVectors = "set_vectors",
+        /// Drop what former models have made.
+        DropFormerVectors = "drop_former_vectors",
         /// Read the store's figures.
         Stats = "stats",
         /// Write to the disk what is still in memory.
@@ -122,6 +128,8 @@ labels! {
         Embedding = "embedding",
         /// The vector store.
         Store = "store",
+        /// Contexts without vectors of the current model, which are found by their words alone.
+        ReEmbedding = "re_embedding",
     }
     /// A neighbour that a breaker stands before.
     Neighbour {

@@ -3,6 +3,9 @@
 //! Owns the contract: a write that returned survives the end of the process; every call but the three that say otherwise is
 //! about one [`Owner`], so nobody else's contexts can be reached; nothing expired at the given time is returned. A call that is
 //! dropped half-way may still take effect.
+//!
+//! Dense vectors are those of one model at a time. What other models have made may lie beside them and is neither returned nor
+//! compared.
 
 use std::{error::Error as StdError, sync::Arc};
 
@@ -10,8 +13,8 @@ use async_trait::async_trait;
 use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
 
 pub use context_manager_memory::store::{
-    Access, Condition, Dense, Expiry, Operator, Owner, Page, Point, Scalar, Search, Selection, Sessions, Stats,
-    Updated, Validity,
+    Access, Condition, Dense, Expiry, Model, NewDense, OnModelChange, Operator, Owner, Page, Point, Scalar, Search,
+    Selection, Sessions, Stats, Updated, Validity,
 };
 
 use super::Retry;
@@ -69,6 +72,17 @@ pub trait VectorStore: Send + Sync + 'static {
 
     /// What the store holds, of all owners.
     async fn stats(&self) -> Result<Stats, Error>;
+
+    /// From now on dense vectors are this model's. Those of the former one stay; contexts that have none of the new one count as
+    /// [`Dense::Missing`]. A failure leaves the former one in force.
+    async fn switch_model(&self, model: Model) -> Result<(), Error>;
+
+    /// Gives contexts their dense vectors, if they still have the version that is named; everything else about them stays.
+    async fn set_vectors(&self, owner: &Owner, vectors: Vec<NewDense>) -> Result<(), Error>;
+
+    /// Drops other models' vectors of at most `limit` of an owner's contexts, and says how many had some; fewer than `limit` were
+    /// all of them.
+    async fn drop_former_vectors(&self, owner: &Owner, limit: usize) -> Result<usize, Error>;
 
     /// Makes all writes survive the end of the machine.
     async fn flush(&self) -> Result<(), Error>;

@@ -14,24 +14,6 @@ use futures::future::join_all;
 
 use super::fixture::{DIMENSIONS, Kind, LATER, MODEL, NOW, Place, agent, id, in_space, owner, point, session};
 
-/// Makes a test of each function for each adapter.
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(super::Place::new(super::Kind::Embedded).await).await;
-            })*
-        }
-        mod qdrant {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(super::Place::new(super::Kind::Qdrant).await).await;
-            })*
-        }
-    };
-}
-
 on_both! {
     a_context_comes_back_as_it_was_stored,
     storing_it_again_replaces_all_of_it,

@@ -11,12 +11,14 @@ use context_manager_sidecar::{
     adapters::{embedded::Embedded, qdrant::Qdrant},
     breaker::Breaker,
     metrics::{Metrics, Neighbour},
-    ports::vector_store::{Error, VectorStore},
+    ports::vector_store::{Error, Model, OnModelChange, VectorStore},
 };
 use context_manager_test_qdrant::Server;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use uuid::Uuid;
+
+use super::docker;
 
 pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 pub const LATER: Timestamp = Timestamp::from_millis(1_700_000_000_010);
@@ -41,10 +43,9 @@ pub struct Place {
 impl Place {
     pub async fn new(kind: Kind) -> Self {
         let directory = TempDir::new().expect("a directory");
-        let url = match (kind, env::var("CONTEXT_MANAGER_TEST_QDRANT_URL")) {
-            (Kind::Embedded, _) => String::new(),
-            (Kind::Qdrant, Ok(url)) => url,
-            (Kind::Qdrant, Err(_)) => serve(&directory).await,
+        let url = match kind {
+            Kind::Embedded => String::new(),
+            Kind::Qdrant => server(&directory).await,
         };
         Self { kind, directory, url, collection: format!("contract-{}", Uuid::new_v4().simple()) }
     }
@@ -53,14 +54,19 @@ impl Place {
         self.open_as(DIMENSIONS, MODEL).await.expect("a store")
     }
 
-    /// Opens it for vectors of a model.
-    pub async fn open_as(&self, dimensions: usize, model: &str) -> Result<Arc<dyn VectorStore>, Error> {
+    /// Opens it for vectors of a model, if it has a place for them.
+    pub async fn open_as(&self, dimensions: usize, name: &str) -> Result<Arc<dyn VectorStore>, Error> {
+        self.open_for(model(name, dimensions), OnModelChange::Refuse).await
+    }
+
+    /// Opens it for vectors of a model, for which it may get a place.
+    pub async fn open_for(&self, model: Model, on_model_change: OnModelChange) -> Result<Arc<dyn VectorStore>, Error> {
         let metrics = Arc::new(Metrics::new());
         Ok(match self.kind {
             Kind::Embedded => {
                 let config =
                     EmbeddedStore { path: self.directory.path().join("data"), durability: Durability::Process };
-                Arc::new(Embedded::open(&config, dimensions, model, metrics).await?)
+                Arc::new(Embedded::open(&config, model, on_model_change, metrics).await?)
             }
             Kind::Qdrant => {
                 let toml = format!(
@@ -70,9 +76,19 @@ impl Place {
                 let config = SidecarConfig::from_toml(&toml).expect("a configuration");
                 let Store::Qdrant(config) = config.store else { unreachable!("it names a Qdrant server") };
                 let breaker = Breaker::new(Neighbour::Store, &CircuitBreaker::default(), Arc::clone(&metrics));
-                Arc::new(Box::pin(Qdrant::open(&config, None, dimensions, model, breaker, metrics)).await?)
+                let opening = Qdrant::open(&config, None, model, on_model_change, breaker, metrics);
+                Arc::new(Box::pin(opening).await?)
             }
         })
+    }
+}
+
+/// The server that the environment asks for.
+async fn server(directory: &TempDir) -> String {
+    match (env::var("CONTEXT_MANAGER_TEST_QDRANT_URL"), env::var_os("CONTEXT_MANAGER_TEST_QDRANT")) {
+        (Ok(url), _) => url,
+        (Err(_), Some(_)) => docker::url().await,
+        (Err(_), None) => serve(directory).await,
     }
 }
 
@@ -83,6 +99,10 @@ async fn serve(directory: &TempDir) -> String {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(server.serve(listener, std::future::pending()));
     url
+}
+
+pub fn model(name: &str, dimensions: usize) -> Model {
+    Model { name: name.to_owned(), dimensions }
 }
 
 pub fn owner(tenant: &str) -> Owner {

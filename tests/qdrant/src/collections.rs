@@ -5,7 +5,7 @@
 use qdrant_client::qdrant::{
     CollectionConfig, CollectionExists, CollectionExistsRequest, CollectionExistsResponse, CollectionInfo,
     CollectionOperationResponse, CollectionParams, CollectionStatus, CreateCollection, DeleteCollection,
-    GetCollectionInfoRequest, GetCollectionInfoResponse, PayloadSchemaInfo,
+    GetCollectionInfoRequest, GetCollectionInfoResponse, PayloadSchemaInfo, UpdateCollection,
 };
 use tonic::Status;
 
@@ -32,6 +32,21 @@ pub(crate) fn delete(store: &Store, request: DeleteCollection) -> Result<Collect
     Ok(CollectionOperationResponse { result: store.remove(&request.collection_name)?, time: 0.0 })
 }
 
+/// Metadata are merged; nothing else of a collection can be changed here.
+pub(crate) fn update(store: &Store, request: UpdateCollection) -> Result<CollectionOperationResponse, Status> {
+    let UpdateCollection { collection_name, metadata, .. } = request.clone();
+    let known = UpdateCollection { collection_name: collection_name.clone(), metadata, ..UpdateCollection::default() };
+    if request != known {
+        return Err(convert::unknown("a change of anything but a collection's metadata"));
+    }
+    let merge = |made: &mut qdrant_client::qdrant::CreateCollection| {
+        made.metadata.extend(known.metadata);
+        Ok(())
+    };
+    store.collection(&collection_name)?.redefine(merge)?;
+    Ok(CollectionOperationResponse { result: true, time: 0.0 })
+}
+
 pub(crate) fn get(store: &Store, request: GetCollectionInfoRequest) -> Result<GetCollectionInfoResponse, Status> {
     let collection = store.collection(&request.collection_name)?;
     let info = collection.engine.info().map_err(failed)?;
@@ -40,7 +55,7 @@ pub(crate) fn get(store: &Store, request: GetCollectionInfoRequest) -> Result<Ge
         let data_type = convert::schema_type(index.data_type).into();
         (field.to_string(), PayloadSchemaInfo { data_type, params: None, points: Some(index.points as u64) })
     });
-    let made = collection.definition.clone();
+    let made = collection.definition();
     let params = CollectionParams {
         shard_number: made.shard_number.unwrap_or(1),
         vectors_config: made.vectors_config,

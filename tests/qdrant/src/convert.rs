@@ -31,14 +31,7 @@ pub(crate) fn engine_config(made: &CreateCollection) -> Result<EdgeConfig, Statu
     };
     for (name, params) in &dense.map {
         let size = usize::try_from(params.size).map_err(wrong)?;
-        let distance = match qdrant::Distance::try_from(params.distance).map_err(wrong)? {
-            qdrant::Distance::Cosine => Distance::Cosine,
-            qdrant::Distance::Dot => Distance::Dot,
-            qdrant::Distance::Euclid => Distance::Euclid,
-            qdrant::Distance::Manhattan => Distance::Manhattan,
-            qdrant::Distance::UnknownDistance => return Err(wrong("unknown distance")),
-        };
-        config = config.vector(name, EdgeVectorParams::builder(size, distance).build());
+        config = config.vector(name, EdgeVectorParams::builder(size, distance(params.distance)?).build());
     }
     for (name, params) in made.sparse_vectors_config.iter().flat_map(|vectors| &vectors.map) {
         let params = match params.modifier {
@@ -52,6 +45,16 @@ pub(crate) fn engine_config(made: &CreateCollection) -> Result<EdgeConfig, Statu
     // Without an approximate index every search is exact, which a suite can rely on.
     let optimizers = EdgeOptimizersConfig { indexing_threshold: Some(0), ..EdgeOptimizersConfig::default() };
     Ok(config.wal_enabled(true).optimizers(optimizers).build())
+}
+
+pub(crate) fn distance(number: i32) -> Result<Distance, Status> {
+    match qdrant::Distance::try_from(number).map_err(wrong)? {
+        qdrant::Distance::Cosine => Ok(Distance::Cosine),
+        qdrant::Distance::Dot => Ok(Distance::Dot),
+        qdrant::Distance::Euclid => Ok(Distance::Euclid),
+        qdrant::Distance::Manhattan => Ok(Distance::Manhattan),
+        qdrant::Distance::UnknownDistance => Err(wrong("unknown distance")),
+    }
 }
 
 pub(crate) fn schema_type(kind: PayloadSchemaType) -> qdrant::PayloadSchemaType {
@@ -97,7 +100,12 @@ pub(crate) fn sparse(vector: qdrant::SparseVector) -> Result<SparseVector, Statu
 }
 
 pub(crate) fn row(point: PointStruct) -> Result<PointStructPersisted, Status> {
-    let named = match point.vectors.and_then(|vectors| vectors.vectors_options) {
+    let vector = named_vectors(point.vectors)?;
+    Ok(PointStructPersisted { id: point_id(point.id)?, vector, payload: Some(payload(point.payload)) })
+}
+
+pub(crate) fn named_vectors(vectors: Option<qdrant::Vectors>) -> Result<VectorStructPersisted, Status> {
+    let named = match vectors.and_then(|vectors| vectors.vectors_options) {
         Some(VectorsOptions::Vectors(named)) => named.vectors,
         Some(VectorsOptions::Vector(_)) => return Err(unknown("points without named vectors")),
         None => HashMap::new(),
@@ -111,11 +119,7 @@ pub(crate) fn row(point: PointStruct) -> Result<PointStructPersisted, Status> {
         };
         vectors.insert(name, vector);
     }
-    Ok(PointStructPersisted {
-        id: point_id(point.id)?,
-        vector: VectorStructPersisted::Named(vectors),
-        payload: Some(payload(point.payload)),
-    })
+    Ok(VectorStructPersisted::Named(vectors))
 }
 
 pub(crate) fn vectors_message(stored: Option<VectorStructInternal>) -> Option<VectorsOutput> {

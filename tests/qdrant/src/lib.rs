@@ -8,10 +8,13 @@
 
 mod access;
 mod collections;
+mod control;
 mod convert;
 mod filter;
 mod points;
 mod server;
 mod store;
+mod vectors;
 
+pub use control::{Control, Mode};
 pub use server::{Server, Tls};

@@ -25,6 +25,8 @@ use crate::{
     store::{Collection, Store, failed},
 };
 
+pub(crate) use crate::vectors::{create_vector_name, delete_vectors, update_vectors};
+
 /// What the protocol returns when a caller names no limit.
 const DEFAULT_LIMIT: usize = 10;
 
@@ -215,12 +217,12 @@ fn as_usize(number: Option<u64>, default: usize) -> usize {
     number.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX))
 }
 
-enum Selected {
+pub(crate) enum Selected {
     Ids(Vec<PointId>),
     Filter(Filter),
 }
 
-fn selected(selector: Option<PointsSelector>) -> Result<Selected, Status> {
+pub(crate) fn selected(selector: Option<PointsSelector>) -> Result<Selected, Status> {
     match selector.and_then(|selector| selector.points_selector_one_of) {
         Some(PointsSelectorOneOf::Points(list)) => {
             let ids = list.ids.into_iter().map(|id| convert::point_id(Some(id)));
@@ -242,7 +244,7 @@ fn payload_operation(
     Ok(SetPayloadOp { payload: convert::payload(payload), points, filter, key: None })
 }
 
-fn write(collection: &Collection, operation: UpdateOperation) -> Result<(), Status> {
+pub(crate) fn write(collection: &Collection, operation: UpdateOperation) -> Result<(), Status> {
     collection.engine.update(operation).map_err(refused)
 }
 
@@ -270,7 +272,7 @@ fn applied() -> UpdateResult {
     UpdateResult { operation_id: None, status: UpdateStatus::Completed.into() }
 }
 
-fn operation_response() -> PointsOperationResponse {
+pub(crate) fn operation_response() -> PointsOperationResponse {
     PointsOperationResponse { result: Some(applied()), ..PointsOperationResponse::default() }
 }
 

@@ -11,11 +11,16 @@ use qdrant_client::qdrant::{
 use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
-    service::Interceptor,
-    transport::{self, Identity, ServerTlsConfig, server::TcpIncoming},
+    transport::{self, Certificate, Identity, ServerTlsConfig, server::TcpIncoming},
 };
 
-use crate::{access::Granted, collections, points, store::Store};
+use crate::{
+    access::Granted,
+    collections,
+    control::{Control, RequiredKey},
+    points,
+    store::Store,
+};
 
 /// As large as the product's largest answer.
 const LARGEST_MESSAGE: usize = 256 << 20;
@@ -27,13 +32,15 @@ pub struct Tls {
     pub certificate: String,
     /// Its private key, as PEM.
     pub key: String,
+    /// The CA of the certificates that callers must show, as PEM; none need be shown without it.
+    pub client_ca: Option<String>,
 }
 
 /// The server.
 #[derive(Debug)]
 pub struct Server {
     store: Arc<Store>,
-    key: RequiredKey,
+    control: Control,
     tls: Option<Tls>,
 }
 
@@ -43,20 +50,26 @@ impl Server {
     /// # Errors
     /// When a collection cannot be read.
     pub fn open(directory: PathBuf) -> Result<Self> {
-        Ok(Self { store: Arc::new(Store::open(directory)?), key: RequiredKey::default(), tls: None })
+        Ok(Self { store: Arc::new(Store::open(directory)?), control: Control::default(), tls: None })
+    }
+
+    /// What a suite looks at, and changes, while the server runs.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Serves only callers that send this as `api-key`.
     #[must_use]
-    pub fn with_api_key(mut self, key: String) -> Self {
-        self.key.key = Some(key.into());
+    pub fn with_api_key(self, key: String) -> Self {
+        self.control.accept_keys([key]);
         self
     }
 
     /// Takes tokens that are signed with the API key too.
     #[must_use]
-    pub const fn with_jwt_rbac(mut self) -> Self {
-        self.key.jwt_rbac = true;
+    pub fn with_jwt_rbac(self) -> Self {
+        self.control.take_tokens();
         self
     }
 
@@ -72,20 +85,23 @@ impl Server {
     /// # Errors
     /// When the certificate cannot be used, the listener fails, or a flush does.
     pub async fn serve(self, listener: TcpListener, end: impl Future<Output = ()>) -> Result<()> {
-        let Self { store, key, tls } = self;
+        let Self { store, control, tls } = self;
         let mut server = transport::Server::builder();
-        if let Some(Tls { certificate, key }) = tls {
-            let identity = Identity::from_pem(certificate, key);
-            server =
-                server.tls_config(ServerTlsConfig::new().identity(identity)).context("the certificate is unusable")?;
+        if let Some(Tls { certificate, key, client_ca }) = tls {
+            let config = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+            let config = match client_ca {
+                Some(ca) => config.client_ca_root(Certificate::from_pem(ca)),
+                None => config,
+            };
+            server = server.tls_config(config).context("the certificate is unusable")?;
         }
-        let service = Service(Arc::clone(&store));
+        let service = Service { store: Arc::clone(&store), control: control.clone() };
         let points = PointsServer::new(service.clone())
             .max_decoding_message_size(LARGEST_MESSAGE)
             .max_encoding_message_size(LARGEST_MESSAGE);
         let collections = CollectionsServer::new(service);
         server
-            .layer(tonic::service::InterceptorLayer::new(key))
+            .layer(tonic::service::InterceptorLayer::new(RequiredKey(control)))
             .add_service(points)
             .add_service(collections)
             .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), end)
@@ -94,48 +110,29 @@ impl Server {
     }
 }
 
-/// The key that callers must send.
-#[derive(Clone, Debug, Default)]
-struct RequiredKey {
-    key: Option<Arc<str>>,
-    jwt_rbac: bool,
-}
-
-impl Interceptor for RequiredKey {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(required) = self.key.as_deref() else { return Ok(request) };
-        let granted = match request.metadata().get("api-key").map(|sent| sent.to_str().unwrap_or_default()) {
-            None => return Err(Status::unauthenticated("Must provide an API key or an Authorization bearer token")),
-            Some(sent) if sent == required => Granted::Everything,
-            Some(sent) => match self.jwt_rbac.then(|| Granted::by_token(sent, [required])).flatten() {
-                Some(granted) => granted?,
-                None => return Err(Status::unauthenticated("Invalid API key or JWT")),
-            },
-        };
-        request.extensions_mut().insert(granted);
-        Ok(request)
-    }
-}
-
 #[derive(Clone)]
-struct Service(Arc<Store>);
+struct Service {
+    store: Arc<Store>,
+    control: Control,
+}
 
 impl Service {
     /// Runs a call on a thread where it may block.
     async fn answer<Q, A>(
         &self,
         request: Request<Q>,
-        (service, name, collection): (&str, &str, fn(&Q) -> &str),
+        (service, name, collection): (&str, &'static str, fn(&Q) -> &str),
         call: fn(&Store, Q) -> Result<A, Status>,
     ) -> Result<Response<A>, Status>
     where
         Q: Send + 'static,
         A: Send + 'static,
     {
+        self.control.admit(name).await?;
         if let Some(granted) = request.extensions().get::<Granted>() {
             granted.check(service, name, collection(request.get_ref()))?;
         }
-        let store = Arc::clone(&self.0);
+        let store = Arc::clone(&self.store);
         let request = request.into_inner();
         let answered = tokio::task::spawn_blocking(move || call(&store, request)).await;
         answered.map_err(|error| Status::internal(format!("the call panicked: {error}")))?.map(Response::new)
@@ -178,10 +175,10 @@ service! {
             create: CreateCollection => CollectionOperationResponse,
             delete: DeleteCollection => CollectionOperationResponse,
             get: GetCollectionInfoRequest => GetCollectionInfoResponse,
+            update: UpdateCollection => CollectionOperationResponse,
         }
         refuses {
             list: ListCollectionsRequest => ListCollectionsResponse,
-            update: UpdateCollection => CollectionOperationResponse,
             update_aliases: ChangeAliases => CollectionOperationResponse,
             list_collection_aliases: ListCollectionAliasesRequest => ListAliasesResponse,
             list_aliases: ListAliasesRequest => ListAliasesResponse,
@@ -200,6 +197,9 @@ service! {
             upsert: UpsertPoints => PointsOperationResponse,
             delete: DeletePoints => PointsOperationResponse,
             get: GetPoints => GetResponse,
+            update_vectors: UpdatePointVectors => PointsOperationResponse,
+            delete_vectors: DeletePointVectors => PointsOperationResponse,
+            create_vector_name: CreateVectorNameRequest => PointsOperationResponse,
             overwrite_payload: SetPayloadPoints => PointsOperationResponse,
             update_batch: UpdateBatchPoints => UpdateBatchResponse,
             create_field_index: CreateFieldIndexCollection => PointsOperationResponse,
@@ -208,13 +208,10 @@ service! {
             query_batch: QueryBatchPoints => QueryBatchResponse,
         }
         refuses {
-            update_vectors: UpdatePointVectors => PointsOperationResponse,
-            delete_vectors: DeletePointVectors => PointsOperationResponse,
             set_payload: SetPayloadPoints => PointsOperationResponse,
             delete_payload: DeletePayloadPoints => PointsOperationResponse,
             clear_payload: ClearPayloadPoints => PointsOperationResponse,
             delete_field_index: DeleteFieldIndexCollection => PointsOperationResponse,
-            create_vector_name: CreateVectorNameRequest => PointsOperationResponse,
             delete_vector_name: DeleteVectorNameRequest => PointsOperationResponse,
             search: SearchPoints => SearchResponse,
             search_batch: SearchBatchPoints => SearchBatchResponse,

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use anyhow::{Context as _, Result};
@@ -27,13 +27,37 @@ pub(crate) struct Store {
 
 /// One collection.
 pub(crate) struct Collection {
-    pub(crate) definition: CreateCollection,
+    folder: PathBuf,
+    /// The message that would make it as it is by now.
+    definition: Mutex<CreateCollection>,
     pub(crate) engine: EdgeShard,
+}
+
+impl Collection {
+    pub(crate) fn definition(&self) -> CreateCollection {
+        self.definition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what it was made as, here and on the disk, and says whether anything is another by it.
+    pub(crate) fn redefine(
+        &self,
+        change: impl FnOnce(&mut CreateCollection) -> Result<(), Status>,
+    ) -> Result<bool, Status> {
+        let mut definition = self.definition.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = definition.clone();
+        change(&mut changed)?;
+        let differs = changed != *definition;
+        if differs {
+            write(&self.folder, &changed).map_err(failed)?;
+            *definition = changed;
+        }
+        Ok(differs)
+    }
 }
 
 impl std::fmt::Debug for Collection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Collection").field("name", &self.definition.collection_name).finish_non_exhaustive()
+        f.debug_struct("Collection").field("folder", &self.folder).finish_non_exhaustive()
     }
 }
 
@@ -51,7 +75,8 @@ impl Store {
             let config = convert::engine_config(&definition).map_err(|status| anyhow::anyhow!("{status}"))?;
             let engine = EdgeShard::load(&folder.join("engine"), Some(config))
                 .with_context(|| format!("failed to open {}", folder.display()))?;
-            collections.insert(definition.collection_name.clone(), Arc::new(Collection { definition, engine }));
+            let name = definition.collection_name.clone();
+            collections.insert(name, Arc::new(Collection { folder, definition: Mutex::new(definition), engine }));
         }
         Ok(Self { directory, collections: RwLock::new(collections) })
     }
@@ -76,8 +101,9 @@ impl Store {
         if collections.contains_key(&name) {
             return Err(Status::already_exists(format!("Wrong input: Collection `{name}` already exists!")));
         }
-        let engine = make(&self.directory.join(&name), &definition, config).map_err(failed)?;
-        collections.insert(name, Arc::new(Collection { definition, engine }));
+        let folder = self.directory.join(&name);
+        let engine = make(&folder, &definition, config).map_err(failed)?;
+        collections.insert(name, Arc::new(Collection { folder, definition: Mutex::new(definition), engine }));
         Ok(())
     }
 
@@ -102,9 +128,13 @@ fn make(folder: &Path, definition: &CreateCollection, config: EdgeConfig) -> Res
     fs::create_dir_all(&files)?;
     let engine = EdgeShard::new(&files, config)?;
     engine.flush()?;
-    fs::write(folder.join("definition.new"), definition.encode_to_vec())?;
-    fs::rename(folder.join("definition.new"), folder.join(DEFINITION))?;
+    write(folder, definition)?;
     Ok(engine)
+}
+
+fn write(folder: &Path, definition: &CreateCollection) -> std::io::Result<()> {
+    fs::write(folder.join("definition.new"), definition.encode_to_vec())?;
+    fs::rename(folder.join("definition.new"), folder.join(DEFINITION))
 }
 
 pub(crate) fn failed(error: impl std::fmt::Display) -> Status {

@@ -127,7 +127,7 @@ fn authority() -> (String, Tls) {
     let server = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
     let certificate = params.signed_by(&server, &Issuer::from_params(&ca, &key)).expect("a certificate");
-    (pem, Tls { certificate: certificate.pem(), key: server.serialize_pem() })
+    (pem, Tls { certificate: certificate.pem(), key: server.serialize_pem(), client_ca: None })
 }
 
 /// The CA of this program's TLS server, and what that shows.
@@ -141,7 +141,7 @@ fn known() -> &'static (String, String, String) {
 
 fn over_tls(server: Server) -> Server {
     let (_, certificate, key) = known();
-    with_key(server).with_tls(Tls { certificate: certificate.clone(), key: key.clone() })
+    with_key(server).with_tls(Tls { certificate: certificate.clone(), key: key.clone(), client_ca: None })
 }
 
 #[tokio::test(flavor = "multi_thread")]

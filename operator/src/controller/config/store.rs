@@ -50,6 +50,8 @@ fn qdrant(given: &Qdrant, collection: String) -> QdrantStore {
         collection,
         api_key_file: api_key_secret_ref.as_ref().map(|_| names::QDRANT_API_KEY_FILE.into()),
         ca_file: has_ca.then(|| names::QDRANT_CA_FILE.into()),
+        cert_file: None,
+        key_file: None,
         verify: verify.unwrap_or(true),
         timeout: timeout.map_or(TIMEOUT, HumanDuration::from),
         shards: count(shards),

@@ -12,7 +12,7 @@ use context_manager_crds::{
     duration::Duration as DurationText,
 };
 use context_manager_memory::builtin;
-use context_manager_protocol::config::{Provider, QdrantStore, SidecarConfig, Store};
+use context_manager_protocol::config::{OnModelChange, Provider, QdrantStore, SidecarConfig, Store};
 
 /// How long a token is valid unless the resource says otherwise.
 const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
@@ -34,6 +34,8 @@ pub struct QdrantPlan {
     pub dimensions: usize,
     /// The embedding model.
     pub model: String,
+    /// What is done with a collection that has another model's vectors.
+    pub on_model_change: OnModelChange,
     /// What happens to the contexts when the resource is deleted.
     pub reclaim: ReclaimPolicy,
 }
@@ -67,6 +69,7 @@ impl QdrantPlan {
             token_lifetime: token.lifetime.map_or(TOKEN_LIFETIME, DurationText::get),
             dimensions: config.embedding.dimensions,
             model: model.unwrap_or_default(),
+            on_model_change: config.embedding.on_model_change,
             reclaim: spec.reclaim_policy.unwrap_or_default(),
         })
     }

@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use context_manager_crds::context_manager::qdrant::TokenPolicy;
+use context_manager_memory::store::OnModelChange;
+use context_manager_protocol::config;
 use context_manager_qdrant::{Collection, Error, Failure, Options, Sizing, Trust};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -64,9 +66,13 @@ impl Target {
             write_consistency: store.write_consistency,
         };
         let timeout = store.timeout.get();
+        let on_model_change = match wanted.on_model_change {
+            config::OnModelChange::ReEmbed => OnModelChange::ReEmbed,
+            config::OnModelChange::Refuse => OnModelChange::Refuse,
+        };
         let options = Options::new(&store.url, &store.collection, wanted.dimensions, &wanted.model);
         Self {
-            options: Options { trust, timeout, sizing, ..options },
+            options: Options { trust, timeout, sizing, on_model_change, ..options },
             key: credentials.key.clone(),
             tokens: wanted.tokens,
             scope: Scope { collection: store.collection.clone(), subject: format!("{}/{}", plan.namespace, plan.name) },

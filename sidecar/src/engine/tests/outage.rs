@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::ports::vector_store::{
-    self, Access, Page, Point, Search, SessionEnd, Stats as StoreStats, Updated, VectorStore,
+    self, Access, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Updated, VectorStore,
 };
 
 /// The store, reachable or not.
@@ -66,6 +66,9 @@ switched! {
     fn delete(owner: &Owner, ids: Vec<ContextId>) -> usize;
     fn delete_selected(selection: Selection, limit: usize) -> usize;
     fn delete_expired(now: Timestamp, limit: usize) -> usize;
+    fn switch_model(model: Model) -> ();
+    fn set_vectors(owner: &Owner, vectors: Vec<NewDense>) -> ();
+    fn drop_former_vectors(owner: &Owner, limit: usize) -> usize;
     fn stats() -> StoreStats;
     fn flush() -> ();
     fn compact() -> bool;
@@ -84,7 +87,8 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
     let embedder =
         embedder::build(&config.embedding, &config.circuit_breaker, None, &metrics).expect("the built-in embedder");
     let Store::Embedded(store) = &config.store else { unreachable!("the fixture's store is embedded") };
-    let opening = Embedded::open(store, embedder.dimensions(), embedder.model(), Arc::clone(&metrics));
+    let model = Model { name: embedder.model().to_owned(), dimensions: embedder.dimensions() };
+    let opening = Embedded::open(store, model, OnModelChange::Refuse, Arc::clone(&metrics));
     let store = Box::pin(opening).await.expect("a store");
     let switch = Arc::new(Switch { store, away: away.into(), mute: false.into() });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;

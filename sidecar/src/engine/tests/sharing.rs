@@ -100,13 +100,13 @@ async fn superseding_elsewhere_takes_the_permission_to_change_and_tells_nothing_
         access: vec![rule(&[Operation::Read, Operation::Store], None, Some("team"))],
         ..fixture.config.clone()
     };
-    fixture.engine.reconfigure(&only_store).expect("other rules");
+    fixture.engine.reconfigure(&only_store).await.expect("other rules");
     let there = fixture.store(superseding(old)).await.expect_err("no permission to change").to_string();
     let not_there = fixture.store(superseding(Uuid::now_v7())).await.expect_err("nothing to change").to_string();
     assert_eq!(there, not_there);
     assert!(there.contains("operation update in the memory of space team"), "{there}");
     assert_eq!(fixture.listed(team.clone()).await.len(), 1, "nothing was stored");
-    fixture.engine.reconfigure(&fixture.config).expect("all rules");
+    fixture.engine.reconfigure(&fixture.config).await.expect("all rules");
     fixture.stored(superseding(old)).await;
     let found = fixture.texts(json!({"query": "where does Ann live", "scope": team})).await;
     assert_eq!(found, ["Ann lives in Ulm"]);
@@ -122,7 +122,7 @@ async fn what_a_rule_does_not_reach_is_no_different_from_what_is_not_there() {
         ..rule(&[Operation::Read, Operation::Delete, Operation::Update], None, Some("team"))
     };
     let config = SidecarConfig { access: vec![long], ..fixture.config.clone() };
-    fixture.engine.reconfigure(&config).expect("other rules");
+    fixture.engine.reconfigure(&config).await.expect("other rules");
     for id in [hidden, Uuid::now_v7()] {
         let read = fixture.engine.get(&fixture.there(team.clone(), None), id, None).await.map(drop);
         let past = fixture.engine.get(&fixture.there(team.clone(), None), id, Some(5)).await.map(drop);
@@ -145,7 +145,7 @@ async fn shared_memory_is_kept_up_like_ones_own() {
     let mut config = fixture.config.clone();
     config.levels.short_term.capacity = Some(2);
     config.levels.promotion.min_accesses = Some(1);
-    fixture.engine.reconfigure(&config).expect("another capacity");
+    fixture.engine.reconfigure(&config).await.expect("another capacity");
     let team = json!({"space": "team"});
     let store = |text: &str| json!({"text": text, "session": "s", "scope": team});
     fixture.stored(store("the red lighthouse")).await;

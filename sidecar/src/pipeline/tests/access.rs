@@ -104,32 +104,32 @@ impl Walk {
 
     /// Puts the secret back as it was, whatever a request did to it.
     async fn seed(&self) {
-        self.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect());
+        self.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect()).await;
         for (id, scope) in [ID, ID_IN_SPACE].into_iter().zip(&scopes()) {
             self.fixture.send(Call::new("DELETE", format!("{CONTEXTS}/{id}?{}", query(scope))).sign()).await;
             let context = json!({"id": id, "text": SECRET, "level": "short_term", "session": SESSION, "scope": scope});
             let stored = self.fixture.send(Call::json("POST", CONTEXTS, context.to_string()).sign()).await;
             assert_eq!(stored.status, StatusCode::CREATED, "{:?}", stored.body);
         }
-        self.permit(Vec::new());
+        self.permit(Vec::new()).await;
     }
 
     /// Puts rules in force, as a changed configuration does.
-    fn permit(&self, access: Vec<AccessRule>) {
+    async fn permit(&self, access: Vec<AccessRule>) {
         let config = SidecarConfig { access, ..self.config.clone() };
-        self.fixture.engine.reconfigure(&config).expect("rules of the engine");
+        self.fixture.engine.reconfigure(&config).await.expect("rules of the engine");
     }
 
     /// All there is in every memory.
     async fn everything(&self, after: Vec<AccessRule>) -> Vec<ExportedContext> {
-        self.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect());
+        self.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect()).await;
         let mut all = Vec::new();
         for scope in [Scope::default()].iter().chain(scopes().iter().take(2)) {
             let engine = &self.fixture.engine;
             let granted = engine.permit::<Export>(&Verified::for_test(), Some(scope), None).expect("permitted");
             all.extend(engine.export(&granted, None).await.expect("an export"));
         }
-        self.permit(after);
+        self.permit(after).await;
         all
     }
 

@@ -1,0 +1,431 @@
+//! Vectors that contexts lack: they were stored while the embedding was down, or the model has changed since.
+//!
+//! What is to be done is asked of the store each time and never remembered beside it, so an interruption at any moment costs a batch
+//! at most, and several sidecars of one agent find what the others have left. Batches are picked at random, so that they rarely pick
+//! the same. A context whose text the embedding API refuses is passed over until the next start.
+//!
+//! Looked after are the agent's own memory, the shared spaces that its access rules name, and what it has written to since the start.
+
+use std::{
+    collections::HashSet,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use context_manager_memory::{
+    Context, ContextId,
+    index_text::{IndexTexts, index_texts},
+};
+use context_manager_protocol::{config::SidecarConfig, message};
+use rand::seq::SliceRandom as _;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::{Error, Inner, Part, embedding::Embedding, locks::Key, now};
+use crate::{
+    metrics::ReEmbedding as Metrics,
+    ports::{
+        Embedder, embedder,
+        vector_store::{Dense, Model, NewDense, Owner, Point, Selection, Validity},
+    },
+    refusal::chain,
+};
+
+/// Contexts of one read of the store.
+const PAGE: usize = 256;
+/// Contexts that get their vectors at once.
+const BATCH: usize = 32;
+/// Contexts whose former vectors are dropped at once.
+const DROPPED_AT_ONCE: usize = 500;
+/// Most contexts that are passed over; further ones are tried again and again.
+const MOST_REFUSED: usize = 10_000;
+/// What an API answers when it does not take a text: too long, or not to its liking.
+const STATUS_OF_REFUSED_TEXTS: [u16; 3] = [400, 413, 422];
+
+/// How far it is.
+#[derive(Default)]
+pub(super) struct ReEmbedding {
+    state: Mutex<State>,
+    expected: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    memories: Vec<Memory>,
+    /// Which of them the next batch is of.
+    current: usize,
+    refused: HashSet<ContextId>,
+    /// Whether the former models' vectors were dropped since the model last changed.
+    dropped: bool,
+}
+
+/// The contexts of one owner.
+struct Memory {
+    owner: Owner,
+    contexts: usize,
+    missing: usize,
+    /// Where the next batch is looked for; before it there is nothing left to do.
+    from: Option<ContextId>,
+    /// Whether this pass over the contexts has had something to do.
+    worked: bool,
+}
+
+impl Memory {
+    const fn new(owner: Owner) -> Self {
+        Self { owner, contexts: 0, missing: 0, from: None, worked: false }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+enum Phase {
+    /// Nobody has looked yet.
+    #[default]
+    Unknown,
+    Running,
+    /// Why it does not go on.
+    Waiting(String),
+    Complete {
+        since: Instant,
+    },
+}
+
+impl ReEmbedding {
+    /// Looks after an owner's contexts from now on.
+    pub(super) fn visit(&self, owner: &Owner) {
+        let mut state = self.state();
+        if !state.memories.iter().any(|memory| memory.owner == *owner) {
+            state.memories.push(Memory::new(owner.clone()));
+            drop(state);
+            self.expect();
+        }
+    }
+
+    /// Says that a context was stored without vectors.
+    pub(super) fn expect(&self) {
+        self.expected.notify_one();
+    }
+
+    /// Returns when [`expect`](Self::expect) was called.
+    pub(super) async fn expected(&self) {
+        self.expected.notified().await;
+    }
+
+    /// Whether contexts are known to lack vectors that they can have.
+    pub(super) fn is_incomplete(&self) -> bool {
+        let state = self.state();
+        state.missing() > state.refused.len()
+    }
+
+    /// For the health page, if there is something to say.
+    pub(super) fn part(&self, model: &str) -> Option<Part> {
+        let state = self.state();
+        let (contexts, missing) = (state.contexts(), state.missing());
+        let left = missing.saturating_sub(state.refused.len());
+        if missing == 0 {
+            return None;
+        }
+        let done = contexts.saturating_sub(missing);
+        let rest = if left > 0 { "; the others are found by their words until they have theirs" } else { "" };
+        let refused = match state.refused.len() {
+            0 => String::new(),
+            refused => format!("; the embedding API refuses the text of {refused}"),
+        };
+        let waiting = match &state.phase {
+            Phase::Waiting(why) => format!("; waiting: {why}"),
+            Phase::Unknown | Phase::Running | Phase::Complete { .. } => String::new(),
+        };
+        let detail = format!("{done} of {contexts} contexts have vectors of {model}{rest}{refused}{waiting}");
+        Some(Part { name: "re_embedding", ready: true, degraded: left > 0, detail })
+    }
+
+    /// For the figures, if there is something to say.
+    pub(super) fn figures(&self) -> Option<message::ReEmbedding> {
+        let state = self.state();
+        (state.missing() > 0).then(|| message::ReEmbedding {
+            state: match state.phase {
+                Phase::Waiting(_) => message::ReEmbeddingState::Waiting,
+                Phase::Complete { .. } => message::ReEmbeddingState::Complete,
+                Phase::Unknown | Phase::Running => message::ReEmbeddingState::Running,
+            },
+            contexts: state.contexts(),
+            done: state.contexts().saturating_sub(state.missing()),
+            refused: state.refused.len(),
+        })
+    }
+
+    /// Forgets all: the model has changed.
+    fn begin_anew(&self) {
+        let mut state = self.state();
+        let memories = mem::take(&mut state.memories).into_iter().map(|memory| Memory::new(memory.owner)).collect();
+        *state = State { memories, ..State::default() };
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn contexts(&self) -> usize {
+        self.memories.iter().map(|memory| memory.contexts).sum()
+    }
+
+    fn missing(&self) -> usize {
+        self.memories.iter().map(|memory| memory.missing).sum()
+    }
+
+    fn of(&mut self, owner: &Owner) -> Option<&mut Memory> {
+        self.memories.iter_mut().find(|memory| memory.owner == *owner)
+    }
+
+    fn show(&self, metrics: &Metrics) {
+        let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let (contexts, missing) = (self.contexts(), self.missing());
+        metrics.contexts.set(number(contexts));
+        metrics.done.set(number(contexts.saturating_sub(missing)));
+        metrics.refused.set(number(self.refused.len()));
+        metrics.state.set(match self.phase {
+            Phase::Unknown | Phase::Complete { .. } => 0,
+            Phase::Running => 1,
+            Phase::Waiting(_) => 2,
+        });
+    }
+}
+
+/// What is done next.
+enum Next {
+    /// These get their vectors; they are one owner's.
+    Embed(Owner, Vec<Context>),
+    /// Nothing on this page; look at the next one.
+    Look,
+    /// Nothing is left.
+    Rest,
+}
+
+impl Inner {
+    /// Gives some contexts their vectors. Says how long to wait before the next call, which keeps the average rate; `None` is the end
+    /// for now.
+    pub(super) async fn embed_missing(&self) -> Result<Option<Duration>, Error> {
+        if self.pending.is_active() {
+            // The store is away or is catching up; it is left in peace.
+            return Ok(Some(Duration::from_secs(1)));
+        }
+        let worked = self.embed_some().await;
+        match &worked {
+            Ok(_) => {}
+            Err(error) => self.note(|state| state.phase = Phase::Waiting(error.to_string())),
+        }
+        worked
+    }
+
+    async fn embed_some(&self) -> Result<Option<Duration>, Error> {
+        let since = Instant::now();
+        let (owner, contexts) = match self.choose().await? {
+            Next::Embed(owner, contexts) => (owner, contexts),
+            Next::Look => return Ok(Some(Duration::ZERO)),
+            Next::Rest => return self.rest().await,
+        };
+        let embedding = self.embedding.load_full();
+        let tried = contexts.len();
+        let added = self.embed(&embedding, &owner, contexts).await?;
+        let pause = embedding.pause_after(tried).saturating_sub(since.elapsed());
+        let contexts = u32::try_from(added).map_or(f64::MAX, f64::from);
+        let rate = contexts / (since.elapsed() + pause).as_secs_f64().max(f64::EPSILON);
+        let metrics = &self.metrics.re_embedding;
+        metrics.rate.set(rate);
+        metrics.embedded.inc_by(added as u64);
+        self.note(|state| {
+            state.phase = Phase::Running;
+            if let Some(memory) = state.of(&owner) {
+                memory.missing = memory.missing.saturating_sub(added);
+            }
+        });
+        Ok(Some(pause))
+    }
+
+    async fn choose(&self) -> Result<Next, Error> {
+        let (owner, from) = {
+            let state = self.re_embedding.state();
+            let Some(memory) = state.memories.get(state.current) else { return Ok(Next::Rest) };
+            (memory.owner.clone(), memory.from)
+        };
+        let page = self.store_health.note(self.store.list(missing(owner.clone()), from, PAGE).await)?;
+        let mut state = self.re_embedding.state();
+        let mut contexts: Vec<Context> =
+            page.contexts.into_iter().filter(|context| !state.refused.contains(&context.id)).collect();
+        let count = state.memories.len();
+        let Some(memory) = state.of(&owner) else { return Ok(Next::Look) };
+        if contexts.is_empty() {
+            memory.from = page.next;
+            // At the end it begins again, because something may have come since; a pass without any work was the last one.
+            if page.next.is_none() && !mem::take(&mut memory.worked) {
+                state.current = (state.current + 1) % count;
+                return Ok(if state.current == 0 { Next::Rest } else { Next::Look });
+            }
+            return Ok(Next::Look);
+        }
+        memory.worked = true;
+        drop(state);
+        let (picked, _) = contexts.partial_shuffle(&mut rand::rng(), BATCH);
+        Ok(Next::Embed(owner, picked.to_vec()))
+    }
+
+    /// All that can have vectors do. What former models have made goes after a while.
+    async fn rest(&self) -> Result<Option<Duration>, Error> {
+        let since = match self.re_embedding.state().phase {
+            Phase::Complete { since } => since,
+            Phase::Unknown | Phase::Running | Phase::Waiting(_) => Instant::now(),
+        };
+        self.survey().await?;
+        let is_due = {
+            let mut state = self.re_embedding.state();
+            // What is counted and was not found is no context, or has come just now and is found by the next look.
+            let refused = state.refused.len();
+            state.memories.iter_mut().for_each(|memory| memory.missing = memory.missing.min(refused));
+            state.phase = Phase::Complete { since };
+            state.show(&self.metrics.re_embedding);
+            !state.dropped && since.elapsed() >= self.embedding.load().keeps_former_for()
+        };
+        if !is_due {
+            return Ok(None);
+        }
+        for owner in self.looked_after() {
+            let dropped = self.store.drop_former_vectors(&owner, DROPPED_AT_ONCE).await;
+            let dropped = self.store_health.note(dropped)?;
+            self.metrics.re_embedding.dropped.inc_by(dropped as u64);
+            if dropped >= DROPPED_AT_ONCE {
+                return Ok(Some(Duration::ZERO));
+            }
+        }
+        self.re_embedding.state().dropped = true;
+        Ok(None)
+    }
+
+    /// Counts what there is to do.
+    pub(super) async fn survey(&self) -> Result<(), Error> {
+        for owner in self.looked_after() {
+            let missing = missing(owner.clone());
+            let all = Selection { dense: Dense::Any, ..missing.clone() };
+            let missing = self.store_health.note(self.store.count(missing).await)?;
+            let contexts = self.store_health.note(self.store.count(all).await)?;
+            self.note(|state| {
+                if let Some(memory) = state.of(&owner) {
+                    (memory.contexts, memory.missing) = (contexts, missing);
+                }
+            });
+        }
+        self.note(|state| {
+            let is_idle = matches!(state.phase, Phase::Unknown | Phase::Complete { .. });
+            if state.missing() > state.refused.len() && is_idle {
+                state.phase = Phase::Running;
+            }
+        });
+        Ok(())
+    }
+
+    /// Looks after what the agent has and shares.
+    pub(super) fn look_after_memories(&self) {
+        self.re_embedding.visit(&self.owner);
+        self.access.load().spaces().for_each(|space| self.re_embedding.visit(&space));
+    }
+
+    fn looked_after(&self) -> Vec<Owner> {
+        self.re_embedding.state().memories.iter().map(|memory| memory.owner.clone()).collect()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.re_embedding.state();
+        change(&mut state);
+        state.show(&self.metrics.re_embedding);
+    }
+
+    /// Gives these contexts their vectors, one by one if the API refuses some of the texts. Says how many got theirs.
+    async fn embed(&self, embedding: &Embedding, owner: &Owner, contexts: Vec<Context>) -> Result<usize, Error> {
+        let mut texts = Vec::with_capacity(contexts.len());
+        for context in &contexts {
+            texts.push(index_texts(context, self.previous(context).await?.as_ref()));
+        }
+        match embedding.documents(&texts).await {
+            Ok(dense) => return self.add_vectors(owner, &contexts, dense).await,
+            Err(error) if !is_about_a_text(&error) => return Err(Error::Embedding(error)),
+            Err(_) => {}
+        }
+        let mut added = 0;
+        for (context, texts) in contexts.iter().zip(&texts) {
+            match embedding.documents(std::slice::from_ref::<IndexTexts>(texts)).await {
+                Ok(dense) => added += self.add_vectors(owner, std::slice::from_ref(context), dense).await?,
+                Err(error) if is_about_a_text(&error) => self.pass_over(context.id, &error),
+                Err(error) => return Err(Error::Embedding(error)),
+            }
+        }
+        Ok(added)
+    }
+
+    fn pass_over(&self, id: ContextId, error: &embedder::Error) {
+        warn!(context.id = %id, error = chain(error), "The embedding API refuses a context's text; it is found by its words");
+        self.note(|state| {
+            if state.refused.len() < MOST_REFUSED {
+                state.refused.insert(id);
+            }
+        });
+    }
+
+    async fn add_vectors(
+        &self,
+        owner: &Owner,
+        contexts: &[Context],
+        dense: Vec<(Vec<f32>, Vec<f32>)>,
+    ) -> Result<usize, Error> {
+        let _held = self.locks.hold(contexts.iter().map(|context| Key::Context(context.id))).await;
+        let ids = contexts.iter().map(|context| context.id).collect();
+        let current = self.store_health.note(self.store.get(owner, ids, now()).await)?;
+        let mut new = Vec::with_capacity(current.len());
+        for Point { context, vectors } in current {
+            let embedded =
+                contexts.iter().zip(&dense).find(|(old, _)| old.id == context.id && old.text == context.text);
+            let Some((_, (own, with_previous))) = embedded else { continue };
+            let (id, version) = (context.id, context.version);
+            let dense = NewDense { id, version, own: own.clone(), with_previous: with_previous.clone() };
+            new.push((dense, context, vectors));
+        }
+        let written = new.iter().map(|(dense, ..)| dense.clone()).collect();
+        self.store_health.note(self.store.set_vectors(owner, written).await)?;
+        let added = new.len();
+        for (NewDense { own, with_previous, .. }, context, mut vectors) in new {
+            (vectors.dense_self, vectors.dense_ctx) = (Some(own), Some(with_previous));
+            self.immediate.put(&context, &vectors);
+        }
+        Ok(added)
+    }
+
+    /// From now on vectors are those of this embedder. Nobody may make or compare any meanwhile.
+    pub(super) async fn change_model(&self, embedder: Arc<dyn Embedder>, config: &SidecarConfig) -> Result<(), Error> {
+        let model = Model { name: embedder.model().to_owned(), dimensions: embedder.dimensions() };
+        {
+            let _alone = self.models.write().await;
+            self.store.switch_model(model.clone()).await?;
+            self.embedding.store(Arc::new(Embedding::new(embedder, config)));
+            self.immediate.forget_dense();
+            self.pending.forget_dense();
+            self.re_embedding.begin_anew();
+        }
+        info!(%model, "The embedding model has changed; contexts get new vectors in the background");
+        if let Err(error) = self.survey().await {
+            warn!(error = chain(&error), "Not known yet how many contexts need new vectors");
+        }
+        self.re_embedding.expect();
+        Ok(())
+    }
+}
+
+/// Earlier versions are searched as well, so they get vectors as well.
+fn missing(owner: Owner) -> Selection {
+    Selection { dense: Dense::Missing, validity: Validity::Any, ..Selection::alive(owner, now()) }
+}
+
+/// Whether the API would take other texts.
+fn is_about_a_text(error: &embedder::Error) -> bool {
+    matches!(error, embedder::Error::Refused { status } if STATUS_OF_REFUSED_TEXTS.contains(status))
+}
