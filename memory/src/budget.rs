@@ -190,6 +190,42 @@ mod tests {
         }
 
         #[test]
+        fn a_larger_budget_loses_no_context_to_a_worse_one(items in items(), budget in 1_u32..400, more in 1_u32..100) {
+            let taken = |budget| {
+                let packing = pack(&items, budget, 50, &PerLevel::default());
+                let whole = packing.taken.iter().filter(|taken| !taken.shortened).map(|taken| taken.place);
+                (whole.collect::<std::collections::BTreeSet<_>>(), total(&packing))
+            };
+            let ((less, used), (larger, used_of_more)) = (taken(budget), taken(budget + more));
+            // The best context in which they differ is one that the larger budget has.
+            let differs = less.symmetric_difference(&larger).min();
+            prop_assert!(differs.is_none_or(|place| larger.contains(place)), "{:?} {:?}", less, larger);
+            prop_assert!(used_of_more >= used);
+        }
+
+        #[test]
+        fn a_floor_is_filled_as_far_as_its_level_can(items in items(), budget in 1_u32..400, shares in shares()) {
+            let packing = pack(&items, budget, 50, &shares);
+            for level in Level::ALL {
+                // What is missing to the floor is less than the shortest context of the level that was left out.
+                let missing = share_of(budget, shares[level].floor).saturating_sub(packing.used[level]);
+                let fits = |place: &usize| items[*place].level == level && items[*place].tokens <= missing;
+                let is_the_bests = budget - total(&packing) == 0;
+                prop_assert!(is_the_bests || !packing.left_out.iter().any(fits), "{:?}", packing);
+            }
+        }
+
+        #[test]
+        fn a_cap_binds_all_but_the_best(items in items(), budget in 1_u32..400, shares in shares()) {
+            let packing = pack(&items, budget, 50, &shares);
+            for level in Level::ALL {
+                let best = packing.taken.first().filter(|best| items[best.place].level == level);
+                let cap = shares[level].cap.map_or(budget, |cap| share_of(budget, cap));
+                prop_assert!(packing.used[level] <= cap.max(best.map_or(0, |best| best.tokens)));
+            }
+        }
+
+        #[test]
         fn a_budget_for_everything_takes_everything(items in items()) {
             let all = items.iter().map(|item| item.tokens).sum::<u32>().max(1);
             prop_assert!(pack(&items, all, 50, &PerLevel::default()).left_out.is_empty());

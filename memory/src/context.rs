@@ -209,6 +209,12 @@ impl Context {
         self.updated_at <= at && self.valid_until.is_none_or(|until| at < until)
     }
 
+    /// The same with the accesses that `stored` counts: they are added beside every other change, and none of those takes them back.
+    #[must_use]
+    pub fn with_accesses_of(self, stored: &Self) -> Self {
+        Self { access_count: stored.access_count, accessed_at: stored.accessed_at, ..self }
+    }
+
     /// Whether it may no longer be returned; see [`crate::expiry::is_expired`].
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {

@@ -111,7 +111,7 @@ impl QueryFacts {
     }
 }
 
-/// The parts of a score. The first nine add up; the nudges multiply the sum.
+/// The parts of a score. The first eight add up; the nudges multiply the sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Parts {
     /// Dense, own text.

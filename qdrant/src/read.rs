@@ -77,7 +77,7 @@ impl Collection {
     /// # Errors
     /// When the server fails.
     pub async fn max_sequence(&self, owner: &Owner, session: &SessionId) -> Result<Option<i64>, Error> {
-        Ok(self.last_of_session(owner, session, Expiry::Any, None).await?.map(|context| context.sequence))
+        Ok(self.of_session(owner, session, Expiry::Any, Direction::Desc, None).await?.map(|context| context.sequence))
     }
 
     /// The last context of a session that is alive at `now`.
@@ -85,7 +85,7 @@ impl Collection {
     /// # Errors
     /// When the server fails.
     pub async fn last(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<Option<Context>, Error> {
-        self.last_of_session(owner, session, Expiry::AliveAt(now), None).await
+        self.of_session(owner, session, Expiry::AliveAt(now), Direction::Desc, None).await
     }
 
     /// The last context of a session before the one with the number `sequence`, of those that are alive at `now`.
@@ -100,7 +100,22 @@ impl Collection {
         now: Timestamp,
     ) -> Result<Option<Context>, Error> {
         let Some(from) = sequence.checked_sub(1) else { return Ok(None) };
-        self.last_of_session(owner, session, Expiry::AliveAt(now), Some(from)).await
+        self.of_session(owner, session, Expiry::AliveAt(now), Direction::Desc, Some(from)).await
+    }
+
+    /// The first context of a session after the one with the number `sequence`, of those that are alive at `now`.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn after(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error> {
+        let Some(from) = sequence.checked_add(1) else { return Ok(None) };
+        self.of_session(owner, session, Expiry::AliveAt(now), Direction::Asc, Some(from)).await
     }
 
     /// What the collection holds, of all owners.
@@ -158,11 +173,13 @@ impl Collection {
         Ok(self.call("read contexts", self.points.clone().get(request)).await?.result)
     }
 
-    async fn last_of_session(
+    /// The first context of a session from one end, or from the number `from` on.
+    async fn of_session(
         &self,
         owner: &Owner,
         session: &SessionId,
         expiry: Expiry,
+        direction: Direction,
         from: Option<i64>,
     ) -> Result<Option<Context>, Error> {
         let alive = Selection::alive(owner.clone(), Timestamp::from_millis(0));
@@ -176,7 +193,7 @@ impl Collection {
             with_payload: Some(true.into()),
             order_by: Some(OrderBy {
                 key: schema::SEQUENCE.to_owned(),
-                direction: Some(Direction::Desc.into()),
+                direction: Some(direction.into()),
                 start_from: from.map(|from| StartFrom { value: Some(start_from::Value::Integer(from)) }),
             }),
             ..self.scroll_request()

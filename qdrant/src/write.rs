@@ -37,7 +37,8 @@ impl Collection {
         Ok(())
     }
 
-    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay.
+    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay, and so do the counts
+    /// of its accesses.
     ///
     /// The server compares and writes in one step, but does not tell whether it wrote; so the context is read before and after.
     ///
@@ -52,15 +53,20 @@ impl Collection {
             }
             None => None,
         };
-        if let Some(ended) = self.compare(&owner, context.id, |current| current.version == expected).await? {
-            return Ok(ended);
-        }
+        let current = match self.current(&owner, context.id).await? {
+            None => return Ok(Updated::Missing),
+            Some(current) if current.version != expected => {
+                return Ok(Updated::Conflict { current: Box::new(current) });
+            }
+            Some(current) => current,
+        };
+        let context = context.clone().with_accesses_of(&current);
         let unchanged = filter::of(&Clauses::at_version(&owner, &[context.id], expected));
         if let Some(row) = row {
             let request = UpsertPoints {
                 collection_name: self.options.collection.clone(),
                 wait: Some(true),
-                points: vec![row],
+                points: vec![PointStruct { payload: convert::payload(&context)?, ..row }],
                 ordering: Some(medium()),
                 update_filter: Some(unchanged),
                 update_mode: Some(UpdateMode::UpdateOnly.into()),
@@ -71,14 +77,19 @@ impl Collection {
             let request = SetPayloadPoints {
                 collection_name: self.options.collection.clone(),
                 wait: Some(true),
-                payload: convert::payload(context)?,
+                payload: convert::payload(&context)?,
                 points_selector: Some(selector(unchanged)),
                 ordering: Some(medium()),
                 ..SetPayloadPoints::default()
             };
             self.call("update a context", self.points.clone().overwrite_payload(request)).await?;
         }
-        Ok(self.compare(&owner, context.id, |current| current == context).await?.unwrap_or(Updated::Applied))
+        Ok(match self.current(&owner, context.id).await? {
+            None => Updated::Missing,
+            // Accesses may have been counted since.
+            Some(current) if context.clone().with_accesses_of(&current) == current => Updated::Applied,
+            Some(current) => Updated::Conflict { current: Box::new(current) },
+        })
     }
 
     /// Adds to access counts; what is not there any more is left out.
@@ -174,19 +185,9 @@ impl Collection {
         convert::row(point, self.dense(), self.options.model.dimensions)
     }
 
-    /// How an update ended if the context is not as it should be: missing, or another one by now.
-    async fn compare(
-        &self,
-        owner: &Owner,
-        id: ContextId,
-        expected: impl Fn(&Context) -> bool,
-    ) -> Result<Option<Updated>, Error> {
-        let current = self.find(&[id]).await?.pop().filter(|current| owner.owns(current));
-        Ok(match current {
-            None => Some(Updated::Missing),
-            Some(current) if expected(&current) => None,
-            Some(current) => Some(Updated::Conflict { current: Box::new(current) }),
-        })
+    /// The owner's context with this id, as it is.
+    async fn current(&self, owner: &Owner, id: ContextId) -> Result<Option<Context>, Error> {
+        Ok(self.find(&[id]).await?.pop().filter(|current| owner.owns(current)))
     }
 }
 

@@ -11,6 +11,7 @@ mod drain;
 mod embedding;
 mod error;
 mod filter;
+mod following;
 mod health;
 mod idempotency;
 mod immediate;

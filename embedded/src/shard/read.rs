@@ -97,7 +97,7 @@ impl Shard {
     /// # Errors
     /// When the engine fails.
     pub fn max_sequence(&self, owner: &Owner, session: Option<&SessionId>) -> Result<Option<i64>, Error> {
-        let last = self.last_of_session(owner, session, Expiry::Any, None, 1)?;
+        let last = self.of_session(owner, session, Expiry::Any, Direction::Desc, None, 1)?;
         Ok(last.first().map(|context| context.sequence))
     }
 
@@ -112,7 +112,7 @@ impl Shard {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<Context>, Error> {
-        let mut tail = self.last_of_session(owner, session, Expiry::AliveAt(now), None, limit)?;
+        let mut tail = self.of_session(owner, session, Expiry::AliveAt(now), Direction::Desc, None, limit)?;
         tail.reverse();
         Ok(tail)
     }
@@ -129,7 +129,24 @@ impl Shard {
         now: Timestamp,
     ) -> Result<Option<Context>, Error> {
         let Some(from) = sequence.checked_sub(1) else { return Ok(None) };
-        Ok(self.last_of_session(owner, Some(session), Expiry::AliveAt(now), Some(from), 1)?.pop())
+        let alive = Expiry::AliveAt(now);
+        Ok(self.of_session(owner, Some(session), alive, Direction::Desc, Some(from), 1)?.pop())
+    }
+
+    /// The first context of a session after the one with the number `sequence`, of those that are alive at `now`.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn after(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error> {
+        let Some(from) = sequence.checked_add(1) else { return Ok(None) };
+        let alive = Expiry::AliveAt(now);
+        Ok(self.of_session(owner, Some(session), alive, Direction::Asc, Some(from), 1)?.pop())
     }
 
     /// What the store holds.
@@ -147,11 +164,13 @@ impl Shard {
         })
     }
 
-    fn last_of_session(
+    /// Contexts of a session in the order of their numbers, from one end or from the number `from` on.
+    fn of_session(
         &self,
         owner: &Owner,
         session: Option<&SessionId>,
         expiry: Expiry,
+        direction: Direction,
         from: Option<i64>,
         limit: usize,
     ) -> Result<Vec<Context>, Error> {
@@ -166,7 +185,7 @@ impl Shard {
         }
         let order = OrderBy {
             key: open::path(schema::SEQUENCE)?,
-            direction: Some(Direction::Desc),
+            direction: Some(direction),
             start_from: from.map(StartFrom::Integer),
         };
         let request = ScrollRequest {
@@ -180,7 +199,10 @@ impl Shard {
         let mut contexts: Vec<Context> =
             records.into_iter().filter_map(|record| self.decode(id(record.id)?, record.payload)).collect();
         // The engine leaves the order of equal numbers open.
-        contexts.sort_by_key(|context| std::cmp::Reverse((context.sequence, context.created_at, context.id)));
+        contexts.sort_by_key(|context| (context.sequence, context.created_at, context.id));
+        if direction == Direction::Desc {
+            contexts.reverse();
+        }
         Ok(contexts)
     }
 

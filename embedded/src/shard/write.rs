@@ -43,35 +43,27 @@ impl Shard {
         self.commit(write)
     }
 
-    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay.
+    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay, and so do the counts
+    /// of its accesses.
     ///
     /// # Errors
     /// When a vector cannot be stored, or when the engine fails.
     pub fn update(&self, context: &Context, vectors: Option<&Vectors>, expected: i64) -> Result<Updated, Error> {
         let owner = Owner::of(context);
-        let operation = match vectors {
-            Some(vectors) => {
-                let row = self.row(&Point { context: context.clone(), vectors: vectors.clone() })?;
-                let insert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(vec![row]));
-                UpdateOperation::PointOperation(insert)
-            }
-            None => UpdateOperation::PayloadOperation(PayloadOps::OverwritePayload(SetPayloadOp {
-                payload: payload(context)?,
-                points: Some(vec![filter::point_id(context.id)]),
-                filter: None,
-                key: None,
-            })),
-        };
+        let point = |vectors: &Vectors| Point { context: context.clone(), vectors: vectors.clone() };
+        let row = vectors.map(|vectors| self.row(&point(vectors))).transpose()?;
         let write = {
             // The directory has one process and its writes follow one another, so nothing comes between look and change.
             let mut writes = lock(&self.writes);
-            match self.read_any(context.id)?.filter(|current| owner.owns(current)) {
+            let current = match self.read_any(context.id)?.filter(|current| owner.owns(current)) {
                 None => return Ok(Updated::Missing),
                 Some(current) if current.version != expected => {
                     return Ok(Updated::Conflict { current: Box::new(current) });
                 }
-                Some(_) => {}
-            }
+                Some(current) => current,
+            };
+            let payload = payload(&context.clone().with_accesses_of(&current))?;
+            let operation = replacement(context.id, payload, row);
             let write = self.apply(&[context.id], operation, "update a context")?;
             writes.newest = Some(Newest { id: context.id, version: context.version });
             write
@@ -243,6 +235,22 @@ impl Shard {
             return Err(Error::NotFinite { id });
         }
         Ok(())
+    }
+}
+
+/// A point with a new payload, and new vectors if there are any.
+fn replacement(id: ContextId, payload: Payload, row: Option<PointStructPersisted>) -> UpdateOperation {
+    match row {
+        Some(row) => {
+            let row = PointStructPersisted { payload: Some(payload), ..row };
+            UpdateOperation::PointOperation(PointOperations::UpsertPoints(PointInsertOperations::PointsList(vec![row])))
+        }
+        None => UpdateOperation::PayloadOperation(PayloadOps::OverwritePayload(SetPayloadOp {
+            payload,
+            points: Some(vec![filter::point_id(id)]),
+            filter: None,
+            key: None,
+        })),
     }
 }
 

@@ -111,16 +111,36 @@ proptest! {
     }
 
     #[test]
-    fn scores_are_finite_and_are_the_product_of_their_parts(
-        scores in prop::collection::vec(prop::collection::vec(prop::option::of(-9.0_f32..9.0), 4), 1..20),
+    fn the_named_parts_of_every_score_make_that_score(
+        contexts in prop::collection::vec(
+            (prop::collection::vec(prop::option::of(-9.0_f32..9.0), 4), 0_i64..4, 0_i64..9, 0_i64..99, 0_usize..3),
+            1..20,
+        ),
+        nudges in prop::collection::vec(0.0_f64..0.1, 3),
+        query in prop::sample::select(vec!["what did Ann say in November 2023", "tea", "on 14 November, Ben?", ""]),
     ) {
-        let candidates = (0_u128..)
-            .zip(&scores)
-            .map(|(number, legs)| candidate(number, &number.to_string(), [legs[0], legs[1], legs[2], legs[3]]))
-            .collect();
-        for ranked in rank(candidates, &QueryFacts::default(), &Settings::default(), NOW) {
-            prop_assert!(ranked.score.is_finite());
-            prop_assert!((ranked.score - ranked.parts.score()).abs() < 1e-12);
+        let settings = Settings {
+            nudges: Nudges { recency: nudges[0], frequency: nudges[1], level: nudges[2] },
+            ..Settings::default()
+        };
+        let candidates = (0_u128..).zip(&contexts).map(|(number, (legs, session, sequence, accesses, level))| {
+            let of = candidate(number, &number.to_string(), [legs[0], legs[1], legs[2], legs[3]]);
+            let mut of = in_session(of, &session.to_string(), *sequence);
+            let context = std::sync::Arc::make_mut(&mut of.context);
+            context.access_count = *accesses;
+            context.level = Level::ALL[*level];
+            context.actor = Actor::new(if number % 2 == 0 { "Ann" } else { "Ben" }).ok();
+            of
+        });
+        for ranked in rank(candidates.collect(), &QueryFacts::of(query), &settings, NOW) {
+            let (factors, terms): (Vec<_>, Vec<_>) =
+                ranked.parts.named().into_iter().partition(|(name, _)| name.ends_with("_factor"));
+            prop_assert_eq!((terms.len(), factors.len()), (8, 3));
+            let sum: f64 = terms.iter().map(|(_, value)| value).sum();
+            let product: f64 = factors.iter().map(|(_, value)| value).product();
+            prop_assert!(ranked.score.is_finite() && (ranked.score - sum * product).abs() < 1e-12, "{:?}", ranked);
+            prop_assert!(terms.iter().all(|(_, value)| *value >= 0.0), "{:?}", ranked.parts);
+            prop_assert!(factors.iter().all(|(_, value)| (value - 1.0).abs() <= 0.05), "{:?}", ranked.parts);
         }
     }
 }

@@ -70,6 +70,7 @@ impl Clauses {
             created_before,
             min_accesses,
             dense,
+            version_of,
             metadata,
         } = selection;
         let mut clauses = Self::of_owner(owner);
@@ -114,6 +115,9 @@ impl Clauses {
         match dense {
             Dense::Any => {}
             Dense::Missing => must_not.push(Clause::HasVector(schema::DENSE_SELF.to_owned())),
+        }
+        if let Some(original) = version_of {
+            must.push(keyword(schema::VERSION_OF, &original.to_string()));
         }
         for condition in metadata {
             clauses.add(condition)?;

@@ -50,6 +50,8 @@ pub const ACCESS_COUNT: &str = "access_count";
 pub const ACCESSED_AT: &str = "accessed_at";
 /// How often it was changed, from 1.
 pub const VERSION: &str = "version";
+/// The context that it is an earlier version of, if it is one.
+pub const VERSION_OF: &str = "version_of";
 /// What the caller attached.
 pub const METADATA: &str = "metadata";
 
@@ -113,6 +115,7 @@ mod tests {
         context.expires_at = Some(Timestamp::from_millis(9));
         context.accessed_at = Some(Timestamp::from_millis(7));
         context.valid_until = Some(Timestamp::from_millis(8));
+        context.version_of = Some(context.id);
         context.metadata = serde_json::from_str(r#"{"tenant": "evil", "deep": {"a": [1, null]}}"#).unwrap();
         context
     }
@@ -121,7 +124,7 @@ mod tests {
     fn every_field_that_is_named_here_is_one_of_the_payload() {
         let payload = payload(&sample()).unwrap();
         let indexed = INDEXES.iter().map(|(name, _)| *name).filter(|name| *name != SPACE);
-        for name in indexed.chain([ACCESS_COUNT, ACCESSED_AT, UPDATED_AT, VERSION, METADATA]) {
+        for name in indexed.chain([ACCESS_COUNT, ACCESSED_AT, UPDATED_AT, VERSION, VERSION_OF, METADATA]) {
             assert!(payload.contains_key(name), "{name}");
         }
         let mut shared = sample();

@@ -1,7 +1,7 @@
 //! Which contexts a call is about, in the product's terms. A selection always names tenant and holder: there is no way to ask for
 //! everybody's contexts.
 
-use crate::{Context, Holder, Level, SessionId, TenantId, Timestamp};
+use crate::{Context, ContextId, Holder, Level, SessionId, TenantId, Timestamp};
 
 /// Whose contexts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +98,8 @@ pub struct Selection {
     pub min_accesses: Option<i64>,
     /// With or without dense vectors.
     pub dense: Dense,
+    /// Only earlier versions of this context.
+    pub version_of: Option<ContextId>,
     /// What the caller's metadata must be; all have to hold.
     pub metadata: Vec<Condition>,
 }
@@ -116,6 +118,7 @@ impl Selection {
             created_before: None,
             min_accesses: None,
             dense: Dense::Any,
+            version_of: None,
             metadata: Vec::new(),
         }
     }
@@ -183,6 +186,7 @@ impl Selection {
             created_before,
             min_accesses,
             dense,
+            version_of,
             metadata,
         } = self;
         *sessions == Sessions::All
@@ -190,6 +194,7 @@ impl Selection {
             && created_before.is_none()
             && min_accesses.is_none()
             && *dense == Dense::Any
+            && version_of.is_none()
             && metadata.is_empty()
     }
 

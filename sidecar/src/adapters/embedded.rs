@@ -202,6 +202,17 @@ impl VectorStore for Embedded {
         self.call(StoreOperation::SessionTail, move |shard| shard.before(&owner, &session, sequence, now)).await
     }
 
+    async fn after(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error> {
+        let (owner, session) = (owner.clone(), session.clone());
+        self.call(StoreOperation::SessionTail, move |shard| shard.after(&owner, &session, sequence, now)).await
+    }
+
     async fn count_accesses(&self, owner: &Owner, accesses: Vec<Access>) -> Result<(), Error> {
         let owner = owner.clone();
         self.call(StoreOperation::CountAccesses, move |shard| shard.count_accesses(&owner, &accesses)).await

@@ -244,6 +244,17 @@ impl VectorStore for Qdrant {
         self.call(&current, StoreOperation::SessionTail, current.collection.before(owner, session, sequence, now)).await
     }
 
+    async fn after(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error> {
+        let current = self.current();
+        self.call(&current, StoreOperation::SessionTail, current.collection.after(owner, session, sequence, now)).await
+    }
+
     async fn count_accesses(&self, owner: &Owner, accesses: Vec<Access>) -> Result<(), Error> {
         let current = self.current();
         self.call(&current, StoreOperation::CountAccesses, current.collection.count_accesses(owner, &accesses)).await

@@ -1,7 +1,8 @@
 //! Deleting by id, by session, and what has expired.
 
-use context_manager_memory::{Context, ContextId, SessionId, history};
+use context_manager_memory::{Context, ContextId, history};
 use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared, ContextDelete};
+use tokio::sync::MutexGuard;
 
 use super::{
     Error, Inner, convert,
@@ -19,7 +20,7 @@ const BATCH: usize = 500;
 
 impl Inner {
     pub(super) async fn remove(&self, reach: &Reach, id: ContextId) -> Result<Acknowledgment, Error> {
-        let _held = self.locks.hold([Key::Context(id)]).await;
+        let _held = self.lock_context(reach.owner(), id).await;
         match self.unless_journaling(self.remove_now(reach, id)).await? {
             Some(context) => Ok(convert::acknowledgment(&context, AckStatus::Deleted)),
             None => self.journal_removal(reach, id).await,
@@ -28,18 +29,39 @@ impl Inner {
 
     async fn remove_now(&self, reach: &Reach, id: ContextId) -> Result<Context, Error> {
         let context = self.point(reach, id).await?.context;
-        self.delete_with_versions(reach.owner(), id).await?;
-        self.immediate.remove(id);
-        self.sessions.forget(context.session.as_ref()).await;
+        self.erase(reach.owner(), std::slice::from_ref(&context)).await?;
         Ok(context)
     }
 
-    /// Deletes a context and what it was before.
-    pub(super) async fn delete_with_versions(&self, owner: &Owner, id: ContextId) -> Result<(), Error> {
-        let found = self.store_health.note(self.store.find(vec![id]).await)?;
-        let version = found.first().map_or(1, |context| context.version);
-        // The context goes last, so that a deletion that was interrupted can be repeated as a whole.
-        let ids: Vec<ContextId> = history::earlier_ids(id, version).chain([id]).collect();
+    /// Locks a context and its session, as far as the sidecar can tell which that is.
+    pub(super) async fn lock_context(&self, owner: &Owner, id: ContextId) -> Vec<MutexGuard<'_, ()>> {
+        // While writes are journaled, nothing but the context itself is touched.
+        let point = if self.pending.is_active() { None } else { self.point_of(owner, id).await.ok() };
+        let session = point.and_then(|point| point.context.session);
+        self.locks.hold([Some(Key::Context(id)), session.as_ref().map(Key::Session)].into_iter().flatten()).await
+    }
+
+    /// Deletes an owner's contexts and what they were from the store and from memory. The caller holds their locks.
+    pub(super) async fn erase(&self, owner: &Owner, contexts: &[Context]) -> Result<(), Error> {
+        self.follow_removal(owner, contexts).await?;
+        self.delete_with_versions(owner, contexts).await?;
+        for context in contexts {
+            self.immediate.remove(context.id);
+            self.sessions.forget(context.session.as_ref()).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes an owner's contexts from the store, with all that they were before.
+    pub(super) async fn delete_with_versions(&self, owner: &Owner, contexts: &[Context]) -> Result<(), Error> {
+        let originals = || contexts.iter().filter(|context| context.version_of.is_none());
+        for context in originals().filter(|context| context.version > history::MOST_VERSIONS) {
+            let everything = Selection::alive(owner.clone(), now()).with_all_that_was();
+            self.delete_all(&Selection { version_of: Some(context.id), ..everything }).await?;
+        }
+        // The contexts go last, so that a deletion that was interrupted can be repeated as a whole.
+        let earlier = originals().flat_map(|context| history::earlier_ids(context.id, context.version));
+        let ids: Vec<ContextId> = earlier.chain(contexts.iter().map(|context| context.id)).collect();
         for ids in ids.chunks(BATCH) {
             self.store_health.note(self.store.delete(owner, ids.to_vec()).await)?;
         }
@@ -52,55 +74,67 @@ impl Inner {
             return Err(Error::field("session", "session is missing; name the session to clear"));
         };
         let wanted = Wanted::within(reach);
-        let _held = self.locks.hold([Key::Session(&session)]).await;
-        match self.unless_journaling(self.clear_now(&session, &wanted)).await? {
-            Some(deleted) => Ok(Cleared { deleted, journaled: false }),
-            None => self.journal_clearing(session, wanted).await,
+        if let Some(deleted) = self.unless_journaling(self.delete_wanted(&wanted)).await? {
+            return Ok(Cleared { deleted, journaled: false });
         }
-    }
-
-    async fn clear_now(&self, session: &SessionId, wanted: &Wanted) -> Result<usize, Error> {
-        self.sessions.forget(Some(session)).await;
-        let alive = wanted.selection(wanted.levels.clone(), now());
-        let deleted = self.delete_all(&alive).await?;
-        self.delete_all(&alive.with_all_that_was()).await?;
-        self.immediate.remove_matching(&Wanted { validity: Validity::Any, ..wanted.clone() });
-        self.sessions.forget(Some(session)).await;
-        Ok(deleted)
+        let _held = self.locks.hold([Key::Session(&session)]).await;
+        self.journal_clearing(session.clone(), wanted).await
     }
 
     /// Deletes the contexts that match. The expired ones go too, but nobody could see them, so they are not counted.
     pub(super) async fn remove_matching(&self, reach: &Reach, message: ContextDelete) -> Result<Cleared, Error> {
-        let now = now();
         let levels = filter::levels(message.levels.clone(), reach)?;
-        let wanted = filter::of_deletion(message.clone(), Wanted { levels, ..Wanted::within(reach) }, now)?;
+        let wanted = filter::of_deletion(message.clone(), Wanted { levels, ..Wanted::within(reach) }, None)?;
         if message.dry_run {
-            let selection = wanted.selection(wanted.levels.clone(), now);
+            let selection = wanted.selection(wanted.levels.clone(), now());
             let deleted = self.store_health.note(self.store.count(selection).await)?;
             return Ok(Cleared { deleted, journaled: false });
         }
         match self.unless_journaling(self.delete_wanted(&wanted)).await? {
             Some(deleted) => Ok(Cleared { deleted, journaled: false }),
-            None => self.journal_deletion(message, wanted, now).await,
+            None => self.journal_deletion(message, wanted).await,
         }
     }
 
+    /// Deletes what is wanted, and what was. Says how many of them could be seen.
+    ///
+    /// Each page is read again under the locks of its contexts, so that no write that runs beside brings back what was deleted.
     pub(super) async fn delete_wanted(&self, wanted: &Wanted) -> Result<usize, Error> {
-        let alive = wanted.selection(wanted.levels.clone(), now());
-        let deleted = self.delete_all(&alive).await?;
-        self.delete_all(&alive.with_all_that_was()).await?;
-        self.immediate.remove_matching(wanted);
-        self.sessions.forget_all();
-        Ok(deleted)
+        let wanted = Wanted { validity: Validity::Any, ..wanted.clone() };
+        let selection = wanted.selection(wanted.levels.clone(), now()).with_all_that_was();
+        let (mut deleted, mut from) = (0, None);
+        loop {
+            let page = self.store_health.note(self.store.list(selection.clone(), from, BATCH).await)?;
+            let ids = page.contexts.iter().map(|context| Key::Context(context.id));
+            let sessions = page.contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session);
+            let _held = self.locks.hold(ids.chain(sessions)).await;
+            let ids: Vec<ContextId> = page.contexts.iter().map(|context| context.id).collect();
+            let mut contexts = self.store_health.note(self.store.find(ids).await)?;
+            contexts.retain(|context| wanted.matches(context));
+            if wanted.is_whole_session() {
+                // Nothing that stays follows anything that goes.
+                self.delete_with_versions(&wanted.owner, &contexts).await?;
+                for context in &contexts {
+                    self.immediate.remove(context.id);
+                }
+                self.sessions.forget(wanted.session.as_ref()).await;
+            } else {
+                self.erase(&wanted.owner, &contexts).await?;
+            }
+            let now = now();
+            deleted += contexts.iter().filter(|context| context.is_current() && !context.is_expired(now)).count();
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(deleted),
+            }
+        }
     }
 
-    pub(super) async fn delete_all(&self, selection: &Selection) -> Result<usize, Error> {
-        let mut deleted = 0;
+    async fn delete_all(&self, selection: &Selection) -> Result<(), Error> {
         loop {
             let batch = self.store_health.note(self.store.delete_selected(selection.clone(), BATCH).await)?;
-            deleted += batch;
             if batch < BATCH {
-                return Ok(deleted);
+                return Ok(());
             }
         }
     }

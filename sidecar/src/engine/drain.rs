@@ -9,7 +9,9 @@ use context_manager_memory::{Context, ContextId, Timestamp, update};
 use tracing::{info, warn};
 
 use super::{
-    Error, Inner, now,
+    Error, Inner,
+    locks::Key,
+    now,
     pending::{self, Entry},
     store::{Draft, is_owned_alike, says_the_same},
 };
@@ -52,17 +54,11 @@ impl Inner {
                     let change = update::Change { text, metadata, ttl, if_version: None };
                     self.drain_update(&owner, id, expected, change, at).await?;
                 }
-                Entry::Delete { id, holder, at: _ } => {
-                    let owner = pending::owner(&self.owner, holder.as_ref());
-                    self.delete_with_versions(&owner, id).await?;
-                    self.immediate.remove(id);
+                Entry::Delete { id, holder, at } => {
+                    self.drain_deletion(&pending::owner(&self.owner, holder.as_ref()), id, at).await?;
                 }
                 Entry::Clear { session, within, at: _ } => {
-                    let wanted = pending::cleared(&session, within, &self.owner);
-                    let selection = wanted.selection(wanted.levels.clone(), now());
-                    self.delete_all(&selection.with_all_that_was()).await?;
-                    self.immediate.remove_matching(&wanted);
-                    self.sessions.forget(Some(&session)).await;
+                    self.delete_wanted(&pending::cleared(&session, within, &self.owner)).await?;
                 }
                 Entry::DeleteMatching { message, within, at } => {
                     self.delete_wanted(&pending::doomed(message, within, at, &self.owner)?).await?;
@@ -82,6 +78,9 @@ impl Inner {
 
     async fn drain_contexts(&self, contexts: Vec<Context>) -> Result<(), Error> {
         let now = now();
+        let sessions = contexts.iter().filter_map(|context| context.session.clone()).collect::<Vec<_>>();
+        let keys = contexts.iter().map(|context| Key::Context(context.id)).chain(sessions.iter().map(Key::Session));
+        let _held = self.locks.hold(keys.collect::<Vec<_>>()).await;
         let ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
         let found = self.store_health.note(self.store.find(ids).await)?;
         let there: HashMap<ContextId, Context> = found.into_iter().map(|context| (context.id, context)).collect();
@@ -105,6 +104,19 @@ impl Inner {
         self.close_all_superseded(&drafts).await
     }
 
+    async fn drain_deletion(&self, owner: &Owner, id: ContextId, at: Timestamp) -> Result<(), Error> {
+        let found = self.store_health.note(self.store.find(vec![id]).await)?;
+        // What another sidecar has stored under this id since is not meant.
+        let meant = |context: &Context| owner.owns(context) && context.created_at <= at;
+        if let Some(context) = found.into_iter().find(meant) {
+            let keys = [Some(Key::Context(id)), context.session.as_ref().map(Key::Session)];
+            let _held = self.locks.hold(keys.into_iter().flatten()).await;
+            self.erase(owner, std::slice::from_ref(&context)).await?;
+        }
+        self.immediate.remove(id);
+        Ok(())
+    }
+
     async fn drain_update(
         &self,
         owner: &Owner,
@@ -113,13 +125,20 @@ impl Inner {
         change: update::Change,
         at: Timestamp,
     ) -> Result<(), Error> {
+        let mut session = None;
         for _ in 0..ATTEMPTS {
+            let keys = [Some(Key::Context(id)), session.as_ref().map(Key::Session)];
+            let _held = self.locks.hold(keys.into_iter().flatten()).await;
             let found = self.store_health.note(self.store.get(owner, vec![id], now()).await)?;
             let Some(current) = found.into_iter().next() else {
                 self.metrics.journal.dropped.add(Dropped::Missing, 1);
                 warn!(context.id = %id, "A journaled change came too late: the context is gone");
                 return Ok(());
             };
+            if current.context.session != session {
+                session = current.context.session;
+                continue;
+            }
             if current.context.version > expected && has(&current.context, &change) {
                 return Ok(());
             }
@@ -127,6 +146,9 @@ impl Inner {
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
             self.keep_version(&current, at).await?;
+            if vectors.is_some() {
+                self.follow_change(&changed).await?;
+            }
             let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
             match self.store_health.note(written)? {
                 Updated::Applied => {

@@ -42,6 +42,15 @@ impl Wanted {
         }
     }
 
+    /// Whether it is a session with all that is in it.
+    pub(super) fn is_whole_session(&self) -> bool {
+        let Self { owner: _, session, levels, metadata, created_before, validity: _ } = self;
+        session.is_some()
+            && metadata.is_empty()
+            && created_before.is_none()
+            && Level::ALL.iter().all(|level| levels.contains(level))
+    }
+
     /// The same, for the store.
     pub(super) fn selection(&self, levels: Vec<Level>, now: Timestamp) -> Selection {
         Selection {
@@ -70,8 +79,8 @@ impl Wanted {
     }
 }
 
-/// What a deletion that was asked for at `now` is about: nothing that is stored later.
-pub(super) fn of_deletion(message: ContextDelete, within: Wanted, now: Timestamp) -> Result<Wanted, Error> {
+/// What a deletion is about. One that was journaled `at` a time is not about what was stored later.
+pub(super) fn of_deletion(message: ContextDelete, within: Wanted, at: Option<Timestamp>) -> Result<Wanted, Error> {
     // Scope and session are part of what the permission reaches.
     let ContextDelete { session, levels, filter, created_before, scope: _, dry_run: _ } = message;
     if session.is_none() && levels.is_none() && filter.is_empty() && created_before.is_none() {
@@ -80,12 +89,8 @@ pub(super) fn of_deletion(message: ContextDelete, within: Wanted, now: Timestamp
             "nothing says what to delete; give session, levels, filter or created_before",
         ));
     }
-    let later = after(now);
-    Ok(Wanted {
-        metadata: conditions(filter)?,
-        created_before: Some(created_before.map_or(later, |before| Timestamp::from_millis(before).min(later))),
-        ..within
-    })
+    let named = created_before.map(Timestamp::from_millis);
+    Ok(Wanted { metadata: conditions(filter)?, created_before: named.into_iter().chain(at.map(after)).min(), ..within })
 }
 
 /// The moment after one.

@@ -123,6 +123,9 @@ impl Inner {
     ) -> Result<Acknowledgment, Error> {
         let now = now();
         let current = self.known_or_stored(reach, id, now).await?;
+        if let Some(by) = self.pending.view().and_then(|view| view.successor(id)) {
+            return Err(Error::Past { id, superseded_by: Some(by) });
+        }
         let Change { text, metadata, ttl, .. } = change.clone();
         let changed = update::apply(&current.context, change, now)?.by(reach.agent());
         self.limits.metadata(&changed.metadata)?;
@@ -151,7 +154,8 @@ impl Inner {
             Err(error) if error.is_outage() && reach.is_own() && reach.session().is_none() => None,
             Err(error) => return Err(error),
         };
-        let entry = Entry::Delete { id, holder: other(reach), at: now };
+        let at = known.as_ref().map_or(now, |context| now.max(context.created_at));
+        let entry = Entry::Delete { id, holder: other(reach), at };
         self.pending.append(entry, Effect::Delete(reach.owner().clone(), id)).await?;
         self.immediate.remove(id);
         if let Some(context) = &known {
@@ -162,11 +166,11 @@ impl Inner {
         Ok(known.map_or(unknown, |context| convert::acknowledgment(&context, AckStatus::Journaled)))
     }
 
-    /// Journals the end of a session's contexts. In a memory that others write to as well, what they store later is not meant.
+    /// Journals the end of a session's contexts. What another sidecar stores later is not meant.
     pub(super) async fn journal_clearing(&self, session: SessionId, mut wanted: Wanted) -> Result<Cleared, Error> {
         let now = now();
-        let deleted = self.known_matching(&wanted, now);
-        wanted.created_before = (wanted.owner != self.owner).then(|| filter::after(now));
+        let Known { count: deleted, until } = self.known_matching(&wanted, now);
+        wanted.created_before = Some(filter::after(until));
         let within = Some(Within::of(&wanted));
         wanted = cleared(&session, within.clone(), &self.owner);
         let entry = Entry::Clear { session: session.clone(), within, at: now };
@@ -177,31 +181,34 @@ impl Inner {
     }
 
     /// Journals the end of the contexts that match.
-    pub(super) async fn journal_deletion(
-        &self,
-        message: ContextDelete,
-        wanted: Wanted,
-        now: Timestamp,
-    ) -> Result<Cleared, Error> {
-        let deleted = self.known_matching(&wanted, now);
-        let entry = Entry::DeleteMatching { message, within: Some(Within::of(&wanted)), at: now };
+    pub(super) async fn journal_deletion(&self, message: ContextDelete, mut wanted: Wanted) -> Result<Cleared, Error> {
+        let Known { count: deleted, until } = self.known_matching(&wanted, now());
+        let end = filter::after(until);
+        wanted.created_before = Some(wanted.created_before.map_or(end, |before| before.min(end)));
+        let entry = Entry::DeleteMatching { message, within: Some(Within::of(&wanted)), at: until };
         self.pending.append(entry, Effect::DeleteMatching(wanted.clone())).await?;
         self.immediate.remove_matching(&wanted);
         self.sessions.forget_all();
         Ok(Cleared { deleted, journaled: true })
     }
 
-    /// How many contexts match, as far as the sidecar knows without the store.
-    fn known_matching(&self, wanted: &Wanted, now: Timestamp) -> usize {
-        let mut known: Vec<ContextId> =
-            self.immediate.matching(wanted, now).into_iter().map(|(context, _)| context.id).collect();
-        if let Some(view) = self.pending.view() {
-            known.extend(immediate::waiting(&view, wanted, now).into_iter().map(|(context, _)| context.id));
+    /// The contexts that match, as far as the sidecar knows without the store.
+    fn known_matching(&self, wanted: &Wanted, now: Timestamp) -> Known {
+        let mut known: HashMap<ContextId, Timestamp> = HashMap::new();
+        let held = self.immediate.matching(wanted, now);
+        let waiting = self.pending.view().map(|view| immediate::waiting(&view, wanted, now)).unwrap_or_default();
+        for (context, _) in held.into_iter().chain(waiting) {
+            known.insert(context.id, context.created_at);
         }
-        known.sort_unstable();
-        known.dedup();
-        known.len()
+        Known { count: known.len(), until: known.values().copied().fold(now, Timestamp::max) }
     }
+}
+
+/// Contexts that a journaled deletion is about.
+struct Known {
+    count: usize,
+    /// What was stored until then is meant: until now, or later if the clock was set back since.
+    until: Timestamp,
 }
 
 /// The holder of a memory that is not the agent's own.

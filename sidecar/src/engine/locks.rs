@@ -49,6 +49,12 @@ fn place(key: &Key<'_>) -> usize {
     usize::try_from(hasher.finish() % LOCKS).unwrap_or(0)
 }
 
+/// Whether two names stand for the same lock.
+#[cfg(test)]
+pub(super) fn is_shared(one: &Key<'_>, other: &Key<'_>) -> bool {
+    place(one) == place(other)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};

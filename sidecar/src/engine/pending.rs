@@ -110,7 +110,8 @@ pub(super) struct View {
     points: HashMap<ContextId, Arc<Point>>,
     deleted: HashSet<(Owner, ContextId)>,
     doomed: Vec<Arc<Wanted>>,
-    superseded: HashSet<ContextId>,
+    /// Contexts, and which one took their place.
+    superseded: HashMap<ContextId, ContextId>,
 }
 
 impl View {
@@ -122,7 +123,7 @@ impl View {
     /// Whether a search or a list must not have this context from the store: what it says is outdated, or another one takes
     /// its place.
     pub(super) fn hides(&self, context: &Context) -> bool {
-        self.replaces(context) || self.superseded.contains(&context.id)
+        self.replaces(context) || self.superseded.contains_key(&context.id)
     }
 
     /// Whether what the store says about this context is outdated: it was changed, or it is gone.
@@ -132,6 +133,11 @@ impl View {
             || self.doomed.iter().any(|wanted| wanted.matches(context))
     }
 
+    /// The context that takes the place of this one by a waiting write.
+    pub(super) fn successor(&self, id: ContextId) -> Option<ContextId> {
+        self.superseded.get(&id).copied()
+    }
+
     /// Whether a waiting write deletes this context by its id.
     pub(super) fn is_deleted(&self, owner: &Owner, id: ContextId) -> bool {
         !self.deleted.is_empty() && self.deleted.contains(&(owner.clone(), id))
@@ -139,7 +145,7 @@ impl View {
 
     /// The contexts that are new or changed, and whose place no other takes.
     pub(super) fn points(&self) -> impl Iterator<Item = &Point> {
-        self.points.values().map(Arc::as_ref).filter(|point| !self.superseded.contains(&point.context.id))
+        self.points.values().map(Arc::as_ref).filter(|point| !self.superseded.contains_key(&point.context.id))
     }
 
     /// The last context of a session, as far as the waiting writes tell.
@@ -154,7 +160,7 @@ impl View {
         if !self.deleted.is_empty() {
             self.deleted.remove(&(Owner::of(&point.context), point.context.id));
         }
-        self.superseded.extend(&point.context.supersedes);
+        self.superseded.extend(point.context.supersedes.iter().map(|id| (*id, point.context.id)));
         self.points.insert(point.context.id, Arc::new(point));
     }
 
@@ -230,7 +236,7 @@ pub(super) fn doomed(
             ..Wanted::all(own.clone())
         },
     };
-    filter::of_deletion(message, wanted, at)
+    filter::of_deletion(message, wanted, Some(at))
 }
 
 /// How a new entry changes the view.

@@ -348,14 +348,15 @@ impl Inner {
             texts.push(index_texts(context, self.previous(context).await?.as_ref()));
         }
         match embedding.documents(&texts).await {
-            Ok(dense) => return self.add_vectors(owner, &contexts, dense).await,
+            Ok(dense) => return self.add_vectors(owner, &contexts, &texts, dense).await,
             Err(error) if !is_about_a_text(&error) => return Err(Error::Embedding(error)),
             Err(_) => {}
         }
         let mut added = 0;
         for (context, texts) in contexts.iter().zip(&texts) {
-            match embedding.documents(std::slice::from_ref::<IndexTexts>(texts)).await {
-                Ok(dense) => added += self.add_vectors(owner, std::slice::from_ref(context), dense).await?,
+            let (one, texts) = (std::slice::from_ref(context), std::slice::from_ref::<IndexTexts>(texts));
+            match embedding.documents(texts).await {
+                Ok(dense) => added += self.add_vectors(owner, one, texts, dense).await?,
                 Err(error) if is_about_a_text(&error) => self.pass_over(context.id, &error),
                 Err(error) => return Err(Error::Embedding(error)),
             }
@@ -376,16 +377,22 @@ impl Inner {
         &self,
         owner: &Owner,
         contexts: &[Context],
+        texts: &[IndexTexts],
         dense: Vec<(Vec<f32>, Vec<f32>)>,
     ) -> Result<usize, Error> {
-        let _held = self.locks.hold(contexts.iter().map(|context| Key::Context(context.id))).await;
+        let mut keys: Vec<Key<'_>> = contexts.iter().map(|context| Key::Context(context.id)).collect();
+        keys.extend(contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session));
+        let _held = self.locks.hold(keys).await;
         let ids = contexts.iter().map(|context| context.id).collect();
         let current = self.store_health.note(self.store.get(owner, ids, now()).await)?;
         let mut new = Vec::with_capacity(current.len());
         for Point { context, vectors } in current {
-            let embedded =
-                contexts.iter().zip(&dense).find(|(old, _)| old.id == context.id && old.text == context.text);
-            let Some((_, (own, with_previous))) = embedded else { continue };
+            let embedded = contexts.iter().zip(texts).zip(&dense).find(|((old, _), _)| old.id == context.id);
+            let Some(((_, texts), (own, with_previous))) = embedded else { continue };
+            // It or the one before it was changed meanwhile; the next turn sees what they are now.
+            if index_texts(&context, self.previous(&context).await?.as_ref()) != *texts {
+                continue;
+            }
             let (id, version) = (context.id, context.version);
             let dense = NewDense { id, version, own: own.clone(), with_previous: with_previous.clone() };
             new.push((dense, context, vectors));

@@ -49,13 +49,14 @@ impl Inner {
         let since = Instant::now();
         let policy = self.policy.load_full();
         let ask = self.understand(reaches, request, &policy)?;
-        let now = now();
         let mut degraded = Vec::new();
         let query = self.query_vectors(&ask.query, &mut degraded).await;
         if query.dense.is_some() && self.re_embedding.is_incomplete() {
             degraded.push(Degradation::ReEmbedding);
         }
-        let candidates = self.candidates(&ask, query, now, &mut degraded).await?;
+        let candidates = self.candidates(&ask, query, now(), &mut degraded).await?;
+        // Embedding and store may have taken their time; what expired meanwhile is not returned.
+        let now = now();
         let mut ranked = rank::rank(candidates, &QueryFacts::of(&ask.query), &policy.ranking, now);
         if let Some(least) = ask.min_score {
             ranked.retain(|ranked| ranked.score >= least);

@@ -98,7 +98,11 @@ impl Inner {
         }
         let ids = contexts.iter().map(|context| Key::Context(context.id));
         let sessions = contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session);
-        let _held = self.locks.hold(ids.chain(sessions).collect::<Vec<_>>()).await;
+        let superseded = self.superseded(&contexts).await;
+        let closed = superseded.iter().flat_map(|(id, session)| {
+            [Some(Key::Context(*id)), session.as_ref().map(Key::Session)].into_iter().flatten()
+        });
+        let _held = self.locks.hold(ids.chain(sessions).chain(closed).collect::<Vec<_>>()).await;
 
         let chosen: Vec<ContextId> =
             contexts.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(context, _)| context.id).collect();
@@ -132,6 +136,19 @@ impl Inner {
             self.close_superseded(draft.context()).await?;
         }
         Ok(())
+    }
+
+    /// The contexts whose place new ones take, with their sessions as far as the sidecar can tell them.
+    async fn superseded(&self, contexts: &[Context]) -> Vec<(ContextId, Option<SessionId>)> {
+        let mut superseded = Vec::new();
+        for context in contexts {
+            let owner = Owner::of(context);
+            for id in context.supersedes.iter().copied() {
+                let point = if self.pending.is_active() { None } else { self.point_of(&owner, id).await.ok() };
+                superseded.push((id, point.and_then(|point| point.context.session)));
+            }
+        }
+        superseded
     }
 
     /// What is superseded must be there, so that a wrong id is noticed; outside the agent's own memory it must be what the agent may

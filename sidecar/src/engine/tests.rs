@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use context_manager_memory::Context as Stored;
 use context_manager_protocol::{
     config::{Embedding as EmbeddingConfig, Provider},
     duration::HumanDuration,
@@ -22,6 +23,7 @@ use crate::{
     ports::vector_store::{Dense, Selection},
 };
 
+mod forgetting;
 mod history;
 mod models;
 mod outage;

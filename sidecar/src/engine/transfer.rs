@@ -81,7 +81,9 @@ impl Inner {
         now: Timestamp,
         result: &mut Imported,
     ) -> Result<(), Error> {
-        let _held = self.locks.hold(batch.iter().map(|(_, context)| Key::Context(context.id))).await;
+        let ids = batch.iter().map(|(_, context)| Key::Context(context.id));
+        let sessions = batch.iter().filter_map(|(_, context)| context.session.as_ref()).map(Key::Session);
+        let _held = self.locks.hold(ids.chain(sessions)).await;
         let ids = batch.iter().map(|(_, context)| context.id).collect();
         let found = self.store_health.note(self.store.find(ids).await)?;
         let mut there: HashMap<ContextId, Context> = found.into_iter().map(|found| (found.id, found)).collect();

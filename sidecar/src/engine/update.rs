@@ -9,7 +9,7 @@ use context_manager_memory::{
 use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextUpdate};
 use tracing::warn;
 
-use super::{Error, Inner, convert, locks::Key, now};
+use super::{Error, Inner, convert, now};
 use crate::{
     access::Reach,
     metrics::Degradation,
@@ -36,7 +36,7 @@ impl Inner {
         }
         let ttl = ttl.map(convert::ttl).transpose()?;
         let change = Change { text, metadata, ttl, if_version };
-        let _held = self.locks.hold([Key::Context(id)]).await;
+        let _held = self.lock_context(reach.owner(), id).await;
         match self.unless_journaling(self.change_now(reach, id, change.clone())).await? {
             Some(changed) => Ok(convert::acknowledgment(&changed, AckStatus::Updated)),
             None => self.journal_change(reach, id, change).await,
@@ -54,6 +54,9 @@ impl Inner {
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
             self.keep_version(&current, changed.updated_at).await?;
+            if vectors.is_some() {
+                self.follow_change(&changed).await?;
+            }
             let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
             match self.store_health.note(written)? {
                 Updated::Applied => {
@@ -62,7 +65,11 @@ impl Inner {
                     return Ok(changed);
                 }
                 Updated::Conflict { .. } => current = self.point(reach, id).await?,
-                Updated::Missing => return Err(Error::NotFound(id)),
+                Updated::Missing => {
+                    // It went meanwhile, and what it was goes with it.
+                    self.delete_with_versions(reach.owner(), &[changed]).await?;
+                    return Err(Error::NotFound(id));
+                }
             }
         }
         Err(update::VersionConflict { expected: current.context.version, actual: current.context.version + 1 }.into())
@@ -78,18 +85,20 @@ impl Inner {
     }
 
     /// Closes the contexts whose place a stored one takes. What is gone or closed already stays as it is.
+    ///
+    /// The store is asked and not the journal: a write that waits behind this one has not changed anything yet.
     pub(super) async fn close_superseded(&self, by: &Context) -> Result<(), Error> {
         let owner = Owner::of(by);
         for id in by.supersedes.iter().copied() {
             for _ in 0..ATTEMPTS {
-                let current = match self.point_of(&owner, id).await {
-                    Ok(point) if point.context.is_current() => point.context,
-                    Ok(_) | Err(Error::NotFound(_)) => break,
-                    Err(error) => return Err(error),
+                let found = self.store_health.note(self.store.get(&owner, vec![id], now()).await)?;
+                let Some(current) = found.into_iter().map(|point| point.context).find(Context::is_current) else {
+                    break;
                 };
                 let at = by.created_at;
                 let until = self.policy.load().history_until(at).unwrap_or(at);
                 let closed = history::superseded(&current, by.id, at, until);
+                self.follow_removal(&owner, std::slice::from_ref(&current)).await?;
                 let written = self.store.update(closed, None, current.version).await;
                 match self.store_health.note(written)? {
                     Updated::Applied | Updated::Missing => {

@@ -41,6 +41,16 @@ impl Upkeep {
         }
     }
 
+    /// Notes again what could not be written.
+    fn count_again(&self, owner: &Owner, uncounted: &[Access]) {
+        let mut accesses = lock(&self.accesses);
+        for Access { id, times, at } in uncounted {
+            let (since, latest) = accesses.entry((owner.clone(), *id)).or_insert((0, *at));
+            *since += times;
+            *latest = (*latest).max(*at);
+        }
+    }
+
     /// Notes that a session has got a context.
     pub(super) fn touch(&self, owner: Owner, session: SessionId) {
         lock(&self.touched).insert((owner, session));
@@ -88,17 +98,21 @@ impl Inner {
         for ((owner, id), (times, at)) in accesses {
             by_owner.entry(owner).or_default().push(Access { id, times, at });
         }
+        let mut first_failure = Ok(());
         for (owner, accesses) in by_owner {
             for batch in accesses.chunks(PAGE) {
-                let ids: Vec<ContextId> = batch.iter().map(|access| access.id).collect();
-                self.store_health.note(self.store.count_accesses(&owner, batch.to_vec()).await)?;
-                let now = now();
+                if let Err(error) = self.store_health.note(self.store.count_accesses(&owner, batch.to_vec()).await) {
+                    self.upkeep.count_again(&owner, batch);
+                    first_failure = first_failure.and(Err(error.into()));
+                    continue;
+                }
+                let (ids, now) = (batch.iter().map(|access| access.id).collect(), now());
                 for Point { context, .. } in self.store_health.note(self.store.get(&owner, ids, now).await)? {
                     self.promote_if_due(&context, now).await?;
                 }
             }
         }
-        Ok(())
+        first_failure
     }
 
     /// Moves a context to long-term memory if it has earned it. Says whether it did.
@@ -120,33 +134,44 @@ impl Inner {
     /// The oldest short-term contexts of a session that has too many make room: they are promoted if they have earned it, else
     /// deleted. A context without a session counts towards no capacity.
     async fn hold_capacities(&self) -> Result<(), Error> {
-        let touched = mem::take(&mut *lock(&self.upkeep.touched));
+        let mut touched = mem::take(&mut *lock(&self.upkeep.touched)).into_iter();
         let Some(capacity) = self.policy.load().capacities[Level::ShortTerm] else { return Ok(()) };
-        for (owner, session) in touched {
-            let now = now();
-            let selection = Selection {
-                sessions: Sessions::Only(session.clone()),
-                levels: Some(vec![Level::ShortTerm]),
-                ..Selection::alive(owner.clone(), now)
-            };
-            let count = self.store_health.note(self.store.count(selection.clone()).await)?;
-            if count <= capacity {
-                continue;
+        while let Some((owner, session)) = touched.next() {
+            if let Err(error) = self.hold_capacity(&owner, &session, capacity).await {
+                lock(&self.upkeep.touched).extend(touched.chain([(owner, session)]));
+                return Err(error);
             }
-            let _held = self.locks.hold([Key::Session(&session)]).await;
-            let mut contexts = self.all(selection).await?;
-            contexts.sort_by_key(|context| (context.sequence, context.created_at, context.id));
-            let surplus = contexts.len().saturating_sub(capacity);
-            let mut leaving = Vec::new();
-            for context in contexts.into_iter().take(surplus) {
-                if !self.promote_if_due(&context, now).await? {
-                    leaving.push(context.id);
-                }
-            }
-            self.metrics.contexts.evicted.add(super::convert::level_message(Level::ShortTerm), leaving.len() as u64);
-            debug!(contexts = leaving.len(), "The oldest short-term contexts of a full session made room");
-            self.store_health.note(self.store.delete(&owner, leaving).await)?;
         }
+        Ok(())
+    }
+
+    async fn hold_capacity(&self, owner: &Owner, session: &SessionId, capacity: usize) -> Result<(), Error> {
+        let now = now();
+        let selection = Selection {
+            sessions: Sessions::Only(session.clone()),
+            levels: Some(vec![Level::ShortTerm]),
+            ..Selection::alive(owner.clone(), now)
+        };
+        let count = self.store_health.note(self.store.count(selection.clone()).await)?;
+        if count <= capacity {
+            return Ok(());
+        }
+        let mut contexts = self.all(selection).await?;
+        contexts.sort_by_key(|context| (context.sequence, context.created_at, context.id));
+        let surplus = contexts.len().saturating_sub(capacity);
+        let mut leaving = Vec::new();
+        for context in contexts.into_iter().take(surplus) {
+            // Takes the context's lock, so no other may be held here.
+            if !self.promote_if_due(&context, now).await? {
+                leaving.push(context);
+            }
+        }
+        let keys = leaving.iter().map(|context| Key::Context(context.id)).chain([Key::Session(session)]);
+        let _held = self.locks.hold(keys).await;
+        self.metrics.contexts.evicted.add(super::convert::level_message(Level::ShortTerm), leaving.len() as u64);
+        debug!(contexts = leaving.len(), "The oldest short-term contexts of a full session made room");
+        self.delete_with_versions(owner, &leaving).await?;
+        self.sessions.forget(Some(session)).await;
         Ok(())
     }
 

@@ -25,7 +25,8 @@ pub trait VectorStore: Send + Sync + 'static {
     /// Stores contexts, all or none; one that is there already is replaced.
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error>;
 
-    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay.
+    /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay. The counts of its
+    /// accesses stay as they are in the store.
     async fn update(&self, context: Context, vectors: Option<Vectors>, expected: i64) -> Result<Updated, Error>;
 
     /// Contexts by id, whoever owns them and expired or not: only for telling whether an id is taken.
@@ -51,6 +52,15 @@ pub trait VectorStore: Send + Sync + 'static {
 
     /// The last living context of a session before the one with the number `sequence`.
     async fn before(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error>;
+
+    /// The first living context of a session after the one with the number `sequence`.
+    async fn after(
         &self,
         owner: &Owner,
         session: &SessionId,

@@ -30,6 +30,7 @@ on_both! {
     nothing_is_returned_from_the_moment_it_expires,
     what_is_past_is_found_by_its_time_only,
     accesses_are_added_up,
+    an_update_takes_no_access_back,
     pages_show_each_context_once,
     deleting_says_how_many_and_stops_at_the_limit,
     a_search_finds_by_words_alone_by_vector_alone_and_by_both,
@@ -300,6 +301,17 @@ async fn sessions_have_an_end_and_an_order(place: Place) {
         let found = store.before(&me, of, sequence, LATER).await.expect("read");
         assert_eq!(found.map(|context| context.sequence), before, "{of} before {sequence}");
     }
+    for (of, sequence, now, after) in [
+        (&s, i64::MIN, NOW, Some(3)),
+        (&s, 3, NOW, Some(4)),
+        (&s, 4, NOW, Some(5)),
+        (&s, 4, LATER, None),
+        (&s, i64::MAX, NOW, None),
+        (&session("other"), 1, NOW, None),
+    ] {
+        let found = store.after(&me, of, sequence, now).await.expect("read");
+        assert_eq!(found.map(|context| context.sequence), after, "{of} after {sequence}");
+    }
     let of = |sessions| Selection { sessions, ..Selection::alive(me.clone(), NOW) };
     for (sessions, count) in [(Sessions::All, 5), (Sessions::Only(s.clone()), 3), (Sessions::Without, 1)] {
         assert_eq!(store.count(of(sessions.clone())).await.expect("counted"), count, "{sessions:?}");
@@ -373,6 +385,20 @@ async fn accesses_are_added_up(place: Place) {
     assert_eq!(counted, [(3, Some(LATER), 1), (2, Some(LATER), 1)]);
     let often = Selection { min_accesses: Some(3), ..Selection::alive(owner("t"), NOW) };
     assert_eq!(store.count(often).await.expect("counted"), 1);
+}
+
+async fn an_update_takes_no_access_back(place: Place) {
+    let store = place.open().await;
+    let read = point("t", 1, "tea");
+    store.upsert(vec![read.clone()]).await.expect("stored");
+    store.count_accesses(&owner("t"), vec![Access { id: id(1), times: 3, at: LATER }]).await.expect("counted");
+    for (version, vectors) in [(2, None), (3, Some(read.vectors.clone()))] {
+        // What the writer read is from before the accesses were counted.
+        let changed = Context { version, ..read.context.clone() };
+        assert_eq!(store.update(changed, vectors, version - 1).await.expect("answered"), Updated::Applied);
+        let context = store.find(vec![id(1)]).await.expect("read").pop().expect("there");
+        assert_eq!((context.version, context.access_count, context.accessed_at), (version, 3, Some(LATER)));
+    }
 }
 
 async fn pages_show_each_context_once(place: Place) {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use context_manager_memory::{Context as Stored, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
+use context_manager_memory::{ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
 use context_manager_protocol::{config::Operation, message::Scope};
 use serde_json::json;
 
@@ -62,6 +62,7 @@ switched! {
     fn count(selection: Selection) -> usize;
     fn session_end(owner: &Owner, session: &SessionId, now: Timestamp) -> SessionEnd;
     fn before(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
+    fn after(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
     fn count_accesses(owner: &Owner, accesses: Vec<Access>) -> ();
     fn delete(owner: &Owner, ids: Vec<ContextId>) -> usize;
     fn delete_selected(selection: Selection, limit: usize) -> usize;
@@ -417,4 +418,41 @@ async fn writes_to_other_memories_wait_for_the_store_and_touch_no_other() {
     let granted = outage.engine.permit(&caller(), Some(&scope), None).expect("permitted");
     let newer = outage.engine.get(&granted, new.id, None).await.expect("there");
     assert_eq!((newer.version, newer.written_by.as_deref()), (2, Some("agent")));
+}
+
+#[tokio::test]
+async fn a_context_that_a_journaled_one_supersedes_cannot_be_changed_and_does_not_come_back() {
+    let outage = Outage::new().await;
+    outage.cut();
+    let old = outage.store(json!({"text": "Ann lives in Bonn"})).await.id;
+    outage.store(json!({"text": "Ann lives in Rome", "supersedes": [old]})).await;
+    let refused = outage.engine.update(&mine(&outage.engine), old, message(json!({"text": "Ann lives in Ulm"}))).await;
+    assert!(matches!(refused, Err(Error::Past { .. })), "{refused:?}");
+    outage.back().await;
+    assert_eq!(outage.texts("where does Ann live").await, ["Ann lives in Rome"]);
+}
+
+#[tokio::test]
+async fn a_journaled_deletion_leaves_what_another_sidecar_has_stored_since() {
+    let outage = Outage::new().await;
+    let id = outage.store(json!({"text": "tea before", "session": "s"})).await.id;
+    let again = outage.store(json!({"text": "tea by its id"})).await.id;
+    outage.cut();
+    clear(&outage.engine, "s").await.expect("journaled");
+    outage.engine.delete(&mine(&outage.engine), again).await.expect("journaled");
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    // Another sidecar of the agent still reaches the store.
+    let mut points = outage.switch.store.get(outage.engine.owner(), vec![id.into(), again.into()], now()).await;
+    let points = points.as_mut().expect("there");
+    for point in points.iter_mut() {
+        if point.context.id == id.into() {
+            point.context.id = Uuid::now_v7().into();
+        }
+        point.context.text = "tea since".to_owned();
+        point.context.created_at = now();
+    }
+    outage.switch.store.upsert(points.clone()).await.expect("stored");
+    outage.back().await;
+    let texts: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
+    assert_eq!(texts, ["tea since", "tea since"]);
 }
