@@ -60,10 +60,13 @@ pub const STORAGE_KIND_IS_FIXED: CelRule = rule(
 );
 /// Vectors of two models cannot be compared, so contexts get new ones or the model stays.
 pub const MODEL_IS_FIXED: CelRule = rule(
-    "self.?embedding.?onModelChange.orValue('ReEmbed') != 'Refuse' \
-     || (self.?embedding.?provider.orValue('builtin') == oldSelf.?embedding.?provider.orValue('builtin') \
-     && self.?embedding.?model.orValue('') == oldSelf.?embedding.?model.orValue('') \
-     && self.?embedding.?dimensions.orValue(384) == oldSelf.?embedding.?dimensions.orValue(384))",
+    "!has(self.embedding) || !has(self.embedding.onModelChange) || self.embedding.onModelChange != 'Refuse' || (\
+     (has(self.embedding.provider) && self.embedding.provider != 'builtin') == (has(oldSelf.embedding) && \
+     has(oldSelf.embedding.provider) && oldSelf.embedding.provider != 'builtin') && \
+     has(self.embedding.model) == (has(oldSelf.embedding) && has(oldSelf.embedding.model)) && \
+     (!has(self.embedding.model) || self.embedding.model == oldSelf.embedding.model) && \
+     (has(self.embedding.dimensions) ? self.embedding.dimensions : 384) == (has(oldSelf.embedding) && \
+     has(oldSelf.embedding.dimensions) ? oldSelf.embedding.dimensions : 384))",
     "spec.embedding: with onModelChange: Refuse, provider, model and dimensions cannot be changed, because vectors of two models cannot be compared; set onModelChange: ReEmbed, and contexts get vectors of the new model",
 );
 

@@ -204,18 +204,6 @@ mod tests {
         }
 
         #[test]
-        fn a_floor_is_filled_as_far_as_its_level_can(items in items(), budget in 1_u32..400, shares in shares()) {
-            let packing = pack(&items, budget, 50, &shares);
-            for level in Level::ALL {
-                // What is missing to the floor is less than the shortest context of the level that was left out.
-                let missing = share_of(budget, shares[level].floor).saturating_sub(packing.used[level]);
-                let fits = |place: &usize| items[*place].level == level && items[*place].tokens <= missing;
-                let is_the_bests = budget - total(&packing) == 0;
-                prop_assert!(is_the_bests || !packing.left_out.iter().any(fits), "{:?}", packing);
-            }
-        }
-
-        #[test]
         fn a_cap_binds_all_but_the_best(items in items(), budget in 1_u32..400, shares in shares()) {
             let packing = pack(&items, budget, 50, &shares);
             for level in Level::ALL {

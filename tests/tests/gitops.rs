@@ -44,8 +44,9 @@ fn overlay(folder: &Path, namespace: &str) -> Result<()> {
         delete("CustomResourceDefinition", "contextmanagers.contextmanager.dev"),
         delete("Namespace", "context-manager-system"),
         // While nobody answers, pods that ask would be refused, those of other suites too.
-        "  - {target: {kind: MutatingWebhookConfiguration}, patch: \"[{op: replace, path: /webhooks/0/failurePolicy, value: Ignore}, \
-         {op: replace, path: /webhooks/1/failurePolicy, value: Ignore}]\"}\n",
+        "  - target: {kind: MutatingWebhookConfiguration}\n    patch: |\n      \
+         - {op: replace, path: /webhooks/0/failurePolicy, value: Ignore}\n      \
+         - {op: replace, path: /webhooks/1/failurePolicy, value: Ignore}\n",
     );
     fs::write(folder.join("kustomization.yaml"), text).context("failed to write the overlay")
 }
