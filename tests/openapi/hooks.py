@@ -67,13 +67,13 @@ KEYS = {}
 @schemathesis.hook
 def before_call(context, case, kwargs):
     """Keeps the rules that a schema cannot express, so that what it allows is accepted."""
-    # The document describes JSON; MessagePack has other numbers, and its decoder takes variants by number too.
-    if case.media_type == "application/msgpack":
-        case.media_type = "application/json"
     if case.meta is None or not case.meta.generation.mode.is_positive:
         messages = case.body.get("contexts", [case.body]) if isinstance(case.body, dict) else []
         for message in messages if isinstance(messages, list) else []:
             without_lists(message)
+        # MessagePack's decoder takes variants by number too, so what must be refused is sent as JSON.
+        if case.media_type == "application/msgpack":
+            case.media_type = "application/json"
         return
     key = (case.headers or {}).get("Idempotency-Key")
     # A key is for one write; what is generated may repeat it for another.
