@@ -87,6 +87,20 @@ def before_call(context, case, kwargs):
         message.pop("scopes", None)
         # Only a context that there is can be superseded.
         message.pop("supersedes", None)
+        keep_relations(message)
+
+
+def keep_relations(message):
+    """What must hold between fields: a range has room between its bounds, and a deletion says of what."""
+    conditions = message.get("filter")
+    for condition in conditions.values() if isinstance(conditions, dict) else []:
+        bounds = condition.get("range") if isinstance(condition, dict) else None
+        given = [name for name, bound in bounds.items() if bound is not None] if isinstance(bounds, dict) else []
+        for name in given[1:]:
+            del bounds[name]
+    names = ("session", "levels", "filter", "created_before")
+    if "text" not in message and "query" not in message and not any(message.get(name) for name in names):
+        message["session"] = "a session"
 
 
 def without_lists(message):
