@@ -87,10 +87,10 @@ def before_call(context, case, kwargs):
         message.pop("scopes", None)
         # Only a context that there is can be superseded.
         message.pop("supersedes", None)
-        keep_relations(message)
+        keep_relations(message, case.operation.path.endswith("/delete"))
 
 
-def keep_relations(message):
+def keep_relations(message, deletes):
     """What must hold between fields: a range has room between its bounds, and a deletion says of what."""
     conditions = message.get("filter")
     for condition in conditions.values() if isinstance(conditions, dict) else []:
@@ -99,7 +99,7 @@ def keep_relations(message):
         for name in given[1:]:
             del bounds[name]
     names = ("session", "levels", "filter", "created_before")
-    if "text" not in message and "query" not in message and not any(message.get(name) for name in names):
+    if deletes and not any(message.get(name) for name in names):
         message["session"] = "a session"
 
 
