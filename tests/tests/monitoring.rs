@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
+use context_manager_protocol::message::Acknowledgment;
 use context_manager_tests::{cluster, objects::asking, operator::Operator, sidecar::Sidecar};
 use serde_json::json;
 
@@ -50,6 +51,9 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
     let folder_of_sidecar = tempfile::tempdir()?;
     let sidecar = Sidecar::start(folder_of_sidecar.path(), "").await?;
+    // Durations of embeddings and store calls are there from the first one on.
+    let context = json!({"text": "the nightly build is green", "level": "long_term"});
+    sidecar.client()?.post("/v1/contexts", &context).await?.message::<Acknowledgment>()?;
     let operator = Operator::shared().await?;
     let client = cluster::client().await?;
     let namespace = operator.namespace(&client, "monitoring", &[]).await?;

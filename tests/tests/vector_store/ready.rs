@@ -78,6 +78,7 @@ async fn a_collection_that_was_made_for_something_else_is_named_and_left_alone()
     spec["reclaimPolicy"] = json!("Delete");
     let url = "https://embeddings.example.com/v1/embeddings";
     spec["embedding"] = json!({"provider": "openAI", "url": url, "model": "their-model", "dimensions": 9});
+    spec["embedding"]["onModelChange"] = json!("Refuse");
     namespace.make_resource("memory", spec).await?;
     let resource = wait_for(&namespace, "memory", "StoreReady", "False", Some("StoreIncompatible")).await?;
     let message = said(&resource, "StoreReady")?;
