@@ -13,6 +13,8 @@
 pub const HEAD: usize = 17;
 /// The largest payload.
 pub const LARGEST: usize = 64 << 20;
+/// The highest number. No journal ever gets there, so that counting on from a number that was read cannot overflow.
+pub const HIGHEST: u64 = u64::MAX >> 1;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +78,7 @@ fn first(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
     let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= LARGEST)?;
     let payload = rest.get(..length)?;
     let number = u64::from_le_bytes(*number);
-    if checksum(number, kind, payload) != u32::from_le_bytes(*expected) {
+    if number > HIGHEST || checksum(number, kind, payload) != u32::from_le_bytes(*expected) {
         return None;
     }
     let kind = match kind {
@@ -100,6 +102,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_number_that_no_journal_reaches_is_damage() {
+        for (number, expected) in [(HIGHEST, 1), (HIGHEST + 1, 0), (u64::MAX, 0)] {
+            let mut bytes = Vec::new();
+            write(&mut bytes, Kind::Record, number, b"tea");
+            assert_eq!(read(&bytes).0.len(), expected, "{number}");
+        }
+    }
 
     proptest! {
         #[test]

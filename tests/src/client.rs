@@ -37,6 +37,8 @@ pub struct Draft<'a> {
     pub clock_skew: i64,
     /// The nonce; a fresh one when absent.
     pub nonce: Option<String>,
+    /// The `Idempotency-Key`.
+    pub idempotency_key: Option<&'a str>,
     /// The media type.
     pub content_type: &'a str,
 }
@@ -60,6 +62,7 @@ impl<'a> Draft<'a> {
             signed_body: None,
             clock_skew: 0,
             nonce: None,
+            idempotency_key: None,
             content_type: Format::Json.media_type(),
         }
     }
@@ -106,18 +109,21 @@ impl Client {
     /// # Errors
     /// When no answer comes.
     pub async fn send(&self, draft: Draft<'_>) -> Result<Answer> {
-        let Draft { method, path, body, signed_body, clock_skew, nonce, content_type } = draft;
+        let Draft { method, path, body, signed_body, clock_skew, nonce, idempotency_key, content_type } = draft;
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
         let nonce = nonce.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let signed = Request { method, path: bare, query, body: signed_body.as_deref().unwrap_or(&body) };
         let headers = signature::sign(&self.key, &signed, now() + clock_skew, &nonce);
-        let request = self
+        let mut request = self
             .http
             .request(method.parse()?, format!("{}{path}", self.url))
             .headers(headers.to_header_map())
             .header("content-type", content_type)
             .header("accept", Format::Json.media_type())
             .body(body);
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
         let answer = request.send().await.with_context(|| format!("no answer to {method} {path}"))?;
         let status = answer.status().as_u16();
         Ok(Answer { status, body: answer.bytes().await?.to_vec() })

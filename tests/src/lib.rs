@@ -6,6 +6,7 @@ pub mod background;
 pub mod client;
 pub mod cluster;
 pub mod embeddings;
+pub mod ledger;
 pub mod objects;
 pub mod operator;
 pub mod pods;

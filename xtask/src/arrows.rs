@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("journal", &[]),
     ("sidecar", &["embedded", "journal", "memory", "protocol", "qdrant"]),
     ("example-agent", &["protocol"]),
+    ("test-fuzz", &["journal", "memory", "protocol"]),
     ("test-qdrant", &[]),
     ("tests", &["crds", "embedded", "memory", "operator", "protocol", "qdrant", "sidecar"]),
     ("bench", &["memory", "protocol", "tests"]),

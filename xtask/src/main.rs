@@ -10,6 +10,7 @@ mod cluster;
 mod command;
 mod demo;
 mod eval;
+mod fuzz;
 mod generate;
 mod images;
 mod paths;
@@ -43,6 +44,8 @@ enum Command {
     Bench(bench::Args),
     /// Measure how well retrieval finds, on conversations that are not part of the project
     Eval(eval::Args),
+    /// Run every fuzz target for a while
+    Fuzz(fuzz::Args),
     /// Run every test; the last line counts them
     Test(test::Args),
     /// Run what continuous integration runs: format, arrows, lints, tests
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Ci => ci::run(),
         Command::CheckArrows => arrows::run(),

@@ -65,6 +65,11 @@ impl Home {
         self.0.join("demo")
     }
 
+    /// What the fuzz targets were compiled to, and what they found.
+    pub fn fuzz(&self) -> PathBuf {
+        self.0.join("fuzz")
+    }
+
     /// Cargo's target folder for release builds: shared by all checkouts, because compiling the vector engine takes minutes.
     pub fn target(&self) -> PathBuf {
         self.0.join("target")

@@ -1,0 +1,191 @@
+//! `kill -9` in a loop under load: after each start the memory is exactly what was acknowledged, and old signatures stay refused.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_protocol::message::Acknowledgment;
+use context_manager_tests::{
+    client::{Client, Draft},
+    ledger::{Agent, Count},
+    qdrant::Qdrant,
+    sidecar::Sidecar,
+    tally::{Writers, drained},
+};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+const AGENTS: u64 = 4;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Report {
+    count: Count,
+    lost: usize,
+    doubled: usize,
+    slowest_start: Duration,
+}
+
+/// Lets the agents work while `end` happens.
+async fn work_until(agents: Vec<Agent>, client: &Client, end: impl Future<Output = Result<()>>) -> Result<Vec<Agent>> {
+    let mut tasks = JoinSet::new();
+    for mut agent in agents {
+        let client = client.clone();
+        tasks.spawn(async move { agent.work(&client).await.map(|()| agent) });
+    }
+    end.await?;
+    let mut agents = Vec::new();
+    while let Some(agent) = tasks.join_next().await {
+        agents.push(agent??);
+    }
+    Ok(agents)
+}
+
+/// Sends again what was not answered, and compares all.
+async fn settle(agents: &mut [Agent], sidecar: &Sidecar, report: &mut Report) -> Result<()> {
+    let client = sidecar.client()?;
+    for agent in agents.iter_mut() {
+        let started = Instant::now();
+        while !agent.repeat(&client).await? {
+            ensure!(started.elapsed() < PATIENCE, "an operation is not done after {PATIENCE:?}: {}", sidecar.log()?);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    drained(&client, PATIENCE).await?;
+    for agent in agents.iter() {
+        let differences = agent.compare(&client).await?;
+        report.lost += differences.lost.len();
+        report.doubled += differences.doubled.len();
+        ensure!(differences.lost.is_empty() && differences.doubled.is_empty(), "{differences:?}\n{}", sidecar.log()?);
+    }
+    Ok(())
+}
+
+async fn old_signature_is_refused(sidecar: &Sidecar) -> Result<()> {
+    let draft = Draft { clock_skew: -5, ..Draft::new("GET", "/v1/contexts/stats", Vec::new()) };
+    let problem = sidecar.client()?.send(draft).await?.problem()?;
+    ensure!(problem.code.as_str() == "timestamp-before-start", "{problem:?}");
+    Ok(())
+}
+
+async fn kill_in_a_loop(name: &str, rounds: u64, config: &str, mut server: Option<Qdrant>) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut agents: Vec<Agent> =
+        (0..AGENTS).map(|number| Agent::new(&format!("{name}-{number}"), number + 1)).collect();
+    let mut report = Report { count: Count::default(), lost: 0, doubled: 0, slowest_start: Duration::ZERO };
+    let mut sidecar = Sidecar::start(folder.path(), config).await?;
+    for round in 0..rounds {
+        let client = sidecar.client()?;
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(150 + 37 * (round % 7))).await;
+            if let Some(server) = server.as_mut().filter(|_| round % 3 == 2) {
+                server.kill()?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            sidecar.signal(Signal::SIGKILL)
+        };
+        agents = work_until(agents, &client, end).await.with_context(|| format!("round {round}"))?;
+        sidecar.wait(Duration::from_secs(10)).await?;
+        let since = Instant::now();
+        sidecar = Sidecar::start(folder.path(), config).await?;
+        report.slowest_start = report.slowest_start.max(since.elapsed());
+        old_signature_is_refused(&sidecar).await?;
+        if let Some(server) = server.as_mut().filter(|_| round % 3 == 2) {
+            server.restart().await?;
+        }
+        let settled = settle(&mut agents, &sidecar, &mut report).await;
+        settled.with_context(|| format!("round {round}: {}", sidecar.log().unwrap_or_default()))?;
+    }
+    let mut living = 0;
+    for agent in &agents {
+        report.count.add(agent.count);
+        living += agent.living();
+    }
+    let Report { count, lost, doubled, slowest_start } = report;
+    println!(
+        "{name}, killed {rounds} times: {count}; {living} contexts compared, {lost} lost, {doubled} doubled; \
+         slowest start {slowest_start:?}"
+    );
+    ensure!(count.acknowledged >= 100, "too few operations to prove anything: {count}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_store_is_exactly_what_was_acknowledged_after_twenty_kills() -> Result<()> {
+    kill_in_a_loop("embedded", 20, "", None).await
+}
+
+/// With the server killed as well in every third round.
+#[tokio::test(flavor = "multi_thread")]
+async fn qdrant_store_is_exactly_what_was_acknowledged_after_nine_kills() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Qdrant::start(&folder.path().join("qdrant")).await?;
+    let config = format!(
+        "[store.qdrant]\nurl = \"http://{}\"\ncollection = \"memory\"\ntimeout = \"2s\"\n[journal]\npath = \"journal\"\n\
+         [circuit_breaker]\nfailure_threshold = 2\nsuccess_threshold = 1\nopen_for = \"200ms\"\n",
+        server.address()
+    );
+    kill_in_a_loop("qdrant", 9, &config, Some(server)).await
+}
+
+/// SIGTERM while agents write: what was acknowledged is there, the code is 0, and nothing takes longer than the drain may.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_loses_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut slowest = Duration::ZERO;
+    let mut tally = context_manager_tests::tally::Tally::default();
+    for round in 0..3 {
+        let mut sidecar = Sidecar::start(folder.path(), "").await?;
+        let writers = Writers::start(&format!("round {round}"), 4, &sidecar.client()?);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let since = Instant::now();
+        sidecar.signal(Signal::SIGTERM)?;
+        let code = sidecar.wait(Duration::from_secs(10)).await?;
+        slowest = slowest.max(since.elapsed());
+        ensure!(code == Some(0), "exit code {code:?}: {}", sidecar.log()?);
+        tally.add(writers.stop().await?);
+    }
+    let sidecar = Sidecar::start(folder.path(), "").await?;
+    let verdict = tally.verify(&sidecar.client()?).await?;
+    println!("SIGTERM three times under load: {verdict}; slowest end {slowest:?}");
+    ensure!(verdict.lost.is_empty() && verdict.doubled.is_empty(), "{verdict:?}");
+    ensure!(verdict.acknowledged >= 20, "too few writes to prove anything: {verdict}");
+    Ok(())
+}
+
+/// A configuration or key ring that is not valid changes nothing but the health page and a metric, until a good one comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_keeps_the_last_good_one_and_says_so() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let sidecar = Sidecar::start(folder.path(), "").await?;
+    let client = sidecar.client()?;
+    let path = std::fs::read_dir(folder.path())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .context("the configuration")?;
+    let good = std::fs::read_to_string(&path)?;
+    let metric = "context_manager_config_last_reload_successful";
+    for bad in ["this is no TOML", "[gc]\nbatch_size = 0\n"] {
+        std::fs::write(&path, if bad.starts_with('[') { format!("{good}{bad}") } else { bad.to_owned() })?;
+        eventually(&sidecar, "/health", |page| page.contains("\"configuration\",\"status\":\"degraded\"")).await?;
+        let page = sidecar.admin_page("/metrics").await?;
+        let is_told = page.lines().any(|line| line.starts_with(metric) && line.ends_with(" 0"));
+        ensure!(is_told, "{metric} does not say it");
+        let stored = client.post("/v1/contexts", &json!({"text": "stored under the last good one"})).await?;
+        ensure!(stored.status == 201 && stored.message::<Acknowledgment>()?.version == 1);
+        std::fs::write(&path, &good)?;
+        eventually(&sidecar, "/health", |page| page.contains("\"configuration\",\"status\":\"healthy\"")).await?;
+    }
+    Ok(())
+}
+
+async fn eventually(sidecar: &Sidecar, path: &str, holds: impl Fn(&str) -> bool) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let page = sidecar.admin_page(path).await?;
+        if holds(&page) {
+            return Ok(());
+        }
+        ensure!(started.elapsed() < PATIENCE, "not so after {PATIENCE:?}: {page}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
