@@ -217,7 +217,9 @@ impl Agent {
                 }
                 let of_group = |(_, entry): &(&Uuid, &Entry)| entry.group == *group && !entry.superseded;
                 let ids: Vec<Uuid> = self.entries.iter().filter(of_group).map(|(id, _)| *id).collect();
-                ids.into_iter().for_each(|id| self.forget(id));
+                for id in ids {
+                    self.forget(id);
+                }
             }
         }
         Ok(true)

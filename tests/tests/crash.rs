@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 const AGENTS: u64 = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Report {
     count: Count,
