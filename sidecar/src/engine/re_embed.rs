@@ -107,6 +107,21 @@ impl ReEmbedding {
         self.expected.notify_one();
     }
 
+    /// Says that so many contexts of an owner are being stored without vectors. They count as lacking them at once, not when they are
+    /// next counted: until they have theirs, answers are worse for it.
+    pub(super) fn lack(&self, owner: &Owner, contexts: usize) {
+        let mut state = self.state();
+        if let Some(memory) = state.of(owner) {
+            memory.contexts += contexts;
+            memory.missing += contexts;
+        }
+        if matches!(state.phase, Phase::Unknown | Phase::Complete { .. }) {
+            state.phase = Phase::Running;
+        }
+        drop(state);
+        self.expect();
+    }
+
     /// Returns when [`expect`](Self::expect) was called.
     pub(super) async fn expected(&self) {
         self.expected.notified().await;

@@ -266,7 +266,10 @@ impl Inner {
                     "Stored without dense vectors; they are added later"
                 );
                 self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                self.re_embedding.expect();
+                // Which of them are whose does not matter: they are counted together, and anew before long.
+                if let Some(owner) = owners.iter().next() {
+                    self.re_embedding.lack(owner, texts.len());
+                }
                 vec![None; texts.len()]
             }
         }

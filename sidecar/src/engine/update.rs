@@ -121,8 +121,9 @@ impl Inner {
             Err(error) => {
                 warn!(error = chain(&error), "Changed without dense vectors; they are added later");
                 self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                self.re_embedding.visit(&Owner::of(context));
-                self.re_embedding.expect();
+                let owner = Owner::of(context);
+                self.re_embedding.visit(&owner);
+                self.re_embedding.lack(&owner, 1);
                 None
             }
         };

@@ -1,7 +1,7 @@
 //! How well retrieval finds: the questions of LoCoMo, asked through the signed protocol.
 //!
-//! Each conversation is one tenant, and all lie in one collection. Every turn is stored as one context, in order; each question
-//! with evidence is asked as it is written. The data set is not part of the product (CC BY-NC 4.0): it is named by `--data`.
+//! Each conversation is one tenant, and all lie in one collection. Every turn is stored as one context, in order; each question is
+//! asked as it is written, and those with evidence are measured. The data set is not part of the product (CC BY-NC 4.0): it is named by `--data`.
 
 mod dataset;
 mod measure;
@@ -68,7 +68,11 @@ async fn main() -> Result<ExitCode> {
     let place = subject::Place { folder: folder.path(), collection: &collection };
     let mut subjects = Vec::new();
     for (number, conversation) in conversations.into_iter().enumerate() {
-        eprintln!("storing {}", conversation.sample_id);
+        let turns: usize = conversation.sessions.iter().map(|session| session.turns.len()).sum();
+        eprintln!("storing {}: {turns} turns", conversation.sample_id);
+        for note in &conversation.notes {
+            eprintln!("  {note}");
+        }
         subjects.push(Subject::store(&args, &place, number, conversation).await?);
     }
     let mut measures = Measures::default();

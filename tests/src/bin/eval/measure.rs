@@ -1,6 +1,9 @@
 //! What is counted: macro means over the questions.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Budgets in tokens for which evidence recall is measured.
 pub const BUDGETS: [i64; 3] = [500, 1_000, 2_000];
@@ -12,12 +15,14 @@ pub struct Measures {
     recall: [f64; 3],
     hit: [f64; 2],
     reciprocal_rank: f64,
+    /// Questions and their recall, by category as far as the questions have one.
+    by_category: BTreeMap<i64, (f64, [f64; 3])>,
     in_budget: [f64; 3],
     latencies: Vec<Duration>,
     /// Turns of another conversation in an answer.
     pub foreign: usize,
-    /// Answers that say they are degraded.
-    pub degraded: usize,
+    /// Answers that say they are degraded, by what they say.
+    pub degraded: BTreeMap<String, usize>,
 }
 
 /// A measured share, and what it should reach.
@@ -28,10 +33,14 @@ pub struct Gate {
 
 impl Measures {
     /// Adds a question's ranking.
-    pub fn rank(&mut self, ranked: &[&str], evidence: &BTreeSet<String>) {
+    pub fn rank(&mut self, ranked: &[&str], evidence: &BTreeSet<String>, category: Option<i64>) {
         self.questions += 1.0;
-        for (sum, k) in self.recall.iter_mut().zip([5, 10, 20]) {
-            *sum += recall(ranked.iter().take(k).copied(), evidence);
+        let recall = [5, 10, 20].map(|k| recall(ranked.iter().take(k).copied(), evidence));
+        add(&mut self.recall, &recall);
+        if let Some(category) = category {
+            let (questions, sums) = self.by_category.entry(category).or_default();
+            *questions += 1.0;
+            add(sums, &recall);
         }
         for (sum, k) in self.hit.iter_mut().zip([10, 20]) {
             *sum += f64::from(u8::from(ranked.iter().take(k).any(|id| evidence.contains(*id))));
@@ -75,20 +84,35 @@ impl Measures {
             let shown = if name == "MRR" { format!("{value:.3}") } else { format!("{value:.1} %") };
             println!("{name:<34}{shown:>11}");
         }
+        for (category, (questions, recall)) in &self.by_category {
+            let [r5, r10, r20] = recall.map(|sum| 100.0 * sum / questions);
+            let name = format!("category {category}: R@5 / R@10 / R@20");
+            println!("{name:<34}{r5:>9.1} / {r10:.1} / {r20:.1} of {questions}");
+        }
         self.latencies.sort_unstable();
         for (name, percent) in [("p50", 50), ("p95", 95)] {
             let place = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
             let millis = self.latencies.get(place).map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0);
             println!("{:<34}{millis:>8.2} ms", format!("latency {name}, embedding cached"));
         }
-        println!("{:<34}{:>9}", "answers that say degraded", self.degraded);
+        println!("{:<34}{:>9}", "answers that say degraded", self.degraded.values().sum::<usize>());
+        for (reason, answers) in &self.degraded {
+            println!("{:<34}{answers:>9}", format!("  by {reason}"));
+        }
         println!("{:<34}{:>9}", "turns of other conversations", self.foreign);
     }
 }
 
 /// The share of the evidence that was returned.
 fn recall<'a>(returned: impl Iterator<Item = &'a str>, evidence: &BTreeSet<String>) -> f64 {
-    to_f64(returned.filter(|id| evidence.contains(*id)).count()) / to_f64(evidence.len().max(1))
+    let found: BTreeSet<&str> = returned.filter(|id| evidence.contains(*id)).collect();
+    to_f64(found.len()) / to_f64(evidence.len().max(1))
+}
+
+fn add(sums: &mut [f64; 3], values: &[f64; 3]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value;
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a count of questions or places")]
@@ -104,14 +128,16 @@ mod tests {
     fn means_are_over_questions_and_recall_over_evidence() {
         let mut measures = Measures::default();
         let evidence = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
-        measures.rank(&["a", "b", "c"], &evidence(&["b", "z"]));
-        measures.rank(&["a", "b", "c"], &evidence(&["a"]));
+        // What is returned twice is found once.
+        measures.rank(&["b", "b", "c"], &evidence(&["b", "z"]), Some(2));
+        measures.rank(&["a", "b", "c"], &evidence(&["a"]), None);
         measures.budgeted(0, &["a"], &evidence(&["a", "b"]), Duration::from_millis(1));
         let means = measures.means();
         let value = |name: &str| means.iter().find(|gate| gate.name == name).map(|gate| gate.value);
         assert_eq!(value("R@5"), Some(75.0));
         assert_eq!(value("hit@10"), Some(100.0));
-        assert_eq!(value("MRR"), Some(0.75));
+        assert_eq!(value("MRR"), Some(1.0));
+        assert_eq!(measures.by_category, BTreeMap::from([(2, (1.0, [0.5; 3]))]));
         assert_eq!(value("evidence recall in 500 tokens"), Some(25.0));
     }
 }
