@@ -54,21 +54,40 @@ pub fn words(text: &str) -> impl Iterator<Item = String> {
     words_as_written(text).map(str::to_lowercase)
 }
 
-/// Adds the words of a text to `to`, in lower case, each after a blank; texts with the same words add the same.
-pub(crate) fn push_words(text: &str, to: &mut String) {
-    for word in words_as_written(text) {
-        to.push(' ');
-        if word.is_ascii() {
-            let from = to.len();
-            to.push_str(word);
-            to[from..].make_ascii_lowercase();
-        } else {
-            to.push_str(&word.to_lowercase());
-        }
+/// The stems of the words of a text, in their order, without those that are listed.
+pub(crate) fn stems<'a>(text: &'a str, without: &'a [&str]) -> impl Iterator<Item = String> {
+    let stemmer = Stemmer::create(Algorithm::English);
+    words(text).filter(|word| !without.contains(&word.as_str())).map(move |word| stemmer.stem(&word).into_owned())
+}
+
+/// Puts a word in lower case into `to`.
+pub(crate) fn lower(word: &str, to: &mut String) {
+    to.clear();
+    if word.is_ascii() {
+        to.push_str(word);
+        to.make_ascii_lowercase();
+    } else {
+        to.push_str(&word.to_lowercase());
     }
 }
 
-fn words_as_written(text: &str) -> impl Iterator<Item = &str> {
+/// Whether a script separates words by nothing: Chinese, Japanese, Thai, Lao, Khmer and Burmese.
+pub(crate) const fn is_without_spaces(character: char) -> bool {
+    matches!(
+        character,
+        '\u{0e00}'..='\u{0eff}'
+            | '\u{1000}'..='\u{109f}'
+            | '\u{1780}'..='\u{17ff}'
+            | '\u{3005}'..='\u{30ff}'
+            | '\u{3400}'..='\u{4dbf}'
+            | '\u{4e00}'..='\u{9fff}'
+            | '\u{f900}'..='\u{faff}'
+            | '\u{20000}'..='\u{3ffff}'
+    )
+}
+
+/// The words of a text as they are written, punctuation and a possessive's ending left out.
+pub(crate) fn words_as_written(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| !character.is_alphanumeric() && character != '\'' && character != '’')
         .map(|word| word.trim_matches(['\'', '’']))
         .map(|word| word.strip_suffix("'s").or_else(|| word.strip_suffix("’s")).unwrap_or(word))

@@ -6,11 +6,12 @@
 //! drown relevance.
 
 mod boost;
+mod fold;
 mod legs;
 
 use std::{cmp::Ordering, collections::HashSet, sync::Arc, time::Duration};
 
-use crate::{Context, LegScores, Level, Timestamp, date, lexical};
+use crate::{Context, ContextId, LegScores, Level, Timestamp, date, lexical};
 
 /// A context with the exact scores of its legs.
 #[derive(Clone, Debug, PartialEq)]
@@ -193,9 +194,11 @@ pub struct Ranked {
     pub score: f64,
     /// The parts of the score.
     pub parts: Parts,
+    /// Contexts that say the same and were left out for it, best first.
+    pub folded: Vec<ContextId>,
 }
 
-/// Orders candidates, best first. Expired ones are left out, and of those with the same words only the best stays. Equal scores
+/// Orders candidates, best first. Expired ones are left out, and of those that say the same only the best stays. Equal scores
 /// are ordered by id, so the order of the candidates does not matter.
 ///
 /// ```
@@ -225,21 +228,11 @@ pub fn rank(mut candidates: Vec<Candidate>, query: &QueryFacts, settings: &Setti
     let mut ranked: Vec<Ranked> = candidates
         .into_iter()
         .zip(parts)
-        .map(|(Candidate { context, .. }, parts)| Ranked { context, score: parts.score(), parts })
+        .map(|(Candidate { context, .. }, parts)| Ranked { context, score: parts.score(), parts, folded: Vec::new() })
         .collect();
     ranked
         .sort_by(|a, b| b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal).then(a.context.id.cmp(&b.context.id)));
-    let mut seen = HashSet::new();
-    ranked.retain(|ranked| seen.insert(normalised(&ranked.context)));
-    ranked
-}
-
-/// Contexts of one actor with the same words say the same thing.
-fn normalised(context: &Context) -> String {
-    let mut key = context.actor.as_ref().map_or_else(String::new, |actor| actor.as_str().to_lowercase());
-    key.reserve(context.text.len() + 8);
-    lexical::push_words(&context.text, &mut key);
-    key
+    fold::fold(ranked)
 }
 
 fn nudge(context: &Context, parts: &mut Parts, settings: &Settings, now: Timestamp) {

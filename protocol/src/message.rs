@@ -230,6 +230,9 @@ pub struct Retrieved {
     /// Whether the text was shortened to fit the budget.
     #[serde(default)]
     pub truncated: bool,
+    /// Contexts that say the same and are not shown for it, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folded: Vec<Uuid>,
     /// The parts of the score by name, when asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explanation: Option<BTreeMap<String, f64>>,

@@ -220,7 +220,7 @@ fn respond(
     let mut contexts = Vec::with_capacity(packing.taken.len());
     let mut ranked: Vec<Option<Ranked>> = ranked.into_iter().map(Some).collect();
     for taken in &packing.taken {
-        let Some(Ranked { context, score, parts }) = ranked[taken.place].take() else { continue };
+        let Some(Ranked { context, score, parts, folded }) = ranked[taken.place].take() else { continue };
         let mut context = Arc::unwrap_or_clone(context);
         if taken.shortened {
             let shortened = tokens::shorten(&context.text, taken.tokens).len();
@@ -235,6 +235,7 @@ fn respond(
             context: convert::message(context, own),
             score,
             truncated: taken.shortened,
+            folded: folded.into_iter().map(ContextId::as_uuid).collect(),
             explanation,
         });
     }

@@ -415,6 +415,23 @@ async fn conditions_on_metadata_mean_the_same_in_the_store_and_in_memory() {
 }
 
 #[tokio::test]
+async fn contexts_that_say_the_same_are_shown_once_with_the_ids_of_the_others() {
+    let fixture = Fixture::new().await;
+    let store = |text: &'static str| fixture.stored(json!({"text": text, "level": "long_term"}));
+    let first = store("The lighthouse keeper likes tea.").await;
+    let second = store("the lighthouse keeper really likes tea").await;
+    let other = store("The lighthouse keeper never likes tea.").await;
+    let answer = fixture.search(json!({"query": "what does the lighthouse keeper like"})).await;
+    let folded: Vec<Vec<Uuid>> = answer.contexts.iter().map(|one| one.folded.clone()).collect();
+    let shown: Vec<Uuid> = answer.contexts.iter().map(|one| one.context.id).collect();
+    assert!(shown.len() == 2 && shown.contains(&other), "{answer:?}");
+    assert_eq!(folded.concat().len(), 1, "{answer:?}");
+    let of_pair: std::collections::BTreeSet<Uuid> =
+        shown.into_iter().chain(folded.concat()).filter(|id| *id != other).collect();
+    assert_eq!(of_pair, [first, second].into());
+}
+
+#[tokio::test]
 async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their_vectors_later() {
     let fixture = Fixture::with(|config| {
         config.embedding = EmbeddingConfig {
@@ -457,6 +474,12 @@ async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their
     });
     tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/embeddings", route)).await });
     fixture.engine.reconfigure(&config).await.expect("the same model elsewhere");
+    let answer = fixture.search(json!({"query": "lighthouse"})).await;
+    assert_eq!(
+        (answer.contexts.len(), answer.degraded),
+        (3, vec!["re_embedding".to_owned()]),
+        "the words alone answer"
+    );
     fixture.embed_missing().await;
     assert_eq!(missing().await, 0);
     let answer = fixture.search(json!({"query": "lighthouse", "explain": true})).await;

@@ -26,7 +26,7 @@ const UNBOUNDED: i64 = 1_000_000;
 /// Turns of one request: far below what the protocol takes, so that a slow embeddings endpoint has time for each.
 const BATCH: usize = 16;
 /// How long contexts may take to get vectors that an endpoint was too slow to give at once.
-const VECTORS: Duration = Duration::from_secs(900);
+const VECTORS: Duration = Duration::from_mins(15);
 /// A sidecar ends well within this.
 const END: Duration = Duration::from_secs(30);
 /// Nothing listens here: connections are refused.

@@ -7,7 +7,7 @@ fn read_sample(sample: Value) -> Conversation {
 }
 
 /// One session with two turns, and the given questions.
-fn asked(qa: Value) -> Vec<Question> {
+fn asked(qa: &Value) -> Vec<Question> {
     let turns = json!([
         {"speaker": "Ann", "dia_id": "D8:6", "text": "I bake."},
         {"speaker": "Bo", "dia_id": "D9:17", "text": "I row."},
@@ -17,39 +17,39 @@ fn asked(qa: Value) -> Vec<Question> {
     read_sample(json!({"sample_id": "s", "conversation": {"session_8": turns}, "qa": qa})).questions
 }
 
-fn evidence(of: Value) -> Vec<String> {
-    asked(json!([{"question": "?", "evidence": of}]))[0].evidence.iter().cloned().collect()
+fn evidence(of: &Value) -> Vec<String> {
+    asked(&json!([{"question": "?", "evidence": of}]))[0].evidence.iter().cloned().collect()
 }
 
 #[test]
 fn malformed_evidence_is_split_and_repaired() {
-    assert_eq!(evidence(json!(["D8:6; D9:17"])), ["D8:6", "D9:17"]);
-    assert_eq!(evidence(json!(["D8:6 D9:17"])), ["D8:6", "D9:17"]);
-    assert_eq!(evidence(json!(["D8:6,D9:17"])), ["D8:6", "D9:17"]);
-    assert_eq!(evidence(json!(["D:11:26"])), ["D11:26"]);
-    assert_eq!(evidence(json!(["(D08:06)"])), ["D8:6"]);
-    assert_eq!(evidence(json!(["d9:17"])), ["D9:17"]);
+    assert_eq!(evidence(&json!(["D8:6; D9:17"])), ["D8:6", "D9:17"]);
+    assert_eq!(evidence(&json!(["D8:6 D9:17"])), ["D8:6", "D9:17"]);
+    assert_eq!(evidence(&json!(["D8:6,D9:17"])), ["D8:6", "D9:17"]);
+    assert_eq!(evidence(&json!(["D:11:26"])), ["D11:26"]);
+    assert_eq!(evidence(&json!(["(D08:06)"])), ["D8:6"]);
+    assert_eq!(evidence(&json!(["d9:17"])), ["D9:17"]);
 }
 
 #[test]
 fn evidence_is_named_as_its_turn_is_written() {
-    assert_eq!(evidence(json!(["D30:5"])), ["D30:05"]);
-    assert_eq!(evidence(json!(["D30:05"])), ["D30:05"]);
+    assert_eq!(evidence(&json!(["D30:5"])), ["D30:05"]);
+    assert_eq!(evidence(&json!(["D30:05"])), ["D30:05"]);
 }
 
 #[test]
 fn evidence_may_be_null_a_text_nested_or_of_no_turn() {
-    assert_eq!(evidence(json!("D8:6")), ["D8:6"]);
-    assert_eq!(evidence(json!([["D8:6"], "D9:17"])), ["D8:6", "D9:17"]);
+    assert_eq!(evidence(&json!("D8:6")), ["D8:6"]);
+    assert_eq!(evidence(&json!([["D8:6"], "D9:17"])), ["D8:6", "D9:17"]);
     for none in [json!(null), json!([]), json!("D"), json!(["D99:1"]), json!(["D4294967296:1"]), json!({}), json!(3)] {
-        assert!(evidence(none.clone()).is_empty(), "{none}");
+        assert!(evidence(&none).is_empty(), "{none}");
     }
-    assert!(asked(json!([{"question": "?"}]))[0].evidence.is_empty());
+    assert!(asked(&json!([{"question": "?"}]))[0].evidence.is_empty());
 }
 
 #[test]
 fn every_question_is_kept_with_its_place() {
-    let questions = asked(json!([
+    let questions = asked(&json!([
         {"question": "Who bakes?", "evidence": ["D8:6"], "category": 4, "answer": "Ann"},
         {"question": "Unknown?", "evidence": ["D9:9"], "category": "2"},
         {"question": null, "evidence": ["D8:6"]},
