@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+mod strict;
+
 /// Deepest nesting that a message may have.
 const MAX_DEPTH: usize = 64;
 
@@ -73,15 +75,15 @@ impl Format {
         let result = match self {
             Self::Json => {
                 let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-                T::deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track))
-                    .and_then(|message| deserializer.end().map(|()| message))
+                strict::deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track))
+                    .and_then(|message: T| deserializer.end().map(|()| message))
                     .map_err(|error| (error.to_string(), error.is_data()))
             }
             Self::MessagePack => {
                 let mut rest = bytes;
                 let mut deserializer = rmp_serde::Deserializer::new(&mut rest).with_human_readable();
                 deserializer.set_max_depth(MAX_DEPTH);
-                T::deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track))
+                strict::deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track))
                     .map_err(|error| (error.to_string(), matches!(error, rmp_serde::decode::Error::Syntax(_))))
                     .and_then(|message| {
                         if rest.is_empty() {

@@ -62,7 +62,8 @@ fn install(environment: &Path, requirements: &Path) -> Result<()> {
 
 /// Names an environment by what is in it.
 fn fingerprint(pinned: &[u8]) -> String {
-    Sha256::digest(pinned).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    let digest = Sha256::digest(pinned);
+    digest.iter().take(6).fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]

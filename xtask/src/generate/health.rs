@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::slice;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -76,16 +77,16 @@ fn argo_cd_sees_what_the_conditions_say() -> Result<()> {
     let interpreter = interpreter()?;
     let ready = condition("Ready", "True", "Provisioned");
     let waiting = condition("Ready", "False", "WebhookMissing");
-    let mut suspended = object(2, &[ready.clone()]);
+    let mut suspended = object(2, slice::from_ref(&ready));
     suspended["spec"]["suspend"] = json!(true);
-    let mut deleted = object(2, &[ready.clone()]);
+    let mut deleted = object(2, slice::from_ref(&ready));
     deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let mut new = object(2, &[]);
     new["status"] = Value::Null;
     let stalled = [condition("Ready", "False", "SecretNotFound"), condition("Stalled", "True", "SecretNotFound")];
     for (case, object, status, message) in [
         ("new", new, "Progressing", "not looked at it"),
-        ("ready", object(2, &[ready.clone()]), "Healthy", "about Provisioned"),
+        ("ready", object(2, slice::from_ref(&ready)), "Healthy", "about Provisioned"),
         ("ready, of an earlier generation", object(1, &[ready]), "Progressing", "this generation"),
         (
             "waiting",
