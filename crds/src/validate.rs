@@ -296,7 +296,7 @@ fn levels(check: &mut Check, Levels { immediate, short_term, long_term, promotio
     check.range("spec.levels.promotion.minAccesses", accesses, 1, 1_000_000);
 }
 
-fn gc(check: &mut Check, Gc { interval, batch_size }: &Gc) {
+fn gc(check: &mut Check, Gc { interval, batch_size, dry_run: _ }: &Gc) {
     check.within(*interval, Duration::from_secs(1), Duration::from_secs(86_400), rules::GC_INTERVAL);
     check.range("spec.gc.batchSize", *batch_size, 1, 10_000);
 }

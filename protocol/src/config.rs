@@ -387,6 +387,9 @@ pub struct Gc {
     pub interval: HumanDuration,
     /// Most contexts of one deletion.
     pub batch_size: usize,
+    /// Only counts what a run would delete.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// What the log shows.
@@ -594,7 +597,7 @@ impl Default for Legs {
 
 impl Default for Gc {
     fn default() -> Self {
-        Self { interval: HumanDuration::from_secs(60), batch_size: 500 }
+        Self { interval: HumanDuration::from_secs(60), batch_size: 500, dry_run: false }
     }
 }
 

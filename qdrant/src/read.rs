@@ -59,6 +59,14 @@ impl Collection {
         self.count_by(self.selected(selection)?).await
     }
 
+    /// How many contexts are expired at `now` and still there, whoever owns them.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
+        self.count_by(filter::of(&Clauses::expired_of_all(now))).await
+    }
+
     /// How many of an owner's contexts are alive at `now` on each level.
     ///
     /// # Errors

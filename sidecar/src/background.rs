@@ -10,7 +10,7 @@ use std::{
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use crate::{
     engine::{self, Engine},
@@ -27,6 +27,17 @@ const JITTER: f64 = 0.1;
 const TICK: Duration = Duration::from_secs(5);
 /// Time between two looks for contexts that lack vectors, if nothing says that there are some.
 const LOOK: Duration = Duration::from_mins(1);
+
+/// Longest rest between two batches of garbage collection.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// What a run of garbage collection did.
+enum Collected {
+    /// Nothing, and so many contexts are expired.
+    Counted(usize),
+    /// So many contexts were deleted.
+    Deleted(usize),
+}
 
 /// Deletes expired contexts, and forgets nonces that nobody asks for any more.
 pub struct GarbageCollection {
@@ -56,8 +67,12 @@ impl GarbageCollection {
 
     async fn collect(&self) {
         let since = Instant::now();
-        let outcome = match self.collect_batches().await {
-            Ok(deleted) => {
+        let outcome = match self.collect_or_count().await {
+            Ok(Collected::Counted(expired)) => {
+                info!(expired, "Garbage collection is a dry run; without it these contexts would be deleted");
+                Outcome::Ok
+            }
+            Ok(Collected::Deleted(deleted)) => {
                 debug!(deleted, duration_ms = since.elapsed().as_secs_f64() * 1_000.0, "Collected garbage");
                 Outcome::Ok
             }
@@ -72,19 +87,35 @@ impl GarbageCollection {
         self.metrics.auth.nonces.set(i64::try_from(self.nonces.len()).unwrap_or(i64::MAX));
     }
 
-    /// Bounded batches until one is not full, so that a backlog of any size is worked off and requests get their turn.
-    async fn collect_batches(&self) -> Result<usize, engine::Error> {
-        let batch_size = self.live.config().gc.batch_size;
+    async fn collect_or_count(&self) -> Result<Collected, engine::Error> {
+        let backlog = self.engine.count_garbage().await?;
+        self.show_backlog(backlog);
+        if self.live.config().gc.dry_run {
+            return Ok(Collected::Counted(backlog));
+        }
+        Ok(Collected::Deleted(self.collect_batches(backlog).await?))
+    }
+
+    /// Bounded batches until one is not full, so that a backlog of any size is worked off. After each there is a rest, about as
+    /// long as the batch took, so that at most half of the store's time goes into it, whatever the store can do.
+    async fn collect_batches(&self, backlog: usize) -> Result<usize, engine::Error> {
         let mut deleted = 0;
         loop {
+            let (batch_size, since) = (self.live.config().gc.batch_size, Instant::now());
             let batch = self.engine.collect_garbage(batch_size).await?;
             self.metrics.gc.deleted.inc_by(batch as u64);
             deleted += batch;
             if batch < batch_size {
+                self.show_backlog(0);
                 return Ok(deleted);
             }
-            tokio::task::yield_now().await;
+            self.show_backlog(backlog.saturating_sub(deleted));
+            sleep(jittered(since.elapsed().min(LONGEST_REST), rand::random())).await;
         }
+    }
+
+    fn show_backlog(&self, contexts: usize) {
+        self.metrics.gc.backlog.set(i64::try_from(contexts).unwrap_or(i64::MAX));
     }
 }
 

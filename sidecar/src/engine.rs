@@ -394,6 +394,14 @@ impl Engine {
         self.inner.figures(granted.reach()).await
     }
 
+    /// How many expired contexts the store still has.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn count_garbage(&self) -> Result<usize, Error> {
+        self.inner.garbage().await
+    }
+
     /// Deletes at most `limit` expired contexts, and says how many; fewer than `limit` were all of them.
     ///
     /// # Errors

@@ -218,6 +218,8 @@ pub struct Gc {
     pub runs: Counters<Outcome>,
     /// Expired contexts that were deleted.
     pub deleted: IntCounter,
+    /// Expired contexts that are still there.
+    pub backlog: IntGauge,
     /// Time of a run.
     pub duration: Histogram,
 }
@@ -556,6 +558,11 @@ impl Gc {
         Self {
             runs: Counters::new(r, "context_manager_gc_runs_total", "Runs of garbage collection.", "outcome"),
             deleted: counter(r, "context_manager_gc_deleted_total", "Expired contexts that were deleted."),
+            backlog: gauge(
+                r,
+                "context_manager_gc_backlog",
+                "Expired contexts that are still in the store, as of the last run; in a dry run what it would delete.",
+            ),
             duration: histogram(r, "context_manager_gc_duration_seconds", "Time of a run of garbage collection."),
         }
     }

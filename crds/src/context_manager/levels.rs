@@ -69,4 +69,7 @@ pub struct Gc {
     #[schemars(range(min = 1, max = 10_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<i32>,
+    /// Only count what a run would delete; the metric `context_manager_gc_backlog` shows it. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
 }

@@ -79,6 +79,15 @@ impl Shard {
         self.engine.count(request).map_err(Error::engine("count contexts"))
     }
 
+    /// How many contexts are expired at `now` and still there, whoever owns them.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
+        let request = CountRequest { filter: Some(filter::of(&Clauses::expired_of_all(now))?), exact: true };
+        self.engine.count(request).map_err(Error::engine("count expired contexts"))
+    }
+
     /// How many of an owner's contexts are alive at `now` on each level.
     ///
     /// # Errors

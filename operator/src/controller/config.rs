@@ -61,6 +61,7 @@ pub fn sidecar_config(spec: &ContextManagerSpec, (namespace, name): (&str, &str)
     if let Some(gc) = &spec.gc {
         set(&mut config.gc.interval, duration(gc.interval));
         set(&mut config.gc.batch_size, count(gc.batch_size));
+        set(&mut config.gc.dry_run, gc.dry_run);
     }
     config
 }
@@ -240,7 +241,7 @@ mod tests {
                 "levels": {"immediate": {"floor": 0.2, "cap": 0.3}, "shortTerm": {"floor": 0.1}, "longTerm": {"cap": 0.9}},
                 "defaultTokenBudget": 500, "minScore": 0.25,
             },
-            "gc": {"interval": "30s", "batchSize": 11},
+            "gc": {"interval": "30s", "batchSize": 11, "dryRun": true},
             "auth": {"timestampWindow": "1m"},
             "sidecar": {"protocolPort": 8001, "adminPort": 8002, "maxMessageSize": "2Mi", "logLevel": "debug"},
         }));
@@ -330,6 +331,7 @@ cap = 0.9
 [gc]
 interval = "30s"
 batch_size = 11
+dry_run = true
 
 [log]
 level = "debug"

@@ -227,6 +227,10 @@ impl VectorStore for Embedded {
         self.call(StoreOperation::Delete, move |shard| shard.delete_selected(&selection, limit)).await
     }
 
+    async fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
+        self.call(StoreOperation::Count, move |shard| shard.count_expired(now)).await
+    }
+
     async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
         self.call(StoreOperation::DeleteExpired, move |shard| shard.delete_expired(now, limit)).await
     }

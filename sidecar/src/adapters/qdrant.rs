@@ -270,6 +270,11 @@ impl VectorStore for Qdrant {
         self.call(&current, StoreOperation::Delete, current.collection.delete_selected(&selection, limit)).await
     }
 
+    async fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
+        let current = self.current();
+        self.call(&current, StoreOperation::Count, current.collection.count_expired(now)).await
+    }
+
     async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
         let current = self.current();
         self.call(&current, StoreOperation::DeleteExpired, current.collection.delete_expired(now, limit)).await

@@ -139,6 +139,10 @@ impl Inner {
         }
     }
 
+    pub(super) async fn garbage(&self) -> Result<usize, Error> {
+        Ok(self.store_health.note(self.store.count_expired(now()).await)?)
+    }
+
     pub(super) async fn collect(&self, limit: usize) -> Result<usize, Error> {
         let now = now();
         self.immediate.drop_expired(now);

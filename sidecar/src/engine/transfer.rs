@@ -30,6 +30,9 @@ use crate::{
 const PAGE: usize = 500;
 /// Contexts of one write.
 const BATCH: usize = 100;
+/// The largest number of an imported line: beyond it programs disagree about JSON numbers (RFC 8259 section 6), and it leaves room
+/// to count on.
+const MOST: i64 = (1 << 53) - 1;
 
 impl Inner {
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
@@ -145,8 +148,8 @@ impl Inner {
             ("sequence", message.sequence, 0),
             ("access_count", message.access_count, 0),
         ] {
-            if value < least {
-                return Err(Error::field(field, format!("{field} is {value}; it is at least {least}")));
+            if !(least..=MOST).contains(&value) {
+                return Err(Error::field(field, format!("{field} is {value}; it must lie between {least} and {MOST}")));
             }
         }
         let level = filter::on_level(reach, "level", convert::level(message.level))?;

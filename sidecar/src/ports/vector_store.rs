@@ -77,6 +77,9 @@ pub trait VectorStore: Send + Sync + 'static {
     /// Deletes at most `limit` of the selected contexts, and says how many; fewer than `limit` were all of them.
     async fn delete_selected(&self, selection: Selection, limit: usize) -> Result<usize, Error>;
 
+    /// How many contexts are expired at `now` and still there, whoever owns them.
+    async fn count_expired(&self, now: Timestamp) -> Result<usize, Error>;
+
     /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
     async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error>;
 

@@ -332,8 +332,11 @@ async fn nothing_is_returned_from_the_moment_it_expires(place: Place) {
         assert_eq!(store.get(&owner("t"), vec![id(1), id(2)], now).await.expect("read").len(), alive);
         assert_eq!(store.counts_by_level(&owner("t"), now).await.expect("counted").long_term, alive);
     }
-    assert_eq!(store.delete_expired(before, 10).await.expect("collected"), 0);
-    assert_eq!(store.delete_expired(LATER, 10).await.expect("collected"), 1);
+    for (now, expired) in [(before, 0), (LATER, 1)] {
+        assert_eq!(store.count_expired(now).await.expect("counted"), expired);
+        assert_eq!(store.delete_expired(now, 10).await.expect("collected"), expired);
+    }
+    assert_eq!(store.count_expired(LATER).await.expect("counted"), 0);
     assert_eq!(store.find(vec![id(1), id(2)]).await.expect("read").len(), 1);
 }
 

@@ -66,6 +66,7 @@ switched! {
     fn count_accesses(owner: &Owner, accesses: Vec<Access>) -> ();
     fn delete(owner: &Owner, ids: Vec<ContextId>) -> usize;
     fn delete_selected(selection: Selection, limit: usize) -> usize;
+    fn count_expired(now: Timestamp) -> usize;
     fn delete_expired(now: Timestamp, limit: usize) -> usize;
     fn switch_model(model: Model) -> ();
     fn set_vectors(owner: &Owner, vectors: Vec<NewDense>) -> ();
