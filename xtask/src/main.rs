@@ -17,6 +17,10 @@ mod paths;
 mod progress;
 mod schemathesis;
 mod test;
+#[cfg(test)]
+mod tool;
+#[cfg(test)]
+mod workflows;
 
 use std::process::ExitCode;
 

@@ -35,7 +35,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* Arguments: root, image. */}}
 {{- define "context-manager.image" -}}
 {{- $tag := coalesce .image.tag .root.Values.image.tag .root.Chart.AppVersion -}}
+{{- if .image.digest -}}
+{{ printf "%s/%s@%s" .root.Values.image.registry .image.repository .image.digest }}
+{{- else -}}
 {{ printf "%s/%s:%s" .root.Values.image.registry .image.repository $tag }}
+{{- end -}}
 {{- end }}
 
 {{- define "context-manager.caSecret" -}}

@@ -69,6 +69,7 @@ const CASES: [(&str, &[&str]); 4] = [
             "webhook.serverNames={hook.example.com,192.0.2.7}",
             "webhook.certificates.leafLifetime=12h",
             "sidecar.image.repository=memory-sidecar",
+            "sidecar.image.digest=sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         ],
     ),
 ];
@@ -139,6 +140,7 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("webhook.timeoutSeconds=60", "timeoutSeconds"),
         ("webhook.port=80", "port"),
         ("controller.replicas=-1", "replicas"),
+        ("sidecar.image.digest=sha256:abc", "digest"),
         ("controller.sweeper.mode=perhaps", "mode"),
         ("webhook.certificates.caGrace=soon", "caGrace"),
         ("webhook.hostNetwork=true", "hostNetwork"),

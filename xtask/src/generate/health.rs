@@ -9,24 +9,13 @@ use std::slice;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::command;
-use crate::paths::{self, Home};
+use crate::{command, paths, tool};
 
 const HEALTH: &str = "deploy/argocd/health.lua";
-const INTERPRETER: &str = "github.com/yuin/gopher-lua/cmd/glua@v1.1.1";
 
 /// The interpreter, built once by Go.
 fn interpreter() -> Result<PathBuf> {
-    let home = Home::find()?;
-    let folder = home.tools().join("glua-1.1.1");
-    let program = folder.join("glua");
-    let _lock = home.lock("tools")?;
-    if !program.is_file() {
-        let mut go = Command::new("go");
-        go.env("GOBIN", &folder).args(["install", INTERPRETER]);
-        command::output(&mut go).context("Go 1.26 or newer is needed for this test")?;
-    }
-    Ok(program)
+    tool::built_by_go("github.com/yuin/gopher-lua/cmd/glua", "v1.1.1")
 }
 
 /// A JSON value as a Lua expression.

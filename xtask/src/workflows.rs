@@ -1,0 +1,59 @@
+//! The workflows of the forge: they cannot run on a developer's machine, so what can be known without running them is checked.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{paths, tool};
+
+/// What actionlint says about a workflow; nothing is praise.
+fn complaints(workflow: &str) -> Result<String> {
+    let program = tool::built_by_go("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12")?;
+    let mut linter = Command::new(program)
+        .args(["-no-color", "-oneline", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    linter.stdin.take().context("its input")?.write_all(workflow.as_bytes())?;
+    let output = linter.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() == said.is_empty(), "actionlint ended with {} and said {said:?}", output.status);
+    Ok(said)
+}
+
+/// The actions of a workflow that are not named by a commit. A tag can be moved to other code.
+fn movable(workflow: &str) -> Vec<&str> {
+    let uses = workflow.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("uses: "));
+    let is_commit = |uses: &&str| {
+        let commit = uses.split_once('@').and_then(|(_, rest)| rest.split(' ').next());
+        commit.is_some_and(|commit| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    uses.filter(|uses| !is_commit(uses)).collect()
+}
+
+#[test]
+fn the_workflows_are_valid_and_use_actions_by_commit() -> Result<()> {
+    let mut seen = 0;
+    for entry in fs::read_dir(paths::repository().join(".github/workflows"))? {
+        let path = entry?.path();
+        let workflow = fs::read_to_string(&path)?;
+        let said = complaints(&workflow)?;
+        ensure!(said.is_empty(), "{}: {said}", path.display());
+        ensure!(movable(&workflow).is_empty(), "{}: {:?}", path.display(), movable(&workflow));
+        seen += 1;
+    }
+    ensure!(seen >= 2, "only {seen} workflows were found");
+    Ok(())
+}
+
+#[test]
+fn a_mistake_in_a_workflow_is_found() -> Result<()> {
+    let release = fs::read_to_string(paths::repository().join(".github/workflows/release.yml"))?;
+    let said = complaints(&release.replace("needs: images", "needs: imagse"))?;
+    ensure!(said.contains("imagse"), "{said:?}");
+    ensure!(movable("    - uses: actions/checkout@v7\n") == ["actions/checkout@v7"]);
+    Ok(())
+}
