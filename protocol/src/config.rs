@@ -12,10 +12,12 @@ use crate::{duration::HumanDuration, names, size::ByteSize};
 
 mod access;
 mod store;
+mod tracing;
 mod validate;
 
 pub use access::{AccessRule, AccessTarget, Operation};
 pub use store::{Durability, EmbeddedStore, QdrantStore, Store};
+pub use tracing::Tracing;
 
 pub use validate::Error;
 
@@ -73,6 +75,9 @@ pub struct SidecarConfig {
     /// What the log shows.
     #[serde(default)]
     pub log: Log,
+    /// Where traces go. Not written when it says nothing, so that a sidecar that knows no traces yet takes the file as well.
+    #[serde(default, skip_serializing_if = "Tracing::is_default")]
+    pub tracing: Tracing,
 }
 
 /// The authenticated listener. Addresses are 127.0.0.1 and `::1`, and cannot be changed.
@@ -444,6 +449,7 @@ impl SidecarConfig {
             history: History::default(),
             gc: Gc::default(),
             log: Log::default(),
+            tracing: Tracing::default(),
         }
     }
 

@@ -28,8 +28,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What stands between may forget a connection that is silent; TCP's own probes keep it known where pings of HTTP/2 do not pass.
 const TCP_PROBES: u32 = 3;
 
-/// A channel whose calls carry the key.
-pub(crate) type Authenticated = InterceptedService<Channel, ApiKey>;
+/// A channel whose calls carry the key and the caller's headers.
+pub(crate) type Authenticated = InterceptedService<Channel, Headers>;
 
 /// The key, which can be changed while calls are made.
 #[derive(Clone, Default)]
@@ -47,9 +47,21 @@ impl ApiKey {
     }
 }
 
-impl Interceptor for ApiKey {
+/// What each call carries.
+#[derive(Clone)]
+pub(crate) struct Headers {
+    key: ApiKey,
+    more: fn() -> Vec<(&'static str, String)>,
+}
+
+impl Interceptor for Headers {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(key) = &*self.0.load() {
+        for (name, value) in (self.more)() {
+            if let Ok(value) = MetadataValue::try_from(value) {
+                request.metadata_mut().insert(name, value);
+            }
+        }
+        if let Some(key) = &*self.key.0.load() {
             request.metadata_mut().insert("api-key", MetadataValue::clone(key));
         }
         Ok(request)
@@ -95,7 +107,7 @@ pub(crate) fn connect(options: &Options, key: ApiKey) -> Result<Authenticated, E
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
     }));
-    Ok(InterceptedService::new(channel, key))
+    Ok(InterceptedService::new(channel, Headers { key, more: options.call_headers }))
 }
 
 fn tcp() -> HttpConnector {

@@ -23,6 +23,9 @@ pub struct Options {
     pub timeout: Duration,
     /// How the collection is made if it is not there.
     pub sizing: Sizing,
+    /// What each call carries beside its key, such as the context of a trace. Asked when the call is made; a value that is not visible
+    /// ASCII is left out.
+    pub call_headers: fn() -> Vec<(&'static str, String)>,
 }
 
 /// Who may vouch for the server's certificate.
@@ -76,6 +79,7 @@ impl Options {
             on_model_change: OnModelChange::default(),
             timeout: Duration::from_secs(5),
             sizing: Sizing::default(),
+            call_headers: Vec::new,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     metrics::{Metrics, Outcome},
     nonces::NonceStore,
     refusal::chain,
+    telemetry::{self, Work},
 };
 
 /// The interval varies by this share either way, so that sidecars that started together do not work together.
@@ -67,7 +68,8 @@ impl GarbageCollection {
 
     async fn collect(&self) {
         let since = Instant::now();
-        let outcome = match self.collect_or_count().await {
+        let span = telemetry::background(Work::CollectGarbage);
+        let outcome = match telemetry::watched(&span, self.collect_or_count(), engine::Error::kind).await {
             Ok(Collected::Counted(expired)) => {
                 info!(expired, "Garbage collection is a dry run; without it these contexts would be deleted");
                 Outcome::Ok
@@ -124,7 +126,8 @@ pub async fn tick(engine: Engine, stop: CancellationToken) {
     let run = async {
         loop {
             sleep(TICK).await;
-            if let Err(error) = engine.tick().await {
+            let span = telemetry::background(Work::Upkeep);
+            if let Err(error) = telemetry::watched(&span, engine.tick(), engine::Error::kind).await {
                 error!(error = chain(&error), "The engine's regular work failed; it is tried again");
             }
         }
@@ -144,7 +147,8 @@ pub async fn re_embed(engine: Engine, stop: CancellationToken) {
         loop {
             let mut delays = backoff.build();
             loop {
-                match engine.embed_missing().await {
+                let span = telemetry::background(Work::ReEmbed);
+                match telemetry::watched(&span, engine.embed_missing(), engine::Error::kind).await {
                     Ok(Some(pause)) => {
                         delays = backoff.build();
                         sleep(jittered(pause, rand::random())).await;
@@ -184,7 +188,7 @@ pub async fn drain(engine: Engine, stop: CancellationToken) {
 }
 
 async fn drain_all(engine: &Engine) -> Result<(), engine::Error> {
-    while engine.drain().await? {}
+    while telemetry::watched(&telemetry::background(Work::DrainJournal), engine.drain(), engine::Error::kind).await? {}
     Ok(())
 }
 

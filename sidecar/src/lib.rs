@@ -3,7 +3,7 @@
 //! A request enters by a [`listener`], passes the layers that [`pipeline`] orders, and reaches a handler in [`routes`], which
 //! decodes, asks the rules of [`access`], calls the [`engine`] and encodes; a [`stream`] makes requests of frames, which go the same
 //! way. The engine decides by `context-manager-memory` and works through the [`ports`], which the [`adapters`] implement.
-//! [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going.
+//! [`sidecar`] puts the parts together; [`reload`] and [`background`] keep them going, [`metrics`], the log and [`telemetry`] say how they do.
 
 pub mod accepted;
 pub mod access;
@@ -13,6 +13,7 @@ pub mod args;
 pub mod background;
 pub mod breaker;
 pub mod engine;
+pub mod http_client;
 pub mod identity;
 pub mod layers;
 pub mod listener;
@@ -31,6 +32,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod sidecar;
 pub mod stream;
+pub mod telemetry;
 
 #[cfg(test)]
 mod testing;

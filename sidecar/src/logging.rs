@@ -6,8 +6,15 @@ use std::{io, panic};
 
 use context_manager_protocol::config::{Log, LogFormat};
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, Registry,
+    filter::{FilterExt as _, filter_fn},
+    fmt,
+    layer::SubscriberExt as _,
+    reload,
+    util::SubscriberInitExt as _,
 };
+
+use crate::telemetry::{self, Telemetry};
 
 /// Changes the filter of the running log.
 #[derive(Clone, Debug)]
@@ -36,11 +43,11 @@ fn parse(level: &str) -> Result<EnvFilter, Error> {
     EnvFilter::try_new(format!("{ENGINE},{level}")).map_err(Error::Filter)
 }
 
-/// Starts the process's log.
+/// Starts the process's log, and its traces beside it, which the log's filter does not concern.
 ///
 /// # Errors
 /// When the filter is not valid, or the process has a log already.
-pub fn start(log: &Log) -> Result<Filter, Error> {
+pub fn start(log: &Log, telemetry: &Telemetry) -> Result<Filter, Error> {
     let (filter, handle) = reload::Layer::new(parse(&log.level)?);
     let lines = match log.format {
         LogFormat::Json => fmt::layer()
@@ -52,7 +59,8 @@ pub fn start(log: &Log) -> Result<Filter, Error> {
             .boxed(),
         LogFormat::Text => fmt::layer().with_writer(io::stdout).boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(Error::Start)?;
+    let lines = lines.with_filter(filter_fn(telemetry::is_for_the_log).and(filter));
+    tracing_subscriber::registry().with(lines).with(telemetry.layer()).try_init().map_err(Error::Start)?;
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(panic.place = place, "A defect made a task panic");

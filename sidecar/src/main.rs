@@ -11,6 +11,7 @@ use context_manager_sidecar::{
     settings::{self, KeysFound, Settings},
     shutdown::Signals,
     sidecar::Sidecar,
+    telemetry::Telemetry,
 };
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
@@ -69,14 +70,15 @@ fn prepare(args: Args) -> Result<Run, settings::Error> {
 
 impl Run {
     fn until_end(self) -> ExitCode {
-        let filter = match logging::start(&self.loaded.0.log) {
+        let telemetry = Telemetry::default();
+        let filter = match logging::start(&self.loaded.0.log, &telemetry) {
             Ok(filter) => filter,
             Err(error) => {
                 eprintln!("error: {:#}", anyhow::Error::from(error));
                 return ExitCode::FAILURE;
             }
         };
-        match self.serve(filter) {
+        match self.serve(filter, telemetry) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 error!(error = format!("{error:#}"), "Ended by a failure");
@@ -85,7 +87,7 @@ impl Run {
         }
     }
 
-    fn serve(self, filter: logging::Filter) -> anyhow::Result<()> {
+    fn serve(self, filter: logging::Filter, telemetry: Telemetry) -> anyhow::Result<()> {
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -114,7 +116,7 @@ impl Run {
                 }
                 Store::Embedded(_) | Store::Qdrant(_) => {}
             }
-            match Sidecar::start(self.settings, self.loaded, filter, stop).await? {
+            match Sidecar::start(self.settings, self.loaded, (filter, telemetry), stop).await? {
                 Some(sidecar) => Ok(sidecar.run().await?),
                 None => Ok(()), // Told to stop before the start was over.
             }

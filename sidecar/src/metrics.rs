@@ -17,7 +17,7 @@ pub mod label;
 pub use family::{CounterMatrix, Counters, DurationMatrix, Durations, Gauges};
 use family::{counter, float_gauge, gauge, histogram, info};
 pub use label::{
-    Degradation, Dropped, EmbeddingKind, Frame, Label, Listener, Neighbour, Outcome, RequestOutcome, Route,
+    Degradation, Dropped, EmbeddingKind, Frame, Label, Listener, Neighbour, Outcome, RequestOutcome, Route, SpanDrop,
     StoreOperation, StreamEnd, WatchedFile,
 };
 
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub contexts: Contexts,
     /// Garbage collection.
     pub gc: Gc,
+    /// The export of traces.
+    pub traces: Traces,
 }
 
 #[derive(Debug)]
@@ -224,6 +226,17 @@ pub struct Gc {
     pub duration: Histogram,
 }
 
+/// The export of traces.
+#[derive(Clone, Debug)]
+pub struct Traces {
+    /// Spans that the collector has taken.
+    pub exported: IntCounter,
+    /// Spans that it has not, and never will.
+    pub dropped: Counters<SpanDrop>,
+    /// Exports by outcome, attempts after the first included.
+    pub exports: Counters<Outcome>,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -256,6 +269,7 @@ impl Metrics {
             journal: Journal::new(r),
             contexts: Contexts::new(r),
             gc: Gc::new(r),
+            traces: Traces::new(r),
             registry,
         }
     }
@@ -564,6 +578,26 @@ impl Gc {
                 "Expired contexts that are still in the store, as of the last run; in a dry run what it would delete.",
             ),
             duration: histogram(r, "context_manager_gc_duration_seconds", "Time of a run of garbage collection."),
+        }
+    }
+}
+
+impl Traces {
+    fn new(r: &Registry) -> Self {
+        Self {
+            exported: counter(r, "context_manager_trace_spans_exported_total", "Spans that the collector has taken."),
+            dropped: Counters::new(
+                r,
+                "context_manager_trace_spans_dropped_total",
+                "Spans that were dropped, by the reason.",
+                "reason",
+            ),
+            exports: Counters::new(
+                r,
+                "context_manager_trace_exports_total",
+                "Exports of spans by outcome, all attempts of one together.",
+                "outcome",
+            ),
         }
     }
 }

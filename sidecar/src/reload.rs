@@ -29,6 +29,7 @@ use crate::{
     metrics::{Label as _, Metrics, WatchedFile},
     refusal::chain,
     settings::{self, Settings},
+    telemetry::Telemetry,
 };
 
 #[cfg(test)]
@@ -60,6 +61,7 @@ pub struct Reload {
     metrics: Arc<Metrics>,
     engine: Engine,
     filter: logging::Filter,
+    telemetry: Telemetry,
     poll: Duration,
     config_seen: Content,
     keys_seen: (Option<PathBuf>, Content),
@@ -75,14 +77,15 @@ impl Reload {
         live: Arc<Live>,
         metrics: Arc<Metrics>,
         engine: Engine,
-        filter: logging::Filter,
+        (filter, telemetry): (logging::Filter, Telemetry),
     ) -> Self {
         for file in WatchedFile::ALL {
             metrics.files.last_reload_successful.set(*file, 1);
         }
         metrics.files.generation.set(live.config().generation);
         metrics.files.show_keys(&live.keys());
-        Self { settings, live, metrics, engine, filter, poll: POLL, config_seen: None, keys_seen: (None, None) }
+        let (config_seen, keys_seen) = (None, (None, None));
+        Self { settings, live, metrics, engine, filter, telemetry, poll: POLL, config_seen, keys_seen }
     }
 
     /// The same watch with another pause between two polls.
@@ -149,6 +152,7 @@ impl Reload {
         }
         self.engine.reconfigure(&config).await.map_err(Error::Engine)?;
         self.filter.set(&config.log.level).map_err(Error::Log)?;
+        self.telemetry.apply(&config.tracing, &self.settings.identity, &self.metrics);
         self.metrics.files.generation.set(config.generation);
         info!(config.generation = config.generation, "Loaded the configuration");
         self.live.set_config(config);

@@ -176,7 +176,7 @@ impl Settings {
         for file in [api_key, ca].into_iter().flatten() {
             *file = directory.join(&file);
         }
-        if let Some(file) = &mut config.keys.file {
+        for file in config.keys.file.iter_mut().chain(config.tracing.files_mut()) {
             *file = directory.join(&file);
         }
         if let Some(path) = &config.protocol.socket {

@@ -41,6 +41,7 @@ use crate::{
     settings::Settings,
     shutdown,
     stream::Streams,
+    telemetry::Telemetry,
 };
 
 #[cfg(test)]
@@ -80,6 +81,7 @@ pub struct Sidecar {
     listeners: Tasks,
     loops: Vec<JoinHandle<()>>,
     stop: CancellationToken,
+    telemetry: Telemetry,
     _gates: [Gate; 2],
 }
 
@@ -98,11 +100,12 @@ impl Sidecar {
     pub async fn start(
         settings: Settings,
         (config, keys): (SidecarConfig, KeyRing),
-        filter: Filter,
+        (filter, telemetry): (Filter, Telemetry),
         stop: CancellationToken,
     ) -> Result<Option<Self>, Error> {
         let begun = unix_time();
         let metrics = Arc::new(Metrics::new());
+        telemetry.apply(&config.tracing, &settings.identity, &metrics);
         let live = Arc::new(Live::new(config, keys));
         let readiness = Readiness::default();
         let (engine_gate, listener_gate) = (readiness.gate("engine"), readiness.gate("protocol_listener"));
@@ -156,7 +159,7 @@ impl Sidecar {
             nonces,
             clock: unix_time,
         };
-        let reload = Reload::new(settings, live, metrics, engine.clone(), filter);
+        let reload = Reload::new(settings, live, metrics, engine.clone(), (filter, telemetry.clone()));
         let loops = vec![
             tokio::spawn(reload.run(stop.clone())),
             tokio::spawn(garbage.run(stop.clone())),
@@ -174,6 +177,7 @@ impl Sidecar {
             listeners: Tasks { protocol, streams, admin, stop_admin },
             loops,
             stop,
+            telemetry,
             _gates: [engine_gate, listener_gate],
         }))
     }
@@ -218,6 +222,7 @@ impl Sidecar {
             }
             Err(_) => warn!("Flushing takes too long; the log of writes is replayed at the next start"),
         }
+        self.telemetry.shutdown(shutdown::LAST_SPANS).await;
         self.listeners.stop_admin.cancel();
         unexpected.map_or(Ok(()), |name| Err(Error::TaskEnded(name)))
     }

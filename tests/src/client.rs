@@ -41,6 +41,8 @@ pub struct Draft<'a> {
     pub idempotency_key: Option<&'a str>,
     /// The media type.
     pub content_type: &'a str,
+    /// Further headers.
+    pub more: Vec<(&'a str, &'a str)>,
 }
 
 /// An answer with its status.
@@ -64,6 +66,7 @@ impl<'a> Draft<'a> {
             nonce: None,
             idempotency_key: None,
             content_type: Format::Json.media_type(),
+            more: Vec::new(),
         }
     }
 }
@@ -109,7 +112,7 @@ impl Client {
     /// # Errors
     /// When no answer comes.
     pub async fn send(&self, draft: Draft<'_>) -> Result<Answer> {
-        let Draft { method, path, body, signed_body, clock_skew, nonce, idempotency_key, content_type } = draft;
+        let Draft { method, path, body, signed_body, clock_skew, nonce, idempotency_key, content_type, more } = draft;
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
         let nonce = nonce.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let signed = Request { method, path: bare, query, body: signed_body.as_deref().unwrap_or(&body) };
@@ -123,6 +126,9 @@ impl Client {
             .body(body);
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
+        }
+        for (name, value) in more {
+            request = request.header(name, value);
         }
         let answer = request.send().await.with_context(|| format!("no answer to {method} {path}"))?;
         let status = answer.status().as_u16();

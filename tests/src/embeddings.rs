@@ -10,7 +10,7 @@ use anyhow::Result;
 use axum::{
     Json, Router,
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -39,6 +39,8 @@ struct Inner {
     failure: Option<u16>,
     /// Texts with this in them are refused.
     poison: Option<String>,
+    /// The headers of each call.
+    calls: Vec<HeaderMap>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +80,12 @@ impl Embeddings {
         self.shared.inner().texts.get(model).copied().unwrap_or_default()
     }
 
+    /// The headers of all calls since this was last asked.
+    #[must_use]
+    pub fn take_calls(&self) -> Vec<HeaderMap> {
+        std::mem::take(&mut self.shared.inner().calls)
+    }
+
     /// Answers with this status from now on; `None` answers with vectors again.
     pub fn fail(&self, status: Option<u16>) {
         self.shared.inner().failure = status;
@@ -99,7 +107,12 @@ fn dimensions(model: &str) -> Option<usize> {
     model.rsplit_once('-')?.1.parse().ok()
 }
 
-async fn embed(State(shared): State<Shared>, Json(Request { model, input }): Json<Request>) -> Response {
+async fn embed(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Json(Request { model, input }): Json<Request>,
+) -> Response {
+    shared.inner().calls.push(headers);
     let Some(dimensions) = dimensions(&model) else { return StatusCode::NOT_FOUND.into_response() };
     {
         let mut inner = shared.inner();

@@ -2,7 +2,7 @@
 
 use super::{
     AccessRule, AccessTarget, CircuitBreaker, Embedding, Legs, LevelConfig, Nudges, Provider, QdrantStore, Retrieval,
-    SCHEMA_VERSION, SidecarConfig, Store,
+    SCHEMA_VERSION, SidecarConfig, Store, Tracing,
 };
 use crate::level::Level;
 
@@ -82,7 +82,26 @@ pub(super) fn check(config: &SidecarConfig) -> Result {
     }
     retrieval(&config.retrieval)?;
     within("gc.interval (milliseconds)", &config.gc.interval.as_millis_i64(), 10, 86_400_000)?;
-    within("gc.batch_size", &config.gc.batch_size, 1, 10_000)
+    within("gc.batch_size", &config.gc.batch_size, 1, 10_000)?;
+    tracing(&config.tracing)
+}
+
+fn tracing(tracing: &Tracing) -> Result {
+    let Tracing { otlp_endpoint, sampling, background_sampling, headers_file: _, ca_file: _, timeout, queue } = tracing;
+    if let Some(endpoint) = otlp_endpoint {
+        if !is_http(endpoint) || endpoint.contains(['?', '#', '@']) {
+            let remedy = "it must be the collector's base URL for OTLP over HTTP, such as http://otel-collector:4318, without \
+                credentials (tracing.headers_file is for them) and query";
+            return refuse("tracing.otlp_endpoint", "not usable", remedy);
+        }
+        if endpoint.trim_end_matches('/').ends_with("/v1/traces") {
+            return refuse("tracing.otlp_endpoint", endpoint, "leave /v1/traces out; it is appended");
+        }
+    }
+    within("tracing.sampling", sampling, 0.0, 1.0)?;
+    within("tracing.background_sampling", background_sampling, 0.0, 1.0)?;
+    within("tracing.timeout (milliseconds)", &timeout.as_millis_i64(), 10, 60_000)?;
+    within("tracing.queue", queue, 1, 65_536)
 }
 
 fn level(name: &str, level: &LevelConfig) -> Result {
@@ -365,6 +384,19 @@ mod tests {
             ("[protocol]\nsocket = \"\"\n", "protocol.socket is not the path of a file; name the socket"),
             ("[protocol]\nmax_message_size = \"ten\"\n", "\"ten\" is not a size"),
             ("[levels.imediate]\n", "unknown field `imediate`"),
+            ("[tracing]\nsampling = 1.5\n", "tracing.sampling is 1.5; it must lie between 0 and 1"),
+            ("[tracing]\nsampling = nan\n", "tracing.sampling is NaN; it must lie between 0 and 1"),
+            ("[tracing]\nqueue = 0\n", "tracing.queue is 0; it must lie between 1 and 65536"),
+            (
+                "[tracing]\notlp_endpoint = \"otel:4317\"\n",
+                "tracing.otlp_endpoint is not usable; it must be the collector's base",
+            ),
+            (
+                "[tracing]\notlp_endpoint = \"http://me:word@otel\"\n",
+                "without credentials (tracing.headers_file is for them)",
+            ),
+            ("[tracing]\notlp_endpoint = \"http://otel/v1/traces\"\n", "leave /v1/traces out; it is appended"),
+            ("[tracing]\nendpoint = \"http://otel\"\n", "unknown field `endpoint`"),
         ] {
             let message = refused(text);
             assert!(message.contains(expected), "{text:?} gave {message:?}, without {expected:?}");

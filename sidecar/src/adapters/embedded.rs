@@ -25,6 +25,7 @@ use crate::{
         Updated, VectorStore,
     },
     refusal::chain,
+    telemetry,
 };
 
 /// Most calls at once. Writes follow one another in the store anyway, but those that wait for one flush share it.
@@ -69,6 +70,10 @@ impl Embedded {
     /// Opens the store anew with other options, while every call waits; if that fails, with the former ones. What is there then is
     /// what it is opened with later as well, but for what becomes of former vectors.
     async fn reopen(&self, operation: StoreOperation, change: impl FnOnce(&mut OpenOptions)) -> Result<(), Error> {
+        telemetry::watched(&telemetry::store(operation), self.reopened(operation, change), Error::kind).await
+    }
+
+    async fn reopened(&self, operation: StoreOperation, change: impl FnOnce(&mut OpenOptions)) -> Result<(), Error> {
         let _all = self.permits.acquire_many(PARALLEL).await.map_err(|_| Error::Closed)?;
         let shard = lock(&self.shard).take().and_then(Arc::into_inner).ok_or(Error::Closed)?;
         let former = lock(&self.options).clone();
@@ -93,6 +98,14 @@ impl Embedded {
     }
 
     async fn call<T: Send + 'static>(
+        &self,
+        operation: StoreOperation,
+        call: impl FnOnce(&Shard) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        telemetry::watched(&telemetry::store(operation), self.called(operation, call), Error::kind).await
+    }
+
+    async fn called<T: Send + 'static>(
         &self,
         operation: StoreOperation,
         call: impl FnOnce(&Shard) -> Result<T, store::Error> + Send + 'static,

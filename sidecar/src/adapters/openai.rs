@@ -12,14 +12,16 @@ use http::{StatusCode, header};
 use reqwest::Response;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use tracing::Span;
 use url::Url;
 
-use crate::ports::embedder::{Cause, Deadline, Embedder, Error, Vector};
+use crate::{
+    http_client::{self, Client},
+    ports::embedder::{Cause, Deadline, Embedder, Error, Vector},
+    telemetry,
+};
 
 mod answer;
-mod client;
-
-use client::Client;
 
 /// The adapter.
 pub struct OpenAi {
@@ -62,7 +64,7 @@ impl OpenAi {
             (None, None) => ApiKey::None,
         };
         Ok(Self {
-            client: Client::new(config.ca_file.clone())?,
+            client: Client::new(config.ca_file.clone()).map_err(no_client)?,
             url,
             model: config.model.clone().unwrap_or_default(),
             dimensions: config.dimensions,
@@ -73,12 +75,20 @@ impl OpenAi {
     }
 
     async fn call(&self, input: Vec<String>) -> Result<Vec<Vector>, Error> {
+        let span = telemetry::http_call("POST", &self.url);
+        telemetry::watched(&span, self.attempt(input, &span), Error::kind).await
+    }
+
+    async fn attempt(&self, input: Vec<String>, span: &Span) -> Result<Vec<Vector>, Error> {
         let count = input.len();
-        let mut request = self.client.get().await?.post(self.url.clone()).json(&Request { model: &self.model, input });
+        let client = self.client.get().await.map_err(no_client)?;
+        let mut request = client.post(self.url.clone()).json(&Request { model: &self.model, input });
         if let Some(key) = self.key.read().await? {
             request = request.bearer_auth(key.expose_secret());
         }
+        request = request.headers(telemetry::context_headers());
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        telemetry::http_answered(span, response.status());
         let response = check_status(response)?;
         let body = self.read_body(response, count).await?;
         answer::vectors(&body, count, self.dimensions)
@@ -117,6 +127,13 @@ impl ApiKey {
             "" => Err(refuse(cause("the file is empty"))),
             key => Ok(Some(key.into())),
         }
+    }
+}
+
+fn no_client(error: http_client::Error) -> Error {
+    match error {
+        http_client::Error::Bundle { path, source } => Error::File { what: "the CA bundle", path, source },
+        http_client::Error::Setup(source) => Error::Setup { source },
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
         Updated, VectorStore,
     },
     refusal::chain,
+    telemetry,
 };
 
 /// The adapter.
@@ -40,6 +41,8 @@ pub struct Qdrant {
     key_is_current: OnceLock<AtomicBool>,
     closed: AtomicBool,
     breaker: Breaker,
+    /// For traces.
+    server: telemetry::Server,
     metrics: Arc<Metrics>,
 }
 
@@ -76,7 +79,8 @@ impl Qdrant {
         let closed = AtomicBool::new(false);
         let key_file = config.api_key_file.clone();
         let (current, key_is_current) = (ArcSwap::from_pointee(Current::new(collection)), OnceLock::new());
-        let adapter = Self { current, key_file, key_is_current, closed, breaker, metrics };
+        let server = telemetry::Server::of(config);
+        let adapter = Self { current, key_file, key_is_current, closed, breaker, server, metrics };
         match adapter.ready(&adapter.current()).await {
             Ok(()) => {}
             Err(error) if is_ours(&error) => return Err(translate(error)),
@@ -124,6 +128,16 @@ impl Qdrant {
         operation: StoreOperation,
         call: impl Future<Output = Result<T, store::Error>>,
     ) -> Result<T, Error> {
+        let span = telemetry::store_server(operation, &self.server);
+        telemetry::watched(&span, Box::pin(self.called(current, operation, call)), Error::kind).await
+    }
+
+    async fn called<T>(
+        &self,
+        current: &Current,
+        operation: StoreOperation,
+        call: impl Future<Output = Result<T, store::Error>>,
+    ) -> Result<T, Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -164,6 +178,7 @@ fn options(config: &QdrantStore, model: Model) -> Options {
             replication_factor: config.replication_factor,
             write_consistency: config.write_consistency,
         },
+        call_headers: telemetry::context_pairs,
         ..Options::new(&config.url, &config.collection, model.dimensions, model.name)
     }
 }

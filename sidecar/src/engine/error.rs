@@ -95,6 +95,24 @@ impl Error {
         matches!(self, Self::Store(vector_store::Error::Failed(_)))
     }
 
+    /// What is the matter, in one of a few words.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Field { .. }
+            | Self::NotFound(_)
+            | Self::IdTaken(_)
+            | Self::KeyReused
+            | Self::Past { .. }
+            | Self::Denied(_)
+            | Self::Version(_) => "refused",
+            Self::Store(_) | Self::Open(_) | Self::SetAside(_) => "store",
+            Self::Journaling | Self::Journal(_) | Self::JournalEntry { .. } => "journal",
+            Self::Embedder(_) | Self::Embedding(_) | Self::ModelChanged { .. } => "embedding",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// A refusal of the field `field`.
     pub(super) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Field { field: field.into(), message: message.into() }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     ports::vector_store::{Owner, Point, SessionEnd, Validity},
+    telemetry,
 };
 
 /// A write that waits.
@@ -325,8 +326,11 @@ impl Pending {
     pub(super) async fn append(&self, entry: Entry, effect: Effect) -> Result<(), Error> {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         let payload = serde_json::to_vec(&entry).map_err(|_| Error::Interrupted)?;
-        let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
-        let number = appended?;
+        let appending = async {
+            let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
+            Ok::<_, Error>(appended?)
+        };
+        let number = telemetry::watched(&telemetry::journal_append(), appending, Error::kind).await?;
         {
             let mut waiting = self.waiting();
             // Entries whose syncs were shared may come here in another order.

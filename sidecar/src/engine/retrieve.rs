@@ -30,6 +30,7 @@ use crate::{
     metrics::{Degradation, Label as _},
     ports::vector_store::{self, Owner, Search},
     refusal::chain,
+    telemetry,
 };
 
 /// A valid request.
@@ -57,6 +58,7 @@ impl Inner {
         let candidates = self.candidates(&ask, query, now(), &mut degraded).await?;
         // Embedding and store may have taken their time; what expired meanwhile is not returned.
         let now = now();
+        let ranking = telemetry::ranking(candidates.len()).entered();
         let mut ranked = rank::rank(candidates, &QueryFacts::of(&ask.query), &policy.ranking, now);
         if let Some(least) = ask.min_score {
             ranked.retain(|ranked| ranked.score >= least);
@@ -65,6 +67,7 @@ impl Inner {
             ranked.iter().map(|ranked| Item { level: ranked.context.level, tokens: ranked.context.tokens }).collect();
         let budget = u32::try_from(ask.budget).unwrap_or(u32::MAX);
         let packing = budget::pack(&items, budget, ask.limit, &policy.shares);
+        drop(ranking);
         self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.as_ref()), now);
         let response = respond(ranked, &packing, &ask, &degraded, &self.owner);
         for (level, tokens) in &response.tokens_by_level {

@@ -24,6 +24,7 @@ use crate::{
     access::Decisions,
     nonces,
     refusal::{Refusal, chain},
+    telemetry,
 };
 
 mod carried;
@@ -71,10 +72,14 @@ pub struct AuthenticBody(pub(crate) Bytes);
 
 /// The layer. It is the innermost one: behind it there are only handlers.
 pub async fn authenticate(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match verify(&shared, request).await {
+    match telemetry::watched(&telemetry::authentication(), verify(&shared, request), code).await {
         Ok(request) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
+}
+
+fn code(refusal: &Refusal) -> &'static str {
+    refusal.code().as_str()
 }
 
 async fn verify(shared: &Shared, request: Request) -> Result<Request, Refusal> {

@@ -24,6 +24,8 @@ pub async fn write(State(shared): State<Shared>, request: Request, next: Next) -
     let mut response = next.run(request).await;
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
     shared.metrics.requests.problems.add(problem.code, 1);
+    // For the layers outside of this one.
+    response.extensions_mut().insert(problem.code);
     problem.request_id = id.map(|id| id.as_str().to_owned());
     let body = format.encode(&problem);
     let media_type = match format {

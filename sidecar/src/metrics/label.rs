@@ -147,6 +147,17 @@ labels! {
         /// It expired while it waited.
         Expired = "expired",
     }
+    /// Why a span was not exported.
+    SpanDrop {
+        /// Too many waited for the collector (`tracing.queue`).
+        QueueFull = "queue_full",
+        /// The collector did not take it.
+        ExportFailed = "export_failed",
+        /// The collector took the others of its batch.
+        Rejected = "rejected",
+        /// It ended after the export.
+        Stopped = "stopped",
+    }
     /// A listener.
     Listener {
         /// The authenticated one on loopback.

@@ -154,6 +154,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is the matter, in one of a few words.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::DeadlineExceeded { .. } => "timeout",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Throttled { .. } => "throttled",
+            Self::Failed { .. } => "failed",
+            Self::Refused { .. } => "refused",
+            Self::Malformed { .. } | Self::Oversized { .. } | Self::Count { .. } | Self::NotFinite => "malformed",
+            Self::Dimensions { .. } => "dimensions",
+            Self::LeftAlone(_) => "left_alone",
+            Self::File { .. } | Self::Setup { .. } => "setup",
+        }
+    }
+
     /// Whether and when the same call may be made again.
     #[must_use]
     pub fn retry(&self) -> Retry {

@@ -131,6 +131,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is the matter, in one of a few words.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Failed(_) => "failed",
+            Self::Closed => "closed",
+        }
+    }
+
     /// Whether and when the same call may be made again.
     #[must_use]
     pub const fn retry(&self) -> Retry {

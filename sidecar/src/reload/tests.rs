@@ -69,7 +69,13 @@ async fn fixture() -> Fixture {
     let metrics = Arc::new(Metrics::new());
     let engine = open_engine(&config, &metrics).await;
     let live = Arc::new(Live::new(config, keys));
-    let reload = Reload::new(settings, Arc::clone(&live), Arc::clone(&metrics), engine, logging::Filter::none());
+    let reload = Reload::new(
+        settings,
+        Arc::clone(&live),
+        Arc::clone(&metrics),
+        engine,
+        (logging::Filter::none(), Telemetry::default()),
+    );
     Fixture { volume, reload, live, metrics, data }
 }
 

@@ -35,7 +35,7 @@ async fn start(directory: &Path) -> Result<Option<Running>, Error> {
     let settings = Settings::new(args, EnvironmentSecrets::default()).expect("valid flags");
     let loaded = settings.load().expect("valid files");
     let stop = CancellationToken::new();
-    let sidecar = Sidecar::start(settings, loaded, Filter::none(), stop.clone()).await?;
+    let sidecar = Sidecar::start(settings, loaded, (Filter::none(), Telemetry::default()), stop.clone()).await?;
     Ok(sidecar.map(|sidecar| {
         let (protocol, admin) = (sidecar.protocol(), sidecar.admin());
         Running { protocol, admin, stop, task: tokio::spawn(sidecar.run()) }

@@ -23,6 +23,7 @@ use crate::{
     metrics::Frame,
     refusal::Refusal,
     routes::{exchange::undecodable, path},
+    telemetry::w3c,
 };
 
 /// What a frame is.
@@ -139,8 +140,12 @@ fn request(route: &Route, frame: RequestFrame<&[u8]>, format: Format, bytes: &By
     }
     put(headers, "idempotency-key", "idempotency_key", idempotency_key)?;
     put(headers, "x-request-id", "request_id", request_id)?;
-    put(headers, "traceparent", "traceparent", traceparent)?;
-    put(headers, "tracestate", "tracestate", tracestate)?;
+    // What is not valid here is as none and no mistake (W3C Trace Context), so also what no header can carry.
+    for (name, value) in [(w3c::TRACEPARENT, traceparent), (w3c::TRACESTATE, tracestate)] {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
     Ok(request)
 }
 

@@ -30,6 +30,7 @@ pub enum Mode {
 struct State {
     mode: Mode,
     calls: BTreeMap<&'static str, usize>,
+    traces: Vec<String>,
     keys: Vec<String>,
     takes_tokens: bool,
 }
@@ -54,6 +55,12 @@ impl Control {
     #[must_use]
     pub fn take_calls(&self) -> BTreeMap<&'static str, usize> {
         std::mem::take(&mut self.state().calls)
+    }
+
+    /// The `traceparent` of each call that had one since this was last asked.
+    #[must_use]
+    pub fn take_traces(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().traces)
     }
 
     /// Counts a call, and lets it pass if the server behaves.
@@ -85,7 +92,9 @@ pub(crate) struct RequiredKey(pub(crate) Control);
 
 impl Interceptor for RequiredKey {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let state = self.0.state();
+        let mut state = self.0.state();
+        let trace = request.metadata().get("traceparent").and_then(|value| value.to_str().ok());
+        state.traces.extend(trace.map(ToOwned::to_owned));
         if state.keys.is_empty() {
             return Ok(request);
         }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::{
     metrics::{EmbeddingKind, Metrics, Outcome},
     ports::embedder::{Deadline, Embedder, Error, Vector},
+    telemetry,
 };
 
 /// The layer.
@@ -32,7 +33,8 @@ impl Measure {
         call: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
         let started = Instant::now();
-        let result = call.await;
+        let span = telemetry::embedding(kind, self.inner.model(), texts);
+        let result = telemetry::watched(&span, call, Error::kind).await;
         let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
         self.metrics.embedding.texts.add(kind, texts as u64);
         self.metrics.embedding.duration.observe(kind, outcome, started.elapsed());

@@ -12,12 +12,12 @@ use axum::{
 use context_manager_protocol::signature;
 
 use super::{Audit, AuthenticBody, RequestId, Shared, Verified, body_limit};
-use crate::{access::Decisions, refusal::Refusal};
+use crate::{access::Decisions, refusal::Refusal, telemetry};
 
 /// The layer, in the place of [`super::authenticate`]. Extensions are set in this process only, so a caller cannot bring a
 /// [`Verified`]; a request without one is refused.
 pub async fn authenticate_carried(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match verify(&shared, request).await {
+    match telemetry::watched(&telemetry::authentication(), verify(&shared, request), super::code).await {
         Ok(request) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }

@@ -1,4 +1,4 @@
-//! The HTTP client with its trust in certificates.
+//! The HTTP client with its trust in certificates, for the embedding API and the trace collector.
 //!
 //! With a CA file, only that bundle is trusted, and the client is made anew when the file's content changes. Without
 //! one, the roots built into the binary are trusted, so that an image needs no certificates of its own.
@@ -9,23 +9,46 @@ use reqwest::{Certificate, redirect};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use crate::ports::embedder::Error;
+/// What went wrong, as it is shared by all who wait for the same client.
+type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// Why there is no client.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The CA bundle cannot be used.
+    #[error("failed to use the CA bundle {path:?}")]
+    Bundle {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Cause,
+    },
+    /// The client cannot be made.
+    #[error("failed to set up the HTTP client")]
+    Setup(#[source] Cause),
+}
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes the client and keeps it as long as the CA file stays the same.
-pub(super) struct Client {
+#[derive(Debug)]
+pub struct Client {
     ca_file: Option<PathBuf>,
     current: Mutex<Current>,
 }
 
+#[derive(Debug)]
 struct Current {
     bundle_digest: Option<[u8; 32]>,
     client: reqwest::Client,
 }
 
 impl Client {
-    pub(super) fn new(ca_file: Option<PathBuf>) -> Result<Self, Error> {
+    /// A client that trusts the file's certificates, or the built-in roots.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn new(ca_file: Option<PathBuf>) -> Result<Self, Error> {
         let bundle = match &ca_file {
             Some(path) => Some(std::fs::read(path).map_err(|source| unusable(path, source))?),
             None => None,
@@ -34,7 +57,11 @@ impl Client {
         Ok(Self { ca_file, current: Mutex::new(current) })
     }
 
-    pub(super) async fn get(&self) -> Result<reqwest::Client, Error> {
+    /// The client, with the trust that the file says now.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub async fn get(&self) -> Result<reqwest::Client, Error> {
         let Some(path) = &self.ca_file else { return Ok(self.current.lock().await.client.clone()) };
         let bundle = tokio::fs::read(path).await.map_err(|source| unusable(path, source))?;
         let mut current = self.current.lock().await;
@@ -46,7 +73,11 @@ impl Client {
 }
 
 fn unusable(path: &std::path::Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::File { what: "the CA bundle", path: path.to_owned(), source: Arc::new(source) }
+    Error::Bundle { path: path.to_owned(), source: Arc::new(source) }
+}
+
+fn setup(source: reqwest::Error) -> Error {
+    Error::Setup(Arc::new(source))
 }
 
 fn build(bundle: Option<(&PathBuf, Vec<u8>)>) -> Result<Current, Error> {
@@ -69,13 +100,10 @@ fn build(bundle: Option<(&PathBuf, Vec<u8>)>) -> Result<Current, Error> {
         .redirect(redirect::Policy::none())
         .user_agent(concat!("context-manager/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|source| Error::Setup { source: Arc::new(source) })?;
+        .map_err(setup)?;
     Ok(Current { bundle_digest, client })
 }
 
 fn built_in_roots() -> Result<Vec<Certificate>, Error> {
-    webpki_root_certs::TLS_SERVER_ROOT_CERTS
-        .iter()
-        .map(|root| Certificate::from_der(root).map_err(|source| Error::Setup { source: Arc::new(source) }))
-        .collect()
+    webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|root| Certificate::from_der(root).map_err(setup)).collect()
 }
