@@ -245,6 +245,26 @@ pub const SECRET_REF_IS_USED: CelRule = rule(
     "self.?secretPolicy.orValue('Generate') != 'Generate' || !has(self.secretRef)",
     "spec.auth.secretRef is only for secretPolicy UseExisting; remove it, or set secretPolicy: UseExisting",
 );
+/// The operator makes no key for a Secret of the user.
+pub const OWN_KEYS_ARE_ROTATED_BY_HAND: CelRule = rule(
+    "self.?secretPolicy.orValue('Generate') != 'UseExisting' || !self.?rotation.?every.hasValue()",
+    "spec.auth.rotation.every is only for secretPolicy Generate, because keys of your Secret are made by you; remove it, and write a new active key to your Secret when it is time",
+);
+/// A life that rotations can keep up with.
+pub const ROTATION_EVERY: CelRule = rule(
+    "duration(self) >= duration('10s') && duration(self) <= duration('87600h')",
+    "spec.auth.rotation.every must lie between 10s and 87600h (ten years); hours or days are usual",
+);
+/// Time to notice.
+pub const ROTATION_OVERLAP: CelRule = rule(
+    "duration(self) >= duration('1s') && duration(self) <= duration('8760h')",
+    "spec.auth.rotation.overlap must lie between 1s and 8760h (one year)",
+);
+/// A replaced key ends before the next one is replaced.
+pub const OVERLAP_FITS: CelRule = rule(
+    "!has(self.every) || duration(self.?overlap.orValue('1h')) < duration(self.every)",
+    "spec.auth.rotation.overlap (1h when left out) must be shorter than every",
+);
 /// A window that clocks fit in.
 pub const WINDOW: CelRule = rule(
     "duration(self) >= duration('1s') && duration(self) <= duration('1h')",

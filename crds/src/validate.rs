@@ -10,7 +10,7 @@ use crate::{
     ContextManager, ContextManagerSpec,
     context_manager::{
         access::{self, AccessRule, Target},
-        auth::{Auth, SecretPolicy},
+        auth::{Auth, Rotation, SecretPolicy},
         embedding::{Embedding, Provider, Retry},
         levels::{Gc, Levels},
         qdrant::{Qdrant, QdrantTls},
@@ -349,7 +349,8 @@ fn shares(check: &mut Check, LevelShares { immediate, short_term, long_term }: &
     check.rule(sum <= 1.0, rules::FLOORS_FIT);
 }
 
-fn auth(check: &mut Check, Auth { secret_policy, secret_ref, timestamp_window, access }: &Auth, name: &str) {
+fn auth(check: &mut Check, auth: &Auth, name: &str) {
+    let Auth { secret_policy, secret_ref, timestamp_window, rotation, access } = auth;
     match secret_policy.unwrap_or_default() {
         SecretPolicy::UseExisting => check.rule(secret_ref.is_some(), rules::SECRET_REF_IS_GIVEN),
         SecretPolicy::Generate => check.rule(secret_ref.is_none(), rules::SECRET_REF_IS_USED),
@@ -361,12 +362,24 @@ fn auth(check: &mut Check, Auth { secret_policy, secret_ref, timestamp_window, a
         check.length("spec.auth.secretRef.key", secret.key.as_ref(), 1, 253);
     }
     check.within(*timestamp_window, Duration::from_secs(1), Duration::from_secs(3_600), rules::WINDOW);
+    check.optional(rotation.as_ref(), self::rotation);
+    let every = rotation.and_then(|rotation| rotation.every);
+    let own = secret_policy.unwrap_or_default() == SecretPolicy::UseExisting;
+    check.rule(!own || every.is_none(), rules::OWN_KEYS_ARE_ROTATED_BY_HAND);
     if let Some(access) = access {
         check.range("spec.auth.access (items)", Some(access.len()), 1, 64);
         for rule in access {
             access_rule(check, rule);
         }
     }
+}
+
+fn rotation(check: &mut Check, Rotation { every, overlap }: &Rotation) {
+    let year = Duration::from_secs(8_760 * 3_600);
+    check.within(*every, Duration::from_secs(10), Duration::from_secs(87_600 * 3_600), rules::ROTATION_EVERY);
+    check.within(*overlap, Duration::from_secs(1), year, rules::ROTATION_OVERLAP);
+    let overlap = overlap.unwrap_or(Duration::from_secs(3_600));
+    check.rule(every.is_none_or(|every| overlap < every), rules::OVERLAP_FITS);
 }
 
 fn access_rule(check: &mut Check, AccessRule { agents, operations, levels, target }: &AccessRule) {

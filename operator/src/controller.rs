@@ -16,7 +16,7 @@ mod children;
 pub mod config;
 mod error;
 mod given;
-mod keys;
+pub mod keys;
 mod lease;
 mod metrics;
 pub mod plan;
@@ -36,7 +36,7 @@ use kube::{
     runtime::{
         controller::{Config, Controller},
         events::{Recorder, Reporter},
-        reflector::ObjectRef,
+        reflector::{ObjectRef, Store},
         watcher,
     },
 };
@@ -82,6 +82,8 @@ pub struct Settings {
     pub authority: pki::client::Settings,
     /// Time between two looks at an object of which nothing was heard.
     pub resync: Duration,
+    /// How long the steps of a key's rotation take.
+    pub keys: keys::Settings,
     /// What is done with expired contexts whose agents have no pod any more.
     pub sweep: sweep::Settings,
 }
@@ -151,6 +153,7 @@ async fn reconcile_all(client: Client, settings: Settings, metrics: Arc<Metrics>
     let controller =
         Controller::new(Api::<DeserializeGuard<ContextManager>>::all(client.clone()), watcher::Config::default());
     let sweeping = sweep::run(Arc::clone(&context), controller.store(), sweep, stop.clone());
+    let forgetting = forget(Arc::clone(&context), controller.store(), stop.clone());
     let reconciling = controller
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
@@ -166,7 +169,20 @@ async fn reconcile_all(client: Client, settings: Settings, metrics: Arc<Metrics>
                 debug!(%error, "A trigger of the controller came to nothing");
             }
         });
-    tokio::join!(reconciling, sweeping);
+    tokio::join!(reconciling, sweeping, forgetting);
+}
+
+/// Takes resources that are gone out of the metrics, where nothing else notices their end.
+async fn forget(context: Arc<Context>, store: Store<DeserializeGuard<ContextManager>>, stop: CancellationToken) {
+    let rounds = async {
+        loop {
+            tokio::time::sleep(RESYNC).await;
+            context
+                .metrics
+                .keep_resources(|namespace, name| store.get(&ObjectRef::new(name).within(namespace)).is_some());
+        }
+    };
+    stop.run_until_cancelled(rounds).await;
 }
 
 /// The `ContextManager` that a label of an object names. A claim that is retained has no owner reference.

@@ -33,6 +33,9 @@ pub const INJECTED: &str = "contextmanager.dev/context-manager";
 /// Annotation that injection puts on a pod: a hash of what was injected, to recognise its own work and outdated pods.
 pub const INJECTED_HASH: &str = "contextmanager.dev/injected-hash";
 
+/// Annotation on a `ContextManager`: each new value asks for a new key, at once.
+pub const ROTATE: &str = "contextmanager.dev/rotate";
+
 /// Name of the injected container.
 pub const CONTAINER: &str = "context-manager";
 /// Volume with the sidecar's configuration, key ring and certificates.

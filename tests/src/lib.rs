@@ -13,6 +13,7 @@ pub mod operator;
 pub mod pods;
 pub mod proxy;
 pub mod qdrant;
+pub mod rotation;
 pub mod sidecar;
 pub mod stream;
 pub mod tally;

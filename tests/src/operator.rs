@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_crds::ContextManager;
 use context_manager_operator::{
-    controller::{self, Settings, sweep},
+    controller::{self, Settings, keys, sweep},
     pki,
 };
 use k8s_openapi::{api::core::v1::Namespace as NamespaceObject, apimachinery::pkg::apis::meta::v1::Condition};
@@ -31,6 +31,8 @@ const HOME: &str = "context-manager-system";
 const LEASE: Duration = Duration::from_secs(25);
 /// Time between two looks of the controller at what it cannot watch.
 pub const RESYNC: Duration = Duration::from_secs(1);
+/// Time between publishing a key and signing with it, and for pods that cannot be asked.
+pub const KEYS: keys::Settings = keys::Settings { settle: RESYNC, patience: Duration::from_secs(6) };
 /// How long a test waits for what the controller does.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -70,6 +72,7 @@ impl Operator {
             lease_duration: Duration::from_secs(15),
             authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),
             resync: RESYNC,
+            keys: KEYS,
             sweep: sweep::Settings { mode: sweep::Mode::Delete, interval: RESYNC, grace: RESYNC },
         };
         let admin = settings.admin_address.to_string();

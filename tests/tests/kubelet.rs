@@ -8,6 +8,7 @@ use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     operator::{Operator, condition, provision, wait_for},
     pods::{self, START, container},
+    rotation::Count,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::{
@@ -232,6 +233,53 @@ async fn a_new_key_reaches_sidecar_and_agent_without_a_restart() -> Result<()> {
     .await?;
     pods::stats(&namespace, "agent").await?;
     ensure!(pods::restarts(&namespace, "agent").await? == 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_are_rotated_under_load_without_a_failed_request_or_a_restart() -> Result<()> {
+    let operator = Operator::shared().await?;
+    // The sidecar remembers the nonces of a window, and there are many in a second.
+    let auth = json!({"timestampWindow": "30s", "rotation": {"overlap": "5s"}});
+    let (_, namespace) = namespace(&operator, "rotate", json!({"auth": auth})).await?;
+    namespace.make::<Pod>(&pods::agent("agent", &["load", "--every-ms", "1"])).await?;
+    let count = async || Count::last(&pods::logs(&namespace, "agent", "agent").await?);
+    eventually("the first requests", START, || async {
+        let count = count().await?;
+        ensure!(count.sent > 100 && count.failed == 0, "{count:?}");
+        Ok(())
+    })
+    .await?;
+    let resources = namespace.api::<context_manager_crds::ContextManager>();
+    for turn in 1..=2 {
+        let before = resources.get("memory").await?.status.and_then(|status| status.keys).context("keys")?.active;
+        let ask = Patch::Merge(json!({"metadata": {"annotations": {names::ROTATE: format!("turn-{turn}")}}}));
+        resources.patch("memory", &PatchParams::default(), &ask).await?;
+        eventually("another key alone", 3 * START, || async {
+            pods::nudge(&namespace, "agent").await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let keys = resources.get("memory").await?.status.and_then(|status| status.keys).context("keys")?;
+            ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+    }
+    // The agent's own volume may be a moment behind its sidecar's.
+    let count = eventually("the third key", START, || async {
+        pods::nudge(&namespace, "agent").await?;
+        let count = count().await?;
+        ensure!(count.keys.len() == 3, "{count:?}");
+        Ok::<_, anyhow::Error>(count)
+    })
+    .await?;
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let rate = count.sent as f64 / count.seconds;
+    println!("{} requests, {rate:.0} a second, {} failed, keys {:?}", count.sent, count.failed, count.keys);
+    ensure!(count.failed == 0, "{count:?}");
+    let pod = namespace.api::<Pod>().get("agent").await?;
+    for name in ["agent", names::CONTAINER] {
+        ensure!(container(&pod, name).context("a container")?.restart_count == 0, "{name} was restarted");
+    }
     Ok(())
 }
 

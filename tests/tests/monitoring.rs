@@ -4,7 +4,12 @@ use std::{collections::BTreeSet, env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::message::Acknowledgment;
-use context_manager_tests::{cluster, objects::asking, operator::Operator, sidecar::Sidecar};
+use context_manager_tests::{
+    cluster,
+    objects::asking,
+    operator::{Operator, provision},
+    sidecar::Sidecar,
+};
 use serde_json::json;
 
 fn folder() -> PathBuf {
@@ -57,7 +62,7 @@ async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
     let operator = Operator::shared().await?;
     let client = cluster::client().await?;
     let namespace = operator.namespace(&client, "monitoring", &[]).await?;
-    namespace.make_resource("memory", json!({})).await?;
+    provision(&namespace, "memory", json!({})).await?;
     // Decisions are counted from the first one on.
     namespace.try_pod(&asking("agent")).await?;
     let mut there = BTreeSet::new();

@@ -9,7 +9,11 @@ use crate::{duration::Duration, rules};
 
 /// The keys that requests are signed with, and what agents may do outside their own memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = rules::SECRET_REF_IS_GIVEN, validation = rules::SECRET_REF_IS_USED)]
+#[x_kube(
+    validation = rules::SECRET_REF_IS_GIVEN,
+    validation = rules::SECRET_REF_IS_USED,
+    validation = rules::OWN_KEYS_ARE_ROTATED_BY_HAND
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Auth {
     /// Where the key ring comes from. Default: Generate.
@@ -22,10 +26,29 @@ pub struct Auth {
     #[x_kube(validation = rules::WINDOW)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp_window: Option<Duration>,
+    /// When the key that signs is replaced, without a restart. Default: only when asked for by the annotation contextmanager.dev/rotate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
     /// What agents may do outside their own memory. Default: nothing.
     #[schemars(length(min = 1, max = 64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Vec<AccessRule>>,
+}
+
+/// When the key that signs is replaced, without a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = rules::OVERLAP_FITS)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    /// How long a key signs. Default: until a rotation is asked for.
+    #[x_kube(validation = rules::ROTATION_EVERY)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+    /// How long a replaced key still verifies, from when all sidecars know that it is replaced. An agent that holds a key in memory
+    /// must read the key file more often than that. Default: 1h.
+    #[x_kube(validation = rules::ROTATION_OVERLAP)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Duration>,
 }
 
 /// Where the key ring comes from. Default: Generate.

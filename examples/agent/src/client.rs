@@ -56,10 +56,21 @@ impl Client {
         self.send("POST", path, &Format::Json.encode(message)).await
     }
 
+    /// Sends a signed GET once, without another attempt; the id of the key that signed it.
+    pub async fn attempt(&self, path: &str) -> Result<String> {
+        let ring = self.ring()?;
+        match self.once::<serde_json::Value>(&ring, "GET", path, &[]).await {
+            Ok(_) => Ok(ring.active().id().to_owned()),
+            Err(Failure::Passing(error) | Failure::Final(error)) => Err(error),
+        }
+    }
+
     async fn send<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T> {
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
-            match self.once(method, path, body).await {
+            // The key file is read each time, because keys are rotated while the agent runs.
+            let ring = self.ring()?;
+            match self.once(&ring, method, path, body).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Passing(error)) if attempt < ATTEMPTS => {
                     eprintln!("attempt {attempt} of {ATTEMPTS} failed: {error:#}");
@@ -72,9 +83,14 @@ impl Client {
         bail!("{method} {path} was never sent")
     }
 
-    /// One attempt. The key file is read each time, because keys are rotated while the agent runs.
-    async fn once<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failure> {
-        let ring = self.ring().map_err(Failure::Final)?;
+    /// One attempt.
+    async fn once<T: DeserializeOwned>(
+        &self,
+        ring: &KeyRing,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<T, Failure> {
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
         let nonce = Uuid::new_v4().simple().to_string();
         let headers = signature::sign(ring.active(), &Request { method, path: bare, query, body }, now(), &nonce);
@@ -117,9 +133,10 @@ impl Client {
     }
 }
 
-/// A restart of the sidecar makes signatures of the same second too old; a new one will do.
+/// A restart of the sidecar makes signatures of the same second too old; a new one will do. A key that the sidecar does not know is
+/// one that is no longer in the key file, or not yet in the sidecar's.
 fn passes(problem: &Problem) -> bool {
-    problem.status == 503 || problem.code == Code::TimestampBeforeStart
+    problem.status == 503 || matches!(problem.code, Code::TimestampBeforeStart | Code::KeyUnknown)
 }
 
 fn now() -> i64 {

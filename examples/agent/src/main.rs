@@ -6,6 +6,7 @@
 mod answer;
 mod client;
 mod document;
+mod load;
 
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Print how much is remembered
     Stats,
+    /// Send signed requests without retrying, and print each second how many were sent and failed
+    Load(load::Args),
 }
 
 #[derive(clap::Args)]
@@ -85,6 +88,7 @@ async fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&stats)?);
             Ok(())
         }
+        Command::Load(args) => load::run(client, &args).await,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Settings, store::sweep};
+use super::{Settings, keys, store::sweep};
 use crate::pki;
 
 /// Flags of `context-manager-operator controller`.
@@ -29,6 +29,12 @@ pub struct Args {
     /// Time between two looks at an object of which nothing was heard
     #[arg(long, env = "CONTEXT_MANAGER_RESYNC", default_value = "60s", value_parser = at_least_a_second)]
     pub resync: Duration,
+    /// How long a rotation of a key waits for a sidecar that cannot be asked whether it has loaded the new one
+    #[arg(long, env = "CONTEXT_MANAGER_ROTATION_PATIENCE", default_value = "5m", value_parser = at_least_a_second)]
+    pub rotation_patience: Duration,
+    /// Least time between publishing a key and signing with it; it must outlast the start of a pod's volumes
+    #[arg(long, env = "CONTEXT_MANAGER_ROTATION_SETTLE", default_value = "10s", value_parser = at_least_a_second)]
+    pub rotation_settle: Duration,
     /// What is done with expired contexts on Qdrant servers whose agents have no pod any more
     #[arg(long, env = "CONTEXT_MANAGER_SWEEP", default_value = "delete")]
     pub sweep: sweep::Mode,
@@ -53,6 +59,8 @@ impl From<Args> for Settings {
             lease_duration,
             client_ca_secret,
             resync,
+            rotation_patience,
+            rotation_settle,
             sweep,
             sweep_interval,
             sweep_grace,
@@ -69,6 +77,7 @@ impl From<Args> for Settings {
             lease_duration,
             authority,
             resync,
+            keys: keys::Settings { settle: rotation_settle, patience: rotation_patience },
             sweep,
         }
     }

@@ -1,115 +1,282 @@
-//! The key ring of a resource: made once, or followed from a Secret of the user.
+//! The key ring of a resource: made once, or followed from a Secret of the user; and the rotation of its key.
 //!
 //! A ring that was made is never made again while it is valid: labels and owner are put right without touching it. A ring that
 //! somebody damaged or deleted cannot be known any more; a new one takes its place, and an event says so.
+//!
+//! Every step of a rotation ([`step`]) is one write of the Secret, on the condition that nobody wrote it meanwhile. What is known of a
+//! rotation stands there ([`state`]), so a controller that takes over goes on with the next step.
 
-use context_manager_crds::context_manager::status::Keys;
+mod fleet;
+mod report;
+mod state;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use context_manager_crds::{ContextManagerStatus, context_manager::status::Keys};
 use context_manager_protocol::{
     keyring::{self, Key, KeyRing},
     names,
 };
 use jiff::Timestamp;
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, api::PostParams};
 
 use super::{
-    apply::{Manager, apply, covers},
+    apply::{Manager, covers},
     build,
     error::{Error, call},
     plan::{KeySource, Plan},
     reconcile::Context,
-    status::{Good, Trouble, seconds},
+    status::{Finding, Good, Trouble},
 };
+use state::State;
+use step::{Change, Phase, Step, Times, Wish};
 
 /// Bytes of a key that is made here.
 const KEY_BYTES: usize = 32;
+/// Most steps of one reconciliation; more follow with the next one.
+const STEPS: usize = 6;
 
-/// The ring in force, or why there is none.
-pub(super) type Found = Result<(Keys, Good), Trouble>;
+/// How long the steps of a rotation take at least, and at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Least time between publishing a key and signing with it, for pods that are just being made.
+    pub settle: Duration,
+    /// How long a pod that cannot be asked is waited for.
+    pub patience: Duration,
+}
 
-/// Brings the key ring's Secret to what it should be.
-pub(super) async fn ensure(context: &Context, plan: &Plan) -> Result<Found, Error> {
+/// What was found of a key ring.
+pub(super) struct Found {
+    /// The ids in force, or why there is no ring.
+    pub(super) ring: Result<(Keys, Good), Trouble>,
+    /// How far the rotation is.
+    pub(super) rotation: Option<Finding>,
+    /// When there is more to do.
+    pub(super) next: Option<Duration>,
+}
+
+impl From<Trouble> for Found {
+    fn from(trouble: Trouble) -> Self {
+        Self { ring: Err(trouble), rotation: None, next: None }
+    }
+}
+
+/// Brings the key ring's Secret to what it should be, as far as sidecars and clock permit.
+pub(super) async fn ensure(
+    context: &Context,
+    plan: &Plan,
+    current: Option<&ContextManagerStatus>,
+) -> Result<Found, Error> {
     let name = names::keys_secret(&plan.name);
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
     let live = call("read the key ring", api.get_opt(&name)).await?;
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
-        return Ok(Err(name_taken(foreign, &name)));
+        return Ok(name_taken(foreign, &name).into());
     }
-    match &plan.keys {
-        KeySource::Generate => generate(context, plan, &api, live).await,
+    let given = match &plan.keys {
+        KeySource::Generate => None,
         KeySource::Existing { secret, key } => {
             let source = call("read the Secret of spec.auth.secretRef", api.get_opt(secret)).await?;
             match existing(source, secret, key) {
-                Ok(ring) => follow(context, plan, &api, live, &ring).await,
-                Err(trouble) => Ok(Err(trouble)),
+                Ok(ring) => Some(ring),
+                Err(trouble) => return Ok(trouble.into()),
             }
         }
-    }
-}
-
-async fn generate(context: &Context, plan: &Plan, api: &Api<Secret>, live: Option<Secret>) -> Result<Found, Error> {
-    let name = names::keys_secret(&plan.name);
-    let now = Timestamp::now();
-    let Some(live) = live else {
-        if plan.suspended {
-            return Ok(Err(suspended("The key ring does not exist")));
-        }
-        let ring = new_ring(now)?;
-        let mut secret = build::keys_secret(plan, Some(&ring));
-        let since = [(build::ROTATED_AT.to_owned(), seconds(now).to_string())].into();
-        secret.metadata.annotations = Some(since);
-        let params = PostParams { field_manager: Some(Manager::Keys.as_str().to_owned()), ..PostParams::default() };
-        let made = call("create the key ring", api.create(&params, &secret)).await?;
-        context.wrote("keys_secret");
-        context.tell(plan, "KeysGenerated", &format!("Made key {} in Secret {name}", ring.active().id())).await;
-        return Ok(Ok(describe(&ring, &made)));
     };
-    match ring_in(&live, names::KEYS_FILE) {
-        Ok(ring) => {
-            let metadata = build::keys_secret(plan, None);
-            if !plan.suspended && !covers(&live.metadata, &metadata.metadata) {
-                apply(api, &name, &metadata, Manager::Keys, "put the key ring's labels right").await?;
-                context.wrote("keys_secret");
-            }
-            Ok(Ok(describe(&ring, &live)))
-        }
-        Err(what) if plan.suspended => Ok(Err(suspended(&format!("The key ring is not valid ({what})")))),
-        Err(what) => {
-            let ring = new_ring(now)?;
-            let mut secret = build::keys_secret(plan, Some(&ring));
-            // A Secret's type cannot be changed.
-            secret.type_.clone_from(&live.type_);
-            secret.metadata.annotations = Some([(build::ROTATED_AT.to_owned(), seconds(now).to_string())].into());
-            let made = apply(api, &name, &secret, Manager::Keys, "replace the damaged key ring").await?;
-            context.wrote("keys_secret");
-            let note = format!("Secret {name} had no valid key ring ({what}); made key {}", ring.active().id());
-            context.warn(plan, "KeysReplaced", &note).await;
-            Ok(Ok(describe(&ring, &made)))
-        }
+    let (live, state) = match begin(context, plan, &api, live, given.as_ref()).await? {
+        Ok(begun) => begun,
+        Err(trouble) => return Ok(trouble.into()),
+    };
+    if let Some(id) = given.as_ref().and_then(|given| step::same_id_other_key(&state, given)) {
+        let message = format!(
+            "the key {id:?} in your Secret is another one than that of the same id in force; give a new key a new id, \
+             and both are used until the old one is replaced"
+        );
+        return Ok(Trouble::stalled("SecretInvalid", message).into());
     }
+    rotate(context, plan, &api, (live, state), given.as_ref(), current).await
 }
 
-/// Copies the user's ring to where pods mount it.
-async fn follow(
+/// The ring that is there, or a new one.
+async fn begin(
     context: &Context,
     plan: &Plan,
     api: &Api<Secret>,
     live: Option<Secret>,
-    ring: &KeyRing,
+    given: Option<&KeyRing>,
+) -> Result<Result<(Secret, State), Trouble>, Error> {
+    let now = Timestamp::now();
+    let what = match live.as_ref().map(|live| ring_in(live, names::KEYS_FILE)) {
+        None => None,
+        Some(Err(what)) => Some(what),
+        Some(Ok(ring)) => {
+            let live = live.unwrap_or_default();
+            let state = State::read(ring, &live, now);
+            // A ring that is valid is usable, whatever its labels are.
+            if plan.suspended || covers(&live.metadata, &build::keys_secret(plan, None).metadata) {
+                return Ok(Ok((live, state)));
+            }
+            return Ok(Ok((write(context, plan, api, live, &state).await?, state)));
+        }
+    };
+    if plan.suspended {
+        return Ok(Err(suspended(&match (given, &what) {
+            (Some(_), _) => "The copy of the key ring is not up to date".to_owned(),
+            (None, None) => "The key ring does not exist".to_owned(),
+            (None, Some(what)) => format!("The key ring is not valid ({what})"),
+        })));
+    }
+    let ring = match given {
+        Some(given) => given.clone(),
+        None => KeyRing::new(new_key(now)?),
+    };
+    // A key that is new is what a request that is there already asks for.
+    let state = State::new(ring, now, plan.rotation.request.clone());
+    let made = if let Some(damaged) = live {
+        write(context, plan, api, damaged, &state).await?
+    } else {
+        let secret = with_state(build::keys_secret(plan, Some(&state.ring)), &state);
+        let made = call("create the key ring", api.create(&written_by(), &secret)).await?;
+        context.wrote("keys_secret");
+        made
+    };
+    let (name, id) = (names::keys_secret(&plan.name), state.ring.active().id());
+    match (given, what) {
+        (Some(_), _) => {}
+        (None, None) => context.tell(plan, "KeysGenerated", &format!("Made key {id} in Secret {name}")).await,
+        (None, Some(what)) => {
+            let note = format!("Secret {name} had no valid key ring ({what}); made key {id}");
+            context.warn(plan, "KeysReplaced", &note).await;
+        }
+    }
+    Ok(Ok((made, state)))
+}
+
+/// Takes the steps that can be taken now.
+async fn rotate(
+    context: &Context,
+    plan: &Plan,
+    api: &Api<Secret>,
+    (mut live, mut state): (Secret, State),
+    given: Option<&KeyRing>,
+    current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
-    let mut wanted = build::keys_secret(plan, Some(ring));
-    if let Some(live) = &live {
-        // A Secret's type cannot be changed.
-        wanted.type_.clone_from(&live.type_);
+    let Settings { settle, patience } = context.keys;
+    let times = Times { overlap: plan.rotation.overlap, settle, patience };
+    let request = plan.rotation.request.as_deref();
+    let wish = given.map_or(Wish::Made { every: plan.rotation.every, request }, |ring| Wish::Given { ring, request });
+    for _ in 0..STEPS {
+        let waiting = match step::question(&state, &wish) {
+            Some(question) => Some(fleet::ask(&context.client, plan, &question).await?),
+            None => None,
+        };
+        let now = Timestamp::now();
+        let (new, change) = match step::step(&state, &wish, waiting, &times, now).map_err(Error::Key)? {
+            Step::Rest(phase) => {
+                let found = report::found(&state, &wish, &phase, &times, now);
+                announce(context, plan, current, &found).await;
+                context.metrics.keys(plan, state.rotated_at, phase.waits_for());
+                return Ok(found);
+            }
+            Step::Write(_, change) if plan.suspended => return Ok(report::held(&state, &wish, Some(&change))),
+            Step::Make(_) if plan.suspended => return Ok(report::held(&state, &wish, None)),
+            Step::Write(new, change) => (*new, change),
+            Step::Make(request) => {
+                let new = state.publish(new_key(now)?, now).map_err(Error::Key)?;
+                (State { rotated_for: request, ..new }, Change::Published)
+            }
+        };
+        live = write(context, plan, api, live, &new).await?;
+        tell(context, plan, &state, &new, &change).await;
+        state = new;
     }
-    match live {
-        Some(live) if covers(&live, &wanted) => return Ok(Ok(describe(ring, &live))),
-        _ if plan.suspended => return Ok(Err(suspended("The copy of the key ring is not up to date"))),
-        Some(_) | None => {}
-    }
-    let written = apply(api, &names::keys_secret(&plan.name), &wanted, Manager::Keys, "copy the key ring").await?;
+    Ok(report::found(&state, &wish, &Phase::Settled, &times, Timestamp::now()).again())
+}
+
+/// Writes ring and annotations, unless somebody else wrote them since `live` was read. What others added to the Secret stays.
+async fn write(
+    context: &Context,
+    plan: &Plan,
+    api: &Api<Secret>,
+    live: Secret,
+    state: &State,
+) -> Result<Secret, Error> {
+    let desired = with_state(merged(live, build::keys_secret(plan, Some(&state.ring))), state);
+    let written =
+        call("write the key ring", api.replace(&names::keys_secret(&plan.name), &written_by(), &desired)).await?;
     context.wrote("keys_secret");
-    Ok(Ok(describe(ring, &written)))
+    Ok(written)
+}
+
+fn written_by() -> PostParams {
+    PostParams { field_manager: Some(Manager::Keys.as_str().to_owned()), ..PostParams::default() }
+}
+
+/// The Secret that is there with what this operator desires of it. Its type cannot be changed.
+fn merged(mut live: Secret, desired: Secret) -> Secret {
+    let Secret { metadata, data, .. } = desired;
+    live.data.get_or_insert_default().extend(data.unwrap_or_default());
+    live.metadata.labels.get_or_insert_default().extend(metadata.labels.unwrap_or_default());
+    let owners = live.metadata.owner_references.get_or_insert_default();
+    for owner in metadata.owner_references.unwrap_or_default() {
+        owners.retain(|other| other.uid != owner.uid);
+        owners.push(owner);
+    }
+    live
+}
+
+fn with_state(mut secret: Secret, state: &State) -> Secret {
+    let annotations = secret.metadata.annotations.get_or_insert_default();
+    annotations.retain(|name, _| !State::ANNOTATIONS.contains(&name.as_str()));
+    annotations.extend(state.annotations());
+    secret
+}
+
+/// Says in an event what was written.
+async fn tell(context: &Context, plan: &Plan, old: &State, new: &State, change: &Change) {
+    let active = new.ring.active().id();
+    match change {
+        Change::Noted | Change::Followed => {}
+        Change::Published => {
+            let next = new.ring.next().map_or("", Key::id);
+            let note = format!("Published key {next}; it signs when the sidecars have loaded it");
+            context.tell(plan, "KeyPublished", &note).await;
+        }
+        Change::Activated if new.passed_over.is_empty() => {
+            context.metrics.rotated("all");
+            let note = format!("Key {active} signs; key {} verifies until it is retired", old.ring.active().id());
+            context.tell(plan, "KeyActivated", &note).await;
+        }
+        Change::Activated => {
+            context.metrics.rotated("some");
+            let note = format!("Key {active} signs, without an answer of {}", fleet::listed(&new.passed_over));
+            context.warn(plan, "KeyActivated", &note).await;
+        }
+        Change::Retired(ids) => {
+            context.tell(plan, "KeyRetired", &format!("Requests signed with key {} are refused", ids.join(", "))).await;
+        }
+        Change::Refused => {
+            let note = format!(
+                "The annotation {} asks for a new key, but the keys of your Secret are made by you; \
+                 write one to it as the active key",
+                names::ROTATE
+            );
+            context.warn(plan, "KeyRotationRefused", &note).await;
+        }
+    }
+}
+
+/// An event when a rotation begins to wait for pods that would refuse the new key.
+async fn announce(context: &Context, plan: &Plan, current: Option<&ContextManagerStatus>, found: &Found) {
+    let Some(Err(trouble)) = &found.rotation else { return };
+    let said = current.and_then(|status| status.conditions.iter().find(|said| said.type_ == "KeysRotated"));
+    if trouble.reason == report::PODS_LAG && said.is_none_or(|said| said.reason != report::PODS_LAG) {
+        context.warn(plan, "KeyRotationWaits", &trouble.message).await;
+    }
 }
 
 fn existing(source: Option<Secret>, secret: &str, key: &str) -> Result<KeyRing, Trouble> {
@@ -142,26 +309,12 @@ fn ring_in(secret: &Secret, key: &str) -> Result<KeyRing, String> {
     })
 }
 
-fn describe(ring: &KeyRing, secret: &Secret) -> (Keys, Good) {
-    let ids = |keys: &[Key]| keys.iter().map(|key| key.id().to_owned()).collect();
-    let annotated = secret.metadata.annotations.as_ref().and_then(|all| all.get(build::ROTATED_AT)?.parse().ok());
-    let keys = Keys {
-        active: ring.active().id().to_owned(),
-        previous: ids(ring.previous()),
-        next: ring.next().map(|key| key.id().to_owned()),
-        rotated_at: annotated.map(Time).or_else(|| secret.metadata.creation_timestamp.clone()),
-        next_rotation: None,
-    };
-    let message = format!("key {} signs", keys.active);
-    (keys, Good("Provisioned", message))
-}
-
-fn new_ring(now: Timestamp) -> Result<KeyRing, Error> {
+fn new_key(now: Timestamp) -> Result<Key, Error> {
     let suffix: [u8; 3] = rand::random();
     let suffix = suffix.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     let id = format!("k-{}-{suffix}", now.strftime("%Y%m%d%H%M%S"));
     let material: [u8; KEY_BYTES] = rand::random();
-    Key::new(id, material.to_vec()).map(KeyRing::new).map_err(Error::Key)
+    Key::new(id, material.to_vec()).map_err(Error::Key)
 }
 
 /// An object restored from a backup has our label and another owner; one that was stripped of its labels still has the owner.
@@ -180,39 +333,4 @@ pub(super) fn name_taken<K: kube::Resource<DynamicType = ()>>(_: &K, name: &str)
 
 pub(super) fn suspended(what: &str) -> Trouble {
     Trouble::stalled("Suspended", format!("{what}, and nothing is written while spec.suspend is true"))
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    fn secret(json: &str) -> Secret {
-        let data = [("keys.json".to_owned(), ByteString(json.as_bytes().to_vec()))].into();
-        Secret { data: Some(data), ..Secret::default() }
-    }
-
-    #[test]
-    fn new_keys_are_valid_and_differ() {
-        let rings = [new_ring(Timestamp::now()).unwrap(), new_ring(Timestamp::now()).unwrap()];
-        assert_ne!(rings[0].active().material(), rings[1].active().material());
-        let found = ring_in(&secret(std::str::from_utf8(&rings[0].to_json()).unwrap()), "keys.json").unwrap();
-        assert_eq!(found.active().id(), rings[0].active().id());
-    }
-
-    #[test]
-    fn a_complaint_about_a_ring_never_quotes_it() {
-        for json in [r#"{"active": {"id": "k", "key": "c2VjcmV0"}}"#, r#""c2VjcmV0""#, "c2VjcmV0", r#"{"c2VjcmV0": 1}"#]
-        {
-            let what = ring_in(&secret(json), "keys.json").unwrap_err();
-            assert!(!what.contains("c2VjcmV0") && !what.contains("secret"), "{what}");
-        }
-        assert!(ring_in(&secret("{}"), "other").unwrap_err().contains("missing"));
-    }
-
-    #[test]
-    fn a_missing_source_says_what_to_create() {
-        let trouble = existing(None, "mine", "keys.json").unwrap_err();
-        assert!(trouble.stalled && trouble.message.contains("\"mine\"") && trouble.message.contains("create it"));
-    }
 }

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector as _, proto::MetricFamily,
 };
+
+use super::plan::Plan;
 
 /// From a look that finds nothing to do to a slow API server.
 const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -51,8 +55,14 @@ pub(super) struct Metrics {
     sweeps: IntCounterVec,
     swept: IntCounter,
     sweepable: IntGauge,
+    rotations: IntCounterVec,
+    key_since: GaugeVec,
+    key_waits: IntGaugeVec,
     pub(super) leader: IntGauge,
 }
+
+/// Labels of what is known of a resource; `namespace` would be the controller's own.
+const OF_RESOURCE: [&str; 2] = ["resource_namespace", "resource"];
 
 impl Metrics {
     pub(super) fn new() -> Result<Self, prometheus::Error> {
@@ -90,6 +100,21 @@ impl Metrics {
                 "context_manager_sweepable_contexts",
                 "Contexts that the sweeper would have deleted on its last round; 0 unless it is a dry run.",
             )?,
+            rotations: IntCounterVec::new(
+                Opts::new(
+                    "context_manager_key_rotations_total",
+                    "Keys that began to sign, by whether all sidecars had loaded them or some could not be asked.",
+                ),
+                &["loaded_by"],
+            )?,
+            key_since: GaugeVec::new(
+                Opts::new("context_manager_key_active_since_timestamp_seconds", "Since when a resource's key signs."),
+                &OF_RESOURCE,
+            )?,
+            key_waits: IntGaugeVec::new(
+                Opts::new("context_manager_key_rotation_waits_for_pods", "Pods that a rotation of a key waits for."),
+                &OF_RESOURCE,
+            )?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
             registry,
         };
@@ -99,7 +124,22 @@ impl Metrics {
         for outcome in ["ok", "error"] {
             metrics.sweeps.with_label_values(&[outcome]);
         }
-        let Self { registry, reconciles, duration, writes, sweeps, swept, sweepable, leader } = &metrics;
+        for loaded_by in ["all", "some"] {
+            metrics.rotations.with_label_values(&[loaded_by]);
+        }
+        let Self {
+            registry,
+            reconciles,
+            duration,
+            writes,
+            sweeps,
+            swept,
+            sweepable,
+            rotations,
+            key_since,
+            key_waits,
+            leader,
+        } = &metrics;
         registry.register(Box::new(build))?;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(duration.clone()))?;
@@ -107,6 +147,9 @@ impl Metrics {
         registry.register(Box::new(sweeps.clone()))?;
         registry.register(Box::new(swept.clone()))?;
         registry.register(Box::new(sweepable.clone()))?;
+        registry.register(Box::new(rotations.clone()))?;
+        registry.register(Box::new(key_since.clone()))?;
+        registry.register(Box::new(key_waits.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         Ok(metrics)
     }
@@ -119,6 +162,34 @@ impl Metrics {
     /// Counts a write of an object of a kind such as `config_map`.
     pub(super) fn wrote(&self, object: &'static str) {
         self.writes.with_label_values(&[object]).inc();
+    }
+
+    /// Counts a key that began to sign: loaded by `all` sidecars, or by `some`.
+    pub(super) fn rotated(&self, loaded_by: &'static str) {
+        self.rotations.with_label_values(&[loaded_by]).inc();
+    }
+
+    /// Notes since when a resource's key signs, and how many pods its rotation waits for.
+    pub(super) fn keys(&self, plan: &Plan, since: Timestamp, waits_for: usize) {
+        let labels = [plan.namespace.as_str(), plan.name.as_str()];
+        self.key_since.with_label_values(&labels).set(since.as_duration().as_secs_f64());
+        self.key_waits.with_label_values(&labels).set(i64::try_from(waits_for).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets resources that are gone.
+    pub(super) fn keep_resources(&self, exists: impl Fn(&str, &str) -> bool) {
+        for family in self.key_since.collect().iter().flat_map(MetricFamily::get_metric) {
+            let label = |name: &str| {
+                let pair = family.get_label().iter().find(|pair| pair.name() == name);
+                pair.map_or_else(String::new, |pair| pair.value().to_owned())
+            };
+            let [namespace, name] = OF_RESOURCE.map(label);
+            if !exists(&namespace, &name) {
+                // It is gone already if two look at once.
+                let _ = self.key_since.remove_label_values(&[&namespace, &name]);
+                let _ = self.key_waits.remove_label_values(&[&namespace, &name]);
+            }
+        }
     }
 
     /// Counts a batch of so many contexts, or a visit.

@@ -18,7 +18,7 @@ use context_manager_crds::{
 };
 use context_manager_protocol::{config::SidecarConfig, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Resource as _;
+use kube::{Resource as _, ResourceExt as _};
 
 use super::config::sidecar_config;
 use crate::pki::client::Identity;
@@ -26,6 +26,8 @@ pub use store::{CaSource, QdrantPlan};
 
 /// How long a certificate lives unless the resource says otherwise.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(90 * 24);
+/// How long a replaced key verifies unless the resource says otherwise.
+const KEY_OVERLAP: Duration = Duration::from_hours(1);
 
 /// What a resource asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +40,8 @@ pub struct Plan {
     pub owner: OwnerReference,
     /// Where the key ring comes from.
     pub keys: KeySource,
+    /// When its key is replaced.
+    pub rotation: RotationPlan,
     /// The Secret with the embedding API's key; made by the user, mounted by pods.
     pub embedding_key: Option<SecretKeyRef>,
     /// The certificate of its sidecars.
@@ -62,6 +66,17 @@ pub enum KeySource {
         /// Key inside.
         key: String,
     },
+}
+
+/// When the key that signs is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RotationPlan {
+    /// How long a key signs; `None` is until a rotation is asked for.
+    pub every: Option<Duration>,
+    /// How long a replaced key verifies.
+    pub overlap: Duration,
+    /// The value of the annotation that asks for a new key.
+    pub request: Option<String>,
 }
 
 /// The certificate of the sidecars.
@@ -136,6 +151,7 @@ impl Plan {
         let embedding = spec.embedding.as_ref();
         Ok(Self {
             keys: key_source(resource),
+            rotation: rotation(resource),
             embedding_key: embedding.and_then(|embedding| embedding.api_key_secret_ref.clone()),
             certificate: CertificatePlan {
                 identity: Identity::new(&namespace, &name),
@@ -160,6 +176,16 @@ fn key_source(resource: &ContextManager) -> KeySource {
             key: reference.key.unwrap_or_else(|| names::KEYS_FILE.to_owned()),
         },
         (SecretPolicy::Generate, _) | (SecretPolicy::UseExisting, None) => KeySource::Generate,
+    }
+}
+
+fn rotation(resource: &ContextManager) -> RotationPlan {
+    let rotation = resource.spec.auth.as_ref().and_then(|auth| auth.rotation).unwrap_or_default();
+    let request = resource.annotations().get(names::ROTATE).filter(|value| !value.is_empty());
+    RotationPlan {
+        every: rotation.every.map(DurationText::get),
+        overlap: rotation.overlap.map_or(KEY_OVERLAP, DurationText::get),
+        request: request.cloned(),
     }
 }
 
@@ -210,6 +236,7 @@ pub(super) mod tests {
     fn an_empty_spec_has_a_whole_plan() {
         let plan = Plan::of(&resource(&json!({}))).unwrap();
         assert_eq!(plan.keys, KeySource::Generate);
+        assert_eq!(plan.rotation, RotationPlan { every: None, overlap: KEY_OVERLAP, request: None });
         assert_eq!(plan.storage, StoragePlan::EmptyDir);
         assert_eq!(plan.certificate.renew_before * 3, plan.certificate.lifetime);
         assert_eq!(plan.owner.controller, Some(true));

@@ -39,6 +39,8 @@ use super::{
 
 /// Pause before what passes by itself is looked at again.
 const WAITING: Duration = Duration::from_secs(2);
+/// Least pause before the next step of a rotation.
+const SOONEST: Duration = Duration::from_millis(100);
 /// Pause before a deletion that found all places taken.
 const BUSY: Duration = Duration::from_secs(1);
 /// Longest pause of a deletion that waits.
@@ -66,6 +68,8 @@ pub(super) struct Context {
     pub(super) deletions: Semaphore,
     recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
+    /// How long the steps of a rotation take.
+    pub(super) keys: keys::Settings,
     resync: Duration,
     /// How often each object failed in a row, by its uid.
     failures: Mutex<HashMap<String, u32>>,
@@ -81,6 +85,7 @@ impl Context {
             webhook_configuration: settings.webhook_configuration,
             probes: Arc::new(Probes::new(settings.resync)),
             deletions: Semaphore::new(DELETIONS),
+            keys: settings.keys,
             resync: settings.resync,
             failures: Mutex::default(),
         }
@@ -217,7 +222,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     // Before anything is stored, what deletes it later is in place.
     reclaim::hold(context, resource, &plan).await?;
     // Configuration last: a sidecar that reads it finds what it names.
-    let found_keys = keys::ensure(context, &plan).await?;
+    let found_keys = keys::ensure(context, &plan, resource.status.as_ref()).await?;
     let embedding_key = children::embedding_key(context, &plan).await?;
     let found_certificate = certificate::ensure(context, &plan).await?;
     let (store_kind, store) = children::storage(context, &plan, resource.status.as_ref()).await?;
@@ -226,7 +231,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let injection = children::injection(context).await?;
     let pods = children::pods(context, &plan).await?;
 
-    let (keys, secrets) = match (found_keys, embedding_key) {
+    let rotation = found_keys.rotation;
+    let (keys, secrets) = match (found_keys.ring, embedding_key) {
         (Ok((keys, good)), Ok(())) => (Some(keys), Ok(good)),
         (Ok((keys, _)), Err(trouble)) => (Some(keys), Err(trouble)),
         (Err(trouble), _) => (None, Err(trouble)),
@@ -236,7 +242,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         Err(trouble) => (Vec::new(), Err(trouble)),
     };
     let suspended = plan.suspended;
-    let report = Report { secrets, tls, config, store, injection, keys, certificates, store_kind, pods, suspended };
+    let report =
+        Report { secrets, tls, config, store, injection, keys, certificates, store_kind, pods, rotation, suspended };
     let (outcome, pause) = match report.trouble() {
         None => (Outcome::Ready, context.resync),
         Some(trouble) if trouble.stalled => (Outcome::NotReady, context.resync),
@@ -248,7 +255,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     };
     let status = report.status(resource.metadata.generation, resource.status.as_ref(), Timestamp::now());
     write_status(context, &resource.metadata, resource.status.as_ref(), &status).await?;
-    Ok((outcome, pause))
+    Ok((outcome, found_keys.next.map_or(pause, |next| pause.min(next.max(SOONEST)))))
 }
 
 async fn write_invalid(

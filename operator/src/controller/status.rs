@@ -61,6 +61,8 @@ pub struct Report {
     pub store_kind: String,
     /// Pods with a sidecar.
     pub pods: Pods,
+    /// How far the rotation of the key is, if there is a ring. It says nothing of whether the resource can be used.
+    pub rotation: Option<Finding>,
     /// Whether the operator only observes.
     pub suspended: bool,
 }
@@ -91,7 +93,8 @@ impl Report {
         current: Option<&ContextManagerStatus>,
         now: Timestamp,
     ) -> ContextManagerStatus {
-        let parts = self.parts().map(|(kind, finding)| match finding {
+        let rotation = self.rotation.iter().map(|finding| ("KeysRotated", finding));
+        let parts = self.parts().into_iter().chain(rotation).map(|(kind, finding)| match finding {
             Ok(Good(reason, message)) => (kind, true, *reason, message.clone()),
             Err(trouble) => (kind, false, trouble.reason, trouble.message.clone()),
         });
@@ -237,6 +240,7 @@ mod tests {
             certificates: Vec::new(),
             store_kind: "embedded".to_owned(),
             pods: Pods::default(),
+            rotation: None,
             suspended: false,
         }
     }
@@ -259,6 +263,16 @@ mod tests {
         let status = stalled.status(Some(1), None, at(1));
         assert_eq!(state(&status), ["False", "False", "True"]);
         assert_eq!(condition(&status, "Ready").reason, "SecretNotFound", "what a person must change comes first");
+    }
+
+    #[test]
+    fn a_rotation_that_waits_leaves_the_resource_ready() {
+        let waiting = Report { rotation: Some(Err(Trouble::passing("Publishing", "for a"))), ..report() };
+        let status = waiting.status(Some(1), None, at(1));
+        assert_eq!(condition(&status, "KeysRotated").status, "False");
+        let state = ["Ready", "Reconciling", "Stalled"].map(|kind| condition(&status, kind).status.clone());
+        assert_eq!(state, ["True", "False", "False"]);
+        assert!(report().status(Some(1), None, at(1)).conditions.iter().all(|said| said.type_ != "KeysRotated"));
     }
 
     #[test]

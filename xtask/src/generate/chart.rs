@@ -57,6 +57,7 @@ const CASES: [(&str, &[&str]); 4] = [
             "controller.extraEnv[0].value=http://proxy.example.com:3128",
             "controller.sweeper.mode=dry-run",
             "controller.sweeper.interval=1h",
+            "controller.rotation.patience=10m",
             "controller.podLabels.team=platform",
             "controller.podAnnotations.note=hello",
             "controller.serviceAccount.annotations.role=controller",

@@ -1,0 +1,297 @@
+//! What the running sidecars say of their keys: each is asked at its admin port, which shows ids and never keys.
+//!
+//! Pods are listed when a rotation waits for them, and at no other time. A pod that no node has yet mounts the ring when it starts, so
+//! it is not waited for; one that has ended signs nothing any more.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use context_manager_protocol::names;
+use futures::{StreamExt as _, stream};
+use http::{Request, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::{Api, Client, api::ListParams};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::step::Question;
+use crate::controller::{
+    error::{Error, call},
+    plan::Plan,
+};
+
+/// Most pods that are asked at once.
+const AT_ONCE: usize = 16;
+/// Longest time of an answer.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Largest answer that is read.
+const LARGEST: usize = 4 << 20;
+/// Pods of one page.
+const PAGE: u32 = 500;
+/// Names that a message lists before it counts.
+const NAMED: usize = 5;
+/// The metric that shows a key.
+const METRIC: &str = "context_manager_key_loaded{";
+
+/// Pods that a rotation waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// How many pods were asked.
+    pub(super) asked: usize,
+    /// Those that answer and do not have what they should.
+    pub(super) lagging: Vec<String>,
+    /// Those that cannot be asked, each with the reason.
+    pub(super) silent: Vec<(String, &'static str)>,
+}
+
+/// A pod with a sidecar, and where it can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    pod: String,
+    address: Result<SocketAddr, &'static str>,
+}
+
+/// The ids that a sidecar shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Shown {
+    active: Option<String>,
+    all: BTreeSet<String>,
+}
+
+impl Waiting {
+    /// Whether nobody is waited for.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.lagging.is_empty() && self.silent.is_empty()
+    }
+
+    /// How many pods are waited for.
+    pub(super) const fn len(&self) -> usize {
+        self.lagging.len() + self.silent.len()
+    }
+
+    /// Their names.
+    pub(super) fn pods(&self) -> impl Iterator<Item = String> {
+        self.lagging.iter().chain(self.silent.iter().map(|(pod, _)| pod)).cloned()
+    }
+
+    /// The names of those that cannot be asked.
+    pub(super) fn silent_pods(&self) -> Vec<String> {
+        self.silent.iter().map(|(pod, _)| pod.clone()).collect()
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lagging = self.lagging.iter().map(|pod| format!("{pod} (has not loaded it)"));
+        let silent = self.silent.iter().map(|(pod, why)| format!("{pod} ({why})"));
+        let all: Vec<_> = silent.chain(lagging).collect();
+        write!(formatter, "{} of {} pods: {}", self.len(), self.asked, listed(&all))
+    }
+}
+
+/// The first of many names, and the number of the others.
+pub(super) fn listed(names: &[String]) -> String {
+    let first = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// Asks every sidecar of the resource.
+pub(super) async fn ask(client: &Client, plan: &Plan, question: &Question) -> Result<Waiting, Error> {
+    let places = places(client, plan).await?;
+    let mut waiting = Waiting { asked: places.len(), ..Waiting::default() };
+    let answers = stream::iter(places.into_iter().map(async |Place { pod, address }| {
+        let answer = match address {
+            Ok(address) => timeout(ANSWER, fetch(address)).await.unwrap_or(Err("does not answer in time")),
+            Err(why) => Err(why),
+        };
+        (pod, answer)
+    }));
+    let mut answers = answers.buffer_unordered(AT_ONCE);
+    while let Some((pod, answer)) = answers.next().await {
+        match answer {
+            Ok(shown) if shown.answers(question) => {}
+            Ok(_) => waiting.lagging.push(pod),
+            Err(why) => waiting.silent.push((pod, why)),
+        }
+    }
+    waiting.lagging.sort_unstable();
+    waiting.silent.sort_unstable();
+    Ok(waiting)
+}
+
+async fn places(client: &Client, plan: &Plan) -> Result<Vec<Place>, Error> {
+    let api = Api::<Pod>::namespaced(client.clone(), &plan.namespace);
+    let mut params = ListParams::default().labels(&format!("{}={}", names::INJECTED, plan.name)).limit(PAGE);
+    let mut places = Vec::new();
+    loop {
+        // The newest state, and not what a cache has: a pod that is missing here would not be waited for.
+        let page = call("list the pods with a sidecar", api.list(&params)).await?;
+        places.extend(page.items.iter().filter_map(place));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(places),
+        }
+    }
+}
+
+/// Where a pod's sidecar can be asked, if it has one that may have read a key ring.
+fn place(pod: &Pod) -> Option<Place> {
+    let spec = pod.spec.as_ref()?;
+    let status = pod.status.as_ref();
+    if matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let sidecar = containers.into_iter().find(|container| container.name == names::CONTAINER)?;
+    let address = status.and_then(|status| status.pod_ip.as_deref()).filter(|address| !address.is_empty());
+    let address = match (address, &spec.node_name) {
+        (Some(address), _) => {
+            let address: Result<IpAddr, _> = address.parse();
+            address
+                .map(|address| SocketAddr::new(address, admin_port(sidecar)))
+                .map_err(|_| "has an address that is none")
+        }
+        (None, Some(_)) => Err("has no address yet"),
+        (None, None) => return None,
+    };
+    Some(Place { pod: pod.metadata.name.clone()?, address })
+}
+
+fn admin_port(sidecar: &Container) -> u16 {
+    let ports = sidecar.ports.iter().flatten();
+    let named = ports.into_iter().find(|port| port.name.as_deref() == Some(names::ADMIN_PORT_NAME));
+    named.and_then(|port| port.container_port.try_into().ok()).unwrap_or(names::DEFAULT_ADMIN_PORT)
+}
+
+async fn fetch(address: SocketAddr) -> Result<Shown, &'static str> {
+    let stream = TcpStream::connect(address).await.map_err(|_| "cannot be reached")?;
+    let broken = |_| "breaks the connection off";
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = Request::get("/metrics").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new());
+    let request = request.map_err(|_| "cannot be asked")?;
+    let exchange = async {
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        if !answer.status().is_success() {
+            return Err("answers with an error");
+        }
+        let body = Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|_| "breaks its answer off")?;
+        Ok(shown(&String::from_utf8_lossy(&body.to_bytes())))
+    };
+    // The exchange itself notices when the connection breaks.
+    let carried = async {
+        let _ = connection.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = exchange => answer,
+        never = carried => never,
+    }
+}
+
+/// The keys of a page of metrics.
+fn shown(page: &str) -> Shown {
+    let mut shown = Shown::default();
+    for labels in page.lines().filter_map(|line| line.strip_prefix(METRIC)?.split_once('}').map(|(labels, _)| labels)) {
+        let label = |name: &str| labels.split(',').find_map(|label| label.strip_prefix(name)?.strip_suffix('"'));
+        let Some(id) = label("key_id=\"") else { continue };
+        if label("role=\"") == Some("active") {
+            shown.active = Some(id.to_owned());
+        }
+        shown.all.insert(id.to_owned());
+    }
+    shown
+}
+
+impl Shown {
+    fn answers(&self, question: &Question) -> bool {
+        match question {
+            Question::Verifies(id) => self.all.contains(id),
+            Question::Signs(id) => self.active.as_ref() == Some(id),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    fn pod(spec: &Value, status: &Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec, "status": status})).unwrap()
+    }
+
+    fn spec(node: Option<&str>) -> Value {
+        json!({"nodeName": node, "containers": [{"name": "agent"}], "initContainers": [
+            {"name": names::CONTAINER, "ports": [{"name": names::ADMIN_PORT_NAME, "containerPort": 9001}]}]})
+    }
+
+    #[test]
+    fn pods_are_asked_that_may_have_read_a_key_ring() {
+        let running = place(&pod(&spec(Some("n")), &json!({"phase": "Running", "podIP": "fd00::7"}))).unwrap();
+        assert_eq!(running.address, Ok("[fd00::7]:9001".parse().unwrap()));
+        let starting = place(&pod(&spec(Some("n")), &json!({"phase": "Pending"}))).unwrap();
+        assert_eq!(starting.address, Err("has no address yet"));
+        for (spec, status) in [
+            (spec(None), json!({"phase": "Pending"})),
+            (spec(Some("n")), json!({"phase": "Succeeded", "podIP": "10.0.0.1"})),
+            (json!({"nodeName": "n", "containers": [{"name": "agent"}]}), json!({"podIP": "10.0.0.1"})),
+        ] {
+            assert_eq!(place(&pod(&spec, &status)), None);
+        }
+    }
+
+    #[test]
+    fn keys_are_read_from_metrics() {
+        let page = "# TYPE context_manager_key_loaded gauge\ncontext_manager_key_loaded{key_id=\"b\",role=\"active\"} 1\n\
+                    context_manager_key_loaded{key_id=\"c\",role=\"next\"} 1\nother{key_id=\"x\",role=\"active\"} 1\n";
+        let shown = shown(page);
+        assert!(shown.answers(&Question::Signs("b".to_owned())) && shown.answers(&Question::Verifies("c".to_owned())));
+        assert!(
+            !shown.answers(&Question::Signs("c".to_owned())) && !shown.answers(&Question::Verifies("x".to_owned()))
+        );
+    }
+
+    #[test]
+    fn who_is_waited_for_is_named_up_to_a_number() {
+        let silent = vec![("a".to_owned(), "cannot be reached")];
+        let waiting = Waiting { asked: 9, lagging: ('b'..='h').map(String::from).collect(), silent };
+        let said = waiting.to_string();
+        assert!(said.starts_with("8 of 9 pods: a (cannot be reached), b (has not loaded it)"), "{said}");
+        assert!(said.ends_with("and 3 more"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_and_anything_else_has_a_reason() {
+        let answer = |text: &'static str| async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(text.as_bytes()).await;
+            });
+            fetch(address).await
+        };
+        let good =
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\ncontext_manager_key_loaded{key_id=\"b\",role=\"active\"} 1\n";
+        assert_eq!(answer(good).await.unwrap().active.as_deref(), Some("b"));
+        assert_eq!(answer("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await, Err("answers with an error"));
+        assert_eq!(answer("").await, Err("breaks the connection off"));
+        assert_eq!(fetch("127.0.0.1:1".parse().unwrap()).await, Err("cannot be reached"));
+    }
+}
