@@ -54,6 +54,8 @@ pub use status::ContextManagerStatus;
     printcolumn(name = "Store", type_ = "string", json_path = ".status.store", description = "Where contexts are kept"),
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.ready", description = "Pods whose sidecar is ready"),
     printcolumn(name = "Injected", type_ = "integer", json_path = ".status.pods.injected", description = "Pods with a sidecar", priority = 1),
+    printcolumn(name = "Outdated", type_ = "integer", json_path = ".status.pods.outdated", description = "Pods that would be injected otherwise today"),
+    printcolumn(name = "Missing", type_ = "integer", json_path = ".status.pods.missing", description = "Pods that ask for a sidecar by label and have none", priority = 1),
     printcolumn(name = "Key-Age", type_ = "date", json_path = ".status.keys.rotatedAt", description = "Since when the active key signs"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -15,6 +15,7 @@ mod certificate;
 mod children;
 pub mod config;
 mod error;
+mod fleet;
 mod given;
 pub mod keys;
 mod lease;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub instance: String,
     /// Name of the `MutatingWebhookConfiguration` that injects sidecars.
     pub webhook_configuration: String,
+    /// The sidecar's image, for resources that name none: that of the webhook. Without it, pods are not compared with what they would get.
+    pub sidecar_image: Option<String>,
     /// Name of the lease.
     pub lease: String,
     /// How long a leader that vanished is waited for.

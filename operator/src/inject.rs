@@ -102,6 +102,8 @@ pub struct Injection {
     pub mount: Value,
     /// Hash of all of the above.
     pub hash: String,
+    /// Hash of what any pod of the resource gets.
+    pub template: String,
     /// What to tell whoever created the pod.
     pub warnings: Vec<String>,
 }
@@ -131,6 +133,28 @@ pub fn decide(pod: &Value, namespace: &NamespaceFacts, resources: &[Resource], s
         OptIn::Invalid(denial) => return Decision::Deny(denial),
     };
     inject(pod, namespace, resources, settings, origin).unwrap_or_else(|refusal| refusal)
+}
+
+/// A hash of what any pod of the resource gets now: a pod that carries another one is outdated. What is the pod's own, such as its
+/// annotations and its agent, does not count.
+#[must_use]
+pub fn template(resource: &Resource, default_image: &str) -> String {
+    let nobody = Value::Null;
+    // Every option of a pod without annotations is the resource's, so there is none that could be refused.
+    let Ok(options) = Options::read(Pod::new(&nobody), resource) else { return String::new() };
+    let template = String::new();
+    let (containers, warnings) = (resource.containers.clone(), Vec::new());
+    let input = sidecar::Input {
+        tenant: "",
+        agent: "",
+        resource,
+        options: &options,
+        default_image,
+        containers,
+        template,
+        warnings,
+    };
+    sidecar::build(&input).hash
 }
 
 /// Who asked for the sidecar; it decides between refusing a pod and admitting it with a warning.
@@ -164,6 +188,7 @@ fn inject(
         options: &options,
         default_image: &settings.sidecar_image,
         containers,
+        template: template(resource, &settings.sidecar_image),
         warnings: options::warnings(pod),
     });
     Ok(Decision::Inject(Box::new(injection)))

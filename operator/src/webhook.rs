@@ -24,7 +24,7 @@ mod events;
 mod metrics;
 mod review;
 mod server;
-mod view;
+pub(crate) mod view;
 
 pub use args::Args;
 

@@ -33,6 +33,9 @@ pub const INJECTED: &str = "contextmanager.dev/context-manager";
 /// Annotation that injection puts on a pod: a hash of what was injected, to recognise its own work and outdated pods.
 pub const INJECTED_HASH: &str = "contextmanager.dev/injected-hash";
 
+/// Annotation that injection puts on a pod: a hash of what any pod of the resource gets, without what is the pod's own.
+pub const INJECTED_TEMPLATE: &str = "contextmanager.dev/injected-template";
+
 /// Annotation on a `ContextManager`: each new value asks for a new key, at once.
 pub const ROTATE: &str = "contextmanager.dev/rotate";
 

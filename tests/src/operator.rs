@@ -68,6 +68,7 @@ impl Operator {
             namespace: HOME.to_owned(),
             instance: webhook.configuration().to_owned(),
             webhook_configuration: webhook.configuration().to_owned(),
+            sidecar_image: Some(crate::webhook::sidecar_image()),
             lease: "context-manager-controller".to_owned(),
             lease_duration: Duration::from_secs(15),
             authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),

@@ -5,12 +5,13 @@ use context_manager_crds::ContextManager;
 use context_manager_protocol::{config::SidecarConfig, keyring::KeyRing, names};
 use context_manager_tests::{
     cluster::{self, Namespace, eventually, resource_type},
+    objects::{INJECT, annotated, asking, labelled, pod},
     operator::{Operator, PATIENCE, RESYNC, condition, provision, wait_for},
 };
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{ConfigMap, PersistentVolumeClaim, Secret},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
         events::v1::Event,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -405,6 +406,42 @@ async fn ready_is_what_kubectl_waits_for() -> Result<()> {
     let shown = cluster::kubectl(&["get", "ctxm", "-n", &namespace.name]).await?;
     ensure!(shown.contains("True") && shown.contains("Provisioned"), "{shown}");
     Ok(())
+}
+
+async fn counted(namespace: &Namespace, wanted: [i32; 3]) -> Result<()> {
+    eventually(&format!("{wanted:?} injected, outdated and missing"), PATIENCE, || async {
+        let found = namespace.api::<ContextManager>().get("memory").await?;
+        let pods = found.status.and_then(|status| status.pods).context("the pods are counted")?;
+        ensure!([pods.injected, pods.outdated, pods.missing] == wanted, "{pods:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn pods_are_counted_that_are_outdated_or_have_no_sidecar() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (client, namespace) = namespace(&operator, "fleet").await?;
+    provision(&namespace, "memory", json!({})).await?;
+    let _: Pod = namespace.make(&asking("agent")).await?;
+    counted(&namespace, [1, 0, 0]).await?;
+    let resources = namespace.api::<ContextManager>();
+    // What sidecars reload is nothing to be outdated by.
+    merge(&resources, "memory", json!({"spec": {"gc": {"interval": "7s"}}})).await?;
+    wait_for(&namespace, "memory", "Ready", "True", None).await?;
+    counted(&namespace, [1, 0, 0]).await?;
+    merge(&resources, "memory", json!({"spec": {"sidecar": {"image": "localhost/sidecar:2"}}})).await?;
+    counted(&namespace, [1, 1, 0]).await?;
+    let _: Pod = namespace.make(&asking("newer")).await?;
+    counted(&namespace, [2, 1, 0]).await?;
+    let shown = cluster::kubectl(&["get", "ctxm", "-n", &namespace.name]).await?;
+    ensure!(shown.contains("OUTDATED") && shown.contains("KEY-AGE"), "{shown}");
+    // A namespace whose pods the webhook does not see, as if it were away.
+    let unseen = Namespace::create(&client, "unseen", &[]).await?;
+    provision(&unseen, "memory", json!({})).await?;
+    let _: Pod = unseen.make(&labelled(pod("bare"), INJECT, "true")).await?;
+    let _: Pod = unseen.make(&annotated(labelled(pod("other"), INJECT, "true"), names::NAME, "another")).await?;
+    counted(&unseen, [0, 0, 1]).await
 }
 
 #[tokio::test]

@@ -268,14 +268,17 @@ async fn the_table_shows_readiness_reason_store_pods_and_ages() -> Result<()> {
     let table: Value = client.request(request).await?;
     let columns = table["columnDefinitions"].as_array().context("a table has columns")?;
     let names: Vec<_> = columns.iter().filter_map(|column| column["name"].as_str()).collect();
-    ensure!(names == ["Name", "Ready", "Reason", "Store", "Pods", "Injected", "Key-Age", "Age"], "{names:?}");
+    ensure!(
+        names == ["Name", "Ready", "Reason", "Store", "Pods", "Injected", "Outdated", "Missing", "Key-Age", "Age"],
+        "{names:?}"
+    );
     let cells = &table["rows"][0]["cells"];
     ensure!(
         cells[0] == "memory" && cells[1] == "False" && cells[2] == "SecretMissing" && cells[3] == "embedded",
         "{cells}"
     );
     ensure!(cells[4] == 2 && cells[5] == 3, "{cells}");
-    ensure!(cells[6].as_str().is_some_and(|age| age.ends_with(['d', 'y'])), "{cells}");
+    ensure!(cells[8].as_str().is_some_and(|age| age.ends_with(['d', 'y'])), "{cells}");
     Ok(())
 }
 

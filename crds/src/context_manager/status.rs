@@ -70,4 +70,10 @@ pub struct Pods {
     pub injected: i32,
     /// Those among them whose sidecar is ready.
     pub ready: i32,
+    /// Those among them that would be injected otherwise today: their sidecar has another image, or other settings that need a new pod.
+    #[serde(default)]
+    pub outdated: i32,
+    /// Pods that ask for a sidecar by their label and have none, because the webhook was away when they were made, or skipped them.
+    #[serde(default)]
+    pub missing: i32,
 }

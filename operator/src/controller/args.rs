@@ -17,6 +17,9 @@ pub struct Args {
     /// Name of the `MutatingWebhookConfiguration` that injects sidecars
     #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION", default_value = "context-manager")]
     pub webhook_configuration: String,
+    /// Image of the sidecar, for resources that name none: the webhook's. Without it, no pod counts as outdated
+    #[arg(long, env = "CONTEXT_MANAGER_SIDECAR_IMAGE")]
+    pub sidecar_image: Option<String>,
     /// Name of the lease by which one replica leads
     #[arg(long, env = "CONTEXT_MANAGER_LEASE", default_value = "context-manager-controller")]
     pub lease: String,
@@ -55,6 +58,7 @@ impl From<Args> for Settings {
             admin_address,
             namespace,
             webhook_configuration,
+            sidecar_image,
             lease,
             lease_duration,
             client_ca_secret,
@@ -73,6 +77,7 @@ impl From<Args> for Settings {
             namespace,
             instance,
             webhook_configuration,
+            sidecar_image,
             lease,
             lease_duration,
             authority,

@@ -1,15 +1,15 @@
-//! The children without secrets: configuration and claim; and what is only looked at: pods, the webhook, the user's Secrets.
+//! The children without secrets: configuration and claim; and what is only looked at: the webhook, the user's Secrets.
 
-use context_manager_crds::{ContextManagerStatus, context_manager::status::Pods, quantity::Quantity};
+use context_manager_crds::{ContextManagerStatus, quantity::Quantity};
 use context_manager_protocol::{config::SidecarConfig, names};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+        core::v1::{ConfigMap, PersistentVolumeClaim},
     },
     apimachinery::pkg::api::resource,
 };
-use kube::{Api, api::ListParams};
+use kube::Api;
 
 use super::{
     apply::{Manager, apply, covers},
@@ -156,26 +156,6 @@ pub(super) async fn injection(context: &Context) -> Result<Finding, Error> {
     })
 }
 
-/// The pods of a resource.
-pub(super) async fn pods(context: &Context, plan: &Plan) -> Result<Pods, Error> {
-    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
-    let params = ListParams::default().labels(&format!("{}={}", names::INJECTED, plan.name)).match_any();
-    let pods = call("list the pods with a sidecar", api.list(&params)).await?;
-    let alive = pods.items.iter().filter(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    });
-    let (injected, ready) =
-        alive.fold((0, 0), |(injected, ready), pod| (injected + 1, ready + i32::from(is_ready(pod))));
-    Ok(Pods { injected, ready })
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
-    let lists = [&status.init_container_statuses, &status.container_statuses];
-    lists.into_iter().flatten().flatten().any(|container| container.name == names::CONTAINER && container.ready)
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -214,15 +194,5 @@ mod tests {
         assert_eq!(size_after("1024Mi"), "1Gi", "the same amount in other words is no change");
         assert_eq!(size_after("2Gi"), "2Gi");
         assert_eq!(size_after("512Mi"), "1Gi", "a claim cannot shrink");
-    }
-
-    #[test]
-    fn a_pod_counts_as_ready_by_its_sidecar() {
-        let pod = |ready: bool| -> Pod {
-            serde_json::from_value(json!({"status": {"phase": "Running", "initContainerStatuses": [
-                {"name": "context-manager", "ready": ready, "image": "i", "imageID": "i", "restartCount": 0}]}}))
-            .unwrap()
-        };
-        assert!(is_ready(&pod(true)) && !is_ready(&pod(false)) && !is_ready(&Pod::default()));
     }
 }

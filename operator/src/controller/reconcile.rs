@@ -27,7 +27,7 @@ use super::{
     certificate::{self, Authority},
     children,
     error::{Error, call},
-    keys,
+    fleet, keys,
     metrics::{Metrics, Outcome},
     plan::Plan,
     status::{self, Report, Trouble},
@@ -62,6 +62,8 @@ pub(super) struct Context {
     pub(super) client: Client,
     pub(super) authority: Authority,
     pub(super) webhook_configuration: String,
+    /// The sidecar's image, for resources that name none.
+    pub(super) sidecar_image: Option<String>,
     /// Looks at Qdrant servers.
     pub(super) probes: Arc<Probes>,
     /// Deletions on Qdrant servers that go on at once.
@@ -83,6 +85,7 @@ impl Context {
             metrics,
             authority: Authority::new(settings.authority),
             webhook_configuration: settings.webhook_configuration,
+            sidecar_image: settings.sidecar_image,
             probes: Arc::new(Probes::new(settings.resync)),
             deletions: Semaphore::new(DELETIONS),
             keys: settings.keys,
@@ -229,7 +232,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let (store, next_look) = (store.finding, store.next);
     let config = children::config(context, &plan).await?;
     let injection = children::injection(context).await?;
-    let pods = children::pods(context, &plan).await?;
+    let pods = fleet::pods(context, &plan, resource).await?;
 
     let rotation = found_keys.rotation;
     let (keys, secrets) = match (found_keys.ring, embedding_key) {

@@ -20,6 +20,7 @@ const KNOWN: &[&str] = &[
     names::SIDECAR_CPU_LIMIT,
     names::SIDECAR_MEMORY_LIMIT,
     names::INJECTED_HASH,
+    names::INJECTED_TEMPLATE,
 ];
 
 /// What the sidecar gets where nobody says anything else. There is no CPU limit, since throttling would only add to the

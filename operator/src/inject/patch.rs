@@ -21,6 +21,8 @@ pub fn patch(pod: &Value, injection: &Injection) -> Patch {
     if !injected {
         mark(&mut operations, pod, "labels", names::INJECTED, &injection.resource);
         mark(&mut operations, pod, "annotations", names::INJECTED_HASH, &injection.hash);
+        // The map of annotations is there by now, whoever made it.
+        add(&mut operations, &["metadata", "annotations", names::INJECTED_TEMPLATE], json!(injection.template));
     }
     volumes(&mut operations, pod, injection);
     for container in pod.others().filter(|container| injection.containers.iter().any(|name| name == container.name)) {

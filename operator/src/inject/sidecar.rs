@@ -25,6 +25,7 @@ pub(super) struct Input<'a> {
     pub(super) options: &'a Options,
     pub(super) default_image: &'a str,
     pub(super) containers: Vec<String>,
+    pub(super) template: String,
     pub(super) warnings: Vec<String>,
 }
 
@@ -46,6 +47,7 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
         env,
         mount,
         hash,
+        template: input.template.clone(),
         warnings: input.warnings.clone(),
     }
 }

@@ -19,8 +19,8 @@ use tracing::info;
 
 use super::{credentials, probe::Target};
 use crate::controller::{
-    children,
     error::{Error, call},
+    fleet,
     plan::{Plan, QdrantPlan, StoragePlan},
     reconcile::Context,
     status::Trouble,
@@ -97,7 +97,7 @@ pub(in crate::controller) async fn release(
         let message = "spec.suspend is true, so nothing is deleted; set it to false";
         return Ok(Released::Waits(waits("Suspended", message, metadata)));
     }
-    let running = children::pods(context, &plan).await?.injected;
+    let running = fleet::running(context, &plan).await?;
     if running > 0 {
         let message =
             format!("{running} pods still use the memory; its contexts are deleted when the last of them has ended");

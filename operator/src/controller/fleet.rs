@@ -1,0 +1,127 @@
+//! The pods of a resource, counted for the status. Nothing is remembered of them from one look to the next.
+
+use std::collections::BTreeMap;
+
+use context_manager_crds::{ContextManager, context_manager::status::Pods};
+use context_manager_protocol::names;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt as _,
+    api::{DynamicObject, ListParams},
+};
+
+use super::{
+    error::{Error, call},
+    plan::Plan,
+    reconcile::Context,
+};
+use crate::{inject, webhook::view};
+
+/// Counts the pods of a resource.
+pub(super) async fn pods(context: &Context, plan: &Plan, resource: &ContextManager) -> Result<Pods, Error> {
+    let template = context.sidecar_image.as_ref().and_then(|image| template(resource, image));
+    let mut pods = count(&injected(context, plan).await?, template.as_deref());
+    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
+    // One that has ended needs no sidecar any more.
+    let asking = format!("{}=true,!{}", names::INJECT, names::INJECTED);
+    let asking =
+        ListParams::default().labels(&asking).fields("status.phase!=Succeeded,status.phase!=Failed").match_any();
+    let asking = call("list the pods without a sidecar", api.list_metadata(&asking)).await?;
+    if !asking.items.is_empty() {
+        let alone = is_alone(context, plan).await?;
+        let ours = asking.items.iter().filter(|pod| is_meant(pod.annotations(), &plan.name, alone));
+        pods.missing = i32::try_from(ours.count()).unwrap_or(i32::MAX);
+    }
+    Ok(pods)
+}
+
+/// How many pods with a sidecar have not ended.
+pub(super) async fn running(context: &Context, plan: &Plan) -> Result<i32, Error> {
+    Ok(count(&injected(context, plan).await?, None).injected)
+}
+
+async fn injected(context: &Context, plan: &Plan) -> Result<Vec<Pod>, Error> {
+    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
+    let params = ListParams::default().labels(&format!("{}={}", names::INJECTED, plan.name)).match_any();
+    Ok(call("list the pods with a sidecar", api.list(&params)).await?.items)
+}
+
+/// Whether a pod that names no resource means this one.
+async fn is_alone(context: &Context, plan: &Plan) -> Result<bool, Error> {
+    let api = Api::<ContextManager>::namespaced(context.client.clone(), &plan.namespace);
+    let two = ListParams::default().limit(2);
+    Ok(call("list the resources of a namespace", api.list_metadata(&two)).await?.items.len() == 1)
+}
+
+fn is_meant(annotations: &BTreeMap<String, String>, resource: &str, alone: bool) -> bool {
+    annotations.get(names::NAME).map_or(alone, |name| name == resource)
+}
+
+/// What a pod of the resource would be injected with now.
+fn template(resource: &ContextManager, image: &str) -> Option<String> {
+    let object: DynamicObject = serde_json::from_value(serde_json::to_value(resource).ok()?).ok()?;
+    Some(inject::template(&view::resource(&object)?, image))
+}
+
+fn count(pods: &[Pod], template: Option<&str>) -> Pods {
+    let mut counted = Pods::default();
+    let alive = pods.iter().filter(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    });
+    for pod in alive {
+        counted.injected += 1;
+        counted.ready += i32::from(is_ready(pod));
+        // A pod of an earlier version has no such annotation, and other things than today.
+        let is_current = |template| pod.annotations().get(names::INJECTED_TEMPLATE).is_some_and(|had| had == template);
+        counted.outdated += i32::from(template.is_some_and(|template| !is_current(template)));
+    }
+    counted
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    lists.into_iter().flatten().flatten().any(|container| container.name == names::CONTAINER && container.ready)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pods_that_live_are_counted_by_what_they_are() {
+        let pod = |phase: &str, ready: bool, template: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"annotations": {names::INJECTED_TEMPLATE: template}},
+                "status": {"phase": phase, "initContainerStatuses": [
+                    {"name": names::CONTAINER, "ready": ready, "image": "i", "imageID": "i", "restartCount": 0}]},
+            }))
+            .unwrap()
+        };
+        let pods = [pod("Running", true, "a"), pod("Running", false, "b"), pod("Failed", false, "b"), Pod::default()];
+        assert_eq!(count(&pods, Some("a")), Pods { injected: 3, ready: 1, outdated: 2, missing: 0 });
+        assert_eq!(count(&pods, None).outdated, 0, "nothing is known of what they would get");
+    }
+
+    #[test]
+    fn what_needs_a_new_pod_makes_another_template() {
+        let resource = |spec: serde_json::Value| crate::controller::plan::tests::resource(&spec);
+        let of = |spec, image| template(&resource(spec), image).unwrap();
+        let base = of(json!({}), "sidecar:1");
+        assert_eq!(base, of(json!({"gc": {"interval": "7s"}}), "sidecar:1"), "it is reloaded");
+        assert_ne!(base, of(json!({}), "sidecar:2"));
+        assert_ne!(base, of(json!({"sidecar": {"image": "other:1"}}), "sidecar:1"));
+        assert_ne!(base, of(json!({"sidecar": {"adminPort": 9001}}), "sidecar:1"));
+    }
+
+    #[test]
+    fn a_pod_that_names_no_resource_means_the_only_one() {
+        let named: BTreeMap<_, _> = [(names::NAME.to_owned(), "x".to_owned())].into();
+        assert!(is_meant(&named, "x", false) && !is_meant(&named, "y", true));
+        assert!(is_meant(&BTreeMap::new(), "x", true) && !is_meant(&BTreeMap::new(), "x", false));
+    }
+}
