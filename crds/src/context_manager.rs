@@ -15,6 +15,7 @@ pub mod auth;
 pub mod embedding;
 pub mod injection;
 pub mod levels;
+pub mod observability;
 pub mod qdrant;
 pub mod retrieval;
 pub mod sidecar;
@@ -94,6 +95,9 @@ pub struct ContextManagerSpec {
     /// Which pods and containers get access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injection: Option<injection::Injection>,
+    /// What can be seen of the sidecars from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observability: Option<observability::Observability>,
     /// What happens to the data when this resource is deleted. Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reclaim_policy: Option<ReclaimPolicy>,

@@ -282,6 +282,18 @@ pub const RENEW_BEFORE: CelRule = rule(
     "spec.tls.renewBefore must be longer than 0s and shorter than duration (2160h when left out)",
 );
 
+/// A base URL, and nothing that is not for everybody's eyes.
+pub const OTLP_ENDPOINT: CelRule = rule(
+    "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' \
+     && !self.contains('?') && !self.contains('#') && !self.contains('@') && !self.matches('/v1/traces/*$')",
+    "spec.observability.tracing.otlpEndpoint must be the collector's base URL for OTLP over HTTP, as http://otel-collector.observability:4318, without credentials (headersSecretRef is for them), query and /v1/traces",
+);
+/// Longest time of an attempt.
+pub const OTLP_TIMEOUT: CelRule = rule(
+    "duration(self) >= duration('10ms') && duration(self) <= duration('1m')",
+    "spec.observability.tracing.timeout must lie between 10ms and 1m",
+);
+
 /// Two listeners.
 pub const PORTS_DIFFER: CelRule = rule(
     "self.?protocolPort.orValue(7419) != self.?adminPort.orValue(7420)",

@@ -64,6 +64,7 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         json!({"auth": {"access": [more]}})
     };
     let tls = |tls: Value| json!({"tls": tls});
+    let traced = |endpoint: &str, timeout: &str| json!({"observability": {"tracing": {"otlpEndpoint": endpoint, "timeout": timeout}}});
     vec![
         named("a name of 49 characters", &"x".repeat(49), json!({}), rules::NAME_LENGTH),
         named(
@@ -72,6 +73,11 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             auth(json!({"secretPolicy": "UseExisting", "secretRef": {"name": "memory-context-keys"}})),
             rules::SECRET_IS_NOT_OURS,
         ),
+        broken("a collector without a scheme", traced("otel:4318", "1s"), rules::OTLP_ENDPOINT),
+        broken("a collector's credentials", traced("http://me:secret@otel:4318", "1s"), rules::OTLP_ENDPOINT),
+        broken("a collector's whole URL", traced("http://otel:4318/v1/traces", "1s"), rules::OTLP_ENDPOINT),
+        broken("a collector with a query", traced("http://otel:4318/?a=b", "1s"), rules::OTLP_ENDPOINT),
+        broken("exports of an hour", traced("http://otel:4318", "1h"), rules::OTLP_TIMEOUT),
         broken("no store", json!({"vectorStore": {}}), rules::ONE_STORE),
         broken(
             "two stores",

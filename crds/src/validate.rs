@@ -13,6 +13,7 @@ use crate::{
         auth::{Auth, Rotation, SecretPolicy},
         embedding::{Embedding, Provider, Retry},
         levels::{Gc, Levels},
+        observability::Tracing,
         qdrant::{Qdrant, QdrantTls},
         retrieval::{Legs, LevelShares, Nudges, Retrieval, Share},
         sidecar::{ResourceList, Resources, Sidecar},
@@ -60,6 +61,7 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
         tls,
         sidecar,
         injection,
+        observability,
         reclaim_policy: _,
         suspend: _,
     } = &object.spec;
@@ -74,6 +76,8 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
     check.rule(!shares || has_server, rules::ACCESS_NEEDS_A_SERVER);
     check.optional(tls.as_ref(), self::tls);
     check.optional(sidecar.as_ref(), self::sidecar);
+    let tracing = observability.as_ref().and_then(|observability| observability.tracing.as_ref());
+    check.optional(tracing, self::tracing);
     if let Some(containers) = injection.as_ref().and_then(|injection| injection.containers.as_ref()) {
         check.range("spec.injection.containers (items)", Some(containers.len()), 1, 32);
         for container in containers {
@@ -410,8 +414,31 @@ fn tls(check: &mut Check, Tls { issuer: _, duration, renew_before }: &Tls) {
     check.rule(in_time, rules::RENEW_BEFORE);
 }
 
+fn tracing(check: &mut Check, tracing: &Tracing) {
+    let Tracing { otlp_endpoint, sampling, background_sampling, headers_secret_ref, ca_config_map_ref, timeout, queue } =
+        tracing;
+    let field = |name: &str| format!("spec.observability.tracing.{name}");
+    let is_base =
+        !otlp_endpoint.contains(['?', '#', '@']) && !otlp_endpoint.trim_end_matches('/').ends_with("/v1/traces");
+    check.rule(callable(otlp_endpoint) && is_base, rules::OTLP_ENDPOINT);
+    check.length(&field("otlpEndpoint"), Some(otlp_endpoint), 1, 2048);
+    check.range(&field("sampling"), *sampling, 0.0, 1.0);
+    check.range(&field("backgroundSampling"), *background_sampling, 0.0, 1.0);
+    if let Some(secret) = headers_secret_ref {
+        check.length(&field("headersSecretRef.name"), Some(&secret.name), 1, 253);
+        check.length(&field("headersSecretRef.key"), Some(&secret.key), 1, 253);
+    }
+    if let Some(map) = ca_config_map_ref {
+        check.length(&field("caConfigMapRef.name"), Some(&map.name), 1, 253);
+        check.length(&field("caConfigMapRef.key"), Some(&map.key), 1, 253);
+    }
+    check.within(*timeout, Duration::from_millis(10), Duration::from_secs(60), rules::OTLP_TIMEOUT);
+    check.range(&field("queue"), *queue, 1, 65_536);
+}
+
 fn sidecar(check: &mut Check, sidecar: &Sidecar) {
-    let Sidecar { image, mode: _, resources, protocol_port, admin_port, max_message_size, log_level } = sidecar;
+    let Sidecar { image, mode: _, resources, protocol_port, admin_port, socket: _, max_message_size, log_level } =
+        sidecar;
     check.length("spec.sidecar.image", image.as_ref(), 1, 512);
     check.optional(resources.as_ref(), self::resources);
     check.range("spec.sidecar.protocolPort", *protocol_port, 1_024, 65_535);

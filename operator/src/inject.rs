@@ -30,7 +30,7 @@ mod tests;
 pub use agent::{Owner, owner};
 pub use patch::patch;
 pub use reason::Reason;
-pub use resource::{OnMissing, Resource, SecretKey, Storage};
+pub use resource::{ConfigMapKey, OnMissing, Resource, SecretKey, Storage};
 
 use opt_in::OptIn;
 use options::Options;
@@ -98,8 +98,8 @@ pub struct Injection {
     pub containers: Vec<String>,
     /// Environment of those containers.
     pub env: Vec<(String, String)>,
-    /// Volume mount of those containers.
-    pub mount: Value,
+    /// Volume mounts of those containers.
+    pub mounts: Vec<Value>,
     /// Hash of all of the above.
     pub hash: String,
     /// Hash of what any pod of the resource gets.
@@ -181,6 +181,10 @@ fn inject(
     clash::check(pod, &options).map_err(Decision::Deny)?;
     let containers = select::containers(pod, &options, resource, origin)?;
     let agent = options.agent.clone().unwrap_or_else(|| agent::default_id(pod));
+    let mut warnings = options::warnings(pod);
+    if resource.socket && !pod.shares_a_group() {
+        warnings.push(socket_message());
+    }
     let injection = sidecar::build(&sidecar::Input {
         tenant: &namespace.name,
         agent: &agent,
@@ -189,7 +193,7 @@ fn inject(
         default_image: &settings.sidecar_image,
         containers,
         template: template(resource, &settings.sidecar_image),
-        warnings: options::warnings(pod),
+        warnings,
     });
     Ok(Decision::Inject(Box::new(injection)))
 }
@@ -200,6 +204,14 @@ fn unsuitable(origin: Origin, reason: Reason, message: String) -> Decision {
         Origin::Pod => Decision::Deny(Denial { reason, message }),
         Origin::Namespace => Decision::Skip(Skip { reason, warning: Some(format!("no sidecar injected: {message}")) }),
     }
+}
+
+fn socket_message() -> String {
+    format!(
+        "the pod has no securityContext.fsGroup, so containers of another user than the sidecar's cannot use the socket {}; set one, or \
+         use the port",
+        names::SOCKET_FILE
+    )
 }
 
 fn host_network_message() -> String {

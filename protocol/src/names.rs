@@ -47,6 +47,8 @@ pub const VOLUME_CONFIG: &str = "context-manager-config";
 pub const VOLUME_DATA: &str = "context-manager-data";
 /// Volume with the key ring, for the agent's containers.
 pub const VOLUME_KEYS: &str = "context-manager-keys";
+/// Volume with the protocol's Unix socket, which the sidecar and the agent's containers share.
+pub const VOLUME_SOCKET: &str = "context-manager-socket";
 /// Volume that hides the service account's token from the sidecar.
 pub const VOLUME_NO_TOKEN: &str = "context-manager-no-token";
 
@@ -78,10 +80,18 @@ pub const EMBEDDING_API_KEY_FILE: &str = "embedding-api-key";
 pub const QDRANT_API_KEY_FILE: &str = "qdrant-api-key";
 /// File name of the CA bundle of a Qdrant server, and its key in the store's `Secret`.
 pub const QDRANT_CA_FILE: &str = "qdrant-ca.crt";
+/// File name of the headers of exports of traces in the configuration volume.
+pub const OTLP_HEADERS_FILE: &str = "otlp-headers";
+/// File name of the CA bundle of the trace collector in the configuration volume.
+pub const OTLP_CA_FILE: &str = "otlp-ca.crt";
 /// Where the data volume is mounted: the embedded store's, or the journal's beside a Qdrant server.
 pub const DATA_DIRECTORY: &str = "/var/lib/context-manager";
 /// The journal's directory beside a Qdrant server.
 pub const JOURNAL_DIRECTORY: &str = "/var/lib/context-manager/journal";
+/// Where the volume of the Unix socket is mounted, in the sidecar and in the agent's containers.
+pub const SOCKET_DIRECTORY: &str = "/var/run/contextmanager.dev";
+/// The protocol's Unix socket in a pod.
+pub const SOCKET_FILE: &str = "/var/run/contextmanager.dev/protocol.sock";
 /// Where the key ring is mounted in the agent's containers.
 pub const AGENT_KEYS_DIRECTORY: &str = "/var/run/secrets/contextmanager.dev";
 
@@ -89,6 +99,9 @@ pub const AGENT_KEYS_DIRECTORY: &str = "/var/run/secrets/contextmanager.dev";
 pub const ENV_URL: &str = "CONTEXT_MANAGER_URL";
 /// Environment variable of the agent: path of the key ring file.
 pub const ENV_KEYS: &str = "CONTEXT_MANAGER_KEYS";
+/// Environment variable of the agent and of the sidecar: path of the protocol's Unix socket, where there is one. The sidecar's wins over
+/// the configuration.
+pub const ENV_SOCKET: &str = "CONTEXT_MANAGER_SOCKET";
 /// Environment variable of the sidecar: its tenant (the namespace).
 pub const ENV_TENANT: &str = "CONTEXT_MANAGER_TENANT";
 /// Environment variable of the sidecar: its agent's id.

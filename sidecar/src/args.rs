@@ -46,6 +46,10 @@ pub struct Args {
     #[arg(long, env = names::ENV_PROTOCOL_PORT, value_name = "PORT")]
     pub protocol_port: Option<u16>,
 
+    /// A Unix socket beside the port of the protocol; wins over the configuration
+    #[arg(long, env = names::ENV_SOCKET, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
     /// Port of probes and metrics; wins over the configuration
     #[arg(long, env = names::ENV_ADMIN_PORT, value_name = "PORT")]
     pub admin_port: Option<u16>,

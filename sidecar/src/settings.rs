@@ -35,6 +35,8 @@ pub struct Settings {
     /// Likewise.
     pub protocol_port: Option<u16>,
     /// Likewise.
+    pub socket: Option<PathBuf>,
+    /// Likewise.
     pub admin_port: Option<u16>,
     /// Who this sidecar is.
     pub identity: Identity,
@@ -135,8 +137,18 @@ impl Settings {
     /// # Errors
     /// When tenant, agent or log level is not valid.
     pub fn new(args: Args, secrets: EnvironmentSecrets) -> Result<Self, Error> {
-        let Args { command: _, config, data_per_agent, log_level, protocol_port, admin_port, tenant, agent, pod } =
-            args;
+        let Args {
+            command: _,
+            config,
+            data_per_agent,
+            log_level,
+            protocol_port,
+            socket,
+            admin_port,
+            tenant,
+            agent,
+            pod,
+        } = args;
         if let Some(level) = &log_level {
             check_log_level(level)?;
         }
@@ -145,6 +157,7 @@ impl Settings {
             data_layout: if data_per_agent { DataLayout::PerAgent } else { DataLayout::Flat },
             log_level,
             protocol_port,
+            socket: socket.map(|path| socket_path(Path::new(""), &path)).transpose()?,
             admin_port,
             identity: Identity::new(tenant.as_deref(), agent.as_deref(), pod.as_deref()).map_err(Error::Identity)?,
             secrets,
@@ -179,8 +192,10 @@ impl Settings {
         for file in config.keys.file.iter_mut().chain(config.tracing.files_mut()) {
             *file = directory.join(&file);
         }
-        if let Some(path) = &config.protocol.socket {
-            config.protocol.socket = Some(socket_path(directory, path)?);
+        match (&self.socket, &config.protocol.socket) {
+            (Some(socket), _) => config.protocol.socket = Some(socket.clone()),
+            (None, Some(path)) => config.protocol.socket = Some(socket_path(directory, path)?),
+            (None, None) => {}
         }
         if let Some(path) = &mut config.journal.path {
             *path = directory.join(&path);

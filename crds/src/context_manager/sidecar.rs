@@ -29,6 +29,9 @@ pub struct Sidecar {
     #[schemars(range(min = 1024, max = 65535))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_port: Option<i32>,
+    /// Whether agents get a Unix socket beside the port, for programs that may not use a network. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<bool>,
     /// Largest request body. Default: 10Mi.
     #[x_kube(validation = rules::MESSAGE_SIZE)]
     #[serde(default, skip_serializing_if = "Option::is_none")]

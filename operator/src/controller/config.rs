@@ -8,7 +8,7 @@ use context_manager_crds::{
     context_manager::{
         access::{self, AccessRule, Target},
         embedding::{self, OnModelChange, Provider},
-        levels, retrieval,
+        levels, observability, retrieval,
     },
     duration::Duration,
     quantity::Quantity,
@@ -63,7 +63,29 @@ pub fn sidecar_config(spec: &ContextManagerSpec, (namespace, name): (&str, &str)
         set(&mut config.gc.batch_size, count(gc.batch_size));
         set(&mut config.gc.dry_run, gc.dry_run);
     }
+    if let Some(given) = spec.observability.as_ref().and_then(|observability| observability.tracing.as_ref()) {
+        tracing(&mut config.tracing, given);
+    }
     config
+}
+
+fn tracing(config: &mut config::Tracing, given: &observability::Tracing) {
+    let observability::Tracing {
+        otlp_endpoint,
+        sampling,
+        background_sampling,
+        headers_secret_ref,
+        ca_config_map_ref,
+        timeout,
+        queue,
+    } = given;
+    config.otlp_endpoint = Some(otlp_endpoint.clone());
+    set(&mut config.sampling, *sampling);
+    set(&mut config.background_sampling, *background_sampling);
+    config.headers_file = headers_secret_ref.as_ref().map(|_| names::OTLP_HEADERS_FILE.into());
+    config.ca_file = ca_config_map_ref.as_ref().map(|_| names::OTLP_CA_FILE.into());
+    set(&mut config.timeout, duration(*timeout));
+    set(&mut config.queue, count(*queue));
 }
 
 fn access_rule(AccessRule { agents, operations, levels, target }: &AccessRule) -> config::AccessRule {
@@ -221,6 +243,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table, with a line for each field")]
     fn every_field_of_the_spec_reaches_the_file() {
         let made = config(json!({
             "vectorStore": {"embedded": {"durability": "Node"}},
@@ -243,6 +266,10 @@ mod tests {
             },
             "gc": {"interval": "30s", "batchSize": 11, "dryRun": true},
             "auth": {"timestampWindow": "1m"},
+            "observability": {"tracing": {
+                "otlpEndpoint": "http://otel:4318", "sampling": 0.5, "backgroundSampling": 0.25, "timeout": "2s", "queue": 99,
+                "headersSecretRef": {"name": "s", "key": "k"}, "caConfigMapRef": {"name": "m", "key": "c"},
+            }},
             "sidecar": {"protocolPort": 8001, "adminPort": 8002, "maxMessageSize": "2Mi", "logLevel": "debug"},
         }));
         let expected = r#"schema_version = 1
@@ -336,6 +363,15 @@ dry_run = true
 [log]
 level = "debug"
 format = "json"
+
+[tracing]
+otlp_endpoint = "http://otel:4318"
+sampling = 0.5
+background_sampling = 0.25
+headers_file = "otlp-headers"
+ca_file = "otlp-ca.crt"
+timeout = "2s"
+queue = 99
 "#;
         let parsed = SidecarConfig::from_toml(expected).unwrap();
         assert_eq!(made, parsed);

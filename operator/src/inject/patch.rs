@@ -59,7 +59,7 @@ fn volumes(operations: &mut Vec<PatchOperation>, pod: Pod<'_>, injection: &Injec
     extend(operations, &["spec", "volumes"], pod.spec("volumes"), missing);
 }
 
-/// Gives one container the environment and the key ring. What its author set stays as it is.
+/// Gives one container the environment, the key ring and the socket. What its author set stays as it is.
 fn serve(operations: &mut Vec<PatchOperation>, container: Container<'_>, injection: &Injection) {
     let index = container.index.to_string();
     let path = ["spec", container.list.key(), &index];
@@ -75,8 +75,12 @@ fn serve(operations: &mut Vec<PatchOperation>, container: Container<'_>, injecti
         .collect();
     let here = |list| container.json.get(list).filter(|value: &&Value| !value.is_null());
     extend(operations, &[&path[..], &["env"]].concat(), here("env"), env);
-    let mount = (!has("volumeMounts", "mountPath", names::AGENT_KEYS_DIRECTORY)).then(|| injection.mount.clone());
-    extend(operations, &[&path[..], &["volumeMounts"]].concat(), here("volumeMounts"), mount.into_iter().collect());
+    let is_free = |mount: &&Value| {
+        let place = mount.get("mountPath").and_then(Value::as_str).unwrap_or_default();
+        !has("volumeMounts", "mountPath", place)
+    };
+    let mounts = injection.mounts.iter().filter(is_free).cloned().collect();
+    extend(operations, &[&path[..], &["volumeMounts"]].concat(), here("volumeMounts"), mounts);
 }
 
 fn extend(operations: &mut Vec<PatchOperation>, path: &[&str], existing: Option<&Value>, items: Vec<Value>) {

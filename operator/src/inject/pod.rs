@@ -61,6 +61,11 @@ impl<'a> Pod<'a> {
         self.spec("hostNetwork").and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// Whether the files of a volume belong to a group that all containers are in.
+    pub(super) fn shares_a_group(self) -> bool {
+        self.spec("securityContext").and_then(|context| context.get("fsGroup")).is_some_and(Value::is_number)
+    }
+
     /// Containers of both lists, ours included.
     pub(super) fn containers(self) -> impl Iterator<Item = Container<'a>> {
         [List::Init, List::Main].into_iter().flat_map(move |list| {

@@ -11,6 +11,8 @@ pub struct Resource {
     pub image: Option<String>,
     /// Port of the protocol listener.
     pub protocol_port: u16,
+    /// Whether there is a Unix socket beside it.
+    pub socket: bool,
     /// Port of the admin listener.
     pub admin_port: u16,
     /// The sidecar's `ResourceRequirements`.
@@ -23,6 +25,10 @@ pub struct Resource {
     pub embedding_key: Option<SecretKey>,
     /// The `Secret` with what the sidecar shows to and asks of a Qdrant server, if that is the store.
     pub store_secret: Option<String>,
+    /// Where the headers of exports of traces are, if there are any.
+    pub otlp_headers: Option<SecretKey>,
+    /// Where the CA bundle of the trace collector is, if it has one of its own.
+    pub otlp_ca: Option<ConfigMapKey>,
     /// Names of the containers that get access; all of them when empty.
     pub containers: Vec<String>,
     /// What happens to a pod of an opted-in namespace for which no resource can be chosen.
@@ -49,6 +55,15 @@ pub enum Storage {
 pub struct SecretKey {
     /// Name of the `Secret`.
     pub secret: String,
+    /// Key inside.
+    pub key: String,
+}
+
+/// A key of a `ConfigMap`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigMapKey {
+    /// Name of the `ConfigMap`.
+    pub config_map: String,
     /// Key inside.
     pub key: String,
 }

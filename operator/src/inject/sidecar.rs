@@ -7,13 +7,13 @@ use context_manager_protocol::names;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Injection, Resource, SecretKey, Storage, options::Options};
+use super::{ConfigMapKey, Injection, Resource, SecretKey, Storage, options::Options};
 
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Names of all injected volumes.
 pub(super) const VOLUMES: &[&str] =
-    &[names::VOLUME_CONFIG, names::VOLUME_DATA, names::VOLUME_KEYS, names::VOLUME_NO_TOKEN];
+    &[names::VOLUME_CONFIG, names::VOLUME_DATA, names::VOLUME_KEYS, names::VOLUME_NO_TOKEN, names::VOLUME_SOCKET];
 
 /// Readable for any user: the agent's user is unknown, and without an `fsGroup` the files belong to root.
 const FILE_MODE: i32 = 0o444;
@@ -32,12 +32,21 @@ pub(super) struct Input<'a> {
 pub(super) fn build(input: &Input<'_>) -> Injection {
     let sidecar = container(input);
     let volumes = volumes(input.resource);
-    let env = vec![
+    let mut env = vec![
         (names::ENV_URL.to_owned(), format!("http://127.0.0.1:{}", input.options.protocol_port)),
         (names::ENV_KEYS.to_owned(), format!("{}/{}", names::AGENT_KEYS_DIRECTORY, names::KEYS_FILE)),
     ];
-    let mount = json!({"name": names::VOLUME_KEYS, "mountPath": names::AGENT_KEYS_DIRECTORY, "readOnly": true});
-    let hash = hash(json!([input.resource.name, sidecar, volumes, input.containers, env, mount]));
+    let mut mounts =
+        vec![json!({"name": names::VOLUME_KEYS, "mountPath": names::AGENT_KEYS_DIRECTORY, "readOnly": true})];
+    if input.resource.socket {
+        env.push((names::ENV_SOCKET.to_owned(), names::SOCKET_FILE.to_owned()));
+        // Whoever may only read the folder can connect, and cannot put another socket in its place.
+        mounts.push(json!({"name": names::VOLUME_SOCKET, "mountPath": names::SOCKET_DIRECTORY, "readOnly": true}));
+    }
+    let mut content =
+        vec![json!(input.resource.name), sidecar.clone(), json!(volumes), json!(input.containers), json!(env)];
+    content.extend(mounts.iter().cloned());
+    let hash = hash(Value::Array(content));
     Injection {
         resource: input.resource.name.clone(),
         agent: input.agent.to_owned(),
@@ -45,7 +54,7 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
         volumes,
         containers: input.containers.clone(),
         env,
-        mount,
+        mounts,
         hash,
         template: input.template.clone(),
         warnings: input.warnings.clone(),
@@ -61,6 +70,14 @@ fn hash(mut content: Value) -> String {
 }
 
 fn container(input: &Input<'_>) -> Value {
+    let mut mounts = vec![
+        json!({"name": names::VOLUME_CONFIG, "mountPath": names::CONFIG_DIRECTORY, "readOnly": true}),
+        json!({"name": names::VOLUME_DATA, "mountPath": names::DATA_DIRECTORY}),
+        json!({"name": names::VOLUME_NO_TOKEN, "mountPath": TOKEN_DIRECTORY, "readOnly": true}),
+    ];
+    if input.resource.socket {
+        mounts.push(json!({"name": names::VOLUME_SOCKET, "mountPath": names::SOCKET_DIRECTORY}));
+    }
     json!({
         "name": names::CONTAINER,
         "image": input.resource.image.as_deref().unwrap_or(input.default_image),
@@ -82,11 +99,7 @@ fn container(input: &Input<'_>) -> Value {
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": names::VOLUME_CONFIG, "mountPath": names::CONFIG_DIRECTORY, "readOnly": true},
-            {"name": names::VOLUME_DATA, "mountPath": names::DATA_DIRECTORY},
-            {"name": names::VOLUME_NO_TOKEN, "mountPath": TOKEN_DIRECTORY, "readOnly": true},
-        ],
+        "volumeMounts": mounts,
     })
 }
 
@@ -108,6 +121,10 @@ fn env(input: &Input<'_>) -> Vec<Value> {
         json!({"name": names::ENV_PROTOCOL_PORT, "value": input.options.protocol_port.to_string()}),
         json!({"name": names::ENV_ADMIN_PORT, "value": input.options.admin_port.to_string()}),
     ];
+    // Not in the configuration, which reaches pods that were injected without the folder as well.
+    if input.resource.socket {
+        env.push(json!({"name": names::ENV_SOCKET, "value": names::SOCKET_FILE}));
+    }
     if let Some(level) = &input.options.log_level {
         env.push(json!({"name": names::ENV_LOG_LEVEL, "value": level}));
     }
@@ -124,7 +141,8 @@ fn probe(input: &Input<'_>, period_seconds: i32, failure_threshold: i32) -> Valu
 }
 
 fn volumes(resource: &Resource) -> Vec<Value> {
-    let Resource { name, storage, keys_secret, embedding_key, store_secret, .. } = resource;
+    let Resource { name, storage, keys_secret, embedding_key, store_secret, otlp_headers, otlp_ca, socket, .. } =
+        resource;
     let mut sources = vec![
         json!({"configMap": {"name": names::config_map(name), "items": items(&[names::CONFIG_FILE])}}),
         json!({"secret": {"name": keys_secret, "items": items(&[names::KEYS_FILE])}}),
@@ -141,7 +159,16 @@ fn volumes(resource: &Resource) -> Vec<Value> {
         // Without a list of keys: a CA or an API key that comes later reaches pods that run already.
         sources.push(json!({"secret": {"name": secret}}));
     }
-    vec![
+    // Optional: a memory is worth more than its traces, so a pod starts without them.
+    if let Some(SecretKey { secret, key }) = otlp_headers {
+        let item = json!({"key": key, "path": names::OTLP_HEADERS_FILE});
+        sources.push(json!({"secret": {"name": secret, "items": [item], "optional": true}}));
+    }
+    if let Some(ConfigMapKey { config_map, key }) = otlp_ca {
+        let item = json!({"key": key, "path": names::OTLP_CA_FILE});
+        sources.push(json!({"configMap": {"name": config_map, "items": [item], "optional": true}}));
+    }
+    let mut volumes = vec![
         json!({"name": names::VOLUME_CONFIG, "projected": {"defaultMode": FILE_MODE, "sources": sources}}),
         data_volume(storage),
         json!({"name": names::VOLUME_KEYS, "secret": {
@@ -150,7 +177,11 @@ fn volumes(resource: &Resource) -> Vec<Value> {
             "defaultMode": FILE_MODE,
         }}),
         json!({"name": names::VOLUME_NO_TOKEN, "emptyDir": {}}),
-    ]
+    ];
+    if *socket {
+        volumes.push(json!({"name": names::VOLUME_SOCKET, "emptyDir": {}}));
+    }
+    volumes
 }
 
 fn items(files: &[&str]) -> Vec<Value> {

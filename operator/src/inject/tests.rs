@@ -23,12 +23,15 @@ fn resource(name: &str) -> Resource {
         name: name.to_owned(),
         image: None,
         protocol_port: names::DEFAULT_PROTOCOL_PORT,
+        socket: false,
         admin_port: names::DEFAULT_ADMIN_PORT,
         resources: None,
         storage: Storage::EmptyDir { size_limit: Some("1Gi".to_owned()) },
         keys_secret: names::keys_secret(name),
         embedding_key: None,
         store_secret: None,
+        otlp_headers: None,
+        otlp_ca: None,
         containers: Vec::new(),
         on_missing: OnMissing::Skip,
     }
@@ -400,6 +403,70 @@ fn what_a_server_is_shown_reaches_the_sidecar_alone_whatever_it_will_be() {
     let container = &patched["spec"]["initContainers"][0];
     let without = applied(&pod, &injection(decide_one(&pod)));
     assert_eq!(container, &without["spec"]["initContainers"][0], "the container itself does not depend on the store");
+}
+
+#[test]
+fn what_a_collector_is_shown_reaches_the_sidecar_alone_and_keeps_no_pod_from_starting() {
+    let headers = SecretKey { secret: "otel".to_owned(), key: "headers".to_owned() };
+    let ca = ConfigMapKey { config_map: "otel-ca".to_owned(), key: "ca.pem".to_owned() };
+    let resources = [Resource { otlp_headers: Some(headers), otlp_ca: Some(ca), ..resource("memory") }];
+    let pod = asking(&[]);
+    let patched = applied(&pod, &injection(decide(&pod, &namespace(&[]), &resources, &settings())));
+    let volumes: Vec<_> = patched["spec"]["volumes"].as_array().into_iter().flatten().collect();
+    let traced: Vec<_> = volumes.into_iter().filter(|volume| volume.to_string().contains("\"otel")).collect();
+    assert_eq!(traced.len(), 1);
+    assert_eq!(traced[0]["name"], names::VOLUME_CONFIG, "a volume that the agent's containers do not mount");
+    let sources = traced[0]["projected"]["sources"].as_array().cloned().unwrap_or_default();
+    let expected = [
+        json!({"secret": {"name": "otel", "items": [{"key": "headers", "path": "otlp-headers"}], "optional": true}}),
+        json!({"configMap": {"name": "otel-ca", "items": [{"key": "ca.pem", "path": "otlp-ca.crt"}], "optional": true}}),
+    ];
+    assert_eq!(sources[sources.len() - 2..], expected);
+}
+
+#[test]
+fn a_socket_is_shared_by_the_sidecar_and_the_agents_containers_that_cannot_replace_it() {
+    let resources = [Resource { socket: true, ..resource("memory") }];
+    let mut pod = asking(&[]);
+    pod["spec"]["securityContext"] = json!({"fsGroup": 2_000});
+    pod["spec"]["containers"]
+        .as_array_mut()
+        .expect("a list")
+        .push(json!({"name": "second", "env": [], "volumeMounts": []}));
+    let given = injection(decide(&pod, &namespace(&[]), &resources, &settings()));
+    assert_eq!(given.warnings, Vec::<String>::new());
+    let patched = applied(&pod, &given);
+    let named = |list: &Value, name: &str| {
+        list.as_array().into_iter().flatten().find(|item| item["name"] == name).cloned().unwrap_or_default()
+    };
+    assert_eq!(named(&patched["spec"]["volumes"], names::VOLUME_SOCKET)["emptyDir"], json!({}));
+    let sidecar = &patched["spec"]["initContainers"][0];
+    assert_eq!(named(&sidecar["env"], names::ENV_SOCKET)["value"], names::SOCKET_FILE);
+    let mount = named(&sidecar["volumeMounts"], names::VOLUME_SOCKET);
+    assert_eq!((&mount["mountPath"], &mount["readOnly"]), (&json!(names::SOCKET_DIRECTORY), &Value::Null));
+    for agent in patched["spec"]["containers"].as_array().expect("a list") {
+        assert_eq!(named(&agent["env"], names::ENV_SOCKET)["value"], names::SOCKET_FILE, "{agent}");
+        assert_eq!(named(&agent["env"], names::ENV_URL)["value"], "http://127.0.0.1:7419", "the port is there, too");
+        let mount = named(&agent["volumeMounts"], names::VOLUME_SOCKET);
+        assert_eq!(
+            (&mount["mountPath"], &mount["readOnly"]),
+            (&json!(names::SOCKET_DIRECTORY), &json!(true)),
+            "{agent}"
+        );
+    }
+    assert!(names::SOCKET_FILE.starts_with(names::SOCKET_DIRECTORY) && names::SOCKET_FILE.len() <= 100);
+    let again = injection(decide(&patched, &namespace(&[]), &resources, &settings()));
+    assert_eq!((patch(&patched, &again).0, &again.hash), (Vec::new(), &given.hash));
+    let without = injection(decide_one(&pod));
+    assert_ne!(without.hash, given.hash);
+    assert!(!format!("{without:?}").contains("socket"), "who does not ask for one sees nothing of it");
+}
+
+#[test]
+fn a_socket_that_the_agent_could_not_open_gives_a_warning() {
+    let resources = [Resource { socket: true, ..resource("memory") }];
+    let warnings = injection(decide(&asking(&[]), &namespace(&[]), &resources, &settings())).warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("securityContext.fsGroup")), "{warnings:?}");
 }
 
 #[test]

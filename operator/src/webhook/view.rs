@@ -6,7 +6,7 @@ use context_manager_protocol::names;
 use kube::{ResourceExt, api::DynamicObject};
 use serde_json::Value;
 
-use crate::inject::{OnMissing, Resource, SecretKey, Storage};
+use crate::inject::{ConfigMapKey, OnMissing, Resource, SecretKey, Storage};
 
 /// The view; nothing for a resource that is being deleted, because a pod that starts now would lose its memory at once.
 pub(crate) fn resource(object: &DynamicObject) -> Option<Resource> {
@@ -19,19 +19,22 @@ pub(crate) fn resource(object: &DynamicObject) -> Option<Resource> {
     let port = |pointer: &str, default: u16| {
         spec.pointer(pointer).and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).unwrap_or(default)
     };
-    let embedding_key = text("/embedding/apiKeySecretRef/name")
-        .zip(text("/embedding/apiKeySecretRef/key"))
-        .map(|(secret, key)| SecretKey { secret, key });
+    let reference = |pointer: &str| text(&format!("{pointer}/name")).zip(text(&format!("{pointer}/key")));
+    let secret = |pointer: &str| reference(pointer).map(|(secret, key)| SecretKey { secret, key });
+    let otlp_ca = reference("/observability/tracing/caConfigMapRef");
     let on_a_server = spec.pointer("/vectorStore/qdrant").is_some_and(Value::is_object);
     let containers = spec.pointer("/injection/containers").and_then(Value::as_array).into_iter().flatten();
     Some(Resource {
         image: text("/sidecar/image"),
         protocol_port: port("/sidecar/protocolPort", names::DEFAULT_PROTOCOL_PORT),
+        socket: spec.pointer("/sidecar/socket").and_then(Value::as_bool).unwrap_or_default(),
         admin_port: port("/sidecar/adminPort", names::DEFAULT_ADMIN_PORT),
         resources: spec.pointer("/sidecar/resources").filter(|value| value.is_object()).cloned(),
         storage: storage(spec, &name),
         keys_secret: names::keys_secret(&name),
-        embedding_key,
+        embedding_key: secret("/embedding/apiKeySecretRef"),
+        otlp_headers: secret("/observability/tracing/headersSecretRef"),
+        otlp_ca: otlp_ca.map(|(config_map, key)| ConfigMapKey { config_map, key }),
         store_secret: on_a_server.then(|| names::store_secret(&name)),
         containers: containers.filter_map(Value::as_str).map(str::to_owned).collect(),
         on_missing: match text("/injection/onMissing").as_deref() {
@@ -77,7 +80,7 @@ mod tests {
     #[test]
     fn the_smallest_resource_has_the_defaults() {
         let seen = view(&json!({"name": "memory"}), &json!({})).unwrap();
-        assert_eq!((seen.protocol_port, seen.admin_port), (7419, 7420));
+        assert_eq!((seen.protocol_port, seen.socket, seen.admin_port), (7419, false, 7420));
         assert_eq!(seen.storage, Storage::EmptyDir { size_limit: None });
         assert_eq!((seen.image, seen.resources, seen.embedding_key), (None, None, None));
         assert_eq!(seen.keys_secret, "memory-context-keys");
@@ -91,9 +94,15 @@ mod tests {
             "sidecar": {
                 "image": "sidecar:2",
                 "protocolPort": 9001,
+                "socket": true,
                 "adminPort": 9002,
                 "resources": {"limits": {"memory": "1Gi"}},
             },
+            "observability": {"tracing": {
+                "otlpEndpoint": "http://otel:4318",
+                "headersSecretRef": {"name": "otel", "key": "headers"},
+                "caConfigMapRef": {"name": "otel-ca", "key": "ca.crt"},
+            }},
             "injection": {"onMissing": "Deny", "containers": ["agent"]},
         });
         let seen = view(&json!({"name": "memory"}), &spec).unwrap();
@@ -101,12 +110,15 @@ mod tests {
             name: "memory".to_owned(),
             image: Some("sidecar:2".to_owned()),
             protocol_port: 9001,
+            socket: true,
             admin_port: 9002,
             resources: Some(json!({"limits": {"memory": "1Gi"}})),
             storage: Storage::Claim { name: "memory-context-data".to_owned() },
             keys_secret: "memory-context-keys".to_owned(),
             embedding_key: Some(SecretKey { secret: "provider".to_owned(), key: "token".to_owned() }),
             store_secret: None,
+            otlp_headers: Some(SecretKey { secret: "otel".to_owned(), key: "headers".to_owned() }),
+            otlp_ca: Some(ConfigMapKey { config_map: "otel-ca".to_owned(), key: "ca.crt".to_owned() }),
             containers: vec!["agent".to_owned()],
             on_missing: OnMissing::Deny,
         };

@@ -1,6 +1,6 @@
 //! Makes spans, and hands those that are recorded to the export when they end.
 //!
-//! The API is OpenTelemetry's; its SDK is not used, see docs/adr/0018. There are no events and no links: nothing here makes any.
+//! The API is OpenTelemetry's; its SDK is not used, see docs/adr/0019. There are no events and no links: nothing here makes any.
 
 use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
