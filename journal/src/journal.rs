@@ -157,6 +157,12 @@ impl Journal {
         Ok(number)
     }
 
+    /// The number that the next record gets at least.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.files().next
+    }
+
     /// Says that all records up to `number` are not needed any more. That is remembered without a sync: after an end of the machine some
     /// of them may come again.
     ///

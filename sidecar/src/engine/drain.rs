@@ -3,7 +3,7 @@
 //! A write is marked complete after the store has it, so an end of the process in between brings it again: every step
 //! looks first whether it was done.
 
-use std::{collections::HashMap, io::Write as _, path::PathBuf};
+use std::{collections::HashMap, io::Write as _, path::PathBuf, time::Duration};
 
 use context_manager_memory::{Context, ContextId, Timestamp, update};
 use tracing::{info, warn};
@@ -44,7 +44,14 @@ impl Inner {
                 }
             }
         });
-        let Some(&(last, _)) = batch.last() else { return Ok(false) };
+        let Some(&(last, _)) = batch.last() else {
+            if self.pending.is_active() {
+                // The oldest one will be in the queue as soon as it is on the disk.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                return Ok(true);
+            }
+            return Ok(false);
+        };
         let mut stored = Vec::new();
         for (_, entry) in batch {
             match entry {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -28,7 +29,6 @@ use super::{
 use crate::{
     metrics::Metrics,
     ports::vector_store::{Owner, Point, SessionEnd, Validity},
-    telemetry,
 };
 
 /// A write that waits.
@@ -254,6 +254,57 @@ pub(super) enum Effect {
 struct Waiting {
     queue: VecDeque<(u64, Entry)>,
     view: Arc<View>,
+    /// Of each write that is on its way to the disk the least number that it can get. The journal's numbers say the order, but writes
+    /// whose syncs are shared come into the queue in any; one with a smaller number may still be missing there.
+    under_way: Vec<u64>,
+}
+
+impl Waiting {
+    /// The oldest writes while `joins` takes them; none of them may overtake one that is under way, which would be taken for done.
+    fn front(&self, mut joins: impl FnMut(&Entry) -> bool) -> Vec<(u64, Entry)> {
+        let complete_below = self.under_way.iter().min().copied().unwrap_or(u64::MAX);
+        let oldest = self.queue.iter().take_while(|(number, _)| *number < complete_below);
+        oldest.take_while(|(_, entry)| joins(entry)).cloned().collect()
+    }
+
+    fn insert(&mut self, number: u64, entry: Entry) {
+        let place = self.queue.partition_point(|(before, _)| *before < number);
+        self.queue.insert(place, (number, entry));
+    }
+
+    /// Forgets the writes up to a number, and says how many.
+    fn complete(&mut self, number: u64) -> usize {
+        let done = self.queue.partition_point(|(of, _)| *of <= number);
+        self.queue.drain(..done);
+        if self.queue.is_empty() {
+            *self = Self { under_way: mem::take(&mut self.under_way), ..Self::default() };
+        }
+        done
+    }
+}
+
+/// A write that is on its way to the disk.
+struct UnderWay<'a> {
+    waiting: &'a Mutex<Waiting>,
+    least: u64,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(waiting: &'a Mutex<Waiting>, journal: &Journal) -> Self {
+        let mut locked = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let least = journal.next();
+        locked.under_way.push(least);
+        Self { waiting, least }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let under_way = &mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner).under_way;
+        if let Some(place) = under_way.iter().position(|least| *least == self.least) {
+            under_way.swap_remove(place);
+        }
+    }
 }
 
 /// The waiting writes; without a journal there never are any.
@@ -326,16 +377,12 @@ impl Pending {
     pub(super) async fn append(&self, entry: Entry, effect: Effect) -> Result<(), Error> {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         let payload = serde_json::to_vec(&entry).map_err(|_| Error::Interrupted)?;
-        let appending = async {
-            let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
-            Ok::<_, Error>(appended?)
-        };
-        let number = telemetry::watched(&telemetry::journal_append(), appending, Error::kind).await?;
+        let under_way = UnderWay::begin(&self.waiting, &journal);
+        let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
+        let number = appended?;
         {
             let mut waiting = self.waiting();
-            // Entries whose syncs were shared may come here in another order.
-            let place = waiting.queue.partition_point(|(before, _)| *before < number);
-            waiting.queue.insert(place, (number, entry));
+            waiting.insert(number, entry);
             let view = Arc::make_mut(&mut waiting.view);
             match effect {
                 Effect::Put(points) => points.into_iter().for_each(|point| view.put(point)),
@@ -343,6 +390,7 @@ impl Pending {
                 Effect::DeleteMatching(wanted) => view.delete_matching(wanted),
             }
         }
+        drop(under_way);
         self.metrics.journal.appended.inc();
         self.show();
         self.arrived.notify_one();
@@ -364,24 +412,17 @@ impl Pending {
         }
     }
 
-    /// The oldest write, and further ones behind it while `joins` takes them.
-    pub(super) fn front(&self, mut joins: impl FnMut(&Entry) -> bool) -> Vec<(u64, Entry)> {
-        self.waiting().queue.iter().take_while(|(_, entry)| joins(entry)).cloned().collect()
+    /// The oldest write, and further ones behind it while `joins` takes them; none while an older one is still on its way to the disk.
+    pub(super) fn front(&self, joins: impl FnMut(&Entry) -> bool) -> Vec<(u64, Entry)> {
+        self.waiting().front(joins)
     }
 
     /// Forgets the writes up to a number: they have reached the store.
     pub(super) async fn complete(&self, number: u64) -> Result<(), Error> {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         spawn_blocking(move || journal.complete(number)).await.map_err(|_| Error::Interrupted)??;
-        {
-            let mut waiting = self.waiting();
-            let done = waiting.queue.partition_point(|(of, _)| *of <= number);
-            waiting.queue.drain(..done);
-            self.metrics.journal.drained.inc_by(done as u64);
-            if waiting.queue.is_empty() {
-                *waiting = Waiting::default();
-            }
-        }
+        let done = self.waiting().complete(number);
+        self.metrics.journal.drained.inc_by(done as u64);
         self.show();
         Ok(())
     }
@@ -430,5 +471,53 @@ impl Pending {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u128) -> Entry {
+        Entry::Delete { id: ContextId::new(uuid::Uuid::from_u128(number)), holder: None, at: Timestamp::from_millis(0) }
+    }
+
+    fn numbers(waiting: &Waiting) -> Vec<u64> {
+        waiting.front(|_| true).into_iter().map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn a_write_does_not_overtake_one_that_is_still_on_its_way_to_the_disk() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (journal, _) = Journal::open(Options::new(directory.path())).expect("a journal");
+        let waiting = Mutex::new(Waiting::default());
+        let (slow, quick) = (UnderWay::begin(&waiting, &journal), UnderWay::begin(&waiting, &journal));
+        let first = journal.append(b"slow").expect("appended");
+        let second = journal.append(b"quick").expect("appended");
+
+        waiting.lock().expect("not poisoned").insert(second, entry(2));
+        drop(quick);
+        assert_eq!(
+            numbers(&waiting.lock().expect("not poisoned")),
+            Vec::<u64>::new(),
+            "the first one is not there yet"
+        );
+        waiting.lock().expect("not poisoned").insert(first, entry(1));
+        drop(slow);
+        assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [first, second]);
+
+        // What begins after that waits for its own turn only.
+        let third = UnderWay::begin(&waiting, &journal);
+        assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [first, second]);
+        assert_eq!(waiting.lock().expect("not poisoned").complete(second), 2);
+        let number = journal.append(b"third").expect("appended");
+        waiting.lock().expect("not poisoned").insert(number, entry(3));
+        assert_eq!(
+            numbers(&waiting.lock().expect("not poisoned")),
+            Vec::<u64>::new(),
+            "what is under way is kept beside an empty queue"
+        );
+        drop(third);
+        assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [number]);
     }
 }
