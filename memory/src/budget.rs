@@ -214,6 +214,34 @@ mod tests {
         }
 
         #[test]
+        fn a_floor_is_filled_as_far_as_its_level_and_the_room_allow(
+            items in items(),
+            budget in 1_u32..400,
+            shares in shares(),
+        ) {
+            let packing = pack(&items, budget, 50, &shares);
+            for level in Level::ALL {
+                let missing = share_of(budget, shares[level].floor).saturating_sub(packing.used[level]);
+                // What the best one takes, and other levels' floors, may leave less room than the floor asks for.
+                let room = missing.min(budget - total(&packing));
+                let left = packing.left_out.iter().map(|&place| items[place]).filter(|item| item.level == level);
+                prop_assert!(missing == 0 || left.clone().all(|item| item.tokens > room), "{:?} {} {:?}", level, room, packing);
+            }
+        }
+
+        #[test]
+        fn floors_come_before_what_ranks_higher(budget in 40_u32..400, floor in 0.1_f64..0.5, long in 1_u32..400) {
+            // Everything else ranks before the level with the floor, the best one being as long as it may be.
+            let mut items = vec![Item { level: Level::LongTerm, tokens: long }];
+            items.extend([Item { level: Level::LongTerm, tokens: 1 }; 400]);
+            items.extend([Item { level: Level::Immediate, tokens: 1 }; 400]);
+            let shares = PerLevel { immediate: Share { floor, cap: None }, ..PerLevel::default() };
+            let packing = pack(&items, budget, 1_000, &shares);
+            prop_assert_eq!(packing.used.immediate, share_of(budget, floor).min(budget - long.min(budget)));
+            prop_assert_eq!(total(&packing), budget);
+        }
+
+        #[test]
         fn a_budget_for_everything_takes_everything(items in items()) {
             let all = items.iter().map(|item| item.tokens).sum::<u32>().max(1);
             prop_assert!(pack(&items, all, 50, &PerLevel::default()).left_out.is_empty());

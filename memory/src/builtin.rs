@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::lexical;
 
 /// The name of this embedder as a model; a change of the map is a change of the name.
-pub const MODEL: &str = "builtin-hash-1";
+pub const MODEL: &str = "builtin-hash-2";
 /// Weight of a whole term beside its n-grams.
 const TERM: f32 = 1.0;
 /// Weight of two neighbouring terms.

@@ -1,6 +1,7 @@
 //! Words as sparse vectors, so that the dot product of a query and a document is BM25.
 //!
-//! Owns the tokenizer (Unicode words, lower case, English stop words out, Snowball stems) and the term weights. A document's
+//! Owns the tokenizer (Unicode words, lower case, English stop words out, Snowball stems; pairs of characters where a script has no
+//! spaces between words) and the term weights. A document's
 //! vector holds the saturated term frequency, a query's vector the count of each term; the inverse document frequency is
 //! the store's part (Qdrant's sparse `Modifier::Idf`) or that of [`crate::local`]. Okapi BM25: Robertson and Zaragoza, "The
 //! Probabilistic Relevance Framework", 2009. Stems: Porter's English Snowball stemmer.
@@ -33,20 +34,63 @@ impl Default for Bm25 {
 static STOP_WORDS: LazyLock<HashSet<&'static str>> =
     LazyLock::new(|| stop_words::lookup("en").unwrap_or_default().iter().copied().collect());
 
-/// The terms of a text in their order: lower-cased, without stop words, stemmed.
+/// The terms of a text in their order: lower-cased, without stop words, stemmed. What is written without spaces, and Korean with its
+/// endings, is taken apart in overlapping pairs of characters: "港長は" is "港長" and "長は".
 ///
 /// ```
 /// use context_manager_memory::lexical::terms;
 ///
 /// assert_eq!(terms("The cats were RUNNING, again!"), ["cat", "run"]);
+/// assert_eq!(terms("港長は寝た"), ["港長", "長は", "は寝", "寝た"]);
 /// ```
 #[must_use]
 pub fn terms(text: &str) -> Vec<String> {
     let stemmer = Stemmer::create(Algorithm::English);
-    words(text)
-        .filter(|word| !STOP_WORDS.contains(word.as_str()))
-        .map(|word| stemmer.stem(&word).into_owned())
-        .collect()
+    let mut terms = Vec::new();
+    for word in words(text) {
+        if word.is_ascii() || !word.contains(is_in_pairs) {
+            if !STOP_WORDS.contains(word.as_str()) {
+                terms.push(stemmer.stem(&word).into_owned());
+            }
+            continue;
+        }
+        for run in runs(&word) {
+            match run.chars().count() {
+                _ if !run.contains(is_in_pairs) => terms.push(stemmer.stem(run).into_owned()),
+                1 => terms.push(run.to_owned()),
+                _ => terms.extend(run.chars().zip(run.chars().skip(1)).map(|(a, b)| String::from_iter([a, b]))),
+            }
+        }
+    }
+    terms
+}
+
+/// The parts of a word that are made of pairs, and those that are not.
+fn runs(word: &str) -> impl Iterator<Item = &str> {
+    let mut rest = word;
+    std::iter::from_fn(move || {
+        let first = is_in_pairs(rest.chars().next()?);
+        let end = rest.find(|character| is_in_pairs(character) != first).unwrap_or(rest.len());
+        let (run, after) = rest.split_at(end);
+        rest = after;
+        Some(run)
+    })
+}
+
+/// One character may be a word of its own where pairs are indexed, and a query for it meets no pair.
+fn single_characters(text: &str) -> impl Iterator<Item = u32> {
+    let mut buffer = [0; 4];
+    text.chars()
+        .filter(|character| is_ideograph(*character))
+        .map(move |character| index(character.encode_utf8(&mut buffer)))
+}
+
+const fn is_in_pairs(character: char) -> bool {
+    is_without_spaces(character) || matches!(character, '\u{ac00}'..='\u{d7af}')
+}
+
+const fn is_ideograph(character: char) -> bool {
+    matches!(character, '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
 }
 
 /// The words of a text in lower case, punctuation left out.
@@ -107,7 +151,8 @@ impl Bm25 {
         let terms = terms(text);
         #[expect(clippy::cast_precision_loss, reason = "a text has far fewer than 2^24 terms")]
         let length = terms.len() as f32;
-        let counts = SparseVector::from_pairs(terms.iter().map(|term| (index(term), 1.0)));
+        let indices = terms.iter().map(|term| index(term)).chain(single_characters(text));
+        let counts = SparseVector::from_pairs(indices.map(|index| (index, 1.0)));
         let norm = self.k1 * (1.0 - self.b + self.b * length / self.average_length);
         SparseVector::from_pairs(counts.iter().map(|(index, count)| (index, count * (self.k1 + 1.0) / (count + norm))))
     }
@@ -147,6 +192,26 @@ mod tests {
         let score = |text: &str| query("violin lessons").dot(&bm25.document(text));
         assert!(score("She began violin lessons.") > score("She began lessons."));
         assert!(score("Nothing alike").abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn what_is_written_without_spaces_is_found_by_a_part_of_it() {
+        let score = |asked: &str, text: &str| query(asked).dot(&Bm25::default().document(text));
+        for (asked, right, wrong) in [
+            ("起重机坏了吗", "因为起重机又坏了,检查推迟到星期四。", "今天的晚饭是面条。"),
+            ("点検はいつ", "クレーンが壊れたので、点検を木曜日まで延期した。", "猫が窓辺で寝ている。"),
+            ("점검은 언제", "크레인이 고장 나서 점검을 목요일로 미뤘다.", "고양이가 창가에서 잔다."),
+            ("เครนเสียไหม", "เลื่อนไปวันพฤหัสบดีเพราะเครนเสียอีกแล้ว", "แมวนอนหลับ"),
+            ("猫", "院子里有一只猫。", "院子里有一条狗。"),
+        ] {
+            assert!(score(asked, right) > score(asked, wrong), "{asked}");
+        }
+    }
+
+    #[test]
+    fn scripts_that_meet_in_one_word_are_kept_apart() {
+        assert_eq!(terms("iPhoneを買う"), ["iphon", "を買", "買う"]);
+        assert_eq!(terms("第15回"), ["第", "15", "回"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod idempotency;
 mod immediate;
 mod journaled;
 mod locks;
+mod newest;
 mod pending;
 mod permit;
 mod policy;

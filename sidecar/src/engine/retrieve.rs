@@ -1,7 +1,7 @@
 //! Retrieving: candidates of all levels with exact scores, ranked, packed in the token budget.
 //!
 //! What cannot take part makes the answer worse and is named in `degraded`: without the embedding the words decide, without
-//! the store what L1 has in memory, and of contexts that have no vectors of the current model yet their words.
+//! the store what L1 has in memory, to a query that says nothing the newest answer, and of contexts that have no vectors of the current model yet their words.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{
     Error, Inner, convert,
     filter::{self, Wanted},
-    immediate, now,
+    immediate, newest, now,
     policy::Policy,
 };
 use crate::{
@@ -55,7 +55,12 @@ impl Inner {
         if query.dense.is_some() && self.re_embedding.is_incomplete() {
             degraded.push(Degradation::ReEmbedding);
         }
-        let candidates = self.candidates(&ask, query, now(), &mut degraded).await?;
+        let is_silent = newest::says_nothing(&query);
+        let mut candidates = self.candidates(&ask, query, now(), &mut degraded).await?;
+        if is_silent {
+            degraded.push(Degradation::Query);
+            newest::by_age(&mut candidates);
+        }
         // Embedding and store may have taken their time; what expired meanwhile is not returned.
         let now = now();
         let ranking = telemetry::ranking(candidates.len()).entered();
@@ -169,7 +174,12 @@ impl Inner {
         if searches.is_empty() {
             return Ok(once_each(held(&in_memory)));
         }
-        match self.store_health.note(self.store.candidates(searches).await) {
+        let found = if newest::says_nothing(&query) {
+            self.newest(searches, now).await
+        } else {
+            self.store.candidates(searches).await
+        };
+        match self.store_health.note(found) {
             Ok(candidates) if is_past => Ok(without_doubles(once_each(candidates))),
             Ok(mut candidates) => {
                 if let Some(view) = &view {

@@ -415,6 +415,24 @@ async fn conditions_on_metadata_mean_the_same_in_the_store_and_in_memory() {
 }
 
 #[tokio::test]
+async fn a_query_of_stop_words_alone_gets_the_newest_and_says_so() {
+    let fixture = Fixture::new().await;
+    for number in 0..30 {
+        let level = if number % 3 == 0 { "immediate" } else { "long_term" };
+        fixture.stored(json!({"text": format!("lantern {number}"), "level": level, "session": "s"})).await;
+    }
+    let answer = fixture.search(json!({"query": "and then?", "limit": 3})).await;
+    // Neighbours and floors move them a little, as in every search.
+    let is_new = |text: &str| (20..30).any(|number| text == format!("lantern {number}"));
+    assert!(answer.contexts.len() == 3 && answer.contexts.iter().all(|one| is_new(&one.context.text)), "{answer:?}");
+    assert_eq!(answer.degraded, ["query"]);
+    let of_one_level = fixture.search(json!({"query": "what is it", "levels": ["immediate"]})).await;
+    assert!(!of_one_level.contexts.is_empty() && of_one_level.degraded == ["query"], "{of_one_level:?}");
+    let answer = fixture.search(json!({"query": "what about the lantern"})).await;
+    assert!(answer.degraded.is_empty(), "{:?}", answer.degraded);
+}
+
+#[tokio::test]
 async fn contexts_that_say_the_same_are_shown_once_with_the_ids_of_the_others() {
     let fixture = Fixture::new().await;
     let store = |text: &'static str| fixture.stored(json!({"text": text, "level": "long_term"}));

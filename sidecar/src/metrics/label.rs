@@ -130,6 +130,8 @@ labels! {
         Store = "store",
         /// Contexts without vectors of the current model, which are found by their words alone.
         ReEmbedding = "re_embedding",
+        /// The query: it has only stop words, and there was no embedding to tell its meaning.
+        Query = "query",
     }
     /// A neighbour that a breaker stands before.
     Neighbour {

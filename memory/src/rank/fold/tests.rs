@@ -18,9 +18,9 @@ fn ranked(number: u128, text: &str, score: f64) -> Ranked {
 
 /// Places that stay, each with those folded into it.
 fn folded(texts: &[&str]) -> Vec<(usize, Vec<usize>)> {
-    let of = |(place, text): (usize, &&str)| ranked(place as u128, text, 1.0 / (1.0 + place as f64));
-    let place = |id: ContextId| id.as_uuid().as_u128() as usize;
-    let kept = fold(texts.iter().enumerate().map(of).collect());
+    let of = |(place, text): (u8, &&str)| ranked(place.into(), text, 1.0 / (1.0 + f64::from(place)));
+    let place = |id: ContextId| usize::try_from(id.as_uuid().as_u128()).expect("a place");
+    let kept = fold((0..).zip(texts).map(of).collect());
     kept.into_iter().map(|one| (place(one.context.id), one.folded.into_iter().map(place).collect())).collect()
 }
 
@@ -32,15 +32,12 @@ fn are_folded(a: &str, b: &str) -> bool {
 
 /// A sentence of many words around a short one, so that one word less is a small share.
 fn in_long(text: &str) -> String {
-    let words: Vec<String> = (0..60).map(|number| format!("w{}", "abcdefghij".repeat(1 + number % 7))).collect();
     // Different words, or else a text repeats its triples.
-    let filler: Vec<String> = words
-        .iter()
-        .enumerate()
-        .map(|(place, word)| {
-            format!("{word}{}{}", char::from(b'a' + (place / 26) as u8), char::from(b'a' + (place % 26) as u8))
-        })
-        .collect();
+    let letter = |number: u8| char::from(b'a' + number);
+    let word = |place: u8| {
+        format!("w{}{}{}", "abcdefghij".repeat(usize::from(1 + place % 7)), letter(place / 26), letter(place % 26))
+    };
+    let filler: Vec<String> = (0..60).map(word).collect();
     format!("{} {text} {}", filler[..30].join(" "), filler[30..].join(" "))
 }
 
