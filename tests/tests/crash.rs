@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use context_manager_protocol::message::Acknowledgment;
+use context_manager_protocol::{
+    keyring::{Key, KeyRing},
+    message::Acknowledgment,
+};
 use context_manager_tests::{
     client::{Client, Draft},
     ledger::{Agent, Count},
@@ -176,6 +179,51 @@ async fn a_bad_configuration_keeps_the_last_good_one_and_says_so() -> Result<()>
         eventually(&sidecar, "/health", |page| page.contains("\"configuration\",\"status\":\"healthy\"")).await?;
     }
     Ok(())
+}
+
+/// Three rotations under load, each in the operator's order: publish, activate, retire. No request fails, and no process is started anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_rotated_under_load_fail_no_request() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let key = |number: u8| Key::new(format!("k{number}"), vec![number; 32]);
+    let publish = |ring: &KeyRing| {
+        let new = folder.path().join("keys.new");
+        std::fs::write(&new, ring.to_json())?;
+        anyhow::Ok(std::fs::rename(new, folder.path().join("keys.json"))?)
+    };
+    publish(&KeyRing::new(key(1)?))?;
+    let sidecar = Sidecar::start(folder.path(), "[keys]\nfile = \"keys.json\"\n").await?;
+    let client = |number| Client::new(format!("http://127.0.0.1:{}", sidecar.port), key(number)?);
+    let mut tally = context_manager_tests::tally::Tally::default();
+    for number in 1..=3 {
+        let (old, new) = (key(number)?, key(number + 1)?);
+        let writers = Writers::start(&format!("key {number}"), 2, &client(number)?);
+        publish(&KeyRing::with(old.clone(), Some(new.clone()), Vec::new())?)?;
+        loaded(&sidecar, new.id(), "next").await?;
+        publish(&KeyRing::with(new.clone(), None, vec![old])?)?;
+        loaded(&sidecar, new.id(), "active").await?;
+        // Agents that have the new key, and agents that have not seen it yet.
+        let more = Writers::start(&format!("key {number}, the new one"), 2, &client(number + 1)?);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tally.add(writers.stop().await?);
+        publish(&KeyRing::new(new))?;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tally.add(more.stop().await?);
+    }
+    let metric = format!("context_manager_key_loaded{{key_id=\"{}\"", key(1)?.id());
+    eventually(&sidecar, "/metrics", |page| !page.contains(&metric)).await?;
+    let refused = client(1)?.get("/v1/contexts/stats").await?.problem()?;
+    ensure!(refused.status == 401, "a retired key is refused: {refused:?}");
+    let verdict = tally.verify(&client(4)?).await?;
+    println!("keys rotated three times under load: {verdict}");
+    ensure!(verdict.lost.is_empty() && verdict.doubled.is_empty() && verdict.failed == 0, "{verdict:?}");
+    ensure!(verdict.acknowledged >= 60, "too few writes to prove anything: {verdict}");
+    Ok(())
+}
+
+async fn loaded(sidecar: &Sidecar, id: &str, role: &str) -> Result<()> {
+    let metric = format!("context_manager_key_loaded{{key_id=\"{id}\",role=\"{role}\"}} 1");
+    eventually(sidecar, "/metrics", |page| page.contains(&metric)).await
 }
 
 async fn eventually(sidecar: &Sidecar, path: &str, holds: impl Fn(&str) -> bool) -> Result<()> {

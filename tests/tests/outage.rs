@@ -1,6 +1,9 @@
 //! A Qdrant server that is killed, stopped, cut off or slow while agents write: nothing acknowledged is lost, nothing doubled.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::message::{ContextList, ContextResponse};
@@ -127,6 +130,80 @@ async fn a_slow_network_costs_nothing() -> Result<()> {
     pause(300).await;
     let tally = writers.stop().await?;
     judge("slow network", &setup.sidecar, &tally).await?;
+    Ok(())
+}
+
+/// What is left answers, says that it is not all, and does not let anybody wait for what is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_answer_from_what_is_left_whatever_happens_to_the_server() -> Result<()> {
+    let setup = Setup::new().await?;
+    let client = setup.sidecar.client()?;
+    for (text, level) in [("the kettle is red", "immediate"), ("the kettle was blue", "long_term")] {
+        let stored = client.post("/v1/contexts", &json!({"text": text, "level": level})).await?;
+        ensure!(stored.status == 201, "{}", String::from_utf8_lossy(&stored.body));
+    }
+    for fault in ["stopped", "slower than the deadline", "cut off"] {
+        match fault {
+            "stopped" => setup.server.pause()?,
+            "cut off" => setup.proxy.set(Network::Cut),
+            _ => setup.proxy.set(Network::Slow(Duration::from_millis(700))),
+        }
+        let mut slowest = Duration::ZERO;
+        for round in 0..12 {
+            let since = Instant::now();
+            let search = json!({"query": format!("which colour has the kettle, {round}")});
+            let found: ContextResponse = client.post("/v1/contexts/search", &search).await?.message()?;
+            slowest = slowest.max(since.elapsed());
+            ensure!(found.degraded.contains(&"store".to_owned()), "{fault}: {:?}", found.degraded);
+            ensure!(found.contexts.iter().any(|hit| hit.context.text == "the kettle is red"), "{fault}: {found:?}");
+        }
+        setup.server.resume()?;
+        setup.proxy.set(Network::Fine);
+        println!("server {fault}: 12 searches answered from what is left, the slowest after {slowest:?}");
+        ensure!(slowest < Duration::from_secs(4), "{fault}: an answer took {slowest:?}");
+        let since = Instant::now();
+        loop {
+            let search = json!({"query": format!("which colour has the kettle, {:?}", since.elapsed())});
+            let found: ContextResponse = client.post("/v1/contexts/search", &search).await?.message()?;
+            if found.degraded.is_empty() && found.contexts.len() == 2 {
+                break;
+            }
+            ensure!(since.elapsed() < PATIENCE, "{fault}: not whole again: {found:?}\n{}", setup.sidecar.log()?);
+            pause(50).await;
+        }
+    }
+    Ok(())
+}
+
+/// The first level is filled again from the store after a kill, and then answers without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_immediate_level_is_rebuilt_after_a_kill_and_answers_alone() -> Result<()> {
+    let mut setup = Setup::new().await?;
+    let texts: Vec<String> = (0..5).map(|number| format!("kettle number {number}")).collect();
+    for text in &texts {
+        let message = json!({"text": text, "level": "immediate", "session": "s"});
+        ensure!(setup.sidecar.client()?.post("/v1/contexts", &message).await?.status == 201);
+    }
+    setup.sidecar.signal(Signal::SIGKILL)?;
+    setup.sidecar.wait(Duration::from_secs(5)).await?;
+    setup.sidecar = Sidecar::start(setup.path(), &config(setup.proxy.address())).await?;
+    let client = setup.sidecar.client()?;
+    let search = json!({"query": "kettle", "levels": ["immediate"]});
+    let since = Instant::now();
+    loop {
+        // The store takes part in this one; the next does without.
+        let found: ContextResponse = client.post("/v1/contexts/search", &search).await?.message()?;
+        if found.contexts.len() == texts.len() {
+            break;
+        }
+        ensure!(since.elapsed() < PATIENCE, "{found:?}");
+        pause(50).await;
+    }
+    setup.server.kill()?;
+    let found: ContextResponse = client.post("/v1/contexts/search", &search).await?.message()?;
+    let mut there: Vec<&str> = found.contexts.iter().map(|hit| hit.context.text.as_str()).collect();
+    there.sort_unstable();
+    ensure!(there == texts, "{there:?} {:?}", found.degraded);
     Ok(())
 }
 

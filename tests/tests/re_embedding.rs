@@ -12,7 +12,7 @@ use context_manager_protocol::message::{
 };
 use context_manager_tests::{
     client::{Client, Draft},
-    embeddings::Embeddings,
+    embeddings::{Behaviour, Embeddings},
     qdrant::Qdrant,
     sidecar::Sidecar,
 };
@@ -128,13 +128,13 @@ fn compared(answer: &ContextResponse) -> usize {
 
 async fn killed_again_and_again(folder: &Path, store: &Store) -> Result<()> {
     let api = Embeddings::start().await?;
-    let sidecar = Sidecar::start(folder, &store.with(&api.config(FORMER), 1_000, "1h")).await?;
+    let sidecar = Sidecar::start(folder, &store.with(&api.config_once(FORMER), 1_000, "1h")).await?;
     fill(&sidecar.client()?).await?;
     let before = listed(&sidecar.client()?).await?;
     ensure!(compared(&search(&sidecar.client()?).await?) > 0, "the former model's vectors are compared");
     drop(sidecar);
 
-    let slowly = store.with(&api.config(OPPOSITE), 60, "0s");
+    let slowly = store.with(&api.config_once(OPPOSITE), 60, "0s");
     let (mut kills, mut last) = (0, 0);
     while kills < 4 {
         let mut sidecar = Sidecar::start(folder, &slowly).await?;
@@ -158,7 +158,7 @@ async fn killed_again_and_again(folder: &Path, store: &Store) -> Result<()> {
         kills += 1;
     }
 
-    let sidecar = Sidecar::start(folder, &store.with(&api.config(OPPOSITE), 1_000, "0s")).await?;
+    let sidecar = Sidecar::start(folder, &store.with(&api.config_once(OPPOSITE), 1_000, "0s")).await?;
     let client = sidecar.client()?;
     until(&client, &sidecar, |re_embedding| re_embedding.is_none()).await?;
     ensure!(listed(&client).await? == before, "for the caller nothing has changed");
@@ -193,7 +193,7 @@ async fn a_killed_sidecar_before_a_server_goes_on_where_it_was() -> Result<()> {
 
 async fn changed_while_it_runs(folder: &Path, store: &Store) -> Result<()> {
     let api = Embeddings::start().await?;
-    let sidecar = Sidecar::start(folder, &store.with(&api.config(FORMER), 1_000, "1h")).await?;
+    let sidecar = Sidecar::start(folder, &store.with(&api.config_once(FORMER), 1_000, "1h")).await?;
     let client = sidecar.client()?;
     fill(&client).await?;
     let writer = tokio::spawn({
@@ -213,7 +213,7 @@ async fn changed_while_it_runs(folder: &Path, store: &Store) -> Result<()> {
             }
         }
     });
-    sidecar.reconfigure(&store.with(&api.config(OPPOSITE), 200, "0s"))?;
+    sidecar.reconfigure(&store.with(&api.config_once(OPPOSITE), 200, "0s"))?;
     let written = tokio::time::timeout(PATIENCE, writer).await.with_context(|| sidecar.log().unwrap_or_default())??;
     let written = written.with_context(|| sidecar.log().unwrap_or_default())?;
     until(&client, &sidecar, |re_embedding| re_embedding.is_none()).await?;
@@ -240,15 +240,15 @@ async fn going_back_half_way_needs_no_new_vectors() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let store = Store::qdrant(folder.path()).await?;
     let api = Embeddings::start().await?;
-    let sidecar = Sidecar::start(folder.path(), &store.with(&api.config(FORMER), 1_000, "1h")).await?;
+    let sidecar = Sidecar::start(folder.path(), &store.with(&api.config_once(FORMER), 1_000, "1h")).await?;
     let client = sidecar.client()?;
     fill(&client).await?;
     let made = api.texts(FORMER);
-    sidecar.reconfigure(&store.with(&api.config(SHORTER), 60, "1h"))?;
+    sidecar.reconfigure(&store.with(&api.config_once(SHORTER), 60, "1h"))?;
     until(&client, &sidecar, |re_embedding| re_embedding.is_some_and(|progress| progress.done >= BATCH)).await?;
     let text = json!({"text": "written with the other model", "level": "long_term"});
     let stored: Acknowledgment = client.post("/v1/contexts", &text).await?.message()?;
-    sidecar.reconfigure(&store.with(&api.config(FORMER), 1_000, "1h"))?;
+    sidecar.reconfigure(&store.with(&api.config_once(FORMER), 1_000, "1h"))?;
     let since = Instant::now();
     while stats(&client).await?.embedding_model != FORMER {
         ensure!(since.elapsed() < PATIENCE, "{}", sidecar.log()?);
@@ -268,11 +268,11 @@ async fn two_sidecars_of_one_agent_share_the_work() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let store = Store::qdrant(folder.path()).await?;
     let api = Embeddings::start().await?;
-    let sidecar = Sidecar::start(folder.path(), &store.with(&api.config(FORMER), 1_000, "1h")).await?;
+    let sidecar = Sidecar::start(folder.path(), &store.with(&api.config_once(FORMER), 1_000, "1h")).await?;
     fill(&sidecar.client()?).await?;
     let before = listed(&sidecar.client()?).await?;
     drop(sidecar);
-    let config = store.with(&api.config(SHORTER), 100, "0s");
+    let config = store.with(&api.config_once(SHORTER), 100, "0s");
     let other = tempfile::tempdir()?;
     let both = [Sidecar::start(folder.path(), &config).await?, Sidecar::start(other.path(), &config).await?];
     for sidecar in &both {
@@ -291,20 +291,20 @@ async fn two_sidecars_of_one_agent_share_the_work() -> Result<()> {
 async fn an_api_that_fails_or_refuses_a_text_holds_up_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (store, api) = (Store::embedded(), Embeddings::start().await?);
-    let sidecar = Sidecar::start(folder.path(), &store.with(&api.config(FORMER), 1_000, "1h")).await?;
+    let sidecar = Sidecar::start(folder.path(), &store.with(&api.config_once(FORMER), 1_000, "1h")).await?;
     fill(&sidecar.client()?).await?;
     drop(sidecar);
-    api.fail(Some(503));
+    api.set(Behaviour::Fails(503));
     api.refuse("memory 17 of");
     let breaker = "[circuit_breaker]\nfailure_threshold = 2\nsuccess_threshold = 1\nopen_for = \"200ms\"\n";
-    let config = format!("{}{breaker}", store.with(&api.config(OPPOSITE), 1_000, "1h"));
+    let config = format!("{}{breaker}", store.with(&api.config_once(OPPOSITE), 1_000, "1h"));
     let sidecar = Sidecar::start(folder.path(), &config).await?;
     let client = sidecar.client()?;
     let waits = |progress: ReEmbedding| progress.state == ReEmbeddingState::Waiting && progress.done == 0;
     until(&client, &sidecar, |re_embedding| re_embedding.is_some_and(waits)).await?;
     ensure!(sidecar.admin_page("/health").await?.contains("re_embedding"));
     ensure!(!search(&client).await?.contexts.is_empty(), "the words answer");
-    api.fail(None);
+    api.set(Behaviour::Well);
     let rest = |progress: ReEmbedding| progress.state == ReEmbeddingState::Complete && progress.refused > 0;
     until(&client, &sidecar, |re_embedding| re_embedding.is_some_and(rest)).await?;
     let progress = stats(&client).await?.re_embedding.context("the refused ones are told")?;
@@ -319,7 +319,7 @@ async fn an_api_that_fails_or_refuses_a_text_holds_up_nothing() -> Result<()> {
 async fn a_change_is_refused_if_that_is_wanted() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (store, api) = (Store::embedded(), Embeddings::start().await?);
-    let refusing = |model: &str| format!("{}on_model_change = \"refuse\"\n", api.config(model));
+    let refusing = |model: &str| format!("{}on_model_change = \"refuse\"\n", api.config_once(model));
     let sidecar = Sidecar::start(folder.path(), &store.with(&refusing(FORMER), 1_000, "1h")).await?;
     let client = sidecar.client()?;
     fill(&client).await?;

@@ -12,7 +12,7 @@ use context_manager_test_qdrant::{Control, Server};
 use context_manager_tests::{
     client::{Client, Draft},
     collector::{Behaviour, Collector, Span},
-    embeddings::Embeddings,
+    embeddings::{self, Embeddings},
     sidecar::Sidecar,
     stream::Stream,
 };
@@ -100,7 +100,8 @@ async fn a_callers_trace_goes_on_through_embedding_and_store() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (collector, api) = (Collector::start().await?, Embeddings::start().await?);
     let (store_config, control, _server) = qdrant(folder.path()).await?;
-    let config = format!("{store_config}{}{}{QUIET}[log]\nlevel = \"debug\"\n", api.config(MODEL), collector.config());
+    let config =
+        format!("{store_config}{}{}{QUIET}[log]\nlevel = \"debug\"\n", api.config_once(MODEL), collector.config());
     let sidecar = Sidecar::start_agent("team-a", "support", folder.path(), &config).await?;
     let client = sidecar.client()?;
     let _ = control.take_traces();
@@ -173,10 +174,10 @@ async fn a_callers_trace_goes_on_through_embedding_and_store() -> Result<()> {
 async fn a_failure_is_seen_where_it_is() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (collector, api) = (Collector::start().await?, Embeddings::start().await?);
-    let config = format!("{}{}{QUIET}", api.config(MODEL), collector.config());
+    let config = format!("{}{}{QUIET}", api.config_once(MODEL), collector.config());
     let sidecar = Sidecar::start(folder.path(), &config).await?;
     let client = sidecar.client()?;
-    api.fail(Some(503));
+    api.set(embeddings::Behaviour::Fails(503));
     assert_eq!(
         store(&client, "words alone", &[("traceparent", &parent(true))]).await?,
         201,
@@ -206,7 +207,7 @@ async fn the_caller_decides_what_is_sampled_and_else_the_share() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let (collector, api) = (Collector::start().await?, Embeddings::start().await?);
         let more = format!("sampling = {sampling}\n{QUIET}");
-        let config = format!("{}{}{more}", api.config(MODEL), collector.config());
+        let config = format!("{}{}{more}", api.config_once(MODEL), collector.config());
         let sidecar = Sidecar::start(folder.path(), &config).await?;
         let client = sidecar.client()?;
         let other = TRACE.replace('4', "5");
@@ -242,7 +243,7 @@ async fn without_a_collector_a_callers_trace_is_handed_on_as_it_is() -> Result<(
     let folder = tempfile::tempdir()?;
     let api = Embeddings::start().await?;
     let (store_config, control, _server) = qdrant(folder.path()).await?;
-    let sidecar = Sidecar::start(folder.path(), &format!("{store_config}{}", api.config(MODEL))).await?;
+    let sidecar = Sidecar::start(folder.path(), &format!("{store_config}{}", api.config_once(MODEL))).await?;
     let client = sidecar.client()?;
     let _ = control.take_traces();
     let parent = parent(true);
@@ -330,7 +331,7 @@ async fn nothing_of_a_memory_is_in_an_export() -> Result<()> {
     let (store_config, _control, _server) = qdrant(folder.path()).await?;
     let config = format!(
         "{store_config}{}{}background_sampling = 1.0\n[gc]\ninterval = \"200ms\"\n",
-        api.config(MODEL),
+        api.config_once(MODEL),
         collector.config()
     );
     let sidecar = Sidecar::start(folder.path(), &config).await?;
@@ -353,7 +354,7 @@ async fn nothing_of_a_memory_is_in_an_export() -> Result<()> {
     client
         .send(Draft { nonce: Some("secretword-nonce-secretword".to_owned()), ..Draft::new("GET", STORE, "") })
         .await?;
-    api.fail(Some(400));
+    api.set(embeddings::Behaviour::Fails(400));
     client.post(SEARCH, &json!({"query": "another secretword"})).await?;
     let exported = client.get("/v1/contexts/export").await?;
     client
@@ -391,7 +392,7 @@ fn is_in_reverse(body: &[u8]) -> bool {
 async fn a_frame_is_traced_like_the_request_it_stands_for() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (collector, api) = (Collector::start().await?, Embeddings::start().await?);
-    let config = format!("{}{}{QUIET}", api.config(MODEL), collector.config());
+    let config = format!("{}{}{QUIET}", api.config_once(MODEL), collector.config());
     let sidecar = Sidecar::start(folder.path(), &config).await?;
     let mut stream = Stream::open(sidecar.port, &Sidecar::key()?).await?;
     let opened = collector.until("the opening", |spans| named(spans, "GET /v1/stream").is_ok()).await?;

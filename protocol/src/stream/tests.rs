@@ -116,3 +116,9 @@ proptest! {
         }
     }
 }
+
+/// A frame in a list would be answered without its id, or lose its message: neither has a name there.
+#[test]
+fn a_frame_in_a_list_is_refused() {
+    refused(&json!([7, "ContextStore", null, {}, {"text": "a"}]));
+}

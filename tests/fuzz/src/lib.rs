@@ -8,6 +8,8 @@ mod config;
 mod journal;
 mod messages;
 mod signature;
+mod stored;
+mod stream;
 mod texts;
 
 /// A function that must not panic, whatever it gets.
@@ -18,6 +20,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("messages_json", messages::json),
     ("messages_msgpack", messages::message_pack),
     ("export_lines", messages::export_lines),
+    ("stream_json", stream::json),
+    ("stream_msgpack", stream::message_pack),
+    ("stored", stored::json),
     ("signature", signature::headers),
     ("content_digest", signature::content_digest),
     ("key_ring", config::key_ring),
