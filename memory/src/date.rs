@@ -7,7 +7,8 @@ use jiff::{civil::Date, tz::TimeZone};
 
 use crate::Timestamp;
 
-const MONTHS: [&str; 12] = [
+/// The months' names, from January on.
+pub(crate) const MONTHS: [&str; 12] = [
     "january",
     "february",
     "march",

@@ -187,6 +187,23 @@ impl Sidecar {
         Ok(http()?.get(format!("http://127.0.0.1:{}{path}", self.admin)).send().await?.text().await?)
     }
 
+    /// A metric's value, by its name with labels as they are written; without labels the sum over all of them.
+    ///
+    /// # Errors
+    /// When there is no such metric.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let page = self.admin_page("/metrics").await?;
+        let values = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next().unwrap_or_default().parse())
+        });
+        let values = values.collect::<Result<Vec<f64>, _>>()?;
+        if values.is_empty() {
+            bail!("no metric {name} in {page}");
+        }
+        Ok(values.iter().sum())
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use context_manager_protocol::message::ContextResponse;
 use context_manager_tests::{
     client::Client,
@@ -27,13 +27,6 @@ fn config(embeddings: &Embeddings) -> String {
          [embedding.retry]\nmax_attempts = 2\ninitial_delay = \"20ms\"\n",
         embeddings.config(MODEL)
     )
-}
-
-/// A metric's value, by its name with labels.
-async fn metric(sidecar: &Sidecar, name: &str) -> Result<f64> {
-    let page = sidecar.admin_page("/metrics").await?;
-    let value = page.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no metric {name}"))?;
-    Ok(value.trim().parse()?)
 }
 
 async fn search(client: &Client, query: &str) -> Result<(ContextResponse, Duration)> {
@@ -78,7 +71,7 @@ async fn survive(fault: &str, behaviour: Behaviour) -> Result<()> {
         ensure!(found.contexts.iter().any(|hit| hit.context.text == broken), "{fault}: not found by its words");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let opened = metric(&sidecar, "context_manager_breaker_opened_total{neighbour=\"embedding\"}").await?;
+    let opened = sidecar.metric("context_manager_breaker_opened_total{neighbour=\"embedding\"}").await?;
     let tally = writers.stop().await?;
     embeddings.set(Behaviour::Well);
 
@@ -86,7 +79,7 @@ async fn survive(fault: &str, behaviour: Behaviour) -> Result<()> {
     loop {
         let query = format!("{broken} {}", started.elapsed().as_nanos());
         let (found, _) = search(&client, &query).await?;
-        let closed = metric(&sidecar, "context_manager_breaker_state{neighbour=\"embedding\"}").await? == 0.0;
+        let closed = sidecar.metric("context_manager_breaker_state{neighbour=\"embedding\"}").await? == 0.0;
         if closed && is_whole(&found) && found.contexts[0].context.text == broken {
             break;
         }

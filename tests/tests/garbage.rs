@@ -2,22 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use context_manager_protocol::message::Acknowledgment;
 use context_manager_tests::sidecar::Sidecar;
 use serde_json::json;
 
-/// The sum of a metric's samples.
-async fn metric(sidecar: &Sidecar, name: &str) -> Result<f64> {
-    let page = sidecar.admin_page("/metrics").await?;
-    let samples = page.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
-    samples.map(|line| line.rsplit(' ').next().context("a value")?.parse::<f64>().context("a number")).sum()
-}
-
 async fn wait_for(sidecar: &Sidecar, name: &str, fits: impl Fn(f64) -> bool) -> Result<()> {
     let since = Instant::now();
     loop {
-        let found = metric(sidecar, name).await?;
+        let found = sidecar.metric(name).await?;
         if fits(found) {
             return Ok(());
         }
@@ -40,9 +33,9 @@ async fn a_dry_run_counts_what_the_next_one_deletes() -> Result<()> {
     }
     client.post("/v1/contexts", &json!({"text": "what stays"})).await?.message::<Acknowledgment>()?;
     wait_for(&sidecar, "context_manager_gc_backlog", |expired| expired >= 7.0).await?;
-    let runs = metric(&sidecar, "context_manager_gc_runs_total").await?;
+    let runs = sidecar.metric("context_manager_gc_runs_total").await?;
     wait_for(&sidecar, "context_manager_gc_runs_total", |now| now >= runs + 2.0).await?;
-    ensure!(metric(&sidecar, "context_manager_gc_deleted_total").await? <= 0.0, "a dry run deleted");
+    ensure!(sidecar.metric("context_manager_gc_deleted_total").await? <= 0.0, "a dry run deleted");
     ensure!(sidecar.log()?.contains("dry run"), "nothing was said: {}", sidecar.log()?);
 
     sidecar.reconfigure(&collection(false))?;

@@ -79,13 +79,6 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// A counter of the sidecar's, with its labels as they are written.
-async fn counter(sidecar: &Sidecar, name: &str) -> Result<u64> {
-    let page = sidecar.admin_page("/metrics").await?;
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(line.with_context(|| format!("no {name}"))?.parse()?)
-}
-
 async fn until<F: Future<Output = Result<bool>>>(what: &str, holds: impl Fn() -> F) -> Result<()> {
     let since = Instant::now();
     while !holds().await? {
@@ -270,7 +263,7 @@ async fn a_collector_that_hangs_refuses_or_is_away_costs_spans_and_no_request() 
     let sidecar = Sidecar::start(folder.path(), &config).await?;
     let client = sidecar.client()?;
     let dropped = async |reason: &str| {
-        counter(&sidecar, &format!("context_manager_trace_spans_dropped_total{{reason=\"{reason}\"}}")).await
+        sidecar.metric(&format!("context_manager_trace_spans_dropped_total{{reason=\"{reason}\"}}")).await
     };
     let requests = async |count: usize| {
         let mut slowest = Duration::ZERO;
@@ -286,10 +279,10 @@ async fn a_collector_that_hangs_refuses_or_is_away_costs_spans_and_no_request() 
     };
     until("spans are dropped because too many wait", async || {
         requests(20).await?;
-        Ok(dropped("queue_full").await? > 0)
+        Ok(dropped("queue_full").await? > 0.0)
     })
     .await?;
-    until("an export is given up", async || Ok(dropped("export_failed").await? > 0)).await?;
+    until("an export is given up", async || Ok(dropped("export_failed").await? > 0.0)).await?;
     ensure!(collector.spans().is_empty());
 
     // Refused for good: not tried again.
@@ -300,12 +293,12 @@ async fn a_collector_that_hangs_refuses_or_is_away_costs_spans_and_no_request() 
 
     collector.behave(Behaviour::Rejects(1));
     requests(1).await?;
-    until("a span is rejected", async || Ok(dropped("rejected").await? > 0)).await?;
+    until("a span is rejected", async || Ok(dropped("rejected").await? > 0.0)).await?;
     collector.behave(Behaviour::Takes);
     collector.forget();
     requests(1).await?;
     collector.until("spans again", |spans| named(spans, "POST /v1/contexts/search").is_ok()).await?;
-    until("they are counted", async || Ok(counter(&sidecar, "context_manager_trace_spans_exported_total").await? > 0))
+    until("they are counted", async || Ok(sidecar.metric("context_manager_trace_spans_exported_total").await? > 0.0))
         .await?;
     let log = sidecar.log()?;
     let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();

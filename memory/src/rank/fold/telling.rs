@@ -11,8 +11,8 @@ const NEGATIONS: [&str; 40] = [
     "barely", "unless", "except", "nicht", "kein", "keine", "keinen", "nie", "niemals", "ohne", "ne", "pas", "jamais",
     "sans", "non", "nunca", "sin", "não", "niet", "geen", "inte", "ikke", "bez", "не", "нет", "ни", "без", "ні",
 ];
-/// Words for numbers and for points in time.
-const NUMBERS_AND_DATES: [&str; 65] = [
+/// Words for numbers and for points in time, but for the months.
+const NUMBERS_AND_DATES: [&str; 53] = [
     "zero",
     "one",
     "two",
@@ -59,18 +59,6 @@ const NUMBERS_AND_DATES: [&str; 65] = [
     "friday",
     "saturday",
     "sunday",
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
     "am",
     "pm",
     "noon",
@@ -137,7 +125,7 @@ impl<'a> Words<'a> {
 fn is_telling(written: &str, word: &str) -> bool {
     let is_name = written.chars().any(char::is_uppercase);
     let is_negated = word.ends_with("n't") || word.ends_with("n’t");
-    let listed = [&NEGATIONS[..], &NUMBERS_AND_DATES, &RELATIVE, &OPPOSED];
+    let listed = [&NEGATIONS[..], &NUMBERS_AND_DATES, &date::MONTHS, &RELATIVE, &OPPOSED];
     (is_name && !EMPTY.contains(&word))
         || is_negated
         || word.chars().any(|character| character.is_numeric() || lexical::is_without_spaces(character))
