@@ -81,12 +81,22 @@ pub async fn ready(namespace: &Namespace, name: &str) -> Result<Pod> {
         let (sidecar, agent) = (container(&pod, names::CONTAINER), container(&pod, "agent"));
         let all =
             sidecar.as_ref().is_some_and(|status| status.ready) && agent.as_ref().is_some_and(|status| status.ready);
-        ensure!(all, "sidecar {sidecar:?}, agent {agent:?}");
+        ensure!(all, "sidecar {sidecar:?}, agent {agent:?}, {}", obstacles(&pod));
         let log = logs(namespace, name, "agent").await?;
         ensure!(log.contains("green"), "the agent says {log:?}");
         Ok::<_, anyhow::Error>(pod)
     })
     .await
+}
+
+/// What the scheduler and the kubelet say of a pod that does not come up: a node under pressure is named nowhere else.
+fn obstacles(pod: &Pod) -> String {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let unmet = conditions.iter().filter(|condition| condition.status != "True");
+    unmet
+        .map(|unmet| format!("{} {:?}", unmet.type_, unmet.message.as_deref().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The status of a container, of whichever list.

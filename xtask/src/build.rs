@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
 use crate::paths::{self, Home};
+use crate::{command, disk};
 
 /// The environment that `cargo run` gives to this program and that a cargo started from here must not inherit: build
 /// scripts may watch it, and then they would run again each time the caller changes.
@@ -36,6 +36,7 @@ impl Release {
         let release = Self { target: home.target(), triple };
         let _lock = home.lock("target")?;
         release.forget_other_checkout()?;
+        release.check_space()?;
         Ok(release)
     }
 
@@ -53,6 +54,13 @@ impl Release {
         fs::create_dir_all(&self.target)
             .and_then(|()| fs::write(&record, paths::repository().as_os_str().as_encoded_bytes()))
             .with_context(|| format!("failed to write {}", record.display()))
+    }
+
+    /// A compiler that finds the disk full says so in many ways, few of which name the disk.
+    fn check_space(&self) -> Result<()> {
+        let is_warm = self.target.join(&self.triple).join("release").exists();
+        let needed = if is_warm { disk::FOR_BUILD } else { disk::FOR_FIRST_BUILD };
+        disk::require(&self.target, needed, "compiling")
     }
 
     /// `cargo SUBCOMMAND --release --workspace --target TRIPLE` with the shared target folder and static linking.

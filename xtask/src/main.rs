@@ -9,6 +9,7 @@ mod ci;
 mod cluster;
 mod command;
 mod demo;
+mod disk;
 mod eval;
 mod fuzz;
 mod generate;

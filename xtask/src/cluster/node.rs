@@ -184,9 +184,9 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 evictionHard:
   memory.available: 100Mi
-  nodefs.available: 1%
+  nodefs.available: 500Mi
   nodefs.inodesFree: 1%
-  imagefs.available: 1%
+  imagefs.available: 500Mi
 "
     )
 }

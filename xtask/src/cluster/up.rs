@@ -17,9 +17,9 @@ use super::process::Process;
 use super::programs::Programs;
 use super::state::{Shape, State};
 use super::{Dev, cgroup, control_plane, down, load, network, node, services};
-use crate::command;
 use crate::paths::Home;
 use crate::progress::human;
+use crate::{command, disk};
 
 const A_MINUTE: Duration = Duration::from_mins(1);
 const TWO_MINUTES: Duration = Duration::from_mins(2);
@@ -56,6 +56,7 @@ pub fn up(home: &Home, wanted: Wanted) -> Result<Dev> {
         down::clean(&state)?;
     }
     state.create()?;
+    disk::require(&home.cluster(), disk::FOR_CLUSTER, "the dev cluster")?;
     state.record(shape)?;
     let run = Run { state: &state, programs: &programs, shape };
     let changed = match &system {
