@@ -38,9 +38,9 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -62,6 +62,7 @@ use crate::{
     access::{self, Access, Granted},
     adapters::{embedded::Embedded, embedder, qdrant::Qdrant},
     breaker::Breaker,
+    clock::now,
     identity::Identity,
     metrics::{Metrics, Neighbour},
     ports::{
@@ -135,6 +136,8 @@ struct Inner {
     pending: Pending,
     /// Where journaled contexts go whose id was taken meanwhile.
     conflicts_file: Option<PathBuf>,
+    /// When the newest context was made that was stored here, in milliseconds of Unix time: later than now if the clock was set back.
+    newest: AtomicI64,
     /// Whether the start is over.
     requests_are_served: AtomicBool,
     sessions: Sessions,
@@ -207,6 +210,7 @@ impl Engine {
                 immediate: Immediate::new(owner.clone()),
                 pending,
                 conflicts_file,
+                newest: AtomicI64::new(i64::MIN),
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
                 locks: Locks::default(),
@@ -529,10 +533,4 @@ fn warnings(config: &SidecarConfig, metrics: &Metrics) -> Vec<Part> {
     let detail = "store.qdrant.verify is off: whoever is on the way to Qdrant can read and change every context";
     let part = Part { name: "store_tls", ready: true, degraded: true, detail: detail.to_owned() };
     is_unverified.then_some(part).into_iter().collect()
-}
-
-/// The time; 1970 when the clock stands before it.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -12,6 +12,7 @@ pub mod admin;
 pub mod args;
 pub mod background;
 pub mod breaker;
+pub mod clock;
 pub mod engine;
 pub mod http_client;
 pub mod identity;

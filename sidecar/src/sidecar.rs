@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use axum::Router;
@@ -24,6 +24,7 @@ use crate::{
     accepted::{self, LastAccepted},
     admin::{self, Admin},
     background::{self, GarbageCollection},
+    clock::unix_time,
     engine::{self, Engine},
     layers::Shared,
     listener::{
@@ -288,12 +289,6 @@ async fn serve_admin(
     let address = bound.local_addr().map_err(Error::Address)?;
     let open = metrics.requests.connections.of(Listener::Admin);
     Ok((address, tokio::spawn(listener::serve(vec![bound], admin::router(admin), open, stop))))
-}
-
-/// The Unix time in seconds; 0 when the clock stands before 1970, at which no signature is accepted.
-fn unix_time() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Returns when the Unix time has reached `second`.

@@ -1,9 +1,6 @@
 //! What the tests of this crate share: a real engine in a directory of its own, and requests signed as an agent signs them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -25,6 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     accepted::LastAccepted,
+    clock::unix_time,
     engine::Engine,
     identity::Identity,
     layers::Shared,
@@ -38,11 +36,6 @@ use crate::{
 
 /// Seconds that the fixture's sidecar has been running.
 pub const RUNNING_FOR: i64 = 100;
-
-pub fn unix_time() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock stands after 1970");
-    i64::try_from(since.as_secs()).expect("a time of this era")
-}
 
 pub fn key(id: &str) -> Key {
     Key::new(id, id.bytes().cycle().take(32).collect()).expect("a valid key")

@@ -1,6 +1,6 @@
 //! Writes while the store is away: they are taken from what the sidecar knows itself, and go to the journal.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use context_manager_journal::Options;
 use context_manager_memory::{
@@ -154,7 +154,7 @@ impl Inner {
             Err(error) if error.is_outage() && reach.is_own() && reach.session().is_none() => None,
             Err(error) => return Err(error),
         };
-        let at = known.as_ref().map_or(now, |context| now.max(context.created_at));
+        let at = known.as_ref().map_or_else(|| self.stored_until(now), |context| now.max(context.created_at));
         let entry = Entry::Delete { id, holder: other(reach), at };
         self.pending.append(entry, Effect::Delete(reach.owner().clone(), id)).await?;
         self.immediate.remove(id);
@@ -192,6 +192,11 @@ impl Inner {
         Ok(Cleared { deleted, journaled: true })
     }
 
+    /// What was stored here before now, was stored by then; that is later than now if the clock was set back.
+    fn stored_until(&self, now: Timestamp) -> Timestamp {
+        now.max(Timestamp::from_millis(self.newest.load(Ordering::Acquire)))
+    }
+
     /// The contexts that match, as far as the sidecar knows without the store.
     fn known_matching(&self, wanted: &Wanted, now: Timestamp) -> Known {
         let mut known: HashMap<ContextId, Timestamp> = HashMap::new();
@@ -200,7 +205,7 @@ impl Inner {
         for (context, _) in held.into_iter().chain(waiting) {
             known.insert(context.id, context.created_at);
         }
-        Known { count: known.len(), until: known.values().copied().fold(now, Timestamp::max) }
+        Known { count: known.len(), until: known.values().copied().fold(self.stored_until(now), Timestamp::max) }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -227,6 +228,7 @@ impl Inner {
         let (mut points, mut texts) = (Vec::new(), Vec::new());
         for draft in drafts {
             let Draft::New(context) = draft else { continue };
+            self.newest.fetch_max(context.created_at.as_millis(), Ordering::AcqRel);
             let mut previous = None;
             if let Some(thread) = thread_of(context) {
                 let end = ends.remove(&thread).unwrap_or_default();

@@ -23,6 +23,7 @@ use crate::{
     ports::vector_store::{Dense, Selection},
 };
 
+mod clock;
 mod forgetting;
 mod history;
 mod models;

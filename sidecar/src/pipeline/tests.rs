@@ -1,6 +1,7 @@
 //! The whole pipeline without sockets: what is served, and the table of what is refused.
 
 mod access;
+mod clock;
 mod transfer;
 
 use std::{convert::Infallible, time::Duration};
@@ -28,9 +29,10 @@ use uuid::Uuid;
 
 use super::signed;
 use crate::{
+    clock::unix_time,
     layers::admission::Admission,
     metrics::{RequestOutcome, Route},
-    testing::{Call, Fixture, RUNNING_FOR, eventually, key, send, unix_time},
+    testing::{Call, Fixture, RUNNING_FOR, eventually, key, send},
 };
 
 const CONTEXTS: &str = "/v1/contexts";

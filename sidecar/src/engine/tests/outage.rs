@@ -8,8 +8,11 @@ use context_manager_protocol::{config::Operation, message::Scope};
 use serde_json::json;
 
 use super::*;
-use crate::ports::vector_store::{
-    self, Access, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Updated, VectorStore,
+use crate::{
+    clock::jump_to,
+    ports::vector_store::{
+        self, Access, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Updated, VectorStore,
+    },
 };
 
 /// The store, reachable or not.
@@ -456,4 +459,36 @@ async fn a_journaled_deletion_leaves_what_another_sidecar_has_stored_since() {
     outage.back().await;
     let texts: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
     assert_eq!(texts, ["tea since", "tea since"]);
+}
+
+/// Journaled writes follow one another by their numbers. A deletion reaches what was stored before it, although that seems to be of the
+/// future.
+#[tokio::test]
+async fn a_clock_that_jumps_while_the_store_is_away_changes_no_order_and_spares_nothing_that_was_deleted() {
+    const HOURS: i64 = 3 * 3_600;
+    let outage = Outage::new().await;
+    outage.store(json!({"text": "in the session", "session": "s"})).await;
+    outage.store(json!({"text": "of a topic", "metadata": {"topic": "tea"}})).await;
+    let by_id = outage.store(json!({"text": "by its id"})).await.id;
+    let changed = outage.store(json!({"text": "version 1", "session": "t"})).await.id;
+    outage.cut();
+    jump_to(HOURS);
+    outage.store(json!({"text": "journaled ahead", "session": "t", "level": "long_term"})).await;
+    outage.store(json!({"text": "journaled in the session", "session": "s"})).await;
+    jump_to(-HOURS);
+    let behind = outage.store(json!({"text": "journaled behind", "session": "t", "level": "long_term"})).await.id;
+    outage.engine.update(&mine(&outage.engine), behind, message(json!({"text": "changed"}))).await.expect("journaled");
+    outage.engine.delete(&mine(&outage.engine), by_id).await.expect("journaled");
+    clear(&outage.engine, "s").await.expect("journaled");
+    let topic = message(json!({"filter": {"topic": {"eq": "tea"}}}));
+    outage.engine.delete_matching(&mine(&outage.engine), topic).await.expect("journaled");
+    jump_to(0);
+    let outage = outage.restarted(true).await;
+    outage.back().await;
+    outage.engine.update(&mine(&outage.engine), changed, message(json!({"text": "version 2"}))).await.expect("changed");
+    let selection = Selection::alive(outage.engine.owner().clone(), now());
+    let mut contexts = outage.switch.store.list(selection, None, 100).await.expect("a page").contexts;
+    contexts.sort_by_key(|context| context.sequence);
+    let texts: Vec<&str> = contexts.iter().map(|context| context.text.as_str()).collect();
+    assert_eq!(texts, ["version 2", "journaled ahead", "changed"]);
 }
