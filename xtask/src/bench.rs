@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         images::build(&target)?;
         bench.env("CONTEXT_MANAGER_BENCH_IMAGES", home.images());
     } else {
-        release.binaries()?;
+        release.measuring_binaries()?;
     }
     if let Some(file) = &args.json {
         bench.arg("--json").arg(file);

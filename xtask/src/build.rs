@@ -85,8 +85,18 @@ impl Release {
 
     /// Builds all programs of the workspace; cargo's own progress is shown.
     pub fn binaries(&self) -> Result<()> {
-        let status =
-            self.cargo("build").arg("--bins").stdin(Stdio::null()).status().context("failed to start cargo")?;
+        self.build(&[])
+    }
+
+    /// The same, with an optimised client: what measures must not be slower than what it measures.
+    pub fn measuring_binaries(&self) -> Result<()> {
+        self.build(&["--config", "profile.release.package.context-manager-tests.opt-level=3"])
+    }
+
+    fn build(&self, arguments: &[&str]) -> Result<()> {
+        let mut cargo = self.cargo("build");
+        cargo.arg("--bins").args(arguments).stdin(Stdio::null());
+        let status = cargo.status().context("failed to start cargo")?;
         if !status.success() {
             bail!("the release build failed ({status})");
         }

@@ -23,7 +23,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     // So that no run of another checkout puts its programs in the place of these.
     let _lock = home.lock("installation")?;
     let release = Release::new(&home)?;
-    release.binaries()?;
+    release.measuring_binaries()?;
     let mut eval = Command::new(release.binary("eval"));
     let status = eval.args(&args.options).status().context("failed to start the evaluation")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
