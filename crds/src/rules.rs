@@ -265,6 +265,11 @@ pub const OVERLAP_FITS: CelRule = rule(
     "!has(self.every) || duration(self.?overlap.orValue('1h')) < duration(self.every)",
     "spec.auth.rotation.overlap (1h when left out) must be shorter than every",
 );
+/// Long enough to see a crash.
+pub const UPGRADE_OBSERVE: CelRule = rule(
+    "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
+    "spec.sidecar.upgrade.observe must lie between 1s and 24h",
+);
 /// A window that clocks fit in.
 pub const WINDOW: CelRule = rule(
     "duration(self) >= duration('1s') && duration(self) <= duration('1h')",

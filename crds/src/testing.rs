@@ -238,6 +238,8 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             rules::PORTS_DIFFER,
         ),
         broken("the default port taken", sidecar(json!({"adminPort": 7419})), rules::PORTS_DIFFER),
+        broken("a glance at canaries", sidecar(json!({"upgrade": {"observe": "0s"}})), rules::UPGRADE_OBSERVE),
+        broken("canaries for a week", sidecar(json!({"upgrade": {"observe": "168h"}})), rules::UPGRADE_OBSERVE),
         broken("messages of a byte", sidecar(json!({"maxMessageSize": 1})), rules::MESSAGE_SIZE),
         broken("messages of two gigabytes", sidecar(json!({"maxMessageSize": "2Gi"})), rules::MESSAGE_SIZE),
         broken(

@@ -16,7 +16,7 @@ use crate::{
         observability::Tracing,
         qdrant::{Qdrant, QdrantTls},
         retrieval::{Legs, LevelShares, Nudges, Retrieval, Share},
-        sidecar::{ResourceList, Resources, Sidecar},
+        sidecar::{ResourceList, Resources, Sidecar, Upgrade},
         tls::Tls,
         vector_store::VectorStore,
     },
@@ -437,8 +437,18 @@ fn tracing(check: &mut Check, tracing: &Tracing) {
 }
 
 fn sidecar(check: &mut Check, sidecar: &Sidecar) {
-    let Sidecar { image, mode: _, resources, protocol_port, admin_port, socket: _, max_message_size, log_level } =
-        sidecar;
+    let Sidecar {
+        image,
+        mode: _,
+        resources,
+        protocol_port,
+        admin_port,
+        socket: _,
+        max_message_size,
+        log_level,
+        upgrade,
+    } = sidecar;
+    check.optional(upgrade.as_ref(), self::upgrade);
     check.length("spec.sidecar.image", image.as_ref(), 1, 512);
     check.optional(resources.as_ref(), self::resources);
     check.range("spec.sidecar.protocolPort", *protocol_port, 1_024, 65_535);
@@ -456,6 +466,11 @@ fn sidecar(check: &mut Check, sidecar: &Sidecar) {
     check.that(log_level.as_ref().is_none_or(|level| level.bytes().all(plain)), || {
         "spec.sidecar.logLevel must be a filter such as info or info,context_manager=debug".to_owned()
     });
+}
+
+fn upgrade(check: &mut Check, Upgrade { strategy: _, batch_percent, observe }: &Upgrade) {
+    check.range("spec.sidecar.upgrade.batchPercent", *batch_percent, 1, 100);
+    check.within(*observe, Duration::from_secs(1), Duration::from_secs(24 * 3_600), rules::UPGRADE_OBSERVE);
 }
 
 fn resources(check: &mut Check, Resources { requests, limits }: &Resources) {

@@ -24,6 +24,8 @@ pub mod plan;
 mod reconcile;
 pub mod status;
 mod store;
+mod upgrade;
+pub mod watchdog;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,10 +34,10 @@ use context_manager_protocol::names;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Config, ResourceExt,
     core::DeserializeGuard,
     runtime::{
-        controller::{Config, Controller},
+        controller::{self, Controller},
         events::{Recorder, Reporter},
         reflector::{ObjectRef, Store},
         watcher,
@@ -87,8 +89,32 @@ pub struct Settings {
     pub resync: Duration,
     /// How long the steps of a key's rotation take.
     pub keys: keys::Settings,
+    /// What is done with pods that ask for a sidecar and have none.
+    pub watchdog: watchdog::Mode,
     /// What is done with expired contexts whose agents have no pod any more.
     pub sweep: sweep::Settings,
+}
+
+/// The ways to the API server.
+#[derive(Clone)]
+pub struct Clients {
+    /// For everything, with the retries that kube has by default.
+    pub client: Client,
+    /// For evictions, without them: that a `PodDisruptionBudget` does not permit one is said by 429, and is no reason to ask again
+    /// at once.
+    pub evictions: Client,
+}
+
+impl Clients {
+    /// Both, to the same API server.
+    ///
+    /// # Errors
+    /// When the configuration has certificates or names that cannot be used.
+    pub fn new(config: Config) -> kube::Result<Self> {
+        let mut once = config.clone();
+        once.default_retry = false;
+        Ok(Self { client: Client::try_from(config)?, evictions: Client::try_from(once)? })
+    }
 }
 
 /// Why the controller ended.
@@ -118,7 +144,7 @@ pub enum Failure {
 ///
 /// # Errors
 /// When a socket or the lease cannot be used, or another replica took the lease.
-pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) -> Result<(), Failure> {
+pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationToken) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new()?);
     let address = settings.admin_address;
     let listener = TcpListener::bind(address).await.map_err(|source| Failure::Bind { address, source })?;
@@ -128,10 +154,10 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     tokio::spawn(admin::serve(listener, Arc::clone(&metrics), shutdown.clone(), stop.clone()));
 
     info!(instance = settings.instance, "Waiting for the lease");
-    let Some(mut lease) = Lease::acquire(&client, &settings, &shutdown).await? else { return Ok(()) };
+    let Some(mut lease) = Lease::acquire(&clients.client, &settings, &shutdown).await? else { return Ok(()) };
     metrics.leader.set(1);
     info!("Leading");
-    let working = tokio::spawn(reconcile_all(client, settings, Arc::clone(&metrics), stop.clone()));
+    let working = tokio::spawn(reconcile_all(clients, settings, Arc::clone(&metrics), stop.clone()));
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
         () = lease.lost() => true,
@@ -146,11 +172,12 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     if lost { Err(Failure::LostLease) } else { Ok(()) }
 }
 
-async fn reconcile_all(client: Client, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
     let reporter =
         Reporter { controller: "context-manager-controller".to_owned(), instance: Some(settings.instance.clone()) };
     let sweep = settings.sweep;
-    let context = Arc::new(Context::new(client.clone(), Recorder::new(client.clone(), reporter), settings, metrics));
+    let client = clients.client.clone();
+    let context = Arc::new(Context::new(clients, Recorder::new(client.clone(), reporter), settings, metrics));
     let ours = watcher::Config::default().labels(&build::selector());
     let pods = watcher::Config::default().labels(names::INJECTED);
     let controller =
@@ -158,7 +185,7 @@ async fn reconcile_all(client: Client, settings: Settings, metrics: Arc<Metrics>
     let sweeping = sweep::run(Arc::clone(&context), controller.store(), sweep, stop.clone());
     let forgetting = forget(Arc::clone(&context), controller.store(), stop.clone());
     let reconciling = controller
-        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
         .watches(Api::<PersistentVolumeClaim>::all(client.clone()), ours, |claim| {
             owner_by_label(&claim, build::RESOURCE)

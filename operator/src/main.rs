@@ -47,14 +47,15 @@ async fn run(args: Args) -> Result<()> {
         .map_err(|_| anyhow::anyhow!("another TLS provider was installed first"))?;
     let shutdown = CancellationToken::new();
     tokio::spawn(terminate(shutdown.clone()));
-    let client =
-        kube::Client::try_default().await.context("no cluster is configured: run in a pod, or set KUBECONFIG")?;
+    let config = kube::Config::infer().await.context("no cluster is configured: run in a pod, or set KUBECONFIG")?;
     match args.command {
         Command::Controller(args) => {
-            controller::run(client, (*args).into(), shutdown).await.context("the controller failed")
+            let clients = controller::Clients::new(config).context("the cluster's configuration cannot be used")?;
+            controller::run(clients, (*args).into(), shutdown).await.context("the controller failed")
         }
         Command::Webhook(args) => {
             let settings = webhook::Settings::try_from(*args).context("the flags contradict each other")?;
+            let client = kube::Client::try_from(config).context("the cluster's configuration cannot be used")?;
             webhook::run(client, settings, shutdown).await.context("the webhook failed")
         }
     }

@@ -36,6 +36,8 @@ pub const INJECTED_HASH: &str = "contextmanager.dev/injected-hash";
 /// Annotation that injection puts on a pod: a hash of what any pod of the resource gets, without what is the pod's own.
 pub const INJECTED_TEMPLATE: &str = "contextmanager.dev/injected-template";
 
+/// Annotation that an upgrade in place puts on a pod: the image before and after, when, and how it went.
+pub const UPGRADE: &str = "contextmanager.dev/upgrade";
 /// Annotation on a `ContextManager`: each new value asks for a new key, at once.
 pub const ROTATE: &str = "contextmanager.dev/rotate";
 

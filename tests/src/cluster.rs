@@ -37,11 +37,18 @@ const POLL: Duration = Duration::from_millis(50);
 /// # Errors
 /// When there is no cluster.
 pub async fn client() -> Result<Client> {
+    Ok(Client::try_from(config().await?)?)
+}
+
+/// How the cluster is reached.
+///
+/// # Errors
+/// When there is no cluster.
+pub async fn config() -> Result<Config> {
     install_tls();
     let path = kubeconfig()?;
     let read = Kubeconfig::read_from(&path).with_context(|| format!("failed to read {}", path.display()))?;
-    let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?)
 }
 
 /// The kubeconfig that the suites were given.

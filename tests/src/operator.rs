@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_crds::ContextManager;
 use context_manager_operator::{
-    controller::{self, Settings, keys, sweep},
+    controller::{self, Settings, keys, sweep, watchdog},
     pki,
 };
 use k8s_openapi::{api::core::v1::Namespace as NamespaceObject, apimachinery::pkg::apis::meta::v1::Condition};
@@ -74,11 +74,13 @@ impl Operator {
             authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),
             resync: RESYNC,
             keys: KEYS,
+            watchdog: watchdog::Mode::Evict,
             sweep: sweep::Settings { mode: sweep::Mode::Delete, interval: RESYNC, grace: RESYNC },
         };
         let admin = settings.admin_address.to_string();
-        let controller = Background::start("the controller", move |client, shutdown| async move {
-            Ok(controller::run(client, settings, shutdown).await?)
+        let controller = Background::start("the controller", move |_, shutdown| async move {
+            let clients = controller::Clients::new(cluster::config().await?)?;
+            Ok(controller::run(clients, settings, shutdown).await?)
         });
         let operator = Self { controller, webhook, admin };
         let leads = eventually("the controller's lease", LEASE, || async {

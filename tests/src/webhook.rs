@@ -17,10 +17,12 @@ use context_manager_operator::{
     pki::{self, Lifetimes},
     webhook::{self, Settings},
 };
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Namespace as NamespaceObject,
+};
 use kube::{
     Api, Client,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::sync::Mutex as AsyncMutex;
@@ -203,6 +205,16 @@ impl Webhook {
     /// When the API server refuses it.
     pub async fn namespace(&self, client: &Client, what: &str, labels: &[(&str, &str)]) -> Result<Namespace> {
         self.registration.as_ref().context("the webhook is registered")?.namespace(client, what, labels).await
+    }
+
+    /// Looks at the pods of a namespace from now on.
+    ///
+    /// # Errors
+    /// When the API server refuses the label.
+    pub async fn adopt(&self, client: &Client, namespace: &Namespace) -> Result<()> {
+        let label = Patch::Merge(json!({"metadata": {"labels": {SCOPE: self.configuration()}}}));
+        let api = Api::<NamespaceObject>::all(client.clone());
+        api.patch(&namespace.name, &PatchParams::default(), &label).await.map(drop).map_err(Into::into)
     }
 
     /// A page of the admin listener.

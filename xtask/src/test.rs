@@ -43,6 +43,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     demo::check_absent(&cluster)?;
     // The suites start the programs themselves, on this machine and as pods.
     cluster::load_images(&cluster, &images::build(&target)?)?;
+    // An upgrade needs another image to go to.
+    let sidecar = target.image("context-manager-sidecar");
+    cluster.name_image(&sidecar, &format!("{sidecar}-next"))?;
     if generate::check_by(&release)? != ExitCode::SUCCESS {
         return Ok(ExitCode::FAILURE);
     }

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{quantity::Quantity, rules};
+use crate::{duration::Duration, quantity::Quantity, rules};
 
 /// The injected container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -40,6 +40,40 @@ pub struct Sidecar {
     #[schemars(regex(pattern = "^[A-Za-z0-9_:=,-]+$"), length(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
+    /// How pods that run already get another version of the sidecar. Default: when they are made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
+}
+
+/// How pods that run already get another version of the sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Upgrade {
+    /// What is done with a pod that is outdated. Default: OnRecreate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<UpgradeStrategy>,
+    /// Share of the pods that is upgraded at a time, in percent and at least one pod; the first are the canaries. Default: 10.
+    #[schemars(range(min = 1, max = 100))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_percent: Option<i32>,
+    /// How long an upgraded sidecar must be ready, without a restart, before the next pods follow. Default: 30s.
+    #[x_kube(validation = rules::UPGRADE_OBSERVE)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<Duration>,
+}
+
+/// What is done with a pod that is outdated. Default: OnRecreate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum UpgradeStrategy {
+    /// Nothing: it is counted in `status.pods.outdated`, and a pod that takes its place is up to date.
+    #[default]
+    OnRecreate,
+    /// The sidecar's image is replaced in the running pod; the kubelet restarts the sidecar alone. What else has changed waits for a
+    /// new pod.
+    InPlace,
+    /// It is evicted, within its PodDisruptionBudget, if a controller makes another one.
+    RollingRestart,
 }
 
 /// How the sidecar is injected. Default: Native.

@@ -27,6 +27,8 @@ pub enum Manager {
     Storage,
     /// What sidecars need to reach a Qdrant server.
     Store,
+    /// Sidecars of running pods.
+    Upgrade,
     /// The status.
     Status,
 }
@@ -41,6 +43,7 @@ impl Manager {
             Self::Config => "context-manager-config",
             Self::Storage => "context-manager-storage",
             Self::Store => "context-manager-store",
+            Self::Upgrade => "context-manager-upgrade",
             Self::Status => "context-manager-status",
         }
     }

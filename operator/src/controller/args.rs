@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Settings, keys, store::sweep};
+use super::{Settings, keys, store::sweep, watchdog};
 use crate::pki;
 
 /// Flags of `context-manager-operator controller`.
@@ -38,6 +38,9 @@ pub struct Args {
     /// Least time between publishing a key and signing with it; it must outlast the start of a pod's volumes
     #[arg(long, env = "CONTEXT_MANAGER_ROTATION_SETTLE", default_value = "10s", value_parser = at_least_a_second)]
     pub rotation_settle: Duration,
+    /// What is done with pods that ask for a sidecar by their label and have none
+    #[arg(long, env = "CONTEXT_MANAGER_WATCHDOG", default_value = "report")]
+    pub watchdog: watchdog::Mode,
     /// What is done with expired contexts on Qdrant servers whose agents have no pod any more
     #[arg(long, env = "CONTEXT_MANAGER_SWEEP", default_value = "delete")]
     pub sweep: sweep::Mode,
@@ -65,6 +68,7 @@ impl From<Args> for Settings {
             resync,
             rotation_patience,
             rotation_settle,
+            watchdog,
             sweep,
             sweep_interval,
             sweep_grace,
@@ -83,6 +87,7 @@ impl From<Args> for Settings {
             authority,
             resync,
             keys: keys::Settings { settle: rotation_settle, patience: rotation_patience },
+            watchdog,
             sweep,
         }
     }

@@ -47,6 +47,20 @@ impl Error {
             Self::Timeout { .. } | Self::Authority(_) | Self::Certificate(_) | Self::Key(_) => false,
         }
     }
+
+    /// What the API server answered, if it did.
+    pub(super) fn status(&self) -> Option<&kube::core::Status> {
+        match self {
+            Self::Api { source, .. } => {
+                if let kube::Error::Api(status) = &**source {
+                    Some(status)
+                } else {
+                    None
+                }
+            }
+            Self::Timeout { .. } | Self::Authority(_) | Self::Certificate(_) | Self::Key(_) => None,
+        }
+    }
 }
 
 /// Awaits a call of the API server, but not for ever.

@@ -7,32 +7,53 @@ use context_manager_protocol::names;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
-    api::{DynamicObject, ListParams},
+    api::{DynamicObject, ListParams, PartialObjectMeta},
 };
 
 use super::{
     error::{Error, call},
     plan::Plan,
     reconcile::Context,
+    upgrade::Target,
 };
 use crate::{inject, webhook::view};
 
-/// Counts the pods of a resource.
-pub(super) async fn pods(context: &Context, plan: &Plan, resource: &ContextManager) -> Result<Pods, Error> {
-    let template = context.sidecar_image.as_ref().and_then(|image| template(resource, image));
-    let mut pods = count(&injected(context, plan).await?, template.as_deref());
+/// What was found of a resource's pods.
+pub(super) struct Fleet {
+    /// How many there are.
+    pub(super) counted: Pods,
+    /// Those with a sidecar.
+    pub(super) injected: Vec<Pod>,
+    /// Those that ask for one by their label and have none.
+    pub(super) missing: Vec<PartialObjectMeta<Pod>>,
+    /// What they would get now, if that is known.
+    pub(super) target: Option<Target>,
+}
+
+/// Looks at the pods of a resource.
+pub(super) async fn look(context: &Context, plan: &Plan, resource: &ContextManager) -> Result<Fleet, Error> {
+    let target = context.sidecar_image.as_ref().and_then(|image| Some(Target::of(view(resource)?, image)));
+    let injected = injected(context, plan).await?;
+    let mut counted = count(&injected, target.as_ref().map(|target| target.template.as_str()));
+    let missing = missing(context, plan).await?;
+    counted.missing = i32::try_from(missing.len()).unwrap_or(i32::MAX);
+    context.metrics.pods.count(plan, &counted);
+    Ok(Fleet { counted, injected, missing, target })
+}
+
+/// Pods of the resource that ask for a sidecar and have none. One that has ended needs none any more.
+async fn missing(context: &Context, plan: &Plan) -> Result<Vec<PartialObjectMeta<Pod>>, Error> {
     let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
-    // One that has ended needs no sidecar any more.
     let asking = format!("{}=true,!{}", names::INJECT, names::INJECTED);
     let asking =
         ListParams::default().labels(&asking).fields("status.phase!=Succeeded,status.phase!=Failed").match_any();
-    let asking = call("list the pods without a sidecar", api.list_metadata(&asking)).await?;
-    if !asking.items.is_empty() {
+    let mut asking = call("list the pods without a sidecar", api.list_metadata(&asking)).await?.items;
+    asking.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+    if !asking.is_empty() {
         let alone = is_alone(context, plan).await?;
-        let ours = asking.items.iter().filter(|pod| is_meant(pod.annotations(), &plan.name, alone));
-        pods.missing = i32::try_from(ours.count()).unwrap_or(i32::MAX);
+        asking.retain(|pod| is_meant(pod.annotations(), &plan.name, alone));
     }
-    Ok(pods)
+    Ok(asking)
 }
 
 /// How many pods with a sidecar have not ended.
@@ -57,10 +78,10 @@ fn is_meant(annotations: &BTreeMap<String, String>, resource: &str, alone: bool)
     annotations.get(names::NAME).map_or(alone, |name| name == resource)
 }
 
-/// What a pod of the resource would be injected with now.
-fn template(resource: &ContextManager, image: &str) -> Option<String> {
+/// The resource as injection sees it.
+pub(super) fn view(resource: &ContextManager) -> Option<inject::Resource> {
     let object: DynamicObject = serde_json::from_value(serde_json::to_value(resource).ok()?).ok()?;
-    Some(inject::template(&view::resource(&object)?, image))
+    view::resource(&object)
 }
 
 fn count(pods: &[Pod], template: Option<&str>) -> Pods {
@@ -110,7 +131,7 @@ mod tests {
     #[test]
     fn what_needs_a_new_pod_makes_another_template() {
         let resource = |spec: serde_json::Value| crate::controller::plan::tests::resource(&spec);
-        let of = |spec, image| template(&resource(spec), image).unwrap();
+        let of = |spec, image| Target::of(view(&resource(spec)).unwrap(), image).template;
         let base = of(json!({}), "sidecar:1");
         assert_eq!(base, of(json!({"gc": {"interval": "7s"}}), "sidecar:1"), "it is reloaded");
         assert_ne!(base, of(json!({}), "sidecar:2"));

@@ -30,7 +30,7 @@ use super::{
     error::{Error, call},
     plan::{KeySource, Plan},
     reconcile::Context,
-    status::{Finding, Good, Trouble},
+    status::{Finding, Good, Trouble, listed},
 };
 use state::State;
 use step::{Change, Phase, Step, Times, Wish};
@@ -253,7 +253,7 @@ async fn tell(context: &Context, plan: &Plan, old: &State, new: &State, change: 
         }
         Change::Activated => {
             context.metrics.rotated("some");
-            let note = format!("Key {active} signs, without an answer of {}", fleet::listed(&new.passed_over));
+            let note = format!("Key {active} signs, without an answer of {}", listed(&new.passed_over));
             context.warn(plan, "KeyActivated", &note).await;
         }
         Change::Retired(ids) => {

@@ -1,5 +1,7 @@
 //! The controller's metrics, by name.
 
+mod pods;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +11,8 @@ use prometheus::{
 };
 
 use super::plan::Plan;
+use pods::PodMetrics;
+pub(super) use pods::Upgraded;
 
 /// From a look that finds nothing to do to a slow API server.
 const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -58,6 +62,8 @@ pub(super) struct Metrics {
     rotations: IntCounterVec,
     key_since: GaugeVec,
     key_waits: IntGaugeVec,
+    /// Those of pods.
+    pub(super) pods: PodMetrics,
     pub(super) leader: IntGauge,
 }
 
@@ -115,6 +121,7 @@ impl Metrics {
                 Opts::new("context_manager_key_rotation_waits_for_pods", "Pods that a rotation of a key waits for."),
                 &OF_RESOURCE,
             )?,
+            pods: PodMetrics::register(&registry)?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
             registry,
         };
@@ -138,6 +145,7 @@ impl Metrics {
             rotations,
             key_since,
             key_waits,
+            pods: _,
             leader,
         } = &metrics;
         registry.register(Box::new(build))?;
@@ -178,7 +186,9 @@ impl Metrics {
 
     /// Forgets resources that are gone.
     pub(super) fn keep_resources(&self, exists: impl Fn(&str, &str) -> bool) {
-        for family in self.key_since.collect().iter().flat_map(MetricFamily::get_metric) {
+        let mut families = self.key_since.collect();
+        families.extend(self.pods.by_resource());
+        for family in families.iter().flat_map(MetricFamily::get_metric) {
             let label = |name: &str| {
                 let pair = family.get_label().iter().find(|pair| pair.name() == name);
                 pair.map_or_else(String::new, |pair| pair.value().to_owned())
@@ -188,6 +198,7 @@ impl Metrics {
                 // It is gone already if two look at once.
                 let _ = self.key_since.remove_label_values(&[&namespace, &name]);
                 let _ = self.key_waits.remove_label_values(&[&namespace, &name]);
+                self.pods.forget(&namespace, &name);
             }
         }
     }

@@ -10,6 +10,7 @@ use context_manager_crds::{
         ReclaimPolicy,
         auth::SecretPolicy,
         embedding::SecretKeyRef,
+        sidecar::UpgradeStrategy,
         vector_store::{AccessMode, VolumeClaimTemplate},
     },
     duration::Duration as DurationText,
@@ -26,6 +27,10 @@ pub use store::{CaSource, QdrantPlan};
 
 /// How long a certificate lives unless the resource says otherwise.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(90 * 24);
+/// Share of the pods whose sidecars are upgraded at a time unless the resource says otherwise, in percent.
+const UPGRADE_BATCH: usize = 10;
+/// How long an upgraded sidecar is watched unless the resource says otherwise.
+const UPGRADE_OBSERVE: Duration = Duration::from_secs(30);
 /// How long a replaced key verifies unless the resource says otherwise.
 const KEY_OVERLAP: Duration = Duration::from_hours(1);
 
@@ -50,6 +55,8 @@ pub struct Plan {
     pub config: SidecarConfig,
     /// Where contexts are kept.
     pub storage: StoragePlan,
+    /// How running pods get another version of the sidecar.
+    pub upgrade: UpgradePlan,
     /// Whether the operator only observes.
     pub suspended: bool,
 }
@@ -77,6 +84,17 @@ pub struct RotationPlan {
     pub overlap: Duration,
     /// The value of the annotation that asks for a new key.
     pub request: Option<String>,
+}
+
+/// How running pods get another version of the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpgradePlan {
+    /// What is done with a pod that is outdated.
+    pub strategy: UpgradeStrategy,
+    /// Share of the pods that is upgraded at a time.
+    pub batch_percent: usize,
+    /// How long an upgraded sidecar must be ready before the next ones follow.
+    pub observe: Duration,
 }
 
 /// The certificate of the sidecars.
@@ -159,6 +177,7 @@ impl Plan {
                 renew_before: tls.renew_before.map_or(lifetime / 3, DurationText::get),
             },
             storage: storage(resource, &name, &config),
+            upgrade: upgrade(resource),
             config,
             suspended: spec.suspend.unwrap_or_default(),
             name,
@@ -186,6 +205,15 @@ fn rotation(resource: &ContextManager) -> RotationPlan {
         every: rotation.every.map(DurationText::get),
         overlap: rotation.overlap.map_or(KEY_OVERLAP, DurationText::get),
         request: request.cloned(),
+    }
+}
+
+fn upgrade(resource: &ContextManager) -> UpgradePlan {
+    let upgrade = resource.spec.sidecar.as_ref().and_then(|sidecar| sidecar.upgrade).unwrap_or_default();
+    UpgradePlan {
+        strategy: upgrade.strategy.unwrap_or_default(),
+        batch_percent: upgrade.batch_percent.and_then(|share| share.try_into().ok()).unwrap_or(UPGRADE_BATCH),
+        observe: upgrade.observe.map_or(UPGRADE_OBSERVE, DurationText::get),
     }
 }
 

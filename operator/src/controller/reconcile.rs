@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::{
-    Settings,
+    Clients, Settings,
     apply::Manager,
     certificate::{self, Authority},
     children,
@@ -35,11 +35,12 @@ use super::{
         Probes,
         reclaim::{self, Released},
     },
+    upgrade, watchdog,
 };
 
 /// Pause before what passes by itself is looked at again.
 const WAITING: Duration = Duration::from_secs(2);
-/// Least pause before the next step of a rotation.
+/// Least pause before the next step of a rotation or an upgrade.
 const SOONEST: Duration = Duration::from_millis(100);
 /// Pause before a deletion that found all places taken.
 const BUSY: Duration = Duration::from_secs(1);
@@ -60,6 +61,8 @@ type Object = DeserializeGuard<ContextManager>;
 /// What reconciliations share.
 pub(super) struct Context {
     pub(super) client: Client,
+    /// For evictions alone.
+    pub(super) evicting: Client,
     pub(super) authority: Authority,
     pub(super) webhook_configuration: String,
     /// The sidecar's image, for resources that name none.
@@ -72,15 +75,25 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     /// How long the steps of a rotation take.
     pub(super) keys: keys::Settings,
+    /// What is done with pods that have no sidecar.
+    pub(super) watchdog: watchdog::Mode,
+    /// What the watchdog evicted.
+    pub(super) evictions: watchdog::Shared,
     resync: Duration,
     /// How often each object failed in a row, by its uid.
     failures: Mutex<HashMap<String, u32>>,
 }
 
 impl Context {
-    pub(super) fn new(client: Client, recorder: Recorder, settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        Clients { client, evictions }: Clients,
+        recorder: Recorder,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             client,
+            evicting: evictions,
             recorder,
             metrics,
             authority: Authority::new(settings.authority),
@@ -89,6 +102,8 @@ impl Context {
             probes: Arc::new(Probes::new(settings.resync)),
             deletions: Semaphore::new(DELETIONS),
             keys: settings.keys,
+            watchdog: settings.watchdog,
+            evictions: watchdog::Shared::default(),
             resync: settings.resync,
             failures: Mutex::default(),
         }
@@ -232,7 +247,11 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let (store, next_look) = (store.finding, store.next);
     let config = children::config(context, &plan).await?;
     let injection = children::injection(context).await?;
-    let pods = fleet::pods(context, &plan, resource).await?;
+    let fleet = fleet::look(context, &plan, resource).await?;
+    let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
+    let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
+    let upgrade = upgrade::ensure(context, &plan, fleet.target.as_ref(), &fleet.injected, &injection).await?;
+    let pods = fleet.counted;
 
     let rotation = found_keys.rotation;
     let (keys, secrets) = match (found_keys.ring, embedding_key) {
@@ -245,8 +264,23 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         Err(trouble) => (Vec::new(), Err(trouble)),
     };
     let suspended = plan.suspended;
-    let report =
-        Report { secrets, tls, config, store, injection, keys, certificates, store_kind, pods, rotation, suspended };
+    let next = [found_keys.next, upgrade.next, next_eviction].into_iter().flatten().min();
+    let upgrade = upgrade.finding;
+    let report = Report {
+        secrets,
+        tls,
+        config,
+        store,
+        injection,
+        keys,
+        certificates,
+        store_kind,
+        pods,
+        rotation,
+        upgrade,
+        injected,
+        suspended,
+    };
     let (outcome, pause) = match report.trouble() {
         None => (Outcome::Ready, context.resync),
         Some(trouble) if trouble.stalled => (Outcome::NotReady, context.resync),
@@ -258,7 +292,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     };
     let status = report.status(resource.metadata.generation, resource.status.as_ref(), Timestamp::now());
     write_status(context, &resource.metadata, resource.status.as_ref(), &status).await?;
-    Ok((outcome, found_keys.next.map_or(pause, |next| pause.min(next.max(SOONEST)))))
+    Ok((outcome, next.map_or(pause, |next| pause.min(next.max(SOONEST)))))
 }
 
 async fn write_invalid(

@@ -9,6 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// Longest message that the API accepts in a condition.
 const MAX_MESSAGE: usize = 32_768;
+/// Names that a message lists before it counts.
+const NAMED: usize = 5;
 
 /// Something is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,15 @@ impl Trouble {
     /// It passes by itself.
     pub(super) fn passing(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), stalled: false }
+    }
+}
+
+/// The first of many names, and the number of the others.
+pub(super) fn listed(names: &[String]) -> String {
+    let first = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 
@@ -63,6 +74,10 @@ pub struct Report {
     pub pods: Pods,
     /// How far the rotation of the key is, if there is a ring. It says nothing of whether the resource can be used.
     pub rotation: Option<Finding>,
+    /// How far the upgrade of the sidecars is, if one was asked for.
+    pub upgrade: Option<Finding>,
+    /// Whether every pod that asks for a sidecar has one.
+    pub injected: Finding,
     /// Whether the operator only observes.
     pub suspended: bool,
 }
@@ -94,7 +109,9 @@ impl Report {
         now: Timestamp,
     ) -> ContextManagerStatus {
         let rotation = self.rotation.iter().map(|finding| ("KeysRotated", finding));
-        let parts = self.parts().into_iter().chain(rotation).map(|(kind, finding)| match finding {
+        let upgrade = self.upgrade.iter().map(|finding| ("SidecarsCurrent", finding));
+        let beside = rotation.chain(upgrade).chain([("PodsInjected", &self.injected)]);
+        let parts = self.parts().into_iter().chain(beside).map(|(kind, finding)| match finding {
             Ok(Good(reason, message)) => (kind, true, *reason, message.clone()),
             Err(trouble) => (kind, false, trouble.reason, trouble.message.clone()),
         });
@@ -241,6 +258,8 @@ mod tests {
             store_kind: "embedded".to_owned(),
             pods: Pods::default(),
             rotation: None,
+            upgrade: None,
+            injected: good(),
             suspended: false,
         }
     }

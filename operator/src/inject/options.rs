@@ -21,6 +21,7 @@ const KNOWN: &[&str] = &[
     names::SIDECAR_MEMORY_LIMIT,
     names::INJECTED_HASH,
     names::INJECTED_TEMPLATE,
+    names::UPGRADE,
 ];
 
 /// What the sidecar gets where nobody says anything else. There is no CPU limit, since throttling would only add to the

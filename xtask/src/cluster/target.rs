@@ -109,6 +109,15 @@ impl ClusterHandle {
         }
     }
 
+    /// Gives an image that every node of the dev cluster has another name beside its own.
+    pub fn name_image(&self, image: &str, another: &str) -> Result<()> {
+        let Self::Dev(dev) = self else { bail!("images of a cluster of your own are named by you") };
+        for node in 0..dev.shape.nodes {
+            command::output(dev.ctr(node)?.args(["images", "tag", "--force", image, another]))?;
+        }
+        Ok(())
+    }
+
     fn client(&self, name: &str) -> Command {
         match self {
             Self::Dev(dev) => up::kubectl(&dev.programs.path(name), &dev.state.kubeconfig()),

@@ -24,6 +24,7 @@ use super::step::Question;
 use crate::controller::{
     error::{Error, call},
     plan::Plan,
+    status::listed,
 };
 
 /// Most pods that are asked at once.
@@ -34,8 +35,6 @@ const ANSWER: Duration = Duration::from_secs(2);
 const LARGEST: usize = 4 << 20;
 /// Pods of one page.
 const PAGE: u32 = 500;
-/// Names that a message lists before it counts.
-const NAMED: usize = 5;
 /// The metric that shows a key.
 const METRIC: &str = "context_manager_key_loaded{";
 
@@ -92,15 +91,6 @@ impl fmt::Display for Waiting {
         let silent = self.silent.iter().map(|(pod, why)| format!("{pod} ({why})"));
         let all: Vec<_> = silent.chain(lagging).collect();
         write!(formatter, "{} of {} pods: {}", self.len(), self.asked, listed(&all))
-    }
-}
-
-/// The first of many names, and the number of the others.
-pub(super) fn listed(names: &[String]) -> String {
-    let first = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
     }
 }
 

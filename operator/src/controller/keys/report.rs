@@ -9,11 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     Found,
-    fleet::{Waiting, listed},
+    fleet::Waiting,
     state::State,
     step::{Change, Phase, Times, Wish, later},
 };
-use crate::controller::status::{Finding, Good, Trouble, seconds};
+use crate::controller::status::{Finding, Good, Trouble, listed, seconds};
 
 /// The reason of a rotation that waits for pods that would refuse the new key.
 pub(super) const PODS_LAG: &str = "PodsLag";

@@ -1,0 +1,205 @@
+//! Sidecars of running pods are brought to what a new pod would get, as the resource wants it.
+//!
+//! In place: the sidecar is an init container that is restarted, and the image is what a pod's spec lets one change, so the kubelet
+//! restarts the sidecar alone. What is known of an upgrade stands in an annotation of each pod ([`seen::Note`]), so a controller that
+//! takes over goes on. By restart: pods are evicted, so that their `PodDisruptionBudget`s are kept.
+
+mod decide;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use context_manager_protocol::names;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{EvictParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{
+    error::{Error, call},
+    metrics::Upgraded,
+    plan::Plan,
+    reconcile::Context,
+    status::{Finding, Trouble, listed},
+};
+use decide::{Act, Verdict};
+use seen::{Note, Outcome, Seen};
+pub(super) use seen::{Target, is_replaceable};
+
+/// Pause before a pod is tried again that could not be changed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How far an upgrade is.
+#[derive(Default)]
+pub(super) struct Found {
+    /// What is said of it; nothing if none was asked for.
+    pub(super) finding: Option<Finding>,
+    /// When there is more to do.
+    pub(super) next: Option<Duration>,
+}
+
+/// Takes the next step. `injection` is what was found of the webhook: without it no pod would get a sidecar again.
+pub(super) async fn ensure(
+    context: &Context,
+    plan: &Plan,
+    target: Option<&Target>,
+    pods: &[Pod],
+    injection: &Finding,
+) -> Result<Found, Error> {
+    let Some(target) = target else { return Ok(Found::default()) };
+    let now = Timestamp::now();
+    let pods: Vec<_> = pods.iter().filter_map(|pod| Seen::of(pod, target)).collect();
+    let Some(Verdict { mut acts, finding, next }) = decide::decide(&pods, &target.image, &plan.upgrade, now) else {
+        context.metrics.pods.stopped(plan, false);
+        return Ok(Found::default());
+    };
+    context.metrics.pods.stopped(plan, finding.as_ref().is_err_and(|trouble| trouble.reason == decide::STOPPED));
+    if plan.suspended {
+        acts.clear();
+    }
+    if injection.is_err() && acts.iter().any(|act| matches!(act, Act::Evict(_))) {
+        let message = "no pod is evicted while the webhook could not give the next one a sidecar".to_owned();
+        return Ok(Found { finding: Some(Err(Trouble::passing("WebhookNotReady", message))), next: Some(AGAIN) });
+    }
+    let mut done = Done::default();
+    for act in acts {
+        let carried = carry_out(context, plan, target, &pods, &act, now).await;
+        match carried {
+            Ok(()) => done.note(context, act),
+            Err(error) => match obstacle(&error, &act) {
+                // Gone, or changed meanwhile: the next look sees it.
+                None if is_passing(&error) => {}
+                None => return Err(error),
+                Some(trouble) => {
+                    done.tell(context, plan, target).await;
+                    return Ok(Found { finding: Some(Err(trouble)), next: Some(AGAIN) });
+                }
+            },
+        }
+    }
+    done.tell(context, plan, target).await;
+    Ok(Found { finding: Some(finding), next })
+}
+
+async fn carry_out(
+    context: &Context,
+    plan: &Plan,
+    target: &Target,
+    pods: &[Seen],
+    act: &Act,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
+    let evicting = Api::<Pod>::namespaced(context.evicting.clone(), &plan.namespace);
+    let (Act::Replace(name) | Act::Restore(name, _) | Act::Evict(name)) = act;
+    let Some(pod) = pods.iter().find(|pod| pod.name == *name) else { return Ok(()) };
+    match act {
+        Act::Evict(_) => call("evict a pod", evicting.evict(name, &EvictParams::default())).await.map(drop),
+        Act::Replace(_) => {
+            let Some(from_template) = pod.template.clone() else { return Ok(()) };
+            let note = Note {
+                from: pod.image.clone(),
+                from_template,
+                to: target.image.clone(),
+                at: now,
+                restarts: pod.restarts + i32::from(pod.ran),
+                was_ready: pod.ready,
+                outcome: Outcome::Begun,
+            };
+            replace(&api, pod, &target.image, &target.template, &note).await
+        }
+        Act::Restore(..) => {
+            let Some(note) = pod.note.clone() else { return Ok(()) };
+            let restored = Note { outcome: Outcome::Restored, ..note.clone() };
+            replace(&api, pod, &note.from, &note.from_template, &restored).await
+        }
+    }
+}
+
+/// Replaces the image, if the pod is what it was when it was looked at.
+async fn replace(api: &Api<Pod>, pod: &Seen, image: &str, template: &str, note: &Note) -> Result<(), Error> {
+    let at = format!("/spec/initContainers/{}", pod.index);
+    let annotation = |name: &str| format!("/metadata/annotations/{}", name.replace('~', "~0").replace('/', "~1"));
+    let operations = json!([
+        {"op": "test", "path": format!("{at}/name"), "value": names::CONTAINER},
+        {"op": "test", "path": format!("{at}/image"), "value": pod.image},
+        {"op": "replace", "path": format!("{at}/image"), "value": image},
+        {"op": "add", "path": annotation(names::INJECTED_TEMPLATE), "value": template},
+        {"op": "add", "path": annotation(names::UPGRADE), "value": json!(note).to_string()},
+    ]);
+    let patch: json_patch::Patch = serde_json::from_value(operations).unwrap_or_default();
+    let params = PatchParams {
+        field_manager: Some(super::apply::Manager::Upgrade.as_str().to_owned()),
+        ..PatchParams::default()
+    };
+    call("replace the image of a sidecar", api.patch(&pod.name, &params, &Patch::<Pod>::Json(patch))).await.map(drop)
+}
+
+/// What a refusal means to a person.
+fn obstacle(error: &Error, act: &Act) -> Option<Trouble> {
+    let status = error.status()?;
+    match (status.code, act) {
+        (403, _) => Some(Trouble::stalled(
+            "Forbidden",
+            "the operator may not change or evict pods; install the chart with controller.upgradeSidecars=true, or set \
+             spec.sidecar.upgrade.strategy to OnRecreate",
+        )),
+        (429, Act::Evict(pod)) => Some(Trouble::passing(
+            "DisruptionBudget",
+            format!("the PodDisruptionBudget of {pod} does not permit to evict it now; it is tried again"),
+        )),
+        _ => None,
+    }
+}
+
+/// Whether the pod is gone, or was changed by somebody else.
+fn is_passing(error: &Error) -> bool {
+    error.status().is_some_and(|status| matches!(status.code, 404 | 409 | 422 | 429))
+}
+
+/// What was done, for the events.
+#[derive(Default)]
+struct Done {
+    replaced: Vec<String>,
+    restored: Vec<String>,
+    evicted: Vec<String>,
+}
+
+impl Done {
+    fn note(&mut self, context: &Context, act: Act) {
+        let (list, outcome) = match &act {
+            Act::Replace(_) => (&mut self.replaced, Upgraded::Replaced),
+            Act::Restore(..) => (&mut self.restored, Upgraded::Restored),
+            Act::Evict(_) => (&mut self.evicted, Upgraded::Evicted),
+        };
+        context.metrics.pods.upgraded(outcome);
+        list.push(match act {
+            Act::Replace(pod) | Act::Evict(pod) => pod,
+            Act::Restore(pod, why) => format!("{pod} ({why})"),
+        });
+    }
+
+    async fn tell(&self, context: &Context, plan: &Plan, target: &Target) {
+        let image = &target.image;
+        if !self.replaced.is_empty() {
+            let note = format!("The sidecars of {} got the image {image}", listed(&self.replaced));
+            context.tell(plan, "SidecarUpgraded", &note).await;
+        }
+        if !self.evicted.is_empty() {
+            let note = format!("Evicted {}, so that pods with {image} take their place", listed(&self.evicted));
+            context.tell(plan, "PodEvicted", &note).await;
+        }
+        if !self.restored.is_empty() {
+            let note = format!(
+                "{image} failed in {}, which have the image before again; no other pod gets it",
+                listed(&self.restored)
+            );
+            context.warn(plan, decide::STOPPED, &note).await;
+        }
+    }
+}

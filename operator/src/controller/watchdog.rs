@@ -1,0 +1,168 @@
+//! Pods that ask for a sidecar and have none: the webhook was away when they were made. They are reported; if the operator may, they
+//! are evicted, so that what takes their place gets one.
+//!
+//! A pod is evicted only if the webhook would inject one like it now, by the same decision, and only if a controller makes another
+//! one. And only so often for one owner: what is evicted in vain again and again is not helped by it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{EvictParams, PartialObjectMeta},
+};
+
+use super::{
+    error::{Error, call},
+    fleet::Fleet,
+    plan::Plan,
+    reconcile::Context,
+    status::{Finding, Good, Trouble, listed},
+    upgrade::is_replaceable,
+};
+use crate::inject::{self, Decision, NamespaceFacts, OnMissing};
+
+/// What is done with a pod that has no sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// A condition, an event and a metric.
+    #[default]
+    Report,
+    /// The same, and it is evicted within its `PodDisruptionBudget`.
+    Evict,
+}
+
+/// Least time between two evictions.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Most evictions for one owner until it has been left alone for a while.
+const TRIES: u32 = 3;
+/// How long an owner is left alone then.
+const LEFT_ALONE: Duration = Duration::from_hours(1);
+
+/// What was evicted.
+#[derive(Debug, Default)]
+pub(super) struct Evictions {
+    last: Option<Instant>,
+    /// For each owner, by its uid: how often, and when last.
+    owners: HashMap<String, (u32, Instant)>,
+}
+
+impl Evictions {
+    /// Whether a pod of this owner may be evicted now; counts it if so.
+    fn permit(&mut self, owner: &str, now: Instant) -> bool {
+        self.owners.retain(|_, (_, last)| now.duration_since(*last) < LEFT_ALONE);
+        let tries = self.owners.get(owner).map_or(0, |(tries, _)| *tries);
+        let is_early = self.last.is_some_and(|last| now.duration_since(last) < PAUSE);
+        if is_early || tries >= TRIES {
+            return false;
+        }
+        self.last = Some(now);
+        self.owners.insert(owner.to_owned(), (tries + 1, now));
+        true
+    }
+}
+
+/// What was found, and when to look again.
+pub(super) type Found = (Finding, Option<Duration>);
+
+/// Reports pods without a sidecar, and evicts one of them if that helps.
+pub(super) async fn watch(
+    context: &Context,
+    plan: &Plan,
+    fleet: &Fleet,
+    was: Option<i32>,
+    injection: &Finding,
+) -> Result<Found, Error> {
+    let missing = &fleet.missing;
+    if missing.is_empty() {
+        return Ok((
+            Ok(Good("AllInjected", "every pod that asks for a sidecar by its label has one".to_owned())),
+            None,
+        ));
+    }
+    let mut named: Vec<_> = missing.iter().map(ResourceExt::name_any).collect();
+    named.sort_unstable();
+    let message = format!(
+        "{} asked for a sidecar and got none: the webhook was away when they were made, or skipped them; delete them, and what \
+         takes their place gets one",
+        listed(&named)
+    );
+    if was.unwrap_or_default() < i32::try_from(missing.len()).unwrap_or(i32::MAX) {
+        context.warn(plan, "SidecarMissing", &message).await;
+    }
+    let evicts = context.watchdog == Mode::Evict && !plan.suspended && injection.is_ok();
+    if evicts && let Some(pod) = evict_one(context, plan, fleet, missing).await? {
+        context.metrics.pods.evicted();
+        context.tell(plan, "PodEvicted", &format!("Evicted {pod}, which had asked for a sidecar and got none")).await;
+    }
+    Ok((Err(Trouble::passing("SidecarMissing", message)), evicts.then_some(PAUSE)))
+}
+
+/// Evicts the first that may be, and names it.
+async fn evict_one(
+    context: &Context,
+    plan: &Plan,
+    fleet: &Fleet,
+    missing: &[PartialObjectMeta<Pod>],
+) -> Result<Option<String>, Error> {
+    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
+    let evicting = Api::<Pod>::namespaced(context.evicting.clone(), &plan.namespace);
+    let Some(target) = &fleet.target else { return Ok(None) };
+    for candidate in missing {
+        let name = candidate.name_any();
+        let Some(pod) = call("read a pod without a sidecar", api.get_opt(&name)).await? else { continue };
+        let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let Some(owner) = owner.map(|owner| owner.uid.clone()) else { continue };
+        if pod.metadata.deletion_timestamp.is_some() || !is_replaceable(&pod) || !is_injected_now(&pod, plan, target) {
+            continue;
+        }
+        let permitted = {
+            let mut evictions = context.evictions.lock().unwrap_or_else(PoisonError::into_inner);
+            evictions.permit(&owner, Instant::now())
+        };
+        if !permitted {
+            continue;
+        }
+        return match call("evict a pod without a sidecar", evicting.evict(&name, &EvictParams::default())).await {
+            Ok(_) => Ok(Some(name)),
+            // Gone, or its budget does not permit it now.
+            Err(error) if error.status().is_some_and(|status| matches!(status.code, 404 | 429)) => Ok(None),
+            Err(error) => Err(error),
+        };
+    }
+    Ok(None)
+}
+
+/// Whether the webhook would give such a pod a sidecar of this resource.
+fn is_injected_now(pod: &Pod, plan: &Plan, target: &super::upgrade::Target) -> bool {
+    let Ok(pod) = serde_json::to_value(pod) else { return false };
+    let namespace = NamespaceFacts { name: plan.namespace.clone(), ..NamespaceFacts::default() };
+    let settings = inject::Settings { sidecar_image: target.image.clone(), on_missing: OnMissing::Skip };
+    matches!(inject::decide(&pod, &namespace, std::slice::from_ref(&target.resource), &settings), Decision::Inject(_))
+}
+
+/// The evictions of a process.
+pub(super) type Shared = Mutex<Evictions>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evictions_have_pauses_and_an_end() {
+        let mut evictions = Evictions::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(evictions.permit("a", at(0)));
+        assert!(!evictions.permit("b", at(1)), "not so soon");
+        assert!(evictions.permit("b", at(5)));
+        assert!(evictions.permit("a", at(10)) && evictions.permit("a", at(15)));
+        assert!(!evictions.permit("a", at(20)), "it did not help three times");
+        assert!(evictions.permit("b", at(25)), "others are not held back");
+        assert!(evictions.permit("a", at(15 + 3_600)), "after a while it is tried again");
+    }
+}

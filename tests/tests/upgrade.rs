@@ -1,0 +1,220 @@
+//! Sidecars of running pods are upgraded, and pods without one are found, on a real kubelet.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
+use context_manager_protocol::names;
+use context_manager_tests::{
+    cluster::{self, Namespace, eventually},
+    objects::INJECT,
+    operator::{Operator, condition, provision},
+    pods::{self, START, container},
+    webhook::sidecar_image,
+};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
+use kube::{
+    Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+/// How long a whole upgrade may take.
+const UPGRADE: Duration = Duration::from_mins(3);
+
+/// Another name of the same image, which `cargo xtask test` gives it.
+fn next_image() -> String {
+    format!("{}-next", sidecar_image())
+}
+
+async fn namespace(operator: &Operator, what: &str, strategy: &str) -> Result<(Client, Namespace)> {
+    let client = cluster::client().await?;
+    let namespace = operator.namespace(&client, what, &[("pod-security.kubernetes.io/enforce", "restricted")]).await?;
+    pods::make_document(&namespace).await?;
+    let upgrade = json!({"strategy": strategy, "batchPercent": 10, "observe": "2s"});
+    provision(&namespace, "memory", json!({"sidecar": {"upgrade": upgrade}})).await?;
+    Ok((client, namespace))
+}
+
+async fn change(namespace: &Namespace, sidecar: Value) -> Result<()> {
+    let patch = Patch::Merge(json!({"spec": {"sidecar": sidecar}}));
+    namespace.api::<ContextManager>().patch("memory", &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// Waits until the condition of the current generation has that reason.
+async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<ContextManager> {
+    eventually(&format!("{kind} {reason}"), UPGRADE, || async {
+        let resource = namespace.api::<ContextManager>().get("memory").await?;
+        let said = condition(&resource, kind).context("the condition is missing")?;
+        ensure!(said.reason == reason && said.observed_generation == resource.metadata.generation, "{said:?}");
+        Ok::<_, anyhow::Error>(resource)
+    })
+    .await
+}
+
+fn image(pod: &Pod) -> Option<String> {
+    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
+    containers.iter().find(|container| container.name == names::CONTAINER)?.image.clone()
+}
+
+fn restarts(pod: &Pod, name: &str) -> Result<i32> {
+    Ok(container(pod, name).with_context(|| format!("the container {name}"))?.restart_count)
+}
+
+#[tokio::test]
+async fn an_image_is_replaced_in_running_pods_and_their_agents_go_on() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "in-place", "InPlace").await?;
+    let agents = ["a", "b", "c"];
+    for agent in agents {
+        pods::start(&namespace, agent).await?;
+    }
+    says(&namespace, "SidecarsCurrent", "UpToDate").await?;
+    change(&namespace, json!({"image": next_image()})).await?;
+    let resource = says(&namespace, "SidecarsCurrent", "UpToDate").await?;
+    let counted = resource.status.and_then(|status| status.pods).context("pods are counted")?;
+    ensure!((counted.injected, counted.outdated) == (3, 0), "{counted:?}");
+    for agent in agents {
+        let pod = pods::ready(&namespace, agent).await?;
+        ensure!(image(&pod) == Some(next_image()), "{agent} has {:?}", image(&pod));
+        ensure!((restarts(&pod, names::CONTAINER)?, restarts(&pod, "agent")?) == (1, 0), "{:?}", pod.status);
+        let kept: usize = pods::stats(&namespace, agent).await?.contexts.values().sum();
+        ensure!(kept == 3, "{agent} remembers {kept} contexts");
+    }
+    // What is not the image takes a new pod, and that is said.
+    change(&namespace, json!({"image": sidecar_image(), "adminPort": 9_001})).await?;
+    let resource = says(&namespace, "SidecarsCurrent", "NeedNewPods").await?;
+    ensure!(condition(&resource, "Ready").is_some_and(|ready| ready.status == "True"), "the memory is not concerned");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_image_that_does_not_start_is_taken_back_and_stays_with_the_canary() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "canary", "InPlace").await?;
+    for agent in ["a", "b"] {
+        pods::start(&namespace, agent).await?;
+    }
+    change(&namespace, json!({"image": "localhost/context-manager-sidecar:nowhere"})).await?;
+    let resource = says(&namespace, "SidecarsCurrent", "UpgradeStopped").await?;
+    let said = condition(&resource, "SidecarsCurrent").context("a condition")?.message;
+    ensure!(said.contains('a') && said.contains("nowhere"), "{said}");
+    for agent in ["a", "b"] {
+        let pod = pods::ready(&namespace, agent).await?;
+        ensure!(image(&pod) == Some(sidecar_image()), "{agent} has {:?}", image(&pod));
+        let tried = pod.annotations().contains_key(names::UPGRADE);
+        ensure!(tried == (agent == "a"), "{agent} was tried: {tried}");
+        let kept: usize = pods::stats(&namespace, agent).await?.contexts.values().sum();
+        ensure!(kept == 3 && restarts(&pod, "agent")? == 0, "{agent} remembers {kept} contexts");
+    }
+    let metrics = operator.metrics().await?;
+    let line = format!(
+        "context_manager_sidecar_upgrade_stopped{{resource=\"memory\",resource_namespace=\"{}\"}} 1",
+        namespace.name
+    );
+    ensure!(metrics.contains(&line), "no {line:?}");
+    // An image that is there is another upgrade.
+    change(&namespace, json!({"image": next_image()})).await?;
+    says(&namespace, "SidecarsCurrent", "UpToDate").await?;
+    ensure!(image(&pods::ready(&namespace, "b").await?) == Some(next_image()));
+    Ok(())
+}
+
+/// An agent that stays, as a Deployment.
+fn deployment(replicas: i32) -> Value {
+    let mut pod = pods::agent("agent", pods::STAYING);
+    pod["metadata"] = json!({"labels": {"app": "agent", INJECT: "true"}});
+    pod["spec"]["restartPolicy"] = json!("Always");
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(3);
+    json!({
+        "metadata": {"name": "agent"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "agent"}}, "template": pod},
+    })
+}
+
+async fn pods_of(namespace: &Namespace) -> Result<Vec<Pod>> {
+    let mut pods = namespace.api::<Pod>().list(&ListParams::default().labels("app=agent")).await?.items;
+    pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+    Ok(pods)
+}
+
+async fn ready(namespace: &Namespace, count: usize) -> Result<BTreeSet<String>> {
+    eventually(&format!("{count} pods of the Deployment"), START, || async {
+        let pods = pods_of(namespace).await?;
+        let ready = pods.iter().filter(|pod| container(pod, names::CONTAINER).is_some_and(|sidecar| sidecar.ready));
+        let ready: BTreeSet<_> = ready.map(ResourceExt::name_any).collect();
+        ensure!(ready.len() == count && pods.len() == count, "{ready:?} of {} pods are ready", pods.len());
+        Ok::<_, anyhow::Error>(ready)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn pods_are_evicted_within_their_budget_for_what_takes_new_ones() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "restart", "RollingRestart").await?;
+    namespace.make::<Deployment>(&deployment(2)).await?;
+    let budget = json!({
+        "metadata": {"name": "agent"},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "agent"}}},
+    });
+    namespace.make::<PodDisruptionBudget>(&budget).await?;
+    let before = ready(&namespace, 2).await?;
+    eventually("the budget's count", START, || async {
+        let budget = namespace.api::<PodDisruptionBudget>().get("agent").await?;
+        ensure!(budget.status.as_ref().is_some_and(|status| status.expected_pods == Some(2)), "{:?}", budget.status);
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    change(&namespace, json!({"adminPort": 9_001})).await?;
+    says(&namespace, "SidecarsCurrent", "DisruptionBudget").await?;
+    ensure!(ready(&namespace, 2).await? == before, "a pod went in spite of its budget");
+    let permit = Patch::Merge(json!({"spec": {"minAvailable": 1}}));
+    namespace.api::<PodDisruptionBudget>().patch("agent", &PatchParams::default(), &permit).await?;
+    says(&namespace, "SidecarsCurrent", "UpToDate").await?;
+    let after = ready(&namespace, 2).await?;
+    ensure!(before.is_disjoint(&after), "{before:?} became {after:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_that_was_made_without_the_webhook_is_reported_and_replaced() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    // No webhook looks at this namespace yet.
+    let namespace = Namespace::create(&client, "missed", &[]).await?;
+    pods::make_document(&namespace).await?;
+    namespace.make::<Deployment>(&deployment(1)).await?;
+    // Nobody would make this one again.
+    let mut alone = pods::agent("alone", pods::STAYING);
+    alone["metadata"] = json!({"name": "alone", "labels": {INJECT: "true"}});
+    namespace.make::<Pod>(&alone).await?;
+    let first = eventually("a pod", START, || async {
+        pods_of(&namespace).await?.first().map(ResourceExt::name_any).context("there is none")
+    })
+    .await?;
+    operator.webhook.adopt(&client, &namespace).await?;
+    provision(&namespace, "memory", json!({})).await?;
+    let resource = says(&namespace, "PodsInjected", "SidecarMissing").await?;
+    let said = condition(&resource, "PodsInjected").context("a condition")?.message;
+    ensure!(said.contains("alone"), "{said}");
+    eventually("a pod with a sidecar", START, || async {
+        let pods = pods_of(&namespace).await?;
+        let pod = pods.iter().find(|pod| pod.name_any() != first).context("the first pod is still there")?;
+        ensure!(image(pod).is_some(), "{} has no sidecar", pod.name_any());
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    ensure!(namespace.api::<Pod>().get("alone").await?.metadata.deletion_timestamp.is_none(), "it was evicted");
+    eventually("one pod without a sidecar", START, || async {
+        let resource = namespace.api::<ContextManager>().get("memory").await?;
+        let counted = resource.status.and_then(|status| status.pods).context("pods are counted")?;
+        ensure!((counted.injected, counted.missing) == (1, 1), "{counted:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    namespace.api::<Pod>().delete("alone", &kube::api::DeleteParams::default()).await?;
+    says(&namespace, "PodsInjected", "AllInjected").await?;
+    Ok(())
+}
