@@ -65,6 +65,18 @@ pub enum Decision {
     Deny(Denial),
 }
 
+impl Decision {
+    /// The reason, as a stable name.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Inject(_) => Reason::Injected,
+            Self::Skip(skip) => skip.reason,
+            Self::Deny(denial) => denial.reason,
+        }
+    }
+}
+
 /// Why a pod is admitted without a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skip {

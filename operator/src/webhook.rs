@@ -24,7 +24,7 @@ mod events;
 mod metrics;
 mod review;
 mod server;
-pub(crate) mod view;
+pub mod view;
 
 pub use args::Args;
 

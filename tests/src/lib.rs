@@ -10,6 +10,7 @@ pub mod embeddings;
 pub mod ledger;
 pub mod objects;
 pub mod operator;
+pub mod plugin;
 pub mod pods;
 pub mod proxy;
 pub mod qdrant;

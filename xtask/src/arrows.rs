@@ -15,6 +15,7 @@ const SUPPORT: &[&str] = &["tests", "test-qdrant"];
 const ALLOWED: &[(&str, &[&str])] = &[
     ("memory", &[]),
     ("protocol", &[]),
+    ("cli", &["crds", "operator", "protocol"]),
     ("crds", &["protocol"]),
     ("embedded", &["memory"]),
     ("operator", &["crds", "memory", "protocol", "qdrant"]),

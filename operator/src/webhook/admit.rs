@@ -20,7 +20,7 @@ use super::{
     metrics::Metrics,
     review::{Request, Response, Review},
 };
-use crate::inject::{self, Decision, Denial, Injection, Reason, Skip, decide, patch};
+use crate::inject::{self, Decision, Denial, Injection, Skip, decide, patch};
 
 #[cfg(test)]
 mod tests;
@@ -80,7 +80,7 @@ impl Admitter {
         let Request { object: pod, namespace, .. } = request;
         let namespace = self.caches.namespace(&self.client, namespace).await?;
         let decision = decide(pod, &namespace, &self.caches.resources(&namespace.name), &self.settings);
-        if !reason(&decision).may_be_stale() {
+        if !decision.reason().may_be_stale() {
             return Ok(decision);
         }
         self.metrics.fresh_reads.inc();
@@ -89,7 +89,7 @@ impl Admitter {
     }
 
     fn answer(&self, request: &Request, decision: Decision, started: Instant) -> Response {
-        let reason = reason(&decision);
+        let reason = decision.reason();
         let (word, outcome, response) = match decision {
             Decision::Inject(injection) => {
                 let patch = patch(&request.object, &injection);
@@ -116,13 +116,5 @@ impl Admitter {
             self.events.tell(&request.namespace, &request.object, outcome);
         }
         response
-    }
-}
-
-const fn reason(decision: &Decision) -> Reason {
-    match decision {
-        Decision::Inject(_) => Reason::Injected,
-        Decision::Skip(skip) => skip.reason,
-        Decision::Deny(denial) => denial.reason,
     }
 }

@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::inject::{ConfigMapKey, OnMissing, Resource, SecretKey, Storage};
 
 /// The view; nothing for a resource that is being deleted, because a pod that starts now would lose its memory at once.
-pub(crate) fn resource(object: &DynamicObject) -> Option<Resource> {
+#[must_use]
+pub fn resource(object: &DynamicObject) -> Option<Resource> {
     if object.metadata.deletion_timestamp.is_some() {
         return None;
     }

@@ -1,0 +1,71 @@
+//! The command line.
+
+#![expect(clippy::doc_markdown, reason = "texts of arguments become help, which is shown as plain text")]
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::answer::Output;
+use crate::{check, explain, inject, status};
+
+/// Checks, explains and operates Context Manager.
+///
+/// Everything is done with your own rights. Exit codes: 0 all is well, 1 it could not be done, 2 the command line is wrong, 3 it was done and
+/// what was found is not well.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl context", bin_name = "kubectl context", version)]
+pub struct Args {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which cluster, as whom, and where in it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Connection {
+    /// Path of the kubeconfig
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Namespace; that of the context when absent
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// User to act as, if you may impersonate
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Namespace that the operator is installed in
+    #[arg(long, global = true, value_name = "NAME", default_value = "context-manager-system")]
+    pub(crate) operator_namespace: String,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check whether Context Manager can be installed here, or works as it should
+    Check(check::Args),
+    /// Show all ContextManagers, or one in detail
+    Status(status::Args),
+    /// Say what the webhook decides about a pod or a workload, and why
+    Explain(explain::Args),
+    /// Write pods and workloads of a file with their sidecars
+    Inject(inject::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

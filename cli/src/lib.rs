@@ -1,0 +1,42 @@
+//! `kubectl context`: checks, explains and operates Context Manager from the command line.
+//!
+//! One module for each subcommand. What the webhook would decide is decided here by the webhook's own code
+//! ([`context_manager_operator::inject`]), so the two cannot disagree. Everything is done with the caller's own rights: what may not be
+//! read is said, and whatever can do without it goes on.
+
+mod answer;
+mod args;
+mod check;
+mod cluster;
+mod error;
+mod explain;
+mod facts;
+mod inject;
+mod manifest;
+mod operator;
+mod selector;
+mod status;
+mod table;
+mod trust;
+mod workload;
+
+pub use answer::{Answer, Exit};
+pub use args::Args;
+pub use error::Error;
+
+use args::Command;
+use cluster::Cluster;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// When it cannot be done; the error names the remedy.
+pub async fn run(args: Args) -> Result<Answer, Error> {
+    let Args { connection, output, command } = args;
+    match command {
+        Command::Check(args) => check::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Status(args) => status::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Explain(args) => explain::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Inject(args) => inject::run(&connection, &args, output).await,
+    }
+}

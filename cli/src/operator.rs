@@ -1,0 +1,183 @@
+//! What is installed: the webhook's registration at the API server, and the Deployments of webhook and controller.
+
+use context_manager_operator::inject::{NamespaceFacts, OnMissing};
+use context_manager_protocol::names;
+use k8s_openapi::api::{
+    admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
+    apps::v1::Deployment,
+};
+use kube::api::ListParams;
+use serde::Serialize;
+
+use crate::{
+    cluster::{Cluster, call},
+    error::Error,
+    selector,
+};
+
+/// Names of the chart's entries end so.
+const ENTRY: &str = ".contextmanager.dev";
+/// Label and value of all that the chart makes.
+const PART: &str = "app.kubernetes.io/part-of=context-manager";
+const COMPONENT: &str = "app.kubernetes.io/component";
+
+/// A program of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Component {
+    Controller,
+    Webhook,
+}
+
+impl Component {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Controller => "controller",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// Whether the API server asks the webhook about the pods of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "asked", rename_all_fields = "camelCase")]
+pub(crate) enum Asked {
+    Yes { configuration: String },
+    No { why: String },
+    Unknown { why: String },
+}
+
+/// All configurations with entries of ours.
+pub(crate) async fn registrations(cluster: &Cluster) -> Result<Vec<MutatingWebhookConfiguration>, Error> {
+    let list = cluster.all::<MutatingWebhookConfiguration>();
+    let (action, right) =
+        ("list MutatingWebhookConfigurations", "list mutatingwebhookconfigurations.admissionregistration.k8s.io");
+    let all = call(action, right, list.list(&ListParams::default())).await?;
+    Ok(all.items.into_iter().filter(|found| entries(found).next().is_some()).collect())
+}
+
+/// The entries of ours.
+pub(crate) fn entries(configuration: &MutatingWebhookConfiguration) -> impl Iterator<Item = &MutatingWebhook> {
+    configuration.webhooks.iter().flatten().filter(|entry| entry.name.ends_with(ENTRY))
+}
+
+/// Whether one of the configurations makes the API server ask about the pods of a namespace that may want a sidecar.
+pub(crate) fn asked(registrations: &[MutatingWebhookConfiguration], namespace: &NamespaceFacts) -> Asked {
+    let mut labels = namespace.labels.clone();
+    labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.name.clone());
+    let mut unmet = Vec::new();
+    for registration in registrations {
+        for entry in entries(registration) {
+            let missing = entry
+                .namespace_selector
+                .as_ref()
+                .map(|selector| selector::unmet(selector, &labels))
+                .unwrap_or_default();
+            if missing.is_empty() {
+                return Asked::Yes { configuration: registration.metadata.name.clone().unwrap_or_default() };
+            }
+            unmet.extend(missing);
+        }
+    }
+    // One entry is for namespaces that ask and the other for those that do not: that one of them is not for this one says nothing.
+    unmet.retain(|part| !part.starts_with(names::INJECT));
+    match unmet.into_iter().next() {
+        Some(part) => Asked::No {
+            why: format!("namespace {:?} is left out of the webhook by its namespaceSelector: {part}", namespace.name),
+        },
+        None => {
+            Asked::No { why: "no MutatingWebhookConfiguration of Context Manager exists; install the chart".to_owned() }
+        }
+    }
+}
+
+/// The Deployment of a component.
+pub(crate) async fn deployment(cluster: &Cluster, component: Component) -> Result<Option<Deployment>, Error> {
+    let api = cluster.of::<Deployment>(&cluster.operator_namespace);
+    let labels = format!("{PART},{COMPONENT}={}", component.as_str());
+    let action = format!("list the Deployments of namespace {:?}", cluster.operator_namespace);
+    let found = call(&action, "list deployments.apps", api.list(&ListParams::default().labels(&labels))).await?;
+    Ok(found.items.into_iter().next())
+}
+
+/// A flag of a Deployment's program, from its arguments or its environment.
+pub(crate) fn flag(deployment: &Deployment, flag: &str, variable: &str) -> Option<String> {
+    let containers = &deployment.spec.template.spec.as_ref()?.containers;
+    containers.iter().find_map(|container| {
+        let arguments = container.args.as_deref().unwrap_or_default();
+        let prefix = format!("{flag}=");
+        let joined = arguments.iter().find_map(|argument| argument.strip_prefix(&prefix).map(str::to_owned));
+        let apart = || arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| pair[1].clone());
+        let environment = || container.env.iter().flatten().find(|entry| entry.name == variable)?.value.clone();
+        joined.or_else(apart).or_else(environment)
+    })
+}
+
+/// What the webhook of a Deployment injects where a resource names no image.
+pub(crate) fn sidecar_image(webhook: &Deployment) -> Option<String> {
+    flag(webhook, "--sidecar-image", "CONTEXT_MANAGER_SIDECAR_IMAGE")
+}
+
+/// What the webhook of a Deployment does where no resource can be chosen.
+pub(crate) fn on_missing(webhook: &Deployment) -> OnMissing {
+    match flag(webhook, "--on-missing", "CONTEXT_MANAGER_ON_MISSING").as_deref() {
+        Some("deny") => OnMissing::Deny,
+        Some(_) | None => OnMissing::Skip,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As the chart renders it.
+    fn registration() -> MutatingWebhookConfiguration {
+        let excluded = json!({"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system"]});
+        let entry = |name: &str, operator: &str| {
+            json!({"name": name, "clientConfig": {}, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "namespaceSelector": {"matchExpressions": [excluded, {"key": names::INJECT, "operator": operator, "values": ["true"]}]}})
+        };
+        let entries = [entry("namespaces.contextmanager.dev", "In"), entry("pods.contextmanager.dev", "NotIn")];
+        serde_json::from_value(json!({"metadata": {"name": "context-manager"}, "webhooks": entries})).unwrap()
+    }
+
+    #[test]
+    fn the_webhook_is_asked_about_all_namespaces_but_those_left_out() {
+        let ask = |name: &str, label: Option<&str>| {
+            let labels = label.map(|value| (names::INJECT.to_owned(), value.to_owned())).into_iter().collect();
+            asked(&[registration()], &NamespaceFacts { name: name.to_owned(), labels })
+        };
+        for label in [None, Some("true"), Some("false")] {
+            assert_eq!(ask("team", label), Asked::Yes { configuration: "context-manager".to_owned() }, "{label:?}");
+            let Asked::No { why } = ask("kube-system", label) else { unreachable!() };
+            assert!(why.contains("kubernetes.io/metadata.name NotIn kube-system"), "{why}");
+        }
+    }
+
+    #[test]
+    fn without_a_registration_nobody_is_asked() {
+        let Asked::No { why } = asked(&[], &NamespaceFacts::default()) else { unreachable!() };
+        assert!(why.contains("install the chart"), "{why}");
+    }
+
+    #[test]
+    fn flags_are_read_from_arguments_and_environment() {
+        let deployment = |container: serde_json::Value| -> Deployment {
+            serde_json::from_value(json!({"spec": {"selector": {}, "template": {"spec": {"containers": [container]}}}}))
+                .unwrap()
+        };
+        for container in [
+            json!({"name": "a", "args": ["webhook", "--sidecar-image=s:1", "--on-missing=deny"]}),
+            json!({"name": "a", "args": ["--sidecar-image", "s:1", "--on-missing", "deny"]}),
+            json!({"name": "a", "env": [{"name": "CONTEXT_MANAGER_SIDECAR_IMAGE", "value": "s:1"},
+                {"name": "CONTEXT_MANAGER_ON_MISSING", "value": "deny"}]}),
+        ] {
+            let found = deployment(container);
+            assert_eq!((sidecar_image(&found).as_deref(), on_missing(&found)), (Some("s:1"), OnMissing::Deny));
+        }
+        let bare = deployment(json!({"name": "a"}));
+        assert_eq!((sidecar_image(&bare), on_missing(&bare)), (None, OnMissing::Skip));
+    }
+}

@@ -1,0 +1,421 @@
+//! `kubectl context` on a real API server, with the real webhook and controller: the program that users run, as they run it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_tests::{
+    cluster::{self, Namespace, eventually},
+    objects::{INJECT, annotated, asking, labelled, pod},
+    operator::{Operator, provision, wait_for},
+    plugin::{run, run_on},
+    webhook::{Registration, Webhook, dead_address, sidecar_image},
+};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::Pod,
+    rbac::v1::{Role, RoleBinding},
+};
+use kube::{
+    ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Objects in a file, each with its type.
+fn file(folder: &tempfile::TempDir, objects: &[Value]) -> Result<PathBuf> {
+    let path = folder.path().join("objects.json");
+    fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
+    Ok(path)
+}
+
+/// A pod as it stands in a file.
+fn written(mut pod: Value) -> Value {
+    pod["apiVersion"] = json!("v1");
+    pod["kind"] = json!("Pod");
+    pod
+}
+
+/// What the webhook really does with a pod, by the API server's own words.
+async fn really(namespace: &Namespace, pod: &Value) -> Result<&'static str> {
+    let has = |pod: &Pod| pod.annotations().contains_key("contextmanager.dev/injected-hash");
+    match namespace.try_pod(pod).await {
+        Ok(pod) if has(&pod) => Ok("Injected"),
+        Ok(_) => Ok("Plain"),
+        Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("denied the request") => {
+            Ok("Refused")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Compares what is explained with what happens, for each of the pods.
+async fn agree(namespace: &Namespace, pods: Vec<Value>) -> Result<Vec<Value>> {
+    let folder = tempfile::tempdir()?;
+    let path = file(&folder, &pods.iter().cloned().map(written).collect::<Vec<_>>())?;
+    let image = sidecar_image();
+    let said = run(&[
+        "explain",
+        "-f",
+        path.to_str().context("a path")?,
+        "-n",
+        &namespace.name,
+        "--sidecar-image",
+        &image,
+        "--on-missing",
+        "skip",
+        "-o",
+        "json",
+    ])
+    .await?;
+    let explained = said.json()?;
+    let explained = explained.as_array().context("an answer for each")?;
+    ensure!(explained.len() == pods.len(), "{said:?}");
+    for (pod, explanation) in pods.iter().zip(explained) {
+        let happens = really(namespace, pod).await?;
+        ensure!(explanation["outcome"] == happens, "it is {happens}: {pod}\n{explanation}");
+        ensure!(explanation["webhook"]["asked"] == "Yes", "{explanation}");
+    }
+    Ok(explained.clone())
+}
+
+#[tokio::test]
+async fn what_is_explained_is_what_the_webhook_does_over_the_whole_truth_table() -> Result<()> {
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    for label in [None, Some("true"), Some("false"), Some("perhaps")] {
+        let labels: Vec<_> = label.map(|value| (INJECT, value)).into_iter().collect();
+        let namespace = webhook.namespace(&client, "explain", &labels).await?;
+        namespace.make_resource("memory", json!({})).await?;
+        let mut pods = Vec::new();
+        for annotation in [None, Some("true"), Some("false"), Some("yes")] {
+            for own in [None, Some("true"), Some("false"), Some("yes")] {
+                let mut asked = pod(&format!("asks-{}", pods.len()));
+                if let Some(value) = annotation {
+                    asked = annotated(asked, INJECT, value);
+                }
+                if let Some(value) = own {
+                    asked = labelled(asked, INJECT, value);
+                }
+                pods.push(asked);
+            }
+        }
+        agree(&namespace, pods).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn refusals_and_skips_are_explained_with_the_webhooks_own_reasons() -> Result<()> {
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    let empty = webhook.namespace(&client, "explain", &[(INJECT, "true")]).await?;
+    let explained = agree(&empty, vec![asking("asks"), pod("plain")]).await?;
+    ensure!(explained.iter().all(|one| one["reason"] == "NoResource"), "{explained:?}");
+
+    let namespace = webhook.namespace(&client, "explain", &[]).await?;
+    namespace.make_resource("memory", json!({})).await?;
+    let mut host = asking("host");
+    host["spec"]["hostNetwork"] = json!(true);
+    let mut taken = asking("taken");
+    taken["spec"]["containers"][0]["ports"] = json!([{"containerPort": 7419}]);
+    let mut volume = asking("volume");
+    volume["spec"]["volumes"] = json!([{"name": "context-manager-data", "emptyDir": {}}]);
+    let pods = vec![
+        host,
+        taken,
+        volume,
+        annotated(asking("unknown"), "contextmanager.dev/name", "other"),
+        annotated(asking("container"), "contextmanager.dev/containers", "nobody"),
+        annotated(asking("port"), "contextmanager.dev/admin-port", "80"),
+        annotated(asking("typo"), "contextmanager.dev/agent", "a"),
+    ];
+    let explained = agree(&namespace, pods).await?;
+    let reasons: Vec<_> = explained.iter().map(|one| one["reason"].as_str().unwrap_or_default()).collect();
+    let expected = [
+        "HostNetwork",
+        "PortTaken",
+        "VolumeNameTaken",
+        "UnknownResource",
+        "UnknownContainer",
+        "InvalidAnnotation",
+        "Injected",
+    ];
+    ensure!(reasons == expected, "{reasons:?}");
+    ensure!(explained[6]["warnings"][0].as_str().is_some_and(|said| said.contains("contextmanager.dev/agent")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn pods_and_deployments_of_the_cluster_are_explained_with_what_they_have_now() -> Result<()> {
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = webhook.namespace(&client, "explain", &[]).await?;
+    namespace.make_resource("memory", json!({})).await?;
+    let image = sidecar_image();
+    let explain = async |what: &str| {
+        let here = ["explain", what, "-n", &namespace.name, "--sidecar-image", &image, "--on-missing", "skip"];
+        run(&[&here[..], &["-o", "json"]].concat()).await
+    };
+    namespace.make::<Pod>(&asking("has")).await?;
+    let said = explain("pod/has").await?.expect(0)?.json()?;
+    ensure!(said["state"] == "UpToDate" && said["agent"] == "has" && said["contextManager"] == "memory", "{said}");
+
+    // One that began to ask when it was there already.
+    namespace.make::<Pod>(&pod("late")).await?;
+    let mark = Patch::Merge(json!({"metadata": {"annotations": {INJECT: "true"}}}));
+    namespace.api::<Pod>().patch("late", &PatchParams::default(), &mark).await?;
+    let said = explain("late").await?.expect(3)?.json()?;
+    ensure!(said["state"] == "Missing" && said["outcome"] == "Injected", "{said}");
+
+    let template = asking("template");
+    let deployment = json!({"metadata": {"name": "support"}, "spec": {
+        "replicas": 0, "selector": {"matchLabels": {"app": "support"}},
+        "template": {"metadata": {"labels": {"app": "support"}, "annotations": {INJECT: "true"}}, "spec": template["spec"]},
+    }});
+    namespace.make::<Deployment>(&deployment).await?;
+    let said = explain("deployment/support").await?.expect(0)?.json()?;
+    ensure!(said["outcome"] == "Injected" && said["agent"] == "support" && said["state"].is_null(), "{said}");
+    ensure!(said["image"] == image.as_str(), "{said}");
+
+    let said = explain("pod/nobody").await?.expect(1)?;
+    ensure!(said.notes.contains("does not exist") && said.notes.contains("kubectl get pods"), "{said:?}");
+    // The webhook is never asked about the system's own pods.
+    let folder = tempfile::tempdir()?;
+    let path = file(&folder, &[written(asking("system"))])?;
+    let said = run(&["explain", "-n", "kube-system", "-f", path.to_str().context("a path")?, "-o", "json"]).await?;
+    ensure!(said.clone().expect(3)?.json()?[0]["reason"] == "NotAsked", "{said:?}");
+    let said = run(&["explain", "-f", "-"]).await?.expect(1)?;
+    ensure!(said.notes.contains("standard input: it has no object"), "{said:?}");
+    Ok(())
+}
+
+/// What must not differ, in an order of its own: volumes by name, mounts by place, variables by name. The name of the token's volume is
+/// made by chance.
+fn settled(pod: &Pod) -> Value {
+    let mut pod = json!(pod);
+    let token = |name: &Value| name.as_str().is_some_and(|name| name.starts_with("kube-api-access-"));
+    let sort = |list: &mut Value, key: &str| {
+        let Some(items) = list.as_array_mut() else { return };
+        for item in items.iter_mut().filter(|item| token(&item["name"])) {
+            item["name"] = json!("token");
+        }
+        items.sort_by_key(|item| item[key].as_str().unwrap_or_default().to_owned());
+    };
+    let mut spec = pod["spec"].take();
+    sort(&mut spec["volumes"], "name");
+    for list in ["initContainers", "containers"] {
+        for container in spec[list].as_array_mut().into_iter().flatten() {
+            sort(&mut container["volumeMounts"], "mountPath");
+            sort(&mut container["env"], "name");
+        }
+    }
+    json!({"spec": spec, "labels": pod["metadata"]["labels"], "annotations": pod["metadata"]["annotations"]})
+}
+
+#[tokio::test]
+async fn a_file_is_injected_as_the_webhook_injects_the_same_pods() -> Result<()> {
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = webhook.namespace(&client, "inject", &[]).await?;
+    namespace.make_resource("memory", json!({"sidecar": {"protocolPort": 9000, "socket": true}})).await?;
+    let mut rich = annotated(asking("rich"), "contextmanager.dev/agent-id", "team/rich");
+    rich["spec"]["initContainers"] = json!([{"name": "prepare", "image": "localhost/agent:1",
+        "securityContext": {"allowPrivilegeEscalation": false}}]);
+    rich["spec"]["containers"][0]["env"] = json!([{"name": "MINE", "value": "1"}]);
+    rich["spec"]["volumes"] = json!([{"name": "mine", "emptyDir": {}}]);
+    let pods = [asking("bare"), rich, labelled(pod("labelled"), INJECT, "true")];
+    let folder = tempfile::tempdir()?;
+    let path = file(&folder, &pods.clone().map(written))?;
+    let image = sidecar_image();
+    let inject = ["inject", "-f", path.to_str().context("a path")?, "-n", &namespace.name, "--sidecar-image", &image];
+    let said = run(&[&inject[..], &["--on-missing", "skip", "-o", "json"]].concat()).await?.expect(0)?;
+    let injected = said.json()?["items"].as_array().cloned().context("a list")?;
+    for (before, after) in pods.iter().zip(injected) {
+        ensure!(after["spec"]["initContainers"][0]["name"] == "context-manager", "{after}");
+        let by_webhook = namespace.try_pod(before).await?;
+        let by_file = namespace.try_pod(&after).await?;
+        ensure!(settled(&by_webhook) == settled(&by_file), "{}\n{}", settled(&by_webhook), settled(&by_file));
+    }
+    // As a pipe into kubectl it is YAML.
+    let said = run(&inject).await?.expect(0)?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&said.text)?;
+    ensure!(documents.len() == 3 && said.notes.contains("agent team/rich"), "{said:?}");
+    Ok(())
+}
+
+/// The level that a check found.
+fn level<'a>(findings: &'a Value, check: &str) -> Result<(&'a str, &'a str)> {
+    let found = findings.as_array().into_iter().flatten().find(|found| found["check"] == check);
+    let found = found.with_context(|| format!("no {check} in {findings}"))?;
+    Ok((found["level"].as_str().unwrap_or_default(), found["message"].as_str().unwrap_or_default()))
+}
+
+#[tokio::test]
+async fn before_an_installation_rights_and_versions_are_checked() -> Result<()> {
+    let client = cluster::client().await?;
+    cluster::install_definition(&client).await?;
+    let findings = run(&["check", "--before-install", "-o", "json"]).await?.expect(0)?.json()?;
+    for check in ["api-server", "native-sidecars", "rights-to-install", "definition", "pod-security"] {
+        ensure!(level(&findings, check)?.0 == "Fine", "{findings}");
+    }
+    let said = run(&["check", "--before-install", "--as", "nobody", "-o", "json"]).await?.expect(3)?.json()?;
+    let (found, message) = level(&said, "rights-to-install")?;
+    ensure!(found == "Problem" && message.contains("mutatingwebhookconfigurations"), "{said}");
+    // What nobody may read is said, and does not end the check.
+    ensure!(level(&said, "native-sidecars").is_err() && level(&said, "nodes")?.0 == "Unknown", "{said}");
+    ensure!(level(&said, "definition")?.1.contains("get customresourcedefinitions"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_installation_is_checked_up_to_a_pod_that_gets_its_sidecar() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = operator.namespace(&client, "check", &[]).await?;
+    provision(&namespace, "memory", json!({})).await?;
+    let scope = operator.webhook.configuration();
+    let check = ["check", "-n", &namespace.name, "--webhook-configuration", scope, "-o", "json"];
+    // Controller and webhook of a suite are no Deployments.
+    let findings = run(&check).await?.expect(3)?.json()?;
+    for check in ["definition", "webhook-registration", "webhook-trust", "injection", "leader", "your-rights"] {
+        ensure!(level(&findings, check)?.0 == "Fine", "{check}: {findings}");
+    }
+    ensure!(level(&findings, "webhook-trust")?.1.contains("what is served is trusted"), "{findings}");
+    ensure!(
+        level(&findings, "webhook")?.0 == "Problem" && level(&findings, "controller")?.0 == "Problem",
+        "{findings}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_not_trusted_and_not_there_is_a_problem() -> Result<()> {
+    let client = cluster::client().await?;
+    cluster::install_definition(&client).await?;
+    let scope = format!("suite-check-{}", std::process::id());
+    let registration = Registration::create(&client, &scope, dead_address()?).await?;
+    let namespace = registration.namespace(&client, "check", &[]).await?;
+    namespace.make_resource("memory", json!({})).await?;
+    let check = ["check", "-n", &namespace.name, "--webhook-configuration", &scope, "-o", "json"];
+    let findings = eventually("the registration in force", PATIENCE, || async {
+        let findings = run(&check).await?.expect(3)?.json()?;
+        ensure!(level(&findings, "injection")?.0 == "Problem", "{findings}");
+        Ok::<_, anyhow::Error>(findings)
+    })
+    .await?;
+    let (found, message) = level(&findings, "webhook-trust")?;
+    ensure!(found == "Problem" && message.contains("no caBundle"), "{findings}");
+    ensure!(level(&findings, "injection")?.1.contains("failed calling webhook"), "{findings}");
+    ensure!(level(&findings, "webhook-registration")?.0 == "Fine", "{findings}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_status_shows_all_resources_and_one_with_its_pods() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = operator.namespace(&client, "status", &[]).await?;
+    provision(&namespace, "memory", json!({})).await?;
+    let here = ["-n", namespace.name.as_str()];
+    let said = run(&[&["status"], &here[..]].concat()).await?.expect(0)?;
+    let row = said.text.lines().find(|line| line.contains("memory")).context("a row")?;
+    ensure!(row.contains("True") && row.contains("Provisioned") && row.contains("Embedded/EmptyDir"), "{row}");
+    namespace.make::<Pod>(&asking("agent")).await?;
+    let said = run(&[&["status", "memory"], &here[..]].concat()).await?.expect(0)?;
+    for part in ["KeysRotated", "Certificate:", "Key:", "POD", "agent "] {
+        ensure!(said.text.contains(part), "no {part:?} in {said:?}");
+    }
+    let auth = json!({"auth": {"secretPolicy": "UseExisting", "secretRef": {"name": "mine"}}});
+    namespace.make_resource("broken", auth).await?;
+    wait_for(&namespace, "broken", "Ready", "False", Some("SecretNotFound")).await?;
+    let said = run(&[&["status"], &here[..]].concat()).await?.expect(3)?;
+    ensure!(said.text.contains("broken") && said.text.contains("names the Secret \"mine\""), "{said:?}");
+    let json = run(&[&["status", "-o", "json"], &here[..]].concat()).await?.json()?;
+    ensure!(json[0]["name"] == "broken" && json[1]["status"]["keys"]["active"].is_string(), "{json}");
+    let yaml = run(&[&["status", "memory", "-o", "yaml"], &here[..]].concat()).await?.expect(0)?;
+    let yaml: Value = serde_saphyr::from_str(&yaml.text)?;
+    ensure!(yaml["pods"][0]["name"] == "agent" && yaml["ready"] == "True", "{yaml}");
+    Ok(())
+}
+
+/// A user with a few rights in one namespace.
+async fn grant(namespace: &Namespace, user: &str, rules: Value) -> Result<()> {
+    let name = json!({"name": user});
+    let role: Role = serde_json::from_value(json!({"metadata": name, "rules": rules}))?;
+    namespace.api::<Role>().create(&PostParams::default(), &role).await?;
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "metadata": name,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+        "subjects": [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}],
+    }))?;
+    namespace.api::<RoleBinding>().create(&PostParams::default(), &binding).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn somebody_with_few_rights_gets_what_they_may_see_and_is_told_the_rest() -> Result<()> {
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = webhook.namespace(&client, "rights", &[]).await?;
+    namespace.make_resource("memory", json!({})).await?;
+    namespace.make::<Pod>(&asking("agent")).await?;
+    let user = namespace.name.clone();
+    let rules = json!([
+        {"apiGroups": ["contextmanager.dev"], "resources": ["contextmanagers"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+    ]);
+    grant(&namespace, &user, rules).await?;
+    let mine = ["--as", &user, "-n", &namespace.name];
+    let explain = [&["explain", "agent", "-o", "json"], &mine[..]].concat();
+    let said = eventually("the new rights", PATIENCE, || async { run(&explain).await?.expect(0) }).await?;
+    let explained = said.json()?;
+    // The image of the sidecar is the webhook's, which may not be read; so nobody can say whether the pod has it.
+    ensure!(explained["outcome"] == "Injected" && explained["state"].is_null(), "{explained}");
+    ensure!(explained["image"].is_null() && explained["webhook"]["asked"] == "Unknown", "{explained}");
+    ensure!(said.notes.contains("get namespaces") && said.notes.contains("--sidecar-image"), "{said:?}");
+    let image = sidecar_image();
+    let known = [&explain[..], &["--sidecar-image", &image]].concat();
+    ensure!(run(&known).await?.expect(0)?.json()?["state"] == "UpToDate");
+    let said = run(&[&["status", "memory"], &mine[..]].concat()).await?;
+    ensure!(said.notes.contains("list pods") && said.text.contains("The pods are not known"), "{said:?}");
+    let said = run(&["status", "-n", "default", "--as", &user]).await?.expect(1)?;
+    ensure!(said.notes.contains("list contextmanagers.contextmanager.dev"), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn exit_codes_tell_a_wrong_command_line_from_a_cluster_that_is_away() -> Result<()> {
+    run(&["check", "--nonsense"]).await?.expect(2)?;
+    run(&["explain", "configmap/a"]).await?.expect(2)?;
+    run(&["--help"]).await?.expect(0)?;
+    let folder = tempfile::tempdir()?;
+    let (nowhere, dead) = (folder.path().join("none"), folder.path().join("dead"));
+    let said = run_on(&nowhere, &["status"]).await?.expect(1)?;
+    ensure!(said.notes.contains("set KUBECONFIG"), "{said:?}");
+    let server = format!("https://{}", dead_address()?);
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": server}}],
+        "users": [{"name": "a", "user": {"token": "t"}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+    });
+    fs::write(&dead, config.to_string())?;
+    let said = run_on(&dead, &["status"]).await?.expect(1)?;
+    ensure!(said.notes.contains("does not answer"), "{said:?}");
+    // Injection needs no cluster at all.
+    let path = file(
+        &folder,
+        &[
+            written(asking("a")),
+            json!({"apiVersion": "contextmanager.dev/v1alpha1",
+        "kind": "ContextManager", "metadata": {"name": "memory"}, "spec": {}}),
+        ],
+    )?;
+    let path = path.to_str().context("a path")?;
+    run_on(&dead, &["inject", "--offline", "--sidecar-image", "sidecar:1", "-f", path]).await?.expect(0)?;
+    let said = run_on(&dead, &["inject", "--offline", "-f", path]).await?.expect(1)?;
+    ensure!(said.notes.contains("--sidecar-image"), "{said:?}");
+    Ok(())
+}
