@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::answer::Output;
-use crate::{check, explain, inject, status};
+use crate::{check, completion, explain, inject, query, report, rotate, status};
 
 /// Checks, explains and operates Context Manager.
 ///
@@ -56,6 +56,17 @@ pub(crate) enum Command {
     Explain(explain::Args),
     /// Write pods and workloads of a file with their sidecars
     Inject(inject::Args),
+    /// Replace the key of a ContextManager, or the webhook's CA, without a restart
+    Rotate(rotate::Args),
+    /// Search the memory of a running agent
+    Query(query::Args),
+    /// Write a support bundle, without secrets and without memory
+    Report(report::Args),
+    /// Write a script that completes this command line
+    Completion(completion::Args),
+    /// Answer kubectl's question how a command line may go on
+    #[command(name = "__complete", hide = true)]
+    Complete(completion::Words),
 }
 
 #[cfg(test)]

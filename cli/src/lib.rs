@@ -8,12 +8,16 @@ mod answer;
 mod args;
 mod check;
 mod cluster;
+mod completion;
 mod error;
 mod explain;
 mod facts;
 mod inject;
 mod manifest;
 mod operator;
+mod query;
+mod report;
+mod rotate;
 mod selector;
 mod status;
 mod table;
@@ -37,6 +41,11 @@ pub async fn run(args: Args) -> Result<Answer, Error> {
         Command::Check(args) => check::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Status(args) => status::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Explain(args) => explain::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Rotate(args) => rotate::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Query(args) => query::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Report(args) => report::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Completion(args) => Ok(completion::run(args)),
+        Command::Complete(args) => Ok(completion::complete(&args)),
         Command::Inject(args) => inject::run(&connection, &args, output).await,
     }
 }

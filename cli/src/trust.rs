@@ -26,6 +26,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
+use sha2::Digest as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
@@ -45,6 +46,12 @@ pub(crate) fn bundle(pem: &[u8]) -> Vec<CertificateDer<'static>> {
 pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
     Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|error| error.to_string())
+}
+
+/// The SHA-256 of a certificate, in hexadecimal.
+pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let digest = sha2::Sha256::digest(certificate.as_ref());
+    digest.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// The name by which the API server knows the webhook.

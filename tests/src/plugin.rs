@@ -1,6 +1,12 @@
 //! `kubectl-context`, started as kubectl starts it.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -59,4 +65,21 @@ pub async fn run_on(kubeconfig: &Path, arguments: &[&str]) -> Result<Said> {
         text: String::from_utf8_lossy(&output.stdout).into_owned(),
         notes: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// The files of a support bundle, by their paths in its folder.
+///
+/// # Errors
+/// When it is none.
+pub fn unpack(path: &Path) -> Result<BTreeMap<String, String>> {
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(fs::File::open(path)?));
+    let mut files = BTreeMap::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.iter().skip(1).collect::<PathBuf>().display().to_string();
+        let mut text = String::new();
+        entry.read_to_string(&mut text)?;
+        files.insert(name, text);
+    }
+    Ok(files)
 }

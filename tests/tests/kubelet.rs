@@ -7,6 +7,7 @@ use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     operator::{Operator, condition, provision, wait_for},
+    plugin::{run, unpack},
     pods::{self, START, container},
     rotation::Count,
 };
@@ -357,5 +358,49 @@ async fn metrics_of_a_running_pod_satisfy_promtool_and_count_what_happened() -> 
     let output = check.wait_with_output().await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success() && said.trim().is_empty(), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_line_searches_the_memory_of_a_running_agent() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "query", json!({})).await?;
+    pods::start(&namespace, "agent").await?;
+    let here = ["-n", namespace.name.as_str()];
+    let query = ["query", "What colour is the boat?"];
+    let found = run(&[&query[..], &["--pod", "agent", "-o", "json"], &here[..]].concat()).await?.expect(0)?.json()?;
+    let first = found["contexts"][0]["text"].as_str().context("a context")?;
+    ensure!(first.contains("painted green"), "{found}");
+    // Without a name it finds the pod itself.
+    let said = run(&[&query[..], &here[..]].concat()).await?.expect(0)?;
+    ensure!(said.text.contains("painted green") && said.text.contains("asked in pod agent"), "{said:?}");
+    // Whoever may not forward a port is told so.
+    let said = run(&[&query[..], &["--as", "nobody"], &here[..]].concat()).await?.expect(1)?;
+    ensure!(said.notes.contains("not allowed to list the pods"), "{said:?}");
+    let said = run(&[&query[..], &["--token-budget", "-1"], &here[..]].concat()).await?;
+    ensure!(said.code != 0, "a negative budget is refused: {said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_report_of_a_running_agent_has_log_and_metrics_and_no_memory() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "report", json!({})).await?;
+    pods::start(&namespace, "agent").await?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("report.tar.gz");
+    let file = path.to_str().context("a path")?;
+    let written = run(&["report", "-n", &namespace.name, "--file", file, "-o", "json"]).await?.expect(0)?.json()?;
+    ensure!(written["notRead"] == json!([]) && written["scrubbed"] == 0, "{written}");
+    let files = unpack(&path)?;
+    let inside =
+        |name: &str| files.get(&format!("namespaces/{}/pods/agent/{name}", namespace.name)).context(name.to_owned());
+    ensure!(inside("metrics.txt")?.contains("context_manager_contexts"));
+    ensure!(inside("health.txt")?.contains("components") && !inside("log.txt")?.is_empty());
+    for (name, text) in &files {
+        for word in ["lighthouse keeper", "painted green", "bakes bread", "What colour"] {
+            ensure!(!text.contains(word), "{name} has words of the memory");
+        }
+    }
     Ok(())
 }

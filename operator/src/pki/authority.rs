@@ -89,6 +89,15 @@ impl Authorities {
         }
     }
 
+    /// The step when somebody asks for a new CA: its making comes before all else that is due. A rotation that goes on already is the
+    /// answer.
+    pub(super) const fn asked(&self, due: Step) -> Step {
+        match (&self.next, due) {
+            (None, Step::Keep | Step::Forget | Step::Prepare) => Step::Prepare,
+            (Some(_), _) | (None, Step::Promote | Step::Replace) => due,
+        }
+    }
+
     /// Does a step.
     pub(super) fn advance(self, step: Step, now: Timestamp, lifetimes: &Lifetimes) -> Result<Self, Error> {
         let Self { signing, next, previous } = self;
@@ -182,6 +191,20 @@ mod tests {
 
     fn lifetimes() -> Lifetimes {
         Lifetimes { authority: 100 * DAY, renew_before: 20 * DAY, leaf: DAY, grace: DAY }
+    }
+
+    #[test]
+    fn who_asks_gets_a_successor_at_once_unless_there_is_one() {
+        let lifetimes = lifetimes();
+        let state = Authorities::start(at(0), &lifetimes).unwrap();
+        for due in [Step::Keep, Step::Forget] {
+            assert_eq!(state.asked(due), Step::Prepare);
+        }
+        assert_eq!(state.asked(Step::Replace), Step::Replace, "there is nothing left to succeed");
+        let prepared = state.advance(Step::Prepare, at(1), &lifetimes).unwrap();
+        for due in [Step::Keep, Step::Promote] {
+            assert_eq!(prepared.asked(due), due);
+        }
     }
 
     #[test]

@@ -192,13 +192,14 @@ pub async fn keep(client: &Client, settings: &Settings, now: Timestamp) -> Resul
     };
     let (authorities, version) = match secret::fetch(client, &place).await? {
         Stored::Absent => (Authorities::start(now, lifetimes)?, None),
-        Stored::Present { version, content: Err(what) } => {
+        Stored::Present { version, content: Err(what), .. } => {
             let error = Error::InvalidSecret { secret: secret.clone(), what };
             tracing::warn!(%error, "Making a new CA in place of a damaged one");
             (Authorities::start(now, lifetimes)?, version)
         }
-        Stored::Present { version, content: Ok(found) } => {
-            let step = found.due(now, Published::Everywhere, lifetimes);
+        Stored::Present { version, content: Ok(found), requested } => {
+            let due = found.due(now, Published::Everywhere, lifetimes);
+            let step = if requested { found.asked(due) } else { due };
             if step == Step::Keep {
                 return Ok(Trust { authorities: *found });
             }

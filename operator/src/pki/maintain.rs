@@ -97,14 +97,15 @@ impl Keeper {
                     info!(secret = self.settings.secret, "Making a CA for the webhook");
                     (Authorities::start(now, &lifetimes)?, None)
                 }
-                Stored::Present { version, content: Err(what) } => {
+                Stored::Present { version, content: Err(what), .. } => {
                     let secret = self.settings.secret.clone();
                     warn!(error = %Error::InvalidSecret { secret, what }, "Making a new CA in place of a damaged one");
                     (Authorities::start(now, &lifetimes)?, version)
                 }
-                Stored::Present { version, content: Ok(found) } => {
+                Stored::Present { version, content: Ok(found), requested } => {
                     let found = *found;
-                    let step = found.due(now, self.published(&found).await?, &lifetimes);
+                    let due = found.due(now, self.published(&found).await?, &lifetimes);
+                    let step = if requested { found.asked(due) } else { due };
                     if step == Step::Keep {
                         self.take(found);
                         return Ok(());

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use context_manager_protocol::names;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client,
@@ -17,7 +18,12 @@ pub(super) enum Stored {
     /// It does not exist.
     Absent,
     /// It exists; its content is a set of CAs, or `Err` says why not.
-    Present { version: Option<String>, content: Result<Box<Authorities>, String> },
+    Present {
+        version: Option<String>,
+        content: Result<Box<Authorities>, String>,
+        /// Whether somebody asks for a new CA by an annotation. The next write takes it away, because it writes what is desired alone.
+        requested: bool,
+    },
 }
 
 /// What became of a write.
@@ -36,7 +42,9 @@ pub(super) async fn fetch(client: &Client, settings: &Settings) -> Result<Stored
     let text = |ByteString(bytes)| String::from_utf8(bytes).ok();
     let data: BTreeMap<_, _> =
         secret.data.unwrap_or_default().into_iter().filter_map(|(key, value)| Some((key, text(value)?))).collect();
+    let requested = secret.metadata.annotations.is_some_and(|annotations| annotations.contains_key(names::ROTATE));
     Ok(Stored::Present {
+        requested,
         version: secret.metadata.resource_version,
         content: Authorities::from_secret(&data).map(Box::new),
     })

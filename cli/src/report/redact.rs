@@ -1,0 +1,271 @@
+//! What may stand in a bundle.
+//!
+//! Objects of ours are kept, without what others wrote into their annotations. Pods are cut down to what is ours in them, because commands,
+//! arguments and variables of agents are where people put prompts and passwords. Secrets become lists of names and lengths.
+
+use std::collections::BTreeSet;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use context_manager_protocol::names;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::ResourceExt as _;
+use serde_json::{Map, Value, json};
+
+/// What stands where something was taken out.
+const REDACTED: &str = "[redacted]";
+/// Shorter values are words that occur by themselves, such as `true`; keys and certificates are longer.
+const LEAST: usize = 8;
+
+/// Metadata without what is large, of nobody's use, or of unknown content: of annotations only those of this product.
+pub(super) fn metadata(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.retain(|key, _| key.starts_with(names::GROUP));
+        }
+    }
+    object
+}
+
+/// A Secret without its values.
+pub(super) fn secret(secret: &Secret) -> Value {
+    let lengths: Map<_, _> =
+        secret.data.iter().flatten().map(|(key, ByteString(value))| (key.clone(), json!(value.len()))).collect();
+    json!({
+        "name": secret.name_any(),
+        "type": secret.type_,
+        "created": secret.metadata.creation_timestamp,
+        "labels": secret.labels(),
+        "owners": secret.owner_references().iter().map(|owner| format!("{}/{}", owner.kind, owner.name)).collect::<Vec<_>>(),
+        "bytesByKey": lengths,
+    })
+}
+
+/// A `ContextManager`; credentials that somebody wrote into a URL are taken out.
+pub(super) fn resource(object: Value) -> Value {
+    let mut object = metadata(object);
+    urls(&mut object);
+    object
+}
+
+/// The names of the Secrets that a spec refers to.
+pub(super) fn references(spec: &Value, names: &mut BTreeSet<String>) {
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        if key == "secretRef" || key.ends_with("SecretRef") {
+            names.extend(value.get("name").and_then(Value::as_str).map(str::to_owned));
+        }
+        references(value, names);
+    }
+}
+
+/// Takes user and password out of every URL in a value.
+fn urls(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some(clean) = without_credentials(text) {
+                *text = clean;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(urls),
+        Value::Object(entries) => entries.values_mut().for_each(urls),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn without_credentials(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#', ' ']).unwrap_or(rest.len()));
+    let (_, host) = authority.rsplit_once('@')?;
+    Some(format!("{scheme}://{REDACTED}@{host}{path}"))
+}
+
+/// A pod of an agent: the sidecar whole, of all other containers the name and the image.
+pub(super) fn agent(pod: Value) -> Value {
+    let mut pod = metadata(pod);
+    let Some(spec) = pod.get_mut("spec").map(Value::take) else { return pod };
+    let containers = |list: &str| -> Value {
+        let items = spec.get(list).and_then(Value::as_array).into_iter().flatten();
+        items
+            .map(|container| {
+                if container.get("name").and_then(Value::as_str) == Some(names::CONTAINER) {
+                    return container.clone();
+                }
+                json!({"name": container.get("name"), "image": container.get("image"), "ports": container.get("ports")})
+            })
+            .collect()
+    };
+    let volumes = spec.get("volumes").and_then(Value::as_array).into_iter().flatten();
+    let name = |volume: &Value| volume.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let ours: Vec<_> = volumes.filter(|volume| name(volume).starts_with("context-manager-")).cloned().collect();
+    pod["spec"] = json!({
+        "initContainers": containers("initContainers"),
+        "containers": containers("containers"),
+        "volumes": ours,
+        "nodeName": spec.get("nodeName"),
+        "hostNetwork": spec.get("hostNetwork"),
+        "securityContext": spec.get("securityContext"),
+        "restartPolicy": spec.get("restartPolicy"),
+    });
+    // What a container wrote when it ended is its own business.
+    forget_messages(&mut pod["status"]);
+    pod
+}
+
+fn forget_messages(status: &mut Value) {
+    for list in ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
+        for container in status.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if container.get("name").and_then(Value::as_str) == Some(names::CONTAINER) {
+                continue;
+            }
+            for state in ["state", "lastState"] {
+                if let Some(ended) =
+                    container.pointer_mut(&format!("/{state}/terminated")).and_then(Value::as_object_mut)
+                {
+                    ended.remove("message");
+                }
+            }
+        }
+    }
+}
+
+/// Secret values that must not stand anywhere.
+#[derive(Default)]
+pub(super) struct Scrubber(Vec<String>);
+
+impl Scrubber {
+    /// Takes the values of a Secret, in every form they could be written in: as they are, in Base64, line by line of PEM, and piece by piece
+    /// of JSON.
+    pub(super) fn learn(&mut self, secret: &Secret) {
+        for (key, ByteString(value)) in secret.data.iter().flatten() {
+            self.add(BASE64_STANDARD.encode(value));
+            // Certificates and CA bundles are for everybody.
+            let public = std::path::Path::new(key).extension().is_some_and(|extension| extension == "crt");
+            let Ok(text) = std::str::from_utf8(value) else { continue };
+            if public {
+                continue;
+            }
+            self.add(text.trim().to_owned());
+            text.lines().filter(|line| !line.starts_with("-----")).for_each(|line| self.add(line.trim().to_owned()));
+            if let Ok(json) = serde_json::from_str(text) {
+                self.pieces(&json);
+            }
+        }
+    }
+
+    fn pieces(&mut self, value: &Value) {
+        match value {
+            // An id of a key is shown everywhere.
+            Value::Object(entries) => {
+                for (_, value) in entries.iter().filter(|(name, _)| *name != "id") {
+                    self.pieces(value);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.pieces(item)),
+            Value::String(text) => self.add(text.clone()),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    fn add(&mut self, text: String) {
+        if text.len() >= LEAST && !self.0.contains(&text) {
+            self.0.push(text);
+        }
+    }
+
+    /// Takes the values out of a text; how many there were.
+    pub(super) fn scrub(&self, text: &mut String) -> usize {
+        let mut found = 0;
+        for secret in &self.0 {
+            let count = text.matches(secret.as_str()).count();
+            if count > 0 {
+                *text = text.replace(secret.as_str(), REDACTED);
+                found += count;
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    const MATERIAL: &str = "c2VjcmV0LW1hdGVyaWFsLW9mLWEta2V5LTMyLWJ5dGVz";
+
+    fn ring() -> Secret {
+        let ring = json!({"active": {"id": "k-2026", "key": MATERIAL}}).to_string();
+        serde_json::from_value(json!({
+            "metadata": {"name": "memory-context-keys"}, "type": "Opaque",
+            "data": {"keys.json": BASE64_STANDARD.encode(ring), "word": BASE64_STANDARD.encode("true")},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_secret_is_its_names_and_lengths() {
+        let shown = secret(&ring());
+        assert_eq!(shown["bytesByKey"]["word"], 4);
+        assert!(!shown.to_string().contains(MATERIAL) && !shown.to_string().contains(&BASE64_STANDARD.encode("true")));
+    }
+
+    #[test]
+    fn a_value_is_taken_out_in_every_form_and_an_id_stays() {
+        let mut scrubber = Scrubber::default();
+        scrubber.learn(&ring());
+        let whole = BASE64_STANDARD.encode(json!({"active": {"id": "k-2026", "key": MATERIAL}}).to_string());
+        let mut text = format!("key {MATERIAL} of {whole}, id k-2026, true");
+        assert_eq!(scrubber.scrub(&mut text), 2);
+        assert_eq!(text, "key [redacted] of [redacted], id k-2026, true");
+    }
+
+    #[test]
+    fn a_private_key_is_known_by_each_of_its_lines() {
+        let pem =
+            "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0w\n-----END PRIVATE KEY-----\n";
+        let secret = serde_json::from_value(json!({"data": {"tls.key": BASE64_STANDARD.encode(pem)}})).unwrap();
+        let mut scrubber = Scrubber::default();
+        scrubber.learn(&secret);
+        let mut text = "AgEGCCqGSM49AwEHBG0w and -----END PRIVATE KEY-----".to_owned();
+        assert_eq!(scrubber.scrub(&mut text), 1);
+        assert_eq!(text, "[redacted] and -----END PRIVATE KEY-----");
+    }
+
+    #[test]
+    fn of_an_agent_only_names_and_the_sidecar_are_kept() {
+        let pod = json!({
+            "metadata": {"name": "a", "managedFields": [1], "annotations": {
+                "kubectl.kubernetes.io/last-applied-configuration": "PASSWORD", "contextmanager.dev/inject": "true"}},
+            "spec": {
+                "containers": [{"name": "agent", "image": "agent:1", "args": ["PROMPT"], "env": [{"name": "A", "value": "PASSWORD"}]}],
+                "initContainers": [{"name": "context-manager", "args": ["--config"]}, {"name": "prepare", "command": ["PROMPT"]}],
+                "volumes": [{"name": "context-manager-data"}, {"name": "mine", "secret": {"secretName": "PASSWORD"}}],
+            },
+            "status": {"containerStatuses": [{"name": "agent", "state": {"terminated": {"exitCode": 1, "message": "PROMPT"}}}]},
+        });
+        let kept = agent(pod);
+        let text = kept.to_string();
+        assert!(!text.contains("PASSWORD") && !text.contains("PROMPT") && !text.contains("managedFields"), "{text}");
+        assert_eq!(kept["spec"]["initContainers"][0]["args"][0], "--config");
+        assert_eq!(kept["metadata"]["annotations"]["contextmanager.dev/inject"], "true");
+        assert_eq!(kept["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 1);
+    }
+
+    #[test]
+    fn the_secrets_of_a_spec_are_known_by_its_references() {
+        let spec = json!({"auth": {"secretRef": {"name": "mine", "key": "k"}},
+            "vectorStore": {"qdrant": {"apiKeySecretRef": {"name": "qdrant"}, "tls": {"caSecretRef": {"name": "ca"}}}}, "name": "no"});
+        let mut found = BTreeSet::new();
+        references(&spec, &mut found);
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["ca", "mine", "qdrant"]);
+    }
+
+    #[test]
+    fn credentials_in_urls_are_taken_out() {
+        let kept = resource(
+            json!({"spec": {"vectorStore": {"qdrant": {"url": "https://me:PASSWORD@qdrant:6334/x"}}, "note": "a@b"}}),
+        );
+        assert_eq!(kept["spec"]["vectorStore"]["qdrant"]["url"], "https://[redacted]@qdrant:6334/x");
+        assert_eq!(kept["spec"]["note"], "a@b");
+    }
+}
