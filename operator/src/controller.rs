@@ -31,7 +31,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use context_manager_crds::ContextManager;
 use context_manager_protocol::names;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::{
     Api, Client, Config, ResourceExt,
@@ -63,6 +63,8 @@ use crate::pki;
 const CONCURRENCY: u16 = 8;
 /// Changes within this time are worked off together.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// How long reconciliations that are under way may take to end; less than a pod is given.
+const ENDING: Duration = Duration::from_secs(15);
 /// Longest time without a look at an object whose certificates and Secrets cannot be watched.
 pub const RESYNC: Duration = Duration::from_mins(1);
 
@@ -184,6 +186,7 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
         Controller::new(Api::<DeserializeGuard<ContextManager>>::all(client.clone()), watcher::Config::default());
     let sweeping = sweep::run(Arc::clone(&context), controller.store(), sweep, stop.clone());
     let forgetting = forget(Arc::clone(&context), controller.store(), stop.clone());
+    let stuck = stuck(controller.store(), stop.clone());
     let reconciling = controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
@@ -199,7 +202,22 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
                 debug!(%error, "A trigger of the controller came to nothing");
             }
         });
+    let reconciling = async {
+        tokio::select! {
+            () = reconciling => {}
+            () = stuck => tracing::warn!("Left reconciliations unfinished, so as to end"),
+        }
+    };
     tokio::join!(reconciling, sweeping, forgetting);
+}
+
+/// Returns when the reconciliations have been told to stop and do not. They wait for the first list of resources even then, which may
+/// never come.
+async fn stuck(store: Store<DeserializeGuard<ContextManager>>, stop: CancellationToken) {
+    stop.cancelled().await;
+    if store.wait_until_ready().now_or_never().is_some() {
+        tokio::time::sleep(ENDING).await;
+    }
 }
 
 /// Takes resources that are gone out of the metrics, where nothing else notices their end.

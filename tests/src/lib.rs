@@ -14,6 +14,7 @@ pub mod plugin;
 pub mod pods;
 pub mod proxy;
 pub mod qdrant;
+pub mod rights;
 pub mod rotation;
 pub mod sidecar;
 pub mod stream;

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Namespace of the chart.
-const HOME: &str = "context-manager-system";
+pub const HOME: &str = "context-manager-system";
 /// How long the lease is waited for: a little longer than it is kept for a leader that vanished.
 const LEASE: Duration = Duration::from_secs(25);
 /// Time between two looks of the controller at what it cannot watch.
@@ -63,20 +63,7 @@ impl Operator {
     async fn start() -> Result<Self> {
         let webhook = Webhook::start(crate::webhook::Options::default()).await?;
         make_home(&cluster::client().await?).await?;
-        let settings = Settings {
-            admin_address: dead_address()?,
-            namespace: HOME.to_owned(),
-            instance: webhook.configuration().to_owned(),
-            webhook_configuration: webhook.configuration().to_owned(),
-            sidecar_image: Some(crate::webhook::sidecar_image()),
-            lease: "context-manager-controller".to_owned(),
-            lease_duration: Duration::from_secs(15),
-            authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),
-            resync: RESYNC,
-            keys: KEYS,
-            watchdog: watchdog::Mode::Evict,
-            sweep: sweep::Settings { mode: sweep::Mode::Delete, interval: RESYNC, grace: RESYNC },
-        };
+        let settings = settings(&webhook)?;
         let admin = settings.admin_address.to_string();
         let controller = Background::start("the controller", move |_, shutdown| async move {
             let clients = controller::Clients::new(cluster::config().await?)?;
@@ -85,7 +72,7 @@ impl Operator {
         let operator = Self { controller, webhook, admin };
         let leads = eventually("the controller's lease", LEASE, || async {
             let metrics = operator.metrics().await?;
-            ensure!(metrics.contains("context_manager_leader 1"), "it waits for the lease");
+            ensure!(leads(&metrics), "it waits for the lease");
             Ok::<_, anyhow::Error>(())
         });
         leads.await.context("is Context Manager installed in this cluster? end it by `cargo xtask demo --clean`")?;
@@ -125,8 +112,38 @@ impl Operator {
     }
 }
 
-/// The namespace stays: what is in it is the lease and the CA, and both are used again.
-async fn make_home(client: &Client) -> Result<()> {
+/// Whether a controller's metrics say that it leads.
+#[must_use]
+pub fn leads(metrics: &str) -> bool {
+    metrics.lines().any(|line| line == "context_manager_leader 1")
+}
+
+/// The controller's settings in the suites.
+///
+/// # Errors
+/// When no port is free.
+pub fn settings(webhook: &Webhook) -> Result<Settings> {
+    Ok(Settings {
+        admin_address: dead_address()?,
+        namespace: HOME.to_owned(),
+        instance: webhook.configuration().to_owned(),
+        webhook_configuration: webhook.configuration().to_owned(),
+        sidecar_image: Some(crate::webhook::sidecar_image()),
+        lease: "context-manager-controller".to_owned(),
+        lease_duration: Duration::from_secs(15),
+        authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),
+        resync: RESYNC,
+        keys: KEYS,
+        watchdog: watchdog::Mode::Evict,
+        sweep: sweep::Settings { mode: sweep::Mode::Delete, interval: RESYNC, grace: RESYNC },
+    })
+}
+
+/// Makes the operator's namespace. It stays: what is in it is the lease and the CA, and both are used again.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn make_home(client: &Client) -> Result<()> {
     let api = Api::<NamespaceObject>::all(client.clone());
     let object = serde_json::from_value(json!({"metadata": {"name": HOME}}))?;
     match api.create(&PostParams::default(), &object).await {

@@ -1,0 +1,221 @@
+//! A part of the operator under the rights that the chart gives it, and nothing more: the client impersonates a user of its own, and
+//! every request is written down as the right it needs.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+use http::{Method, Request, Uri};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+    client::Body,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tower::{BoxError, service_fn};
+
+use crate::cluster;
+
+/// A right: API group, resource with its subresource, verb.
+pub type Right = (String, String, String);
+
+/// What the chart permits a part.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// In the whole cluster.
+    pub cluster: Vec<PolicyRule>,
+    /// In the operator's namespace.
+    pub home: Vec<PolicyRule>,
+}
+
+impl Rules {
+    /// Those of a part such as `controller`, as helm renders them with the chart's defaults. `configuration` takes the place of the
+    /// webhook configuration's name.
+    ///
+    /// # Errors
+    /// When the rendered chart has none.
+    pub fn of(part: &str, configuration: &str) -> Result<Self> {
+        let name = format!("context-manager-{part}");
+        let role: ClusterRole = rendered("ClusterRole", &name)?;
+        let home: Role = rendered("Role", &name)?;
+        let mut cluster = role.rules.unwrap_or_default();
+        for named in cluster.iter_mut().filter_map(|rule| rule.resource_names.as_mut()) {
+            *named = vec![configuration.to_owned()];
+        }
+        Ok(Self { cluster, home: home.rules.unwrap_or_default() })
+    }
+
+    /// One right for each group, resource and verb.
+    #[must_use]
+    pub fn rights(&self) -> BTreeSet<Right> {
+        let mut rights = BTreeSet::new();
+        for rule in self.cluster.iter().chain(&self.home) {
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    rights.extend(rule.verbs.iter().map(|verb| (group.clone(), resource.clone(), verb.clone())));
+                }
+            }
+        }
+        rights
+    }
+}
+
+fn rendered<K: DeserializeOwned>(kind: &str, name: &str) -> Result<K> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/context-manager.yaml");
+    let chart = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    let object = chart
+        .split("\n---\n")
+        .filter_map(|document| serde_saphyr::from_str::<Value>(document).ok())
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    Ok(serde_json::from_value(object.with_context(|| format!("the chart renders no {kind} {name}"))?)?)
+}
+
+/// A user with these rights; they end when it is dropped.
+pub struct User {
+    name: String,
+    home: String,
+    used: Arc<Mutex<BTreeSet<Right>>>,
+}
+
+impl User {
+    /// Makes one. `home` is the operator's namespace.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn create(client: &Client, home: &str, rules: &Rules) -> Result<Self> {
+        let user =
+            Self { name: format!("suite-{}", uuid::Uuid::new_v4()), home: home.to_owned(), used: Arc::default() };
+        let name = &user.name;
+        let subjects = json!([{"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}]);
+        let reference = |kind: &str| json!({"kind": kind, "name": name, "apiGroup": "rbac.authorization.k8s.io"});
+        let binding =
+            |kind: &str| json!({"metadata": {"name": name}, "subjects": subjects, "roleRef": reference(kind)});
+        let role = |rules: &[PolicyRule]| json!({"metadata": {"name": name}, "rules": rules});
+        let made = PostParams::default();
+        Api::<ClusterRole>::all(client.clone()).create(&made, &serde_json::from_value(role(&rules.cluster))?).await?;
+        Api::<ClusterRoleBinding>::all(client.clone())
+            .create(&made, &serde_json::from_value(binding("ClusterRole"))?)
+            .await?;
+        let at_home = Api::<Role>::namespaced(client.clone(), home);
+        at_home.create(&made, &serde_json::from_value(role(&rules.home))?).await?;
+        let bindings = Api::<RoleBinding>::namespaced(client.clone(), home);
+        bindings.create(&made, &serde_json::from_value(binding("Role"))?).await?;
+        Ok(user)
+    }
+
+    /// The user's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A client that acts as this user.
+    ///
+    /// # Errors
+    /// When there is no cluster.
+    pub async fn client(&self) -> Result<Client> {
+        let mut config = cluster::config().await?;
+        config.auth_info.impersonate = Some(self.name.clone());
+        config.auth_info.impersonate_groups = Some(vec!["system:authenticated".to_owned()]);
+        config.default_retry = false;
+        let used = Arc::clone(&self.used);
+        let noting = move |request: Request<Body>| {
+            if let Some(right) = right(request.method(), request.uri()) {
+                used.lock().unwrap_or_else(PoisonError::into_inner).insert(right);
+            }
+            request
+        };
+        let plain = Client::try_from(config)?;
+        let service = service_fn(move |request: Request<Body>| {
+            let (client, request) = (plain.clone(), noting(request));
+            async move { client.send(request).await.map_err(BoxError::from) }
+        });
+        Ok(Client::new(service, &self.home))
+    }
+
+    /// The rights that were needed so far.
+    #[must_use]
+    pub fn used(&self) -> BTreeSet<Right> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let (name, home) = (self.name.clone(), self.home.clone());
+        let removal = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let client = cluster::client().await?;
+                let now = DeleteParams::default();
+                Api::<ClusterRoleBinding>::all(client.clone()).delete(&name, &now).await?;
+                Api::<ClusterRole>::all(client.clone()).delete(&name, &now).await?;
+                Api::<RoleBinding>::namespaced(client.clone(), &home).delete(&name, &now).await?;
+                Api::<Role>::namespaced(client, &home).delete(&name, &now).await?;
+                Ok::<_, anyhow::Error>(())
+            })
+        });
+        if let Ok(Err(error)) = removal.join() {
+            eprintln!("failed to remove the rights of {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// The right that a request needs, as the API server's authoriser names it. Discovery needs none of the chart's.
+#[must_use]
+pub fn right(method: &Method, uri: &Uri) -> Option<Right> {
+    let mut parts = uri.path().trim_matches('/').split('/');
+    let group = match parts.next()? {
+        "api" => String::new(),
+        "apis" => parts.next()?.to_owned(),
+        _ => return None,
+    };
+    parts.next()?;
+    let mut rest: Vec<_> = parts.collect();
+    if rest.first() == Some(&"namespaces") && rest.len() > 2 {
+        rest.drain(..2);
+    }
+    let query = uri.query().unwrap_or_default();
+    let is_watch = query.split('&').any(|pair| pair == "watch=true" || pair == "watch=1");
+    let name = rest.get(1);
+    let resource =
+        rest.get(2).map_or_else(|| rest.first().map(|&kind| kind.to_owned()), |sub| Some(format!("{}/{sub}", rest[0])));
+    let verb = match (method.as_str(), name) {
+        ("GET", _) if is_watch => "watch",
+        ("GET", Some(_)) => "get",
+        ("GET", None) => "list",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", Some(_)) => "delete",
+        ("DELETE", None) => "deletecollection",
+        _ => return None,
+    };
+    Some((group, resource?, verb.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_known_by_the_right_they_need() {
+        let of = |method: Method, uri: &str| {
+            right(&method, &uri.parse().expect("a path"))
+                .map(|(group, resource, verb)| format!("{verb} {resource}.{group}"))
+        };
+        assert_eq!(of(Method::GET, "/api/v1/pods?labelSelector=x").as_deref(), Some("list pods."));
+        assert_eq!(of(Method::GET, "/api/v1/namespaces/a/pods?watch=true").as_deref(), Some("watch pods."));
+        assert_eq!(of(Method::GET, "/api/v1/namespaces/a").as_deref(), Some("get namespaces."));
+        assert_eq!(of(Method::POST, "/api/v1/namespaces/a/pods/b/eviction").as_deref(), Some("create pods/eviction."));
+        let status = "/apis/contextmanager.dev/v1alpha1/namespaces/a/contextmanagers/b/status";
+        assert_eq!(of(Method::PATCH, status).as_deref(), Some("patch contextmanagers/status.contextmanager.dev"));
+        assert_eq!(of(Method::GET, "/version"), None);
+    }
+}

@@ -1,0 +1,278 @@
+//! The rights that the chart gives the controller are those that it needs: a life of a resource goes well with them, uses each of them,
+//! and fails without any of its rules.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use context_manager_crds::ContextManager;
+use context_manager_operator::controller::{self, Clients, Settings};
+use context_manager_protocol::names;
+use context_manager_tests::{
+    background::Background,
+    cluster::{self, Namespace, eventually},
+    operator::{self, HOME, condition},
+    qdrant::Qdrant,
+    rights::{Right, Rules, User},
+    webhook::Webhook,
+};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+    events::v1::Event,
+    rbac::v1::PolicyRule,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// How long a step may take. Nothing in a life waits for the resync, which is longer.
+const STEP: Duration = Duration::from_secs(8);
+const RESYNC: Duration = Duration::from_mins(10);
+
+const LEASE: &str = "context-manager-controller";
+
+/// What a cluster without the admission plugin `OwnerReferencesPermissionEnforcement`, which is off by default, does not ask for.
+const ELSEWHERE: (&str, &str, &str) = ("contextmanager.dev", "contextmanagers/finalizers", "update");
+
+async fn patch<K>(api: &Api<K>, name: &str, patch: Value) -> Result<()>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// Makes a label of a child wrong, and waits until it is right again.
+async fn repaired<K>(namespace: &Namespace, name: &str) -> Result<()>
+where
+    K: Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+{
+    const LABEL: &str = "app.kubernetes.io/instance";
+    let api = namespace.api::<K>();
+    patch(&api, name, json!({"metadata": {"labels": {LABEL: "somebody"}}})).await?;
+    eventually(&format!("the label of {name}"), STEP, || async {
+        let found = api.get(name).await?;
+        ensure!(found.labels().get(LABEL).is_some_and(|value| value == "memory"), "{:?}", found.labels());
+        Ok(())
+    })
+    .await
+}
+
+async fn ready(namespace: &Namespace, name: &str) -> Result<ContextManager> {
+    eventually(&format!("{name} to be ready"), STEP, || async {
+        let found = namespace.api::<ContextManager>().get(name).await?;
+        let said = condition(&found, "Ready").context("there is no status")?;
+        ensure!(said.status == "True", "{said:?}");
+        Ok::<_, anyhow::Error>(found)
+    })
+    .await
+}
+
+/// All that a controller does.
+async fn life(client: &Client, namespace: &Namespace, server: &Qdrant) -> Result<()> {
+    let resources = namespace.api::<ContextManager>();
+    let claim = json!({"volumeClaimTemplate": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let spec = json!({"vectorStore": {"embedded": {"storage": claim}}, "auth": {"rotation": {"overlap": "1s"}}});
+    namespace.make_resource("memory", spec).await?;
+    let mut before = ready(namespace, "memory").await?.status.and_then(|status| status.keys).context("keys")?.active;
+    let events = Api::<Event>::namespaced(client.clone(), &namespace.name);
+    eventually("an event", STEP, || async {
+        let found = events.list(&ListParams::default()).await?;
+        ensure!(found.items.iter().any(|event| event.reason.as_deref() == Some("KeysGenerated")), "there is none");
+        Ok(())
+    })
+    .await?;
+    repaired::<ConfigMap>(namespace, &names::config_map("memory")).await?;
+    repaired::<PersistentVolumeClaim>(namespace, &names::data_claim("memory")).await?;
+    // Twice, because the second of two events of a kind counts the first one up.
+    for turn in ["first", "second"] {
+        patch(&resources, "memory", json!({"metadata": {"annotations": {names::ROTATE: turn}}})).await?;
+        before = eventually("another key", 2 * STEP, || async {
+            let found = resources.get("memory").await?;
+            let keys = found.status.and_then(|status| status.keys).context("keys")?;
+            ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
+            Ok::<_, anyhow::Error>(keys.active)
+        })
+        .await?;
+    }
+    let pod = json!({
+        "metadata": {"name": "agent", "labels": {names::INJECTED: "memory"}},
+        "spec": {"containers": [{"name": "agent", "image": "localhost/pause:1"}]},
+    });
+    namespace.make::<Pod>(&pod).await?;
+    eventually("the count of pods", STEP, || async {
+        let pods = resources.get("memory").await?.status.and_then(|status| status.pods).context("pods")?;
+        ensure!(pods.injected == 1, "{pods:?}");
+        Ok(())
+    })
+    .await?;
+    let url = format!("http://{}", server.address());
+    namespace
+        .make_resource("served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))
+        .await?;
+    let held = ready(namespace, "served").await?;
+    ensure!(!held.finalizers().is_empty(), "nothing holds the resource");
+    resources.delete("served", &DeleteParams::default()).await?;
+    eventually("the end of a resource", STEP, || async {
+        ensure!(resources.get_opt("served").await?.is_none(), "it is still there");
+        Ok(())
+    })
+    .await
+}
+
+async fn holder(client: &Client) -> Result<Option<String>> {
+    let lease = Api::<Lease>::namespaced(client.clone(), HOME).get_opt(LEASE).await?;
+    Ok(lease.and_then(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty()))
+}
+
+/// Runs a controller with these rules for a life, and says which rights it used.
+async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTreeSet<Right>> {
+    let client = cluster::client().await?;
+    let user = User::create(&client, HOME, rules).await?;
+    // Nobody holds it, and the first controller of a cluster has to make it.
+    ensure!(holder(&client).await?.is_none(), "another controller leads");
+    let leases = Api::<Lease>::namespaced(client.clone(), HOME);
+    if leases.get_opt(LEASE).await?.is_some() {
+        leases.delete(LEASE, &DeleteParams::default()).await?;
+    }
+    let settings = Settings { resync: RESYNC, ..operator::settings(webhook)? };
+    let admin = settings.admin_address;
+    let limited = user.client().await?;
+    let controller = Background::start("the controller", move |_, shutdown| async move {
+        let clients = Clients { client: limited.clone(), evictions: limited };
+        Ok(controller::run(clients, settings, shutdown).await?)
+    });
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+    let outcome = async {
+        eventually("the lease", STEP, || async {
+            if controller.ended() {
+                bail!("the controller ended");
+            }
+            let metrics = http.get(format!("http://{admin}/metrics")).send().await?.text().await?;
+            ensure!(operator::leads(&metrics), "it waits for the lease");
+            Ok(())
+        })
+        .await?;
+        let namespace = webhook.namespace(&client, "rights", &[]).await?;
+        life(&client, &namespace, server).await
+    }
+    .await;
+    let stopped = controller.stop();
+    outcome?;
+    stopped?;
+    let holder = holder(&client).await?;
+    ensure!(holder.is_none(), "the lease is still held by {holder:?}");
+    Ok(user.used())
+}
+
+/// The same without one rule.
+fn without(rules: &Rules, rule: &PolicyRule) -> Rules {
+    let mut less = rules.clone();
+    less.cluster.retain(|other| other != rule);
+    less.home.retain(|other| other != rule);
+    less
+}
+
+/// The same without one right.
+fn without_right(rules: &Rules, (group, resource, verb): &Right) -> Rules {
+    let mut less = rules.clone();
+    less.cluster = less
+        .cluster
+        .iter()
+        .flat_map(|rule| {
+            rule.resources.iter().flatten().map(|name| {
+                let mut rule = PolicyRule { resources: Some(vec![name.clone()]), ..rule.clone() };
+                if name == resource && rule.api_groups.iter().flatten().any(|other| other == group) {
+                    rule.verbs.retain(|other| other != verb);
+                }
+                rule
+            })
+        })
+        .collect();
+    less
+}
+
+/// Fails unless a life fails with these rules, and says why it did.
+async fn fails(webhook: &Webhook, server: &Qdrant, rules: &Rules, what: &str) -> Result<()> {
+    match trial(webhook, server, rules).await {
+        Ok(_) => bail!("nothing fails without {what}, so the chart should not give it"),
+        Err(error) => println!("without {what}: {error:#}"),
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<()> {
+    let webhook = Webhook::shared().await?;
+    operator::make_home(&cluster::client().await?).await?;
+    let folder = tempfile::tempdir()?;
+    let server = Qdrant::start(folder.path()).await?;
+    let rules = Rules::of("controller", webhook.configuration())?;
+    let used = trial(&webhook, &server, &rules).await.context("with all that the chart gives")?;
+    let given = rules.rights();
+    let beyond: Vec<_> = used.difference(&given).collect();
+    ensure!(beyond.is_empty(), "it asked for what it may not: {beyond:?}");
+    let (group, resource, verb) = ELSEWHERE;
+    let elsewhere = (group.to_owned(), resource.to_owned(), verb.to_owned());
+    ensure!(given.contains(&elsewhere), "the chart no longer gives {elsewhere:?}");
+    // No request names these, such as the right to create what server-side apply finds missing.
+    for right in given.difference(&used).filter(|right| **right != elsewhere) {
+        fails(&webhook, &server, &without_right(&rules, right), &format!("{right:?}")).await?;
+    }
+    for rule in rules.cluster.iter().chain(&rules.home) {
+        if rule.resources.iter().flatten().all(|name| name == resource) {
+            continue;
+        }
+        let what = format!("{:?} {:?}", rule.verbs, rule.resources.clone().unwrap_or_default());
+        fails(&webhook, &server, &without(&rules, rule), &what).await?;
+    }
+    Ok(())
+}
+
+/// What `kubectl auth can-i --list` says of a part in its own namespace, without what every user may.
+async fn listed(part: &str) -> Result<String> {
+    let client = cluster::client().await?;
+    operator::make_home(&client).await?;
+    let nobody = User::create(&client, HOME, &Rules { cluster: Vec::new(), home: Vec::new() }).await?;
+    let user = User::create(&client, HOME, &Rules::of(part, "context-manager")?).await?;
+    let ask = async |user: &User| -> Result<BTreeSet<String>> {
+        let arguments =
+            ["auth", "can-i", "--list", "--as", user.name(), "--as-group", "system:authenticated", "-n", HOME];
+        Ok(cluster::kubectl(&arguments)
+            .await?
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect())
+    };
+    // What was just bound takes a moment to be known.
+    let (all, common) = eventually("the rights", STEP, || async {
+        let (all, common) = (ask(&user).await?, ask(&nobody).await?);
+        ensure!(all.len() > common.len() + 4, "{all:?}");
+        Ok::<_, anyhow::Error>((all, common))
+    })
+    .await?;
+    let mut lines: Vec<_> = all.difference(&common).cloned().collect();
+    lines.push(String::new());
+    Ok(lines.join("\n"))
+}
+
+#[tokio::test]
+async fn what_each_part_may_is_written_down() -> Result<()> {
+    for part in ["controller", "webhook"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("golden/rights/{part}.txt"));
+        let found = listed(part).await?;
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::create_dir_all(path.parent().context("a folder")?)?;
+            fs::write(&path, &found)?;
+        }
+        let golden = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+        ensure!(found == golden, "{part} may:\n{found}\nand {} says:\n{golden}", path.display());
+    }
+    Ok(())
+}
