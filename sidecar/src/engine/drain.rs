@@ -20,28 +20,29 @@ use crate::{
     ports::vector_store::{Owner, Updated},
 };
 
-/// Most contexts of one call of the store.
+/// Most contexts of one call of the store, and of the embedding.
 const BATCH: usize = 100;
+/// Most bytes of their texts and metadata; a context that has more goes alone. A call that takes longer than its deadline because of its
+/// size would fail again however often it is tried.
+const BATCH_BYTES: usize = 256 << 10;
 /// Attempts of one change against changes from elsewhere.
 const ATTEMPTS: usize = 5;
 
 impl Inner {
     /// Brings the oldest waiting writes to the store. Says whether more are waiting.
     pub(super) async fn drain(&self) -> Result<bool, Error> {
-        let mut contexts = 0;
-        let mut taken = 0;
-        let batch = self.pending.front(|entry| {
-            taken += 1;
-            match entry {
-                Entry::Store { contexts: stored } => {
-                    contexts += stored.len();
-                    taken == 1 || contexts <= BATCH
+        let mut load = Load::default();
+        let mut is_first = true;
+        let batch = self.pending.front(|entry| match entry {
+            Entry::Store { contexts } => {
+                for context in contexts {
+                    load.add(context);
                 }
-                Entry::Update { .. } | Entry::Delete { .. } | Entry::Clear { .. } | Entry::DeleteMatching { .. } => {
-                    let alone = taken == 1;
-                    contexts = BATCH;
-                    alone
-                }
+                std::mem::take(&mut is_first) || load.is_bearable()
+            }
+            Entry::Update { .. } | Entry::Delete { .. } | Entry::Clear { .. } | Entry::DeleteMatching { .. } => {
+                load = Load::FULL;
+                std::mem::take(&mut is_first)
             }
         });
         let Some(&(last, _)) = batch.last() else {
@@ -72,8 +73,9 @@ impl Inner {
                 }
             }
         }
-        if !stored.is_empty() {
-            self.drain_contexts(stored).await?;
+        // The oldest write alone may be more than one call takes.
+        for contexts in bearable(stored) {
+            self.drain_contexts(contexts).await?;
         }
         self.pending.complete(last).await?;
         let more = self.pending.is_active();
@@ -182,6 +184,45 @@ impl Inner {
         let written = tokio::task::spawn_blocking(move || append_line(path, &line)).await;
         written.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)
     }
+}
+
+/// How much a call carries.
+#[derive(Default)]
+struct Load {
+    contexts: usize,
+    bytes: usize,
+}
+
+impl Load {
+    const FULL: Self = Self { contexts: BATCH, bytes: BATCH_BYTES };
+
+    fn add(&mut self, context: &Context) {
+        let metadata = serde_json::to_vec(&context.metadata).map_or(0, |written| written.len());
+        self.contexts += 1;
+        self.bytes += context.text.len() + metadata;
+    }
+
+    const fn is_bearable(&self) -> bool {
+        self.contexts <= BATCH && self.bytes <= BATCH_BYTES
+    }
+}
+
+/// The contexts in their order, as many at a time as one call takes; at least one.
+fn bearable(contexts: Vec<Context>) -> Vec<Vec<Context>> {
+    let mut parts: Vec<Vec<Context>> = Vec::new();
+    let mut load = Load::default();
+    for context in contexts {
+        load.add(&context);
+        match parts.last_mut() {
+            Some(part) if load.is_bearable() => part.push(context),
+            Some(_) | None => {
+                load = Load::default();
+                load.add(&context);
+                parts.push(vec![context]);
+            }
+        }
+    }
+    parts
 }
 
 /// Whether `there` is what became of `new`: the same but for later changes.

@@ -1,6 +1,9 @@
 //! The engine while its store is away: the real embedded store behind a switch.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_trait::async_trait;
 use context_manager_memory::{ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
@@ -21,6 +24,8 @@ struct Switch {
     away: AtomicBool,
     /// Writes take effect but their answers are lost.
     mute: AtomicBool,
+    /// Contexts and bytes of each upsert.
+    upserts: Mutex<Vec<(usize, usize)>>,
 }
 
 impl Switch {
@@ -47,6 +52,15 @@ macro_rules! switched {
                 self.answer(answer)
             })+
 
+            async fn upsert(&self, points: Vec<Point>) -> Result<(), vector_store::Error> {
+                self.reach()?;
+                let metadata = |point: &Point| serde_json::to_vec(&point.context.metadata).map_or(0, |json| json.len());
+                let bytes = points.iter().map(|point| point.context.text.len() + metadata(point)).sum();
+                self.upserts.lock().expect("not poisoned").push((points.len(), bytes));
+                self.store.upsert(points).await?;
+                self.answer(())
+            }
+
             async fn close(&self) -> Result<(), vector_store::Error> {
                 self.store.close().await
             }
@@ -55,7 +69,6 @@ macro_rules! switched {
 }
 
 switched! {
-    fn upsert(points: Vec<Point>) -> ();
     fn update(context: Stored, vectors: Option<Vectors>, expected: i64) -> Updated;
     fn find(ids: Vec<ContextId>) -> Vec<Stored>;
     fn get(owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Vec<Point>;
@@ -95,7 +108,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
     let model = Model { name: embedder.model().to_owned(), dimensions: embedder.dimensions() };
     let opening = Embedded::open(store, model, OnModelChange::Refuse, Arc::clone(&metrics));
     let store = Box::pin(opening).await.expect("a store");
-    let switch = Arc::new(Switch { store, away: away.into(), mute: false.into() });
+    let switch = Arc::new(Switch { store, away: away.into(), mute: false.into(), upserts: Mutex::default() });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;
     let engine = Engine::with_store(config, &identity, None, metrics, store, embedder).await;
     (engine.expect("an engine"), switch)
@@ -491,4 +504,35 @@ async fn a_clock_that_jumps_while_the_store_is_away_changes_no_order_and_spares_
     contexts.sort_by_key(|context| context.sequence);
     let texts: Vec<&str> = contexts.iter().map(|context| context.text.as_str()).collect();
     assert_eq!(texts, ["version 2", "journaled ahead", "changed"]);
+}
+
+/// What a drain asks of the embedding and of the store at once is bounded by contexts and by bytes, also when one write has more.
+#[tokio::test]
+async fn a_drain_is_bounded_by_contexts_and_by_bytes_and_keeps_the_order() {
+    let outage = Outage::new().await;
+    outage.cut();
+    let long = |number: usize| {
+        let metadata = json!({"filling": "x".repeat(15_000)});
+        json!({"text": format!("{number:03}"), "session": "s", "level": "long_term", "metadata": metadata})
+    };
+    for number in 0..20 {
+        outage.store(long(number)).await;
+    }
+    let granted = || outage.engine.permit(&caller(), None, Some("s")).expect("one's own");
+    let batch = (20..40).map(|number| (granted(), message(long(number)))).collect();
+    outage.engine.store_batch(batch, None).await.expect("journaled");
+    for number in 40..190 {
+        outage.store(json!({"text": format!("{number:03}"), "session": "s", "level": "long_term"})).await;
+    }
+    outage.switch.upserts.lock().expect("not poisoned").clear();
+    outage.back().await;
+    let upserts = outage.switch.upserts.lock().expect("not poisoned").clone();
+    assert_eq!(upserts.iter().map(|(contexts, _)| contexts).sum::<usize>(), 190, "{upserts:?}");
+    assert!(upserts.iter().all(|(contexts, bytes)| *contexts <= 100 && *bytes <= 256 << 10), "{upserts:?}");
+    assert!(upserts.len() < 15, "several go together: {upserts:?}");
+    let selection = Selection::alive(outage.engine.owner().clone(), now());
+    let mut contexts = outage.switch.store.list(selection, None, 1_000).await.expect("a page").contexts;
+    contexts.sort_by_key(|context| context.sequence);
+    let numbers: Vec<&str> = contexts.iter().map(|context| context.text.as_str()).collect();
+    assert!(numbers.is_sorted() && numbers.len() == 190, "{numbers:?}");
 }
