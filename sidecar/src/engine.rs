@@ -483,7 +483,10 @@ impl Engine {
     #[must_use]
     pub fn readiness(&self) -> Vec<Part> {
         let embedding = self.inner.embedding.load();
-        let store = self.inner.store_health.part("store", "writes and reads succeed");
+        let mut store = self.inner.store_health.part("store", "writes and reads succeed");
+        if let Some(shortage) = self.inner.store.shortage() {
+            store = Part { degraded: true, detail: format!("writes are refused: {shortage}"), ..store };
+        }
         let re_embedding = self.inner.re_embedding.part(&embedding.model().name);
         let warnings = self.inner.warnings.iter().cloned();
         let rest = self.inner.pending.part().into_iter().chain(re_embedding).chain(warnings);

@@ -32,6 +32,7 @@ pub mod routes;
 pub mod settings;
 pub mod shutdown;
 pub mod sidecar;
+pub mod space;
 pub mod stream;
 pub mod telemetry;
 

@@ -18,7 +18,7 @@ pub use family::{CounterMatrix, Counters, DurationMatrix, Durations, Gauges};
 use family::{counter, float_gauge, gauge, histogram, info};
 pub use label::{
     Degradation, Dropped, EmbeddingKind, Frame, Label, Listener, Neighbour, Outcome, RequestOutcome, Route, SpanDrop,
-    StoreOperation, StreamEnd, WatchedFile,
+    StoreOperation, StreamEnd, Volume, WatchedFile,
 };
 
 /// Media type of the text that [`Metrics::render`] makes.
@@ -44,6 +44,8 @@ pub struct Metrics {
     pub store: Store,
     /// Contexts that get vectors of the current model.
     pub re_embedding: ReEmbedding,
+    /// The disks that are written to.
+    pub disk: Disk,
     /// The breakers before the neighbours.
     pub breakers: Breakers,
     /// Writes that wait for the store.
@@ -166,6 +168,17 @@ pub struct ReEmbedding {
     pub dropped: IntCounter,
 }
 
+/// The disks that are written to.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// Bytes that are free.
+    pub free: Gauges<Volume>,
+    /// Bytes that stay free: writes are refused before.
+    pub reserve: Gauges<Volume>,
+    /// Writes that were refused for want of room.
+    pub refused: Counters<Volume>,
+}
+
 /// The breakers before the neighbours.
 #[derive(Clone, Debug)]
 pub struct Breakers {
@@ -265,6 +278,7 @@ impl Metrics {
             embedding: Embedding::new(r),
             store: Store::new(r),
             re_embedding: ReEmbedding::new(r),
+            disk: Disk::new(r),
             breakers: Breakers::new(r),
             journal: Journal::new(r),
             contexts: Contexts::new(r),
@@ -479,6 +493,26 @@ impl ReEmbedding {
                 r,
                 "context_manager_former_vectors_dropped_total",
                 "Contexts whose vectors of former models were dropped.",
+            ),
+        }
+    }
+}
+
+impl Disk {
+    fn new(r: &Registry) -> Self {
+        Self {
+            free: Gauges::new(r, "context_manager_disk_free_bytes", "Free bytes of a disk.", "volume"),
+            reserve: Gauges::new(
+                r,
+                "context_manager_disk_reserve_bytes",
+                "Bytes of a disk that stay free; writes are refused before.",
+                "volume",
+            ),
+            refused: Counters::new(
+                r,
+                "context_manager_disk_refused_writes_total",
+                "Writes refused for want of room on a disk.",
+                "volume",
             ),
         }
     }

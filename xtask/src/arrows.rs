@@ -25,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("example-agent", &["protocol"]),
     ("test-fuzz", &["journal", "memory", "protocol"]),
     ("test-qdrant", &[]),
-    ("tests", &["crds", "embedded", "memory", "operator", "protocol", "qdrant", "sidecar"]),
+    ("tests", &["crds", "embedded", "journal", "memory", "operator", "protocol", "qdrant", "sidecar"]),
     ("bench", &["memory", "protocol", "tests"]),
     ("xtask", &[]),
 ];

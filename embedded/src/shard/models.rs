@@ -58,6 +58,20 @@ impl Shard {
         self.commit(write)
     }
 
+    /// Bytes that opening with these options writes anew, beside those that are there: none unless it changes the models.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or is of another version of this program.
+    pub fn writes_anew(options: &OpenOptions) -> Result<u64, Error> {
+        match Manifest::read(&options.path)? {
+            Some(manifest) if !are_as_wanted(&manifest, options) => {
+                let files = options.path.join(manifest.files());
+                open::disk_bytes(&files).map_err(Error::file("measure", files))
+            }
+            Some(_) | None => Ok(0),
+        }
+    }
+
     /// Models whose vectors some contexts may still have beside those of the current one.
     #[must_use]
     pub fn former_models(&self) -> Vec<Model> {

@@ -19,12 +19,13 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::error;
 
 use crate::{
-    metrics::{Metrics, Outcome, StoreOperation},
+    metrics::{Metrics, Outcome, StoreOperation, Volume},
     ports::vector_store::{
         Access, Error, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
         Updated, VectorStore,
     },
     refusal::chain,
+    space::{self, Full, Purpose, Space},
     telemetry,
 };
 
@@ -34,6 +35,13 @@ const PARALLEL: u32 = 16;
 /// other.
 const SEARCHING: usize = 4;
 
+/// Room that a context takes at most beside its text: its vectors and their terms, in the log and in the files.
+const PER_CONTEXT: u64 = 64 << 10;
+/// How often each byte of a text is written at most.
+const PER_BYTE: u64 = 8;
+/// Room for a write without texts.
+const SMALL: u64 = 1 << 20;
+
 /// The adapter.
 pub struct Embedded {
     /// `None` once it is closed.
@@ -42,6 +50,7 @@ pub struct Embedded {
     options: Mutex<OpenOptions>,
     permits: Arc<Semaphore>,
     searching: Semaphore,
+    space: Arc<Space>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,7 +65,9 @@ impl Embedded {
         on_model_change: OnModelChange,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
+        let space = Space::new(Volume::Store, &config.path, space::STORE_RESERVE, Arc::clone(&metrics));
         let options = OpenOptions { on_model_change, ..options(&config.path, config.durability, model) };
+        space.check(room_for_opening(&options)?)?;
         let opening = options.clone();
         let opened = spawn_blocking(move || Shard::open(opening)).await;
         let shard = opened.map_err(|error| Error::Failed(Arc::new(error)))?.map_err(translate)?;
@@ -64,7 +75,7 @@ impl Embedded {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let searching = Semaphore::new(processors.min(SEARCHING));
         let shard = Mutex::new(Some(Arc::new(shard)));
-        Ok(Self { shard, options: Mutex::new(options), permits, searching, metrics })
+        Ok(Self { shard, options: Mutex::new(options), permits, searching, space, metrics })
     }
 
     /// Opens the store anew with other options, while every call waits; if that fails, with the former ones. What is there then is
@@ -75,10 +86,11 @@ impl Embedded {
 
     async fn reopened(&self, operation: StoreOperation, change: impl FnOnce(&mut OpenOptions)) -> Result<(), Error> {
         let _all = self.permits.acquire_many(PARALLEL).await.map_err(|_| Error::Closed)?;
-        let shard = lock(&self.shard).take().and_then(Arc::into_inner).ok_or(Error::Closed)?;
         let former = lock(&self.options).clone();
         let mut wanted = former.clone();
         change(&mut wanted);
+        self.space.check(room_for_opening(&wanted)?)?;
+        let shard = lock(&self.shard).take().and_then(Arc::into_inner).ok_or(Error::Closed)?;
         let since = Instant::now();
         let kept = OpenOptions { former: Former::Keep, ..wanted.clone() };
         let reopened = spawn_blocking(move || {
@@ -102,17 +114,39 @@ impl Embedded {
         operation: StoreOperation,
         call: impl FnOnce(&Shard) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        telemetry::watched(&telemetry::store(operation), self.called(operation, call), Error::kind).await
+        self.claiming(operation, None, call).await
+    }
+
+    /// A removal. It may use a part of the reserve, since it is the remedy.
+    async fn remove<T: Send + 'static>(
+        &self,
+        operation: StoreOperation,
+        call: impl FnOnce(&Shard) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.claiming(operation, Some((Purpose::Removal, SMALL)), call).await
+    }
+
+    /// A call that takes at most so much room on the disk.
+    async fn claiming<T: Send + 'static>(
+        &self,
+        operation: StoreOperation,
+        claim: Option<(Purpose, u64)>,
+        call: impl FnOnce(&Shard) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        telemetry::watched(&telemetry::store(operation), self.called(operation, claim, call), Error::kind).await
     }
 
     async fn called<T: Send + 'static>(
         &self,
         operation: StoreOperation,
+        claim: Option<(Purpose, u64)>,
         call: impl FnOnce(&Shard) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Error::Closed)?;
         let shard = lock(&self.shard).clone().ok_or(Error::Closed)?;
         let metrics = Arc::clone(&self.metrics);
+        // Claimed last, so that a call that waits for its turn holds no room.
+        let claim = claim.map(|(purpose, bytes)| self.space.claim(purpose, bytes)).transpose()?;
         let called = spawn_blocking(move || {
             let since = Instant::now();
             let result = call(&shard);
@@ -121,10 +155,20 @@ impl Embedded {
             // The last one to let go of the store closes it, and whoever has all permits relies on being that one.
             drop(shard);
             drop(permit);
+            drop(claim);
             result
         });
         called.await.map_err(|error| Error::Failed(Arc::new(error)))?.map_err(translate)
     }
+}
+
+/// The room that contexts take at most: in the log and in the engine's files, with vectors, terms and indexes.
+fn room<'a>(contexts: impl IntoIterator<Item = &'a Context>) -> u64 {
+    let of = |context: &Context| {
+        let metadata = serde_json::to_vec(&context.metadata).map_or(0, |written| written.len());
+        PER_CONTEXT + PER_BYTE * (context.text.len() + metadata) as u64
+    };
+    contexts.into_iter().map(of).fold(0, u64::saturating_add)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,6 +177,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn log_lost(error: &store::Error) {
     error!(error = chain(error), "The store cannot be opened any more; the next start says why");
+}
+
+/// Room without which a directory is not opened. What is written anew is there twice for a while.
+fn room_for_opening(options: &OpenOptions) -> Result<u64, Error> {
+    let anew = Shard::writes_anew(options).map_err(translate)?;
+    Ok(space::STORE_OPENING.saturating_add(anew))
 }
 
 fn options(path: &Path, durability: config::Durability, model: Model) -> OpenOptions {
@@ -150,11 +200,14 @@ fn translate(error: store::Error) -> Error {
 #[async_trait]
 impl VectorStore for Embedded {
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error> {
-        self.call(StoreOperation::Upsert, move |shard| shard.upsert(&points)).await
+        let room = room(points.iter().map(|point| &point.context));
+        self.claiming(StoreOperation::Upsert, Some((Purpose::Content, room)), move |shard| shard.upsert(&points)).await
     }
 
     async fn update(&self, context: Context, vectors: Option<Vectors>, expected: i64) -> Result<Updated, Error> {
-        self.call(StoreOperation::Update, move |shard| shard.update(&context, vectors.as_ref(), expected)).await
+        let claim = (Purpose::Content, room([&context]));
+        let update = move |shard: &Shard| shard.update(&context, vectors.as_ref(), expected);
+        self.claiming(StoreOperation::Update, Some(claim), update).await
     }
 
     async fn find(&self, ids: Vec<ContextId>) -> Result<Vec<Context>, Error> {
@@ -228,16 +281,16 @@ impl VectorStore for Embedded {
 
     async fn count_accesses(&self, owner: &Owner, accesses: Vec<Access>) -> Result<(), Error> {
         let owner = owner.clone();
-        self.call(StoreOperation::CountAccesses, move |shard| shard.count_accesses(&owner, &accesses)).await
+        self.remove(StoreOperation::CountAccesses, move |shard| shard.count_accesses(&owner, &accesses)).await
     }
 
     async fn delete(&self, owner: &Owner, ids: Vec<ContextId>) -> Result<usize, Error> {
         let owner = owner.clone();
-        self.call(StoreOperation::Delete, move |shard| shard.delete(&owner, &ids)).await
+        self.remove(StoreOperation::Delete, move |shard| shard.delete(&owner, &ids)).await
     }
 
     async fn delete_selected(&self, selection: Selection, limit: usize) -> Result<usize, Error> {
-        self.call(StoreOperation::Delete, move |shard| shard.delete_selected(&selection, limit)).await
+        self.remove(StoreOperation::Delete, move |shard| shard.delete_selected(&selection, limit)).await
     }
 
     async fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
@@ -245,7 +298,7 @@ impl VectorStore for Embedded {
     }
 
     async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.call(StoreOperation::DeleteExpired, move |shard| shard.delete_expired(now, limit)).await
+        self.remove(StoreOperation::DeleteExpired, move |shard| shard.delete_expired(now, limit)).await
     }
 
     async fn switch_model(&self, model: Model) -> Result<(), Error> {
@@ -257,7 +310,9 @@ impl VectorStore for Embedded {
 
     async fn set_vectors(&self, owner: &Owner, vectors: Vec<NewDense>) -> Result<(), Error> {
         let owner = owner.clone();
-        self.call(StoreOperation::SetVectors, move |shard| shard.set_vectors(&owner, &vectors)).await
+        let claim = (Purpose::Content, PER_CONTEXT.saturating_mul(vectors.len() as u64));
+        let set = move |shard: &Shard| shard.set_vectors(&owner, &vectors);
+        self.claiming(StoreOperation::SetVectors, Some(claim), set).await
     }
 
     /// The directory is one agent's, so the files are written anew without any of them.
@@ -282,7 +337,16 @@ impl VectorStore for Embedded {
     }
 
     async fn compact(&self) -> Result<bool, Error> {
+        // What is written anew is there twice for a while.
+        let stored = self.stats().await?.disk_bytes.unwrap_or_default();
+        if self.space.check(stored.saturating_add(space::STORE_RESERVE / 2)).is_err() {
+            return Ok(false);
+        }
         self.call(StoreOperation::Compact, Shard::compact).await
+    }
+
+    fn shortage(&self) -> Option<Full> {
+        self.space.shortage()
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -6,6 +6,7 @@ use context_manager_protocol::problem::{Code, Problem};
 use crate::{
     access::{Denied, InvalidScope},
     ports::{embedder, vector_store},
+    space::Full,
 };
 
 /// Why an operation failed.
@@ -64,6 +65,9 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// The journal's disk has no room.
+    #[error("the store of the memory cannot be reached, and {0}")]
+    JournalDisk(Full),
     /// A context that cannot reach the store could not be set aside.
     #[error("failed to set aside a journaled context whose id was taken meanwhile")]
     SetAside(#[source] std::io::Error),
@@ -106,6 +110,7 @@ impl Error {
             | Self::Past { .. }
             | Self::Denied(_)
             | Self::Version(_) => "refused",
+            Self::Store(vector_store::Error::DiskFull(_)) | Self::JournalDisk(_) => "disk_full",
             Self::Store(_) | Self::Open(_) | Self::SetAside(_) => "store",
             Self::Journaling | Self::Journal(_) | Self::JournalEntry { .. } => "journal",
             Self::Embedder(_) | Self::Embedding(_) | Self::ModelChanged { .. } => "embedding",
@@ -138,6 +143,7 @@ impl Error {
             | Self::Open(_)
             | Self::Journal(_)
             | Self::JournalEntry { .. }
+            | Self::JournalDisk(_)
             | Self::SetAside(_)
             | Self::Embedder(_)
             | Self::Embedding(_)
@@ -172,8 +178,14 @@ impl From<Error> for Problem {
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail).field("Idempotency-Key"),
             Error::Past { .. } => Self::new(Code::ContextSuperseded, detail),
             Error::Version(_) => Self::new(Code::VersionConflict, detail).field("if_version"),
+            Error::Store(vector_store::Error::DiskFull(full)) | Error::JournalDisk(full) => {
+                Self::new(Code::DiskFull, full.to_string())
+            }
             Error::Store(vector_store::Error::Failed(_) | vector_store::Error::Closed) | Error::Open(_) => {
                 Self::new(Code::StoreUnavailable, "the store of the memory failed; try again, and look at /health")
+            }
+            Error::Journal(error) if error.is_disk_full() => {
+                Self::new(Code::DiskFull, "the disk of the journal is full; make the volume larger or free space on it")
             }
             Error::Journal(context_manager_journal::Error::Full { limit, .. }) => Self::new(
                 Code::StoreUnavailable,

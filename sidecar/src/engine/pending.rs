@@ -27,8 +27,9 @@ use super::{
     within::Within,
 };
 use crate::{
-    metrics::Metrics,
+    metrics::{Metrics, Volume},
     ports::vector_store::{Owner, Point, SessionEnd, Validity},
+    space::{self, Purpose, Space},
 };
 
 /// A write that waits.
@@ -314,6 +315,7 @@ pub(super) struct Pending {
     is_enabled: bool,
     waiting: Mutex<Waiting>,
     arrived: Notify,
+    space: Option<Arc<Space>>,
     metrics: Arc<Metrics>,
 }
 
@@ -321,6 +323,9 @@ impl Pending {
     /// Opens the journal, if there is to be one, with what waits in it.
     pub(super) async fn open(options: Option<Options>, own: &Owner, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let mut waiting = Waiting::default();
+        let space = options.as_ref().map(|options| {
+            Space::new(Volume::Journal, &options.directory, space::JOURNAL_RESERVE, Arc::clone(&metrics))
+        });
         let journal = match options {
             None => None,
             Some(options) => {
@@ -346,6 +351,7 @@ impl Pending {
             is_enabled,
             waiting: Mutex::new(waiting),
             arrived: Notify::new(),
+            space,
             metrics,
         };
         pending.show();
@@ -377,9 +383,13 @@ impl Pending {
     pub(super) async fn append(&self, entry: Entry, effect: Effect) -> Result<(), Error> {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         let payload = serde_json::to_vec(&entry).map_err(|_| Error::Interrupted)?;
+        let room = payload.len() as u64;
+        let claim = self.space.as_ref().map(|space| space.claim(Purpose::Content, room)).transpose();
+        let claim = claim.map_err(Error::JournalDisk)?;
         let under_way = UnderWay::begin(&self.waiting, &journal);
         let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
         let number = appended?;
+        drop(claim);
         {
             let mut waiting = self.waiting();
             waiting.insert(number, entry);
@@ -457,7 +467,10 @@ impl Pending {
             1 => "1 write waits for the store".to_owned(),
             _ => format!("{waiting} writes wait for the store"),
         };
-        Some(Part { name: "journal", ready: true, degraded: waiting > 0, detail })
+        let shortage = self.space.as_ref().and_then(|space| space.shortage());
+        let degraded = waiting > 0 || shortage.is_some();
+        let detail = shortage.map_or(detail.clone(), |full| format!("{detail}; {full}"));
+        Some(Part { name: "journal", ready: true, degraded, detail })
     }
 
     /// Lets go of the journal; what waits is there at the next start.

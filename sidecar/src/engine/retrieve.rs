@@ -193,7 +193,11 @@ impl Inner {
             }
             Err(error) if is_past => Err(error.into()),
             Err(error @ vector_store::Error::Refused(_)) => Err(error.into()),
-            Err(error @ (vector_store::Error::Failed(_) | vector_store::Error::Closed)) => {
+            Err(
+                error @ (vector_store::Error::Failed(_)
+                | vector_store::Error::DiskFull(_)
+                | vector_store::Error::Closed),
+            ) => {
                 warn!(error = chain(&error), "Searched without the store");
                 degraded.push(Degradation::Store);
                 in_memory.extend(in_store);

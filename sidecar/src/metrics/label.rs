@@ -80,6 +80,13 @@ labels! {
         /// It did not.
         Error = "error",
     }
+    /// A disk that is written to.
+    Volume {
+        /// The embedded store's.
+        Store = "store",
+        /// The journal's.
+        Journal = "journal",
+    }
     /// What was embedded.
     EmbeddingKind {
         /// Texts that are stored.

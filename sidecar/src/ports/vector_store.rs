@@ -18,6 +18,7 @@ pub use context_manager_memory::store::{
 };
 
 use super::Retry;
+use crate::space::Full;
 
 /// Keeps and finds contexts.
 #[async_trait]
@@ -103,6 +104,11 @@ pub trait VectorStore: Send + Sync + 'static {
     /// Gives back the space of what was deleted, if enough was to be worth it. Says whether it did anything.
     async fn compact(&self) -> Result<bool, Error>;
 
+    /// What is missing on its disk, if writes are refused for that, or were of late.
+    fn shortage(&self) -> Option<Full> {
+        None
+    }
+
     /// Finishes what is under way, flushes, and lets go of the store; every later call fails with [`Error::Closed`].
     async fn close(&self) -> Result<(), Error>;
 }
@@ -125,6 +131,9 @@ pub enum Error {
     /// The store failed.
     #[error("the vector store failed")]
     Failed(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The disk has no room for it; nothing was written.
+    #[error(transparent)]
+    DiskFull(#[from] Full),
     /// The store is closed.
     #[error("the vector store is closed")]
     Closed,
@@ -137,6 +146,7 @@ impl Error {
         match self {
             Self::Refused(_) => "refused",
             Self::Failed(_) => "failed",
+            Self::DiskFull(_) => "disk_full",
             Self::Closed => "closed",
         }
     }
@@ -146,7 +156,7 @@ impl Error {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::Refused(_) | Self::Closed => Retry::Never,
-            Self::Failed(_) => Retry::Backoff,
+            Self::Failed(_) | Self::DiskFull(_) => Retry::Backoff,
         }
     }
 }

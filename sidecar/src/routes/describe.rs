@@ -23,7 +23,7 @@ pub fn store(operation: Operation<'_>) -> Operation<'_> {
         summary: "Store a context",
         details: "Storing the same content under the same id, or under the same `Idempotency-Key`, is storing it once.",
         answers: MADE,
-        problems: &[Code::IdConflict],
+        problems: &[Code::IdConflict, Code::DiskFull],
         links: &[Route::Get, Route::Update, Route::Delete],
         example: json!({
             "text": "The user prefers short answers.", "level": "long_term", "session": "chat-42", "actor": "user",
@@ -50,7 +50,7 @@ pub fn store_batch(operation: Operation<'_>) -> Operation<'_> {
         route: Some(Route::StoreBatch),
         summary: "Store several contexts: all of them, or none",
         answers: MADE,
-        problems: &[Code::IdConflict],
+        problems: &[Code::IdConflict, Code::DiskFull],
         example: json!({"contexts": [
             {"text": "How do I reset it?", "session": "chat-42", "actor": "user"},
             {"text": "Hold the button for five seconds.", "session": "chat-42", "actor": "assistant"},
@@ -112,7 +112,7 @@ pub fn update(operation: Operation<'_>) -> Operation<'_> {
         summary: "Change a context",
         details: "Metadata are merged; what the context was before is kept for `as_of`.",
         answers: CHANGED,
-        problems: &[Code::ContextNotFound, Code::VersionConflict, Code::ContextSuperseded],
+        problems: &[Code::ContextNotFound, Code::VersionConflict, Code::ContextSuperseded, Code::DiskFull],
         links: &[Route::Get, Route::Delete],
         example: json!({"metadata": {"topic": null, "seen": true}, "if_version": 1}),
     };
@@ -124,7 +124,7 @@ pub fn delete(operation: Operation<'_>) -> Operation<'_> {
         route: Some(Route::Delete),
         summary: "Delete a context, and what it was before",
         answers: CHANGED,
-        problems: &[Code::ContextNotFound],
+        problems: &[Code::ContextNotFound, Code::DiskFull],
         ..Description::default()
     };
     description.of(operation)
@@ -135,6 +135,7 @@ pub fn clear_session(operation: Operation<'_>) -> Operation<'_> {
         route: Some(Route::ClearSession),
         summary: "Delete the contexts of a session",
         answers: CHANGED,
+        problems: &[Code::DiskFull],
         ..Description::default()
     };
     description.of(operation)
@@ -145,6 +146,7 @@ pub fn delete_matching(operation: Operation<'_>) -> Operation<'_> {
         route: Some(Route::DeleteMatching),
         summary: "Delete the contexts that match, or count them",
         answers: CHANGED,
+        problems: &[Code::DiskFull],
         example: json!({"session": "chat-42", "levels": ["short_term"], "dry_run": true}),
         ..Description::default()
     };
@@ -168,6 +170,7 @@ pub fn import(operation: Operation<'_>) -> Operation<'_> {
         summary: "Import what was exported",
         details: "Lines that cannot be imported are listed in the answer, and the others are imported.",
         answers: &[(200, "What became of the lines.")],
+        problems: &[Code::DiskFull],
         ..Description::default()
     };
     description.of(operation)
