@@ -46,6 +46,19 @@ async fn running(directory: &Path) -> Running {
     start(directory).await.expect("a start").expect("nobody stopped it")
 }
 
+/// Starts on the directory of one that has ended. A flush that took longer than an end may take goes on in this process, where a real
+/// end would have stopped it, and keeps the directory meanwhile.
+async fn running_again(directory: &Path) -> Running {
+    let since = Instant::now();
+    loop {
+        match start(directory).await {
+            Ok(sidecar) => return sidecar.expect("nobody stopped it"),
+            Err(error) => assert!(since.elapsed() < Duration::from_mins(1), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a listener");
     stream.write_all(head.as_bytes()).await.expect("a connection");
@@ -88,13 +101,13 @@ async fn an_agent_is_served_probes_are_answered_and_memory_outlives_a_restart() 
     assert!(metrics.contains("context_manager_ready 1\n"), "{metrics}");
     assert!(get(first.admin, "/v1/contexts").await.starts_with("HTTP/1.1 404"), "the admin port has no data");
 
-    let since = Instant::now();
+    // How long an end takes is for the program's own suite, and whether its port is free cannot be asked: another test may have it.
+    let mut idle = TcpStream::connect(first.protocol).await.expect("a listener");
     first.stop.cancel();
     first.task.await.expect("no panic").expect("an orderly end");
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
-    assert!(TcpStream::connect(first.protocol).await.is_err());
+    assert!(idle.read(&mut [0; 1]).await.is_ok_and(|read| read == 0), "its connections are closed");
 
-    let second = running(directory.path()).await;
+    let second = running_again(directory.path()).await;
     let found = call(second.protocol, Call::json("POST", "/v1/contexts/search", r#"{"query": "door"}"#)).await;
     assert!(found.contains("the blue door"), "{found}");
     second.stop.cancel();
@@ -111,7 +124,7 @@ async fn a_signature_from_before_the_start_is_refused_after_a_restart() {
     assert!(call(first.protocol, replayed()).await.contains("nonce-replayed"));
     first.stop.cancel();
     first.task.await.expect("no panic").expect("an orderly end");
-    let second = running(directory.path()).await;
+    let second = running_again(directory.path()).await;
     let answer = call(second.protocol, replayed()).await;
     assert!(answer.contains("timestamp-before-start"), "{answer}");
     second.stop.cancel();
