@@ -478,7 +478,7 @@ pub struct Stats {
     pub embedding_model: String,
     /// Its dimensions.
     pub dimensions: usize,
-    /// Contexts that get vectors of this model; absent when all have them.
+    /// Contexts that get vectors of this model; absent when all are known to have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub re_embedding: Option<ReEmbedding>,
     /// Seconds since the sidecar started.
@@ -502,6 +502,8 @@ pub struct ReEmbedding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReEmbeddingState {
+    /// The model has just changed, or the store was away at the start: it is not known yet how many lack them, and the numbers say nothing.
+    Unknown,
     /// They get them.
     Running,
     /// The embedding API or the store fails; it is tried again.

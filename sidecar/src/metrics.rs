@@ -158,7 +158,7 @@ pub struct ReEmbedding {
     pub done: IntGauge,
     /// Those whose text the embedding API refuses.
     pub refused: IntGauge,
-    /// 0 complete, 1 running, 2 waiting for a neighbour.
+    /// 0 complete, 1 running, 2 waiting for a neighbour, 3 not known yet.
     pub state: IntGauge,
     /// Contexts a second, of the last batch.
     pub rate: Gauge,
@@ -477,7 +477,7 @@ impl ReEmbedding {
             state: gauge(
                 r,
                 "context_manager_re_embedding_state",
-                "0 when all contexts have vectors of the current model, 1 while they get them, 2 while a neighbour fails.",
+                "0 when all contexts have vectors of the current model, 1 while they get them, 2 while a neighbour fails, 3 before it is known.",
             ),
             rate: float_gauge(
                 r,

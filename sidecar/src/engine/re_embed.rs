@@ -53,6 +53,8 @@ pub(super) struct ReEmbedding {
 #[derive(Default)]
 struct State {
     phase: Phase,
+    /// Whether what is missing was counted since the model last changed. Before that nobody may take it for nothing.
+    counted: bool,
     memories: Vec<Memory>,
     /// Which of them the next batch is of.
     current: usize,
@@ -127,10 +129,10 @@ impl ReEmbedding {
         self.expected.notified().await;
     }
 
-    /// Whether contexts are known to lack vectors that they can have.
+    /// Whether contexts lack vectors that they can have, as far as is known; before it was counted they may.
     pub(super) fn is_incomplete(&self) -> bool {
         let state = self.state();
-        state.missing() > state.refused.len()
+        !state.counted || state.missing() > state.refused.len()
     }
 
     /// For the health page, if there is something to say.
@@ -138,6 +140,10 @@ impl ReEmbedding {
         let state = self.state();
         let (contexts, missing) = (state.contexts(), state.missing());
         let left = missing.saturating_sub(state.refused.len());
+        if !state.counted {
+            let detail = format!("it is not known yet how many contexts have vectors of {model}");
+            return Some(Part { name: "re_embedding", ready: true, degraded: true, detail });
+        }
         if missing == 0 {
             return None;
         }
@@ -158,9 +164,10 @@ impl ReEmbedding {
     /// For the figures, if there is something to say.
     pub(super) fn figures(&self) -> Option<message::ReEmbedding> {
         let state = self.state();
-        (state.missing() > 0).then(|| message::ReEmbedding {
+        (!state.counted || state.missing() > 0).then(|| message::ReEmbedding {
             state: match state.phase {
                 Phase::Waiting(_) => message::ReEmbeddingState::Waiting,
+                _ if !state.counted => message::ReEmbeddingState::Unknown,
                 Phase::Complete { .. } => message::ReEmbeddingState::Complete,
                 Phase::Unknown | Phase::Running => message::ReEmbeddingState::Running,
             },
@@ -202,9 +209,10 @@ impl State {
         metrics.done.set(number(contexts.saturating_sub(missing)));
         metrics.refused.set(number(self.refused.len()));
         metrics.state.set(match self.phase {
+            Phase::Waiting(_) => 2,
+            _ if !self.counted => 3,
             Phase::Unknown | Phase::Complete { .. } => 0,
             Phase::Running => 1,
-            Phase::Waiting(_) => 2,
         });
     }
 }
@@ -332,6 +340,7 @@ impl Inner {
             });
         }
         self.note(|state| {
+            state.counted = true;
             let is_idle = matches!(state.phase, Phase::Unknown | Phase::Complete { .. });
             if state.missing() > state.refused.len() && is_idle {
                 state.phase = Phase::Running;
@@ -428,10 +437,11 @@ impl Inner {
         {
             let _alone = self.models.write().await;
             self.store.switch_model(model.clone()).await?;
+            // Before anybody can see the new model: what was counted for the former one says nothing of it.
+            self.re_embedding.begin_anew();
             self.embedding.store(Arc::new(Embedding::new(embedder, config)));
             self.immediate.forget_dense();
             self.pending.forget_dense();
-            self.re_embedding.begin_anew();
         }
         info!(%model, "The embedding model has changed; contexts get new vectors in the background");
         if let Err(error) = self.survey().await {
@@ -450,4 +460,24 @@ fn missing(owner: Owner) -> Selection {
 /// Whether the API would take other texts.
 fn is_about_a_text(error: &embedder::Error) -> bool {
     matches!(error, embedder::Error::Refused { status } if STATUS_OF_REFUSED_TEXTS.contains(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_counted_yet_is_not_taken_for_complete() {
+        let re_embedding = ReEmbedding::default();
+        let state = || re_embedding.figures().map(|figures| figures.state);
+        assert_eq!(state(), Some(message::ReEmbeddingState::Unknown));
+        assert!(re_embedding.is_incomplete() && re_embedding.part("model").is_some_and(|part| part.degraded));
+        re_embedding.state().counted = true;
+        assert_eq!(state(), None);
+        assert!(!re_embedding.is_incomplete() && re_embedding.part("model").is_none());
+        re_embedding.begin_anew();
+        assert_eq!(state(), Some(message::ReEmbeddingState::Unknown), "the model has changed");
+        re_embedding.state().phase = Phase::Waiting("the store is away".to_owned());
+        assert_eq!(state(), Some(message::ReEmbeddingState::Waiting));
+    }
 }
