@@ -71,7 +71,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
         let mut rows = vec![
             ("Report", file.display().to_string()),
             ("Holds", format!("{files} files, {bytes} bytes")),
-            ("Secrets", format!("names and lengths alone; {scrubbed} values taken out of other files")),
+            ("Secrets", format!("names and lengths alone; values taken out of other files: {scrubbed}")),
         ];
         rows.extend(not_read.iter().map(|what| ("Not read", what.clone())));
         pairs(&rows)

@@ -128,8 +128,9 @@ pub(super) async fn of_caller(cluster: &Cluster, findings: &mut Findings) {
             Err(error) => return findings.unknown(check, &error),
         }
     }
-    let may_not = if may_not.is_empty() { String::new() } else { format!("; you may not {}", may_not.join(", ")) };
-    findings.fine(check, format!("in namespace {:?} you may {}{may_not}", cluster.namespace, crate::table::list(&may)));
+    let may_not = if may_not.is_empty() { String::new() } else { format!("; but not {}", may_not.join(", ")) };
+    findings
+        .fine(check, format!("in namespace {:?} you may use {}{may_not}", cluster.namespace, crate::table::list(&may)));
 }
 
 enum Who {

@@ -41,10 +41,12 @@ pub(super) fn secret(secret: &Secret) -> Value {
     })
 }
 
-/// A `ContextManager`; credentials that somebody wrote into a URL are taken out.
+/// An object of the product. What users write into it is taken out where it may be a credential: user and password of a URL, and variables
+/// that are not the product's own.
 pub(super) fn resource(object: Value) -> Value {
     let mut object = metadata(object);
     urls(&mut object);
+    variables(&mut object);
     object
 }
 
@@ -55,6 +57,28 @@ pub(super) fn references(spec: &Value, names: &mut BTreeSet<String>) {
             names.extend(value.get("name").and_then(Value::as_str).map(str::to_owned));
         }
         references(value, names);
+    }
+}
+
+/// Variables whose values say how the product runs.
+fn is_known(variable: &str) -> bool {
+    ["RUST_LOG", "POD_NAME"].contains(&variable) || variable.starts_with("CONTEXT_MANAGER_")
+}
+
+/// Takes the values out of all other variables, wherever containers are.
+fn variables(value: &mut Value) {
+    match value {
+        Value::Object(entries) => {
+            for entry in entries.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
+                let known = entry.get("name").and_then(Value::as_str).is_some_and(is_known);
+                if let Some(value) = entry.get_mut("value").filter(|_| !known) {
+                    *value = json!(REDACTED);
+                }
+            }
+            entries.values_mut().for_each(variables);
+        }
+        Value::Array(items) => items.iter_mut().for_each(variables),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -134,16 +158,12 @@ pub(super) struct Scrubber(Vec<String>);
 
 impl Scrubber {
     /// Takes the values of a Secret, in every form they could be written in: as they are, in Base64, line by line of PEM, and piece by piece
-    /// of JSON.
+    /// of JSON. Certificates are for everybody: the CA of a Secret is the `caBundle` that support wants to see.
     pub(super) fn learn(&mut self, secret: &Secret) {
-        for (key, ByteString(value)) in secret.data.iter().flatten() {
+        let public = |key: &str| std::path::Path::new(key).extension().is_some_and(|extension| extension == "crt");
+        for (_, ByteString(value)) in secret.data.iter().flatten().filter(|(key, _)| !public(key)) {
             self.add(BASE64_STANDARD.encode(value));
-            // Certificates and CA bundles are for everybody.
-            let public = std::path::Path::new(key).extension().is_some_and(|extension| extension == "crt");
             let Ok(text) = std::str::from_utf8(value) else { continue };
-            if public {
-                continue;
-            }
             self.add(text.trim().to_owned());
             text.lines().filter(|line| !line.starts_with("-----")).for_each(|line| self.add(line.trim().to_owned()));
             if let Ok(json) = serde_json::from_str(text) {
@@ -258,6 +278,25 @@ mod tests {
         let mut found = BTreeSet::new();
         references(&spec, &mut found);
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["ca", "mine", "qdrant"]);
+    }
+
+    #[test]
+    fn variables_that_are_not_the_products_own_lose_their_values() {
+        let env = json!([{"name": "RUST_LOG", "value": "info"}, {"name": "PROXY", "value": "PASSWORD"},
+            {"name": "CONTEXT_MANAGER_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}]);
+        let kept = resource(json!({"spec": {"template": {"spec": {"containers": [{"name": "webhook", "env": env}]}}}}));
+        let kept = &kept["spec"]["template"]["spec"]["containers"][0]["env"];
+        assert_eq!((&kept[0]["value"], &kept[1]["value"]), (&json!("info"), &json!(REDACTED)));
+        assert!(kept[2].get("value").is_none());
+    }
+
+    #[test]
+    fn a_certificate_is_public_and_stays() {
+        let pem = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIU\n-----END CERTIFICATE-----\n";
+        let secret = serde_json::from_value(json!({"data": {"ca.crt": BASE64_STANDARD.encode(pem)}})).unwrap();
+        let mut scrubber = Scrubber::default();
+        scrubber.learn(&secret);
+        assert_eq!(scrubber.scrub(&mut format!("caBundle: {}", BASE64_STANDARD.encode(pem))), 0);
     }
 
     #[test]
