@@ -48,14 +48,14 @@ const INSTALL: &[Right] = &[
 ];
 
 const CONTROLLER: &[Right] = &[
-    (Scope::Cluster, &["get", "list", "watch", "patch"], "contextmanagers.contextmanager.dev"),
-    (Scope::Cluster, &["get", "patch"], "contextmanagers.contextmanager.dev/status"),
+    (Scope::Cluster, &["list", "watch", "patch"], "contextmanagers.contextmanager.dev"),
+    (Scope::Cluster, &["patch"], "contextmanagers.contextmanager.dev/status"),
     (Scope::Cluster, &["get", "list", "watch", "create", "patch"], "configmaps"),
     (Scope::Cluster, &["get", "list", "watch", "create", "patch"], "persistentvolumeclaims"),
     (Scope::Cluster, &["get", "create", "update", "patch"], "secrets"),
     (Scope::Cluster, &["list", "watch"], "pods"),
     (Scope::Cluster, &["create", "patch"], "events.events.k8s.io"),
-    (Scope::Home, &["get", "create", "update", "patch"], "leases.coordination.k8s.io"),
+    (Scope::Home, &["get", "create", "patch"], "leases.coordination.k8s.io"),
 ];
 
 const WEBHOOK: &[Right] = &[
