@@ -14,6 +14,9 @@ use super::process::{self, Process};
 use super::state::State;
 use crate::command;
 
+/// How long a program that was ended may hold its ports.
+const RELEASE: Duration = Duration::from_secs(10);
+
 /// A program as it shall run.
 #[derive(Clone, Debug)]
 pub struct Part {
@@ -62,14 +65,16 @@ impl Part {
 
     /// Starts the part unless it runs exactly as it shall; one that runs otherwise is ended first.
     pub fn ensure(&self, state: &State, configuration: Configuration) -> Result<Ensured> {
+        let mut patience = Duration::ZERO;
         if let Some(found) = self.process() {
             if configuration == Configuration::Same && self.is_as_desired(&found) {
                 return Ok(Ensured::Running);
             }
             process::stop(&[found], Signal::SIGTERM, Duration::from_secs(10));
+            patience = RELEASE;
         }
         for address in &self.listens {
-            check_free(*address).with_context(|| format!("{} cannot start", self.name))?;
+            await_free(*address, patience).with_context(|| format!("{} cannot start", self.name))?;
         }
         self.spawn(state)?;
         Ok(Ensured::Started)
@@ -141,6 +146,18 @@ pub fn http_ok(address: SocketAddr, path: &str) -> bool {
         Ok(String::from_utf8_lossy(&start).into_owned())
     };
     ask().is_ok_and(|answer| answer.ends_with(" 200"))
+}
+
+/// Waits until a port is free. The main thread of a program that ends may be gone, and with it the program for whoever looks, while
+/// other threads still hold its sockets.
+fn await_free(address: SocketAddr, patience: Duration) -> Result<()> {
+    let end = Instant::now() + patience;
+    loop {
+        match check_free(address) {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+            outcome => return outcome,
+        }
+    }
 }
 
 fn check_free(address: SocketAddr) -> Result<()> {
@@ -219,6 +236,19 @@ mod tests {
         let error = check_free(address).expect_err("it is taken").to_string();
         assert!(error.contains(&address.port().to_string()), "{error}");
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+    }
+
+    #[test]
+    fn port_of_a_program_that_ends_is_waited_for() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        assert!(await_free(address, Duration::ZERO).is_err(), "nothing ended, so nothing is waited for");
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(listener);
+        });
+        assert!(await_free(address, RELEASE).is_ok());
+        ending.join().expect("it ended");
     }
 
     #[test]
