@@ -145,6 +145,13 @@ pub struct Context {
 }
 
 impl Context {
+    /// Bytes of what a caller wrote: the text, and the metadata as JSON.
+    #[must_use]
+    pub fn written_bytes(&self) -> usize {
+        let metadata = serde_json::to_vec(&self.metadata).map_or(0, |written| written.len());
+        self.text.len() + metadata
+    }
+
     /// A new context with the least that every context has: version 1, no session, no metadata, never read, kept, and
     /// counted by the default token estimate. Set the other fields before storing it.
     #[must_use]

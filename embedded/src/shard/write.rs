@@ -147,13 +147,19 @@ impl Shard {
     /// # Errors
     /// When the engine fails; the next call tries again.
     pub fn compact(&self) -> Result<bool, Error> {
-        let deleted = self.uncompacted.load(Ordering::Acquire);
-        if deleted < WORTH_COMPACTING {
+        if !self.is_worth_compacting() {
             return Ok(false);
         }
+        let deleted = self.uncompacted.load(Ordering::Acquire);
         let compacted = self.engine.optimize().map_err(Error::engine("compact its files"))?;
         self.uncompacted.fetch_sub(deleted, Ordering::AcqRel);
         Ok(compacted)
+    }
+
+    /// Whether [`Self::compact`] would do anything; this costs nothing.
+    #[must_use]
+    pub fn is_worth_compacting(&self) -> bool {
+        self.uncompacted.load(Ordering::Acquire) >= WORTH_COMPACTING
     }
 
     /// The engine does not tell how much a filter deleted, so the ids are looked up first.

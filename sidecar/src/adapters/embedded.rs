@@ -164,10 +164,7 @@ impl Embedded {
 
 /// The room that contexts take at most: in the log and in the engine's files, with vectors, terms and indexes.
 fn room<'a>(contexts: impl IntoIterator<Item = &'a Context>) -> u64 {
-    let of = |context: &Context| {
-        let metadata = serde_json::to_vec(&context.metadata).map_or(0, |written| written.len());
-        PER_CONTEXT + PER_BYTE * (context.text.len() + metadata) as u64
-    };
+    let of = |context: &Context| PER_CONTEXT + PER_BYTE * context.written_bytes() as u64;
     contexts.into_iter().map(of).fold(0, u64::saturating_add)
 }
 
@@ -337,12 +334,20 @@ impl VectorStore for Embedded {
     }
 
     async fn compact(&self) -> Result<bool, Error> {
-        // What is written anew is there twice for a while.
-        let stored = self.stats().await?.disk_bytes.unwrap_or_default();
-        if self.space.check(stored.saturating_add(space::STORE_RESERVE / 2)).is_err() {
-            return Ok(false);
-        }
-        self.call(StoreOperation::Compact, Shard::compact).await
+        let space = Arc::clone(&self.space);
+        let compact = move |shard: &Shard| {
+            // It is asked at every turn of the upkeep, and files are measured only when there is something to do.
+            if !shard.is_worth_compacting() {
+                return Ok(false);
+            }
+            // What is written anew is there twice for a while.
+            let stored = shard.stats()?.disk_bytes.unwrap_or_default();
+            if space.check(stored.saturating_add(space::STORE_RESERVE / 2)).is_err() {
+                return Ok(false);
+            }
+            shard.compact()
+        };
+        self.call(StoreOperation::Compact, compact).await
     }
 
     fn shortage(&self) -> Option<Full> {

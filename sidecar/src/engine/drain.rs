@@ -197,9 +197,8 @@ impl Load {
     const FULL: Self = Self { contexts: BATCH, bytes: BATCH_BYTES };
 
     fn add(&mut self, context: &Context) {
-        let metadata = serde_json::to_vec(&context.metadata).map_or(0, |written| written.len());
         self.contexts += 1;
-        self.bytes += context.text.len() + metadata;
+        self.bytes += context.written_bytes();
     }
 
     const fn is_bearable(&self) -> bool {
