@@ -5,7 +5,7 @@
 
 #![expect(clippy::doc_markdown, reason = "texts of arguments become help, which is shown as plain text")]
 
-mod definition;
+pub(crate) mod definition;
 mod finding;
 mod namespaces;
 mod nodes;

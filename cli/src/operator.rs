@@ -18,7 +18,7 @@ use crate::{
 /// Names of the chart's entries end so.
 const ENTRY: &str = ".contextmanager.dev";
 /// Label and value of all that the chart makes.
-const PART: &str = "app.kubernetes.io/part-of=context-manager";
+pub(crate) const PART: &str = "app.kubernetes.io/part-of=context-manager";
 const COMPONENT: &str = "app.kubernetes.io/component";
 
 /// A program of the operator.

@@ -7,6 +7,7 @@ mod answer;
 
 use std::time::Duration;
 
+use context_manager_operator::pods;
 use context_manager_protocol::{
     codec::Format,
     keyring::{Key, KeyRing},
@@ -69,9 +70,9 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
     let port = protocol_port(&pod);
     let message = Format::Json.encode(&request(args));
     let wanted = [port];
-    let pods = cluster.of::<Pod>(&cluster.namespace);
+    let api = cluster.of::<Pod>(&cluster.namespace);
     let action = format!("forward the protocol's port of the pod {name:?}");
-    let mut forwarder = call(&action, "create pods/portforward", pods.portforward(&name, &wanted)).await?;
+    let mut forwarder = call(&action, "create pods/portforward", api.portforward(&name, &wanted)).await?;
     let failed = |what: String| {
         Error::Refused(format!(
             "the sidecar of pod {name:?} did not answer on its loopback port {port}: {what}; look at `kubectl -n {} logs {name} -c {}`",
@@ -115,6 +116,7 @@ async fn choose(cluster: &Cluster, named: Option<&str>) -> Result<Pod, Error> {
     let Some(named) = named else {
         let action = format!("list the pods of namespace {:?}", cluster.namespace);
         let all = call(&action, "list pods", api.list(&ListParams::default().labels(names::INJECTED))).await?;
+        let is_ready = |pod: &Pod| pods::sidecar_status(pod).is_some_and(|sidecar| sidecar.ready);
         return all.items.into_iter().find(is_ready).ok_or_else(|| Error::Missing {
             what: format!("a pod with a ready sidecar in namespace {:?}", cluster.namespace),
             remedy: "look at `kubectl context status`, or name another namespace by -n".to_owned(),
@@ -133,11 +135,6 @@ async fn choose(cluster: &Cluster, named: Option<&str>) -> Result<Pod, Error> {
         )));
     }
     Ok(found)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let statuses = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
-    statuses.into_iter().any(|status| status.name == names::CONTAINER && status.ready)
 }
 
 /// The key that signs for the pod's resource.
@@ -164,12 +161,7 @@ async fn key(cluster: &Cluster, pod: &Pod) -> Result<Key, Error> {
 
 /// The port of the sidecar, as injection wrote it.
 fn protocol_port(pod: &Pod) -> u16 {
-    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
-    let sidecar = containers.into_iter().find(|container| container.name == names::CONTAINER);
-    let port = sidecar.and_then(|sidecar| {
-        sidecar.env.iter().flatten().find(|entry| entry.name == names::ENV_PROTOCOL_PORT)?.value.clone()
-    });
-    port.and_then(|port| port.parse().ok()).unwrap_or(names::DEFAULT_PROTOCOL_PORT)
+    pods::sidecar_port(pod, names::ENV_PROTOCOL_PORT).unwrap_or(names::DEFAULT_PROTOCOL_PORT)
 }
 
 /// One signed request over a forwarded port.

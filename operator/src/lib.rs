@@ -4,4 +4,5 @@
 pub mod controller;
 pub mod inject;
 pub mod pki;
+pub mod pods;
 pub mod webhook;

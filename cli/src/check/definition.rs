@@ -12,7 +12,8 @@ use crate::{
 const NAME: &str = "contextmanagers.contextmanager.dev";
 const CHECK: &str = "definition";
 
-async fn fetch(cluster: &Cluster) -> Result<Option<CustomResourceDefinition>, Error> {
+/// The definition that is installed, if one is.
+pub(crate) async fn fetch(cluster: &Cluster) -> Result<Option<CustomResourceDefinition>, Error> {
     let api = cluster.all::<CustomResourceDefinition>();
     let right = "get customresourcedefinitions.apiextensions.k8s.io";
     call("read the definition of ContextManager", right, api.get_opt(NAME)).await

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use context_manager_operator::pods;
 use context_manager_protocol::names;
-use k8s_openapi::{
-    api::{
-        apps::v1::Deployment,
-        core::v1::{ConfigMap, Pod, Secret},
-        events::v1::Event,
-    },
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Secret},
+    events::v1::Event,
 };
 use kube::{
     ResourceExt as _,
@@ -24,13 +22,12 @@ use super::{
 };
 use crate::{
     answer::yaml,
+    check::definition,
     cluster::{Cluster, call},
     error::Error,
     operator,
 };
 
-/// Label of all that the chart makes.
-const PART: &str = "app.kubernetes.io/part-of=context-manager";
 /// Port of metrics of controller and webhook.
 const OPERATOR_ADMIN: u16 = 8081;
 
@@ -65,11 +62,7 @@ impl<'a> Collector<'a> {
             let all: Vec<_> = found.iter().map(|one| redact::metadata(json!(one))).collect();
             self.put("webhook-configurations.yaml", &all);
         }
-        let api = self.cluster.all::<CustomResourceDefinition>();
-        let right = "get customresourcedefinitions.apiextensions.k8s.io";
-        let found =
-            call("read the definition of ContextManager", right, api.get_opt("contextmanagers.contextmanager.dev"))
-                .await;
+        let found = definition::fetch(self.cluster).await;
         if let Some(Some(found)) = self.read(found) {
             let versions: Vec<_> = found.spec.versions.iter().map(|version| &version.name).collect();
             let definition = json!({"metadata": redact::metadata(json!(found))["metadata"], "versions": versions, "status": found.status});
@@ -80,7 +73,7 @@ impl<'a> Collector<'a> {
         let found = call(
             "list the operator's Deployments",
             "list deployments.apps",
-            api.list(&ListParams::default().labels(PART)),
+            api.list(&ListParams::default().labels(operator::PART)),
         )
         .await;
         if let Some(found) = self.read(found) {
@@ -88,7 +81,9 @@ impl<'a> Collector<'a> {
             self.put("operator/deployments.yaml", &all);
         }
         let api = self.cluster.of::<Pod>(&home);
-        let found = call("list the operator's pods", "list pods", api.list(&ListParams::default().labels(PART))).await;
+        let found =
+            call("list the operator's pods", "list pods", api.list(&ListParams::default().labels(operator::PART)))
+                .await;
         for pod in self.read(found).into_iter().flat_map(|found| found.items) {
             let name = pod.name_any();
             self.put(&format!("operator/{name}/pod.yaml"), &redact::resource(json!(pod)));
@@ -150,8 +145,10 @@ impl<'a> Collector<'a> {
         }
         let pages: &[&str] = if container.is_some() { &["health", "metrics"] } else { &["readyz", "metrics"] };
         for page in pages.iter().filter(|_| phase == "Running") {
-            let path =
-                format!("/api/v1/namespaces/{namespace}/pods/{name}:{}/proxy/{page}", admin_port(pod).unwrap_or(admin));
+            let path = format!(
+                "/api/v1/namespaces/{namespace}/pods/{name}:{}/proxy/{page}",
+                pods::sidecar_port(pod, names::ENV_ADMIN_PORT).unwrap_or(admin)
+            );
             let request = match http::Request::get(path).body(Vec::new()) {
                 Ok(request) => request,
                 Err(error) => {
@@ -217,12 +214,4 @@ impl<'a> Collector<'a> {
             Err(error) => self.not_read.push(format!("{path}: {error}")),
         }
     }
-}
-
-/// The admin port of the sidecar, as injection wrote it.
-fn admin_port(pod: &Pod) -> Option<u16> {
-    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let sidecar = containers.into_iter().find(|container| container.name == names::CONTAINER)?;
-    let port = sidecar.env.iter().flatten().find(|entry| entry.name == names::ENV_ADMIN_PORT)?.value.as_ref()?;
-    port.parse().ok()
 }

@@ -1,7 +1,11 @@
 //! One `ContextManager` with all of its conditions, keys, certificates and pods.
 
 use context_manager_crds::context_manager::status::{Certificate, Keys};
-use context_manager_operator::{inject, webhook::view};
+use context_manager_operator::{
+    inject,
+    pods::{self, sidecar_status},
+    webhook::view,
+};
 use context_manager_protocol::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -82,14 +86,8 @@ pub(crate) async fn pods(cluster: &Cluster, name: &str) -> Result<Vec<Pod>, Erro
 /// What is to be said of a pod.
 pub(crate) fn line(pod: &Pod, wanted: Option<&str>) -> Line {
     let status = pod.status.as_ref();
-    let statuses = status.into_iter().flat_map(|status| {
-        let lists = [&status.init_container_statuses, &status.container_statuses];
-        lists.into_iter().flatten().flatten()
-    });
-    let sidecar = statuses.into_iter().find(|status| status.name == names::CONTAINER);
-    let specs = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
-    let image =
-        specs.into_iter().find(|container| container.name == names::CONTAINER).and_then(|found| found.image.clone());
+    let sidecar = sidecar_status(pod);
+    let image = pods::sidecar(pod).and_then(|sidecar| sidecar.image.clone());
     let template = pod.annotations().get(names::INJECTED_TEMPLATE);
     Line {
         name: pod.name_any(),

@@ -16,7 +16,11 @@ use super::{
     reconcile::Context,
     upgrade::Target,
 };
-use crate::{inject, webhook::view};
+use crate::{
+    inject,
+    pods::{has_ended, sidecar_status},
+    webhook::view,
+};
 
 /// What was found of a resource's pods.
 pub(super) struct Fleet {
@@ -86,24 +90,14 @@ pub(super) fn view(resource: &ContextManager) -> Option<inject::Resource> {
 
 fn count(pods: &[Pod], template: Option<&str>) -> Pods {
     let mut counted = Pods::default();
-    let alive = pods.iter().filter(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    });
-    for pod in alive {
+    for pod in pods.iter().filter(|pod| !has_ended(pod)) {
         counted.injected += 1;
-        counted.ready += i32::from(is_ready(pod));
+        counted.ready += i32::from(sidecar_status(pod).is_some_and(|sidecar| sidecar.ready));
         // A pod of an earlier version has no such annotation, and other things than today.
         let is_current = |template| pod.annotations().get(names::INJECTED_TEMPLATE).is_some_and(|had| had == template);
         counted.outdated += i32::from(template.is_some_and(|template| !is_current(template)));
     }
     counted
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
-    let lists = [&status.init_container_statuses, &status.container_statuses];
-    lists.into_iter().flatten().flatten().any(|container| container.name == names::CONTAINER && container.ready)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod tests;
 
 use std::time::Duration;
 
+use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
 use context_manager_protocol::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -29,7 +30,7 @@ use super::{
 };
 use decide::{Act, Verdict};
 use seen::{Note, Outcome, Seen};
-pub(super) use seen::{Target, is_replaceable};
+pub(super) use seen::{Target, replacer};
 
 /// Pause before a pod is tried again that could not be changed.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -53,7 +54,13 @@ pub(super) async fn ensure(
 ) -> Result<Found, Error> {
     let Some(target) = target else { return Ok(Found::default()) };
     let now = Timestamp::now();
-    let pods: Vec<_> = pods.iter().filter_map(|pod| Seen::of(pod, target)).collect();
+    let pods: Vec<_> = match plan.upgrade.strategy {
+        // Most resources ask for nothing, and then nobody has to know what each pod would have got.
+        UpgradeStrategy::OnRecreate => Vec::new(),
+        UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => {
+            pods.iter().filter_map(|pod| Seen::of(pod, target)).collect()
+        }
+    };
     let Some(Verdict { mut acts, finding, next }) = decide::decide(&pods, &target.image, &plan.upgrade, now) else {
         context.metrics.pods.stopped(plan, false);
         return Ok(Found::default());

@@ -22,7 +22,7 @@ use super::{
     plan::Plan,
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
-    upgrade::is_replaceable,
+    upgrade::{Target, replacer},
 };
 use crate::inject::{self, Decision, NamespaceFacts, OnMissing};
 
@@ -115,14 +115,13 @@ async fn evict_one(
     for candidate in missing {
         let name = candidate.name_any();
         let Some(pod) = call("read a pod without a sidecar", api.get_opt(&name)).await? else { continue };
-        let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let Some(owner) = owner.map(|owner| owner.uid.clone()) else { continue };
-        if pod.metadata.deletion_timestamp.is_some() || !is_replaceable(&pod) || !is_injected_now(&pod, plan, target) {
+        let Some(owner) = replacer(&pod) else { continue };
+        if pod.metadata.deletion_timestamp.is_some() || !is_injected_now(&pod, plan, target) {
             continue;
         }
         let permitted = {
             let mut evictions = context.evictions.lock().unwrap_or_else(PoisonError::into_inner);
-            evictions.permit(&owner, Instant::now())
+            evictions.permit(&owner.uid, Instant::now())
         };
         if !permitted {
             continue;
@@ -138,7 +137,7 @@ async fn evict_one(
 }
 
 /// Whether the webhook would give such a pod a sidecar of this resource.
-fn is_injected_now(pod: &Pod, plan: &Plan, target: &super::upgrade::Target) -> bool {
+fn is_injected_now(pod: &Pod, plan: &Plan, target: &Target) -> bool {
     let Ok(pod) = serde_json::to_value(pod) else { return false };
     let namespace = NamespaceFacts { name: plan.namespace.clone(), ..NamespaceFacts::default() };
     let settings = inject::Settings { sidecar_image: target.image.clone(), on_missing: OnMissing::Skip };

@@ -21,7 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::metrics::Metrics;
-use crate::inject::{Owner, owner};
+use crate::{
+    inject::{Owner, owner},
+    pods,
+};
 
 const QUEUE: usize = 256;
 /// Longest time for one event, reading the owner included.
@@ -167,7 +170,7 @@ where
             return None;
         }
     };
-    found.metadata.owner_references?.into_iter().find(|reference| reference.controller == Some(true))
+    pods::controller_of(&found.metadata).cloned()
 }
 
 #[cfg(test)]

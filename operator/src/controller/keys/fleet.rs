@@ -21,10 +21,13 @@ use kube::{Api, Client, api::ListParams};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::step::Question;
-use crate::controller::{
-    error::{Error, call},
-    plan::Plan,
-    status::listed,
+use crate::{
+    controller::{
+        error::{Error, call},
+        plan::Plan,
+        status::listed,
+    },
+    pods,
 };
 
 /// Most pods that are asked at once.
@@ -137,11 +140,10 @@ async fn places(client: &Client, plan: &Plan) -> Result<Vec<Place>, Error> {
 fn place(pod: &Pod) -> Option<Place> {
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref();
-    if matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")) {
+    if pods::has_ended(pod) {
         return None;
     }
-    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let sidecar = containers.into_iter().find(|container| container.name == names::CONTAINER)?;
+    let sidecar = pods::sidecar(pod)?;
     let address = status.and_then(|status| status.pod_ip.as_deref()).filter(|address| !address.is_empty());
     let address = match (address, &spec.node_name) {
         (Some(address), _) => {

@@ -2,11 +2,17 @@
 
 use context_manager_protocol::names;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStatus, Pod},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::ResourceExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::inject::{self, Resource};
+use crate::{
+    inject::{self, Resource},
+    pods,
+};
 
 /// Why a container does not start; each ends only when somebody changes something.
 const STUCK: [&str; 8] = [
@@ -117,8 +123,7 @@ pub(super) struct Seen {
 impl Seen {
     /// What there is to see; nothing if the pod has ended or has no sidecar among its init containers.
     pub(super) fn of(pod: &Pod, target: &Target) -> Option<Self> {
-        let status = pod.status.as_ref();
-        if matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")) {
+        if pods::has_ended(pod) {
             return None;
         }
         let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
@@ -130,8 +135,7 @@ impl Seen {
             Some(template) if template == target.template_with(&image) => Standing::OtherImage,
             Some(_) | None => Standing::OtherSettings,
         };
-        let statuses = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
-        let sidecar = statuses.into_iter().find(|status| status.name == names::CONTAINER);
+        let sidecar = pods::sidecar_status(pod);
         Some(Self {
             name: pod.metadata.name.clone()?,
             index,
@@ -143,7 +147,7 @@ impl Seen {
             ran: sidecar.is_some_and(ran),
             stuck: sidecar.and_then(stuck),
             leaving: pod.metadata.deletion_timestamp.is_some(),
-            replaceable: is_replaceable(pod),
+            replaceable: replacer(pod).is_some(),
             created: pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             // What somebody made unreadable counts as not said.
             note: pod.annotations().get(names::UPGRADE).and_then(|note| serde_json::from_str(note).ok()),
@@ -151,17 +155,15 @@ impl Seen {
     }
 }
 
-/// Whether evicting the pod makes room for another one.
-pub(in crate::controller) fn is_replaceable(pod: &Pod) -> bool {
-    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    owner.is_some_and(|owner| MAKE_ANOTHER.contains(&owner.kind.as_str()))
+/// The controller that makes another pod in place of one that is evicted, if there is one.
+pub(in crate::controller) fn replacer(pod: &Pod) -> Option<&OwnerReference> {
+    pods::controller_of(&pod.metadata).filter(|owner| MAKE_ANOTHER.contains(&owner.kind.as_str()))
 }
 
 fn ran(sidecar: &ContainerStatus) -> bool {
-    let has = |state: Option<&k8s_openapi::api::core::v1::ContainerState>| {
-        state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-    };
-    has(sidecar.state.as_ref()) || has(sidecar.last_state.as_ref())
+    let states = [&sidecar.state, &sidecar.last_state];
+    let did = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+    states.into_iter().flatten().any(did)
 }
 
 fn stuck(sidecar: &ContainerStatus) -> Option<String> {
