@@ -2,7 +2,7 @@
 
 mod words;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use context_manager_operator::inject::{Decision, Denial, Injection, Skip};
 use context_manager_protocol::names;
@@ -100,6 +100,8 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
         None => (vec![fetch(cluster, &args.target).await?], true),
     };
     let registrations = operator::registrations(cluster).await;
+    // Namespaces are read once, however many of the objects are in them.
+    let mut known: BTreeMap<String, Facts> = BTreeMap::new();
     let (mut all, mut notes) = (Vec::new(), Vec::new());
     for object in &objects {
         let Some(subject) = workload::subject(object) else {
@@ -107,16 +109,18 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
             continue;
         };
         let namespace = subject.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
-        let facts = Facts::fetch(cluster, &namespace, &args.settings).await;
+        if !known.contains_key(&namespace) {
+            known.insert(namespace.clone(), Facts::fetch(cluster, &namespace, &args.settings).await);
+        }
+        let facts = &known[&namespace];
         let asked = match &registrations {
-            Ok(registrations) if facts.namespace.labels.is_empty() && !facts.notes.is_empty() => {
-                let _ = registrations;
+            Err(error) => Asked::Unknown { why: error.to_string() },
+            Ok(_) if facts.namespace.labels.is_empty() && !facts.notes.is_empty() => {
                 Asked::Unknown { why: "the namespace's labels are not known".to_owned() }
             }
             Ok(registrations) => operator::asked(registrations, &facts.namespace),
-            Err(error) => Asked::Unknown { why: error.to_string() },
         };
-        all.push(explain(&subject, &facts, asked, live && !subject.is_template())?);
+        all.push(explain(&subject, facts, asked, live && !subject.is_template())?);
         notes.extend(facts.notes.iter().filter(|note| !notes.contains(note)).cloned().collect::<Vec<_>>());
     }
     if all.is_empty() {

@@ -63,15 +63,14 @@ impl Facts {
     /// What the cluster says.
     pub(crate) async fn fetch(cluster: &Cluster, namespace: &str, settings: &SettingsArgs) -> Self {
         let mut notes = Vec::new();
-        let labels = labels(cluster, namespace).await.unwrap_or_else(|error| {
+        let known = known(cluster, namespace).await.unwrap_or_else(|error| {
             notes.push(format!("{error}; so the labels of namespace {namespace:?} are not known, and taken as absent"));
-            None
+            NamespaceFacts { name: namespace.to_owned(), ..NamespaceFacts::default() }
         });
         let resources = cluster.resources(Some(namespace)).await;
         let (settings, image_known) = read_settings(cluster, settings, &mut notes).await;
         Self {
-            namespace: labels
-                .unwrap_or_else(|| NamespaceFacts { name: namespace.to_owned(), ..NamespaceFacts::default() }),
+            namespace: known,
             resources: resources.map(|found| found.iter().filter_map(view::resource).collect()),
             settings,
             image_known,
@@ -117,14 +116,14 @@ impl Facts {
     }
 }
 
-async fn labels(cluster: &Cluster, name: &str) -> Result<Option<NamespaceFacts>, Error> {
+async fn known(cluster: &Cluster, name: &str) -> Result<NamespaceFacts, Error> {
     let action = format!("read namespace {name:?}");
     let found = call(&action, "get namespaces", cluster.all::<Namespace>().get_opt(name)).await?;
     let found = found.ok_or_else(|| Error::Missing {
         what: format!("namespace {name:?}"),
         remedy: "name one by --namespace".to_owned(),
     })?;
-    Ok(Some(NamespaceFacts { name: name.to_owned(), labels: found.metadata.labels.unwrap_or_default() }))
+    Ok(NamespaceFacts { name: name.to_owned(), labels: found.metadata.labels.unwrap_or_default() })
 }
 
 async fn read_settings(cluster: &Cluster, given: &SettingsArgs, notes: &mut Vec<String>) -> (Settings, bool) {

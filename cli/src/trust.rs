@@ -57,7 +57,7 @@ pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 /// The name by which the API server knows the webhook.
 pub(crate) fn server_name(config: &WebhookClientConfig) -> String {
     match (&config.service, &config.url) {
-        (Some(service), _) => format!("{}.{}.svc", service.name, service.namespace),
+        (Some(service), _) => server_name_of(service),
         (None, Some(url)) => host(url),
         (None, None) => String::new(),
     }

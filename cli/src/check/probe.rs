@@ -6,11 +6,7 @@ use kube::{ResourceExt as _, api::PostParams};
 use serde_json::json;
 
 use super::finding::Findings;
-use crate::{
-    cluster::{Cluster, call},
-    error::Error,
-    status::summary,
-};
+use crate::{cluster::Cluster, error::Error, status::summary};
 
 const CHECK: &str = "injection";
 
@@ -35,7 +31,7 @@ pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
         Err(error) => return findings.unknown(CHECK, &error),
     };
     let params = PostParams { dry_run: true, ..PostParams::default() };
-    match call("try a pod", "create pods", cluster.of::<Pod>(namespace).create(&params, &pod)).await {
+    match cluster.of::<Pod>(namespace).create(&params, &pod).await {
         Ok(pod) if pod.annotations().contains_key(names::INJECTED_HASH) => {
             findings.fine(CHECK, format!("a pod tried in namespace {namespace:?} got its sidecar"));
         }
@@ -45,24 +41,18 @@ pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
             "look whether the namespace is left out by webhook.excludedNamespaces, and at `kubectl context explain`",
         ),
         // The webhook's own refusals, Pod Security and quotas come as 403 too; those say more than that a right is missing.
-        Err(Error::Forbidden { .. }) => again(cluster, namespace, &pod, findings).await,
-        Err(Error::Api { source, .. }) => refused(namespace, &source.to_string(), findings),
-        Err(error) => findings.unknown(CHECK, &error),
+        Err(kube::Error::Api(status)) if status.code == 403 && !status.message.contains("cannot create resource") => {
+            refused(namespace, &status.message, findings);
+        }
+        Err(error) => {
+            let error = Error::from_api(&format!("try a pod in namespace {namespace:?}"), "create pods", error);
+            if let Error::Api { source, .. } = &error {
+                refused(namespace, &source.to_string(), findings);
+            } else {
+                findings.unknown(CHECK, &error);
+            }
+        }
     }
-}
-
-/// What exactly the API server said.
-async fn again(cluster: &Cluster, namespace: &str, pod: &Pod, findings: &mut Findings) {
-    let params = PostParams { dry_run: true, ..PostParams::default() };
-    let Err(kube::Error::Api(status)) = cluster.of::<Pod>(namespace).create(&params, pod).await else { return };
-    if status.message.contains("cannot create resource") {
-        let error = Error::Forbidden {
-            action: format!("try a pod in namespace {namespace:?}"),
-            right: "create pods".to_owned(),
-        };
-        return findings.unknown(CHECK, &error);
-    }
-    refused(namespace, &status.message, findings);
 }
 
 fn refused(namespace: &str, said: &str, findings: &mut Findings) {
