@@ -207,20 +207,27 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         let name = self.name.clone();
-        // The test's own runtime may be ending; the deletion is only asked for, and not waited for.
-        let deletion = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let client = client().await?;
-                release(&client, &name).await?;
-                let namespaces = Api::<NamespaceObject>::all(client);
-                namespaces.delete(&name, &DeleteParams::default()).await?;
-                Ok::<_, anyhow::Error>(())
-            })
+        // The deletion is only asked for, and not waited for.
+        clean_up(&format!("namespace {name}"), async move |client| {
+            release(&client, &name).await?;
+            let namespaces = Api::<NamespaceObject>::all(client);
+            namespaces.delete(&name, &DeleteParams::default()).await?;
+            Ok(())
         });
-        if let Ok(Err(error)) = deletion.join() {
-            eprintln!("failed to delete namespace {}: {error:#}", self.name);
-        }
+    }
+}
+
+/// Deletes something at the end of a test, whose own runtime may be ending; says so if that fails.
+pub fn clean_up<F>(what: &str, deletion: F)
+where
+    F: AsyncFnOnce(Client) -> Result<()> + Send + 'static,
+{
+    let deleted = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { deletion(client().await?).await })
+    });
+    if let Ok(Err(error)) = deleted.join() {
+        eprintln!("failed to delete {what}: {error:#}");
     }
 }
 

@@ -1,5 +1,8 @@
-//! Pods as people write them.
+//! Pods as people write them, and objects as the chart renders them.
 
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 /// The word that asks for a sidecar.
@@ -40,4 +43,18 @@ pub fn labelled(mut pod: Value, key: &str, value: &str) -> Value {
 #[must_use]
 pub fn asking(name: &str) -> Value {
     annotated(pod(name), INJECT, "true")
+}
+
+/// An object as helm renders it from the chart with its defaults.
+///
+/// # Errors
+/// When the chart renders none of that kind and name.
+pub fn rendered(kind: &str, name: &str) -> Result<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/context-manager.yaml");
+    let chart = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    chart
+        .split("\n---\n")
+        .filter_map(|document| serde_saphyr::from_str::<Value>(document).ok())
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        .with_context(|| format!("the chart renders no {kind} {name}"))
 }

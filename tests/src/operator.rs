@@ -180,13 +180,27 @@ pub async fn wait_for(
     status: &str,
     reason: Option<&str>,
 ) -> Result<ContextManager> {
+    let right = |said: &Condition| said.status == status && reason.is_none_or(|reason| said.reason == reason);
+    wait_within(PATIENCE, namespace, name, kind, right).await
+}
+
+/// Waits for so long until a condition of the current generation is right.
+///
+/// # Errors
+/// When it does not become so in time.
+pub async fn wait_within(
+    patience: Duration,
+    namespace: &Namespace,
+    name: &str,
+    kind: &str,
+    right: impl Fn(&Condition) -> bool,
+) -> Result<ContextManager> {
     let api = namespace.api::<ContextManager>();
-    eventually(&format!("{kind}={status} of {name}"), PATIENCE, || async {
+    eventually(&format!("{kind} of {name}"), patience, || async {
         let found = api.get(name).await?;
         let said = condition(&found, kind).context("the condition is missing")?;
         let current = said.observed_generation == found.metadata.generation;
-        let right = said.status == status && reason.is_none_or(|reason| said.reason == reason);
-        ensure!(current && right, "{said:?}");
+        ensure!(current && right(&said), "{said:?}");
         Ok::<_, anyhow::Error>(found)
     })
     .await

@@ -3,12 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use http::{Method, Request, Uri};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use kube::{
@@ -16,11 +14,10 @@ use kube::{
     api::{DeleteParams, PostParams},
     client::Body,
 };
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use tower::{BoxError, service_fn};
 
-use crate::cluster;
+use crate::{cluster, objects::rendered};
 
 /// A right: API group, resource with its subresource, verb.
 pub type Right = (String, String, String);
@@ -42,8 +39,8 @@ impl Rules {
     /// When the rendered chart has none.
     pub fn of(part: &str, configuration: &str) -> Result<Self> {
         let name = format!("context-manager-{part}");
-        let role: ClusterRole = rendered("ClusterRole", &name)?;
-        let home: Role = rendered("Role", &name)?;
+        let role: ClusterRole = serde_json::from_value(rendered("ClusterRole", &name)?)?;
+        let home: Role = serde_json::from_value(rendered("Role", &name)?)?;
         let mut cluster = role.rules.unwrap_or_default();
         for named in cluster.iter_mut().filter_map(|rule| rule.resource_names.as_mut()) {
             *named = vec![configuration.to_owned()];
@@ -64,16 +61,6 @@ impl Rules {
         }
         rights
     }
-}
-
-fn rendered<K: DeserializeOwned>(kind: &str, name: &str) -> Result<K> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/context-manager.yaml");
-    let chart = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-    let object = chart
-        .split("\n---\n")
-        .filter_map(|document| serde_saphyr::from_str::<Value>(document).ok())
-        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
-    Ok(serde_json::from_value(object.with_context(|| format!("the chart renders no {kind} {name}"))?)?)
 }
 
 /// A user with these rights; they end when it is dropped.
@@ -149,21 +136,14 @@ impl User {
 impl Drop for User {
     fn drop(&mut self) {
         let (name, home) = (self.name.clone(), self.home.clone());
-        let removal = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let client = cluster::client().await?;
-                let now = DeleteParams::default();
-                Api::<ClusterRoleBinding>::all(client.clone()).delete(&name, &now).await?;
-                Api::<ClusterRole>::all(client.clone()).delete(&name, &now).await?;
-                Api::<RoleBinding>::namespaced(client.clone(), &home).delete(&name, &now).await?;
-                Api::<Role>::namespaced(client, &home).delete(&name, &now).await?;
-                Ok::<_, anyhow::Error>(())
-            })
+        cluster::clean_up(&format!("the rights of {name}"), async move |client| {
+            let now = DeleteParams::default();
+            Api::<ClusterRoleBinding>::all(client.clone()).delete(&name, &now).await?;
+            Api::<ClusterRole>::all(client.clone()).delete(&name, &now).await?;
+            Api::<RoleBinding>::namespaced(client.clone(), &home).delete(&name, &now).await?;
+            Api::<Role>::namespaced(client, &home).delete(&name, &now).await?;
+            Ok(())
         });
-        if let Ok(Err(error)) = removal.join() {
-            eprintln!("failed to remove the rights of {}: {error:#}", self.name);
-        }
     }
 }
 

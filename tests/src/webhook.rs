@@ -4,9 +4,7 @@
 //! instead of a Service, and only pods of namespaces with this webhook's label are looked at, so that suites do not meet.
 
 use std::{
-    fs,
     net::SocketAddr,
-    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -24,7 +22,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::{
@@ -56,13 +54,7 @@ pub fn image(name: &str) -> String {
 /// # Errors
 /// When the rendered chart cannot be read.
 pub fn configuration(scope: &str, address: SocketAddr) -> Result<MutatingWebhookConfiguration> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/context-manager.yaml");
-    let chart = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-    let mut configuration = chart
-        .split("\n---\n")
-        .filter_map(|document| serde_saphyr::from_str::<Value>(document).ok())
-        .find(|object| object["kind"] == "MutatingWebhookConfiguration")
-        .context("the chart renders no MutatingWebhookConfiguration")?;
+    let mut configuration = objects::rendered("MutatingWebhookConfiguration", "context-manager")?;
     configuration["metadata"] = json!({"name": scope, "labels": {SCOPE: scope}});
     for entry in configuration["webhooks"].as_array_mut().context("the chart's configuration has no webhooks")? {
         entry["clientConfig"] = json!({"url": format!("https://{HOST}:{}/mutate", address.port())});
@@ -130,17 +122,11 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let scope = self.scope.clone();
-        let deletion = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let api = Api::<MutatingWebhookConfiguration>::all(cluster::client().await?);
-                api.delete(&scope, &DeleteParams::default()).await?;
-                Ok::<_, anyhow::Error>(())
-            })
+        cluster::clean_up(&format!("the MutatingWebhookConfiguration {scope}"), async move |client| {
+            let api = Api::<MutatingWebhookConfiguration>::all(client);
+            api.delete(&scope, &DeleteParams::default()).await?;
+            Ok(())
         });
-        if let Ok(Err(error)) = deletion.join() {
-            eprintln!("failed to delete the MutatingWebhookConfiguration {}: {error:#}", self.scope);
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use context_manager_protocol::names;
 use context_manager_tests::{
     background::Background,
     cluster::{self, Namespace, eventually},
-    operator::{self, HOME, condition},
+    operator::{self, HOME},
     qdrant::Qdrant,
     rights::{Right, Rules, User},
     webhook::Webhook,
@@ -65,13 +65,7 @@ where
 }
 
 async fn ready(namespace: &Namespace, name: &str) -> Result<ContextManager> {
-    eventually(&format!("{name} to be ready"), STEP, || async {
-        let found = namespace.api::<ContextManager>().get(name).await?;
-        let said = condition(&found, "Ready").context("there is no status")?;
-        ensure!(said.status == "True", "{said:?}");
-        Ok::<_, anyhow::Error>(found)
-    })
-    .await
+    operator::wait_within(STEP, namespace, name, "Ready", |said| said.status == "True").await
 }
 
 /// All that a controller does.

@@ -8,7 +8,7 @@ use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     objects::INJECT,
-    operator::{Operator, condition, provision},
+    operator::{Operator, condition, provision, wait_within},
     pods::{self, START, container},
     webhook::sidecar_image,
 };
@@ -44,13 +44,7 @@ async fn change(namespace: &Namespace, sidecar: Value) -> Result<()> {
 
 /// Waits until the condition of the current generation has that reason.
 async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<ContextManager> {
-    eventually(&format!("{kind} {reason}"), UPGRADE, || async {
-        let resource = namespace.api::<ContextManager>().get("memory").await?;
-        let said = condition(&resource, kind).context("the condition is missing")?;
-        ensure!(said.reason == reason && said.observed_generation == resource.metadata.generation, "{said:?}");
-        Ok::<_, anyhow::Error>(resource)
-    })
-    .await
+    wait_within(UPGRADE, namespace, "memory", kind, |said| said.reason == reason).await
 }
 
 fn image(pod: &Pod) -> Option<String> {
