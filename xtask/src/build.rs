@@ -128,6 +128,8 @@ fn host_triple(version: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -138,6 +140,35 @@ mod tests {
         fs::write(&record, "/first")?;
         assert!(is_recorded(&record, Path::new("/first")));
         assert!(!is_recorded(&record, Path::new("/first/again")));
+        Ok(())
+    }
+
+    /// `cargo clean` removes the files of a target by its name, and with them those of a dependency of the same name: all that
+    /// uses it would be compiled again.
+    #[test]
+    fn no_target_has_a_dependencys_name() -> Result<()> {
+        let metadata = Command::new(env!("CARGO"))
+            .current_dir(paths::repository())
+            .args(["metadata", "--format-version", "1", "--locked"])
+            .output()?;
+        let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout)?;
+        let names = |is_own: bool| -> BTreeSet<&str> {
+            let packages = metadata["packages"].as_array().into_iter().flatten();
+            let packages = packages.filter(|package| package["source"].is_null() == is_own);
+            packages
+                .flat_map(|package| package["targets"].as_array().into_iter().flatten())
+                .filter_map(|target| {
+                    let is_compiled = is_own
+                        || target["kind"]
+                            .as_array()
+                            .is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib" || kind == "proc-macro"));
+                    is_compiled.then(|| target["name"].as_str()).flatten()
+                })
+                .collect()
+        };
+        let (own, foreign) = (names(true), names(false));
+        assert!(own.contains("xtask") && foreign.contains("tracing"), "{own:?}");
+        assert_eq!(own.intersection(&foreign).collect::<Vec<_>>(), Vec::<&&str>::new());
         Ok(())
     }
 
