@@ -1,11 +1,13 @@
 //! The store: one directory, one engine, the product's calls.
 //!
 //! Owns the handle and its bookkeeping. Locks are always taken in the order `flushing`, `manifest`, `writes`: a flush and a
-//! deletion must not disagree about how many contexts the directory holds, and an ordinary write waits for neither. The locks of
-//! `frequencies` and `recent` are held for moments, and never while the engine works or another one is taken.
+//! deletion must not disagree about how many contexts the directory holds, and an ordinary write waits for neither. The lock of
+//! `counting` is taken before `writes` and with none of the others, and no write waits for it. The locks of
+//! `frequencies`, `levels` and `recent` are held for moments, and never while the engine works or another one is taken.
 
 mod flush;
 mod frequencies;
+mod levels;
 mod models;
 mod open;
 mod read;
@@ -24,6 +26,7 @@ use std::{
 use qdrant_edge::EdgeShard;
 
 use frequencies::Frequencies;
+use levels::Levels;
 use recent::Recent;
 
 use crate::{
@@ -58,6 +61,11 @@ pub struct Shard {
     uncompacted: AtomicUsize,
     unreadable: AtomicU64,
     frequencies: Mutex<Frequencies>,
+    /// Held by a search while it counts a corpus for the first time.
+    counting: Mutex<()>,
+    levels: Mutex<Option<Levels>>,
+    /// Writes that changed which contexts there are, or anything but their accesses and dense vectors.
+    changes: AtomicU64,
     recent: Mutex<Recent>,
     /// Searches since one without a filter was in vain.
     tries: AtomicUsize,

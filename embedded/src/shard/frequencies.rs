@@ -4,6 +4,8 @@
 //! search itself. Here a corpus is counted once, when it is first searched, and each write then adds and takes away what it
 //! changed. The counts lie in memory only.
 
+mod counting;
+
 use std::{collections::HashMap, sync::PoisonError};
 
 use context_manager_memory::{
@@ -13,6 +15,8 @@ use context_manager_memory::{
 use qdrant_edge::{
     Record, RetrieveRequest, ScrollRequest, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
 };
+
+use counting::Counting;
 
 use super::{Shard, lock, read};
 use crate::{Error, filter};
@@ -26,7 +30,11 @@ const ENGINES_WEIGHT: f32 = std::f32::consts::LN_2;
 
 /// The corpora that have been searched.
 #[derive(Debug, Default)]
-pub(super) struct Frequencies(Vec<Corpus>);
+pub(super) struct Frequencies {
+    corpora: Vec<Corpus>,
+    /// The one that is being counted.
+    counting: Option<Counting>,
+}
 
 /// The counts of a corpus, for each sparse vector.
 #[derive(Clone, Debug)]
@@ -85,31 +93,29 @@ impl Shard {
         if let Some(weighed) = lock(&self.frequencies).find(clauses).map(|corpus| corpus.weigh(query)) {
             return Ok(weighed);
         }
-        // Nothing is written while it is counted.
-        let _writes = lock(&self.writes);
+        // Of those who wait for the same count the first one makes it.
+        let _counting = lock(&self.counting);
         if let Some(weighed) = lock(&self.frequencies).find(clauses).map(|corpus| corpus.weigh(query)) {
             return Ok(weighed);
         }
-        let corpus = self.count_corpus(clauses)?;
-        let weighed = corpus.weigh(query);
-        let mut frequencies = lock(&self.frequencies);
-        if frequencies.0.len() >= MOST {
-            frequencies.0.remove(0);
-        }
-        frequencies.0.push(corpus);
-        Ok(weighed)
+        self.count_corpus(clauses, PAGE, query, || {})
     }
 
     /// Makes a write that concerns no other contexts than these, and brings the counts up to date. The caller holds the lock of
     /// the writes.
     pub(super) fn counted<T>(&self, ids: &[ContextId], write: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let corpora: Vec<Clauses> = lock(&self.frequencies).0.iter().map(|corpus| corpus.clauses.clone()).collect();
+        self.set_aside(ids);
+        let corpora: Vec<Clauses> =
+            lock(&self.frequencies).corpora.iter().map(|corpus| corpus.clauses.clone()).collect();
         if corpora.is_empty() {
             return write();
         }
-        let before = self.terms_of(&corpora, &self.those_there(ids)?)?;
+        let terms_of = |ids: &[ContextId]| -> Result<Vec<Terms>, Error> {
+            corpora.iter().map(|clauses| self.terms_of(clauses, ids)).collect()
+        };
+        let before = terms_of(&self.those_there(ids)?)?;
         let written = write();
-        let after = written.is_ok().then(|| self.terms_of(&corpora, ids)).transpose();
+        let after = written.is_ok().then(|| terms_of(ids)).transpose();
         let mut frequencies = self.frequencies.lock().unwrap_or_else(PoisonError::into_inner);
         match after {
             Ok(Some(after)) => {
@@ -120,7 +126,7 @@ impl Shard {
                 }
             }
             // What was done is not known, so everything is counted anew.
-            Ok(None) | Err(_) => frequencies.0.clear(),
+            Ok(None) | Err(_) => frequencies.corpora.clear(),
         }
         written
     }
@@ -136,35 +142,15 @@ impl Shard {
         Ok(records.into_iter().filter_map(|record| read::id(record.id)).collect())
     }
 
-    fn count_corpus(&self, clauses: &Clauses) -> Result<Corpus, Error> {
-        let (own, with_previous) = (Counts::default(), Counts::default());
-        let mut corpus = Corpus { clauses: clauses.clone(), own, with_previous };
-        let mut from = None;
-        loop {
-            let mut request = request(clauses, PAGE)?;
-            request.offset = from;
-            let (records, next) = self.engine.scroll(request).map_err(Error::engine("count terms"))?;
-            corpus.replace(&Vec::new(), &records.into_iter().map(terms).collect());
-            match next {
-                Some(next) => from = Some(next),
-                None => return Ok(corpus),
-            }
+    /// What those of the contexts have that belong to a corpus.
+    fn terms_of(&self, clauses: &Clauses, ids: &[ContextId]) -> Result<Terms, Error> {
+        if ids.is_empty() {
+            return Ok(Terms::new());
         }
-    }
-
-    /// For each corpus what those of the contexts have that belong to it.
-    fn terms_of(&self, corpora: &[Clauses], ids: &[ContextId]) -> Result<Vec<Terms>, Error> {
-        let of_corpus = |clauses: &Clauses| {
-            if ids.is_empty() {
-                return Ok(Terms::new());
-            }
-            let mut clauses = clauses.clone();
-            clauses.must.push(Clause::HasId(ids.to_vec()));
-            let found =
-                self.engine.scroll(request(&clauses, ids.len().max(1))?).map_err(Error::engine("read terms"))?;
-            Ok(found.0.into_iter().map(terms).collect())
-        };
-        corpora.iter().map(of_corpus).collect()
+        let mut clauses = clauses.clone();
+        clauses.must.push(Clause::HasId(ids.to_vec()));
+        let (found, _) = self.engine.scroll(request(&clauses, ids.len())?).map_err(Error::engine("read terms"))?;
+        Ok(found.into_iter().map(terms).collect())
     }
 }
 
@@ -183,11 +169,22 @@ pub(super) fn nothing() -> Clauses {
 
 impl Frequencies {
     fn find(&mut self, clauses: &Clauses) -> Option<&mut Corpus> {
-        self.0.iter_mut().find(|corpus| corpus.clauses == *clauses)
+        self.corpora.iter_mut().find(|corpus| corpus.clauses == *clauses)
+    }
+
+    fn keep(&mut self, corpus: Corpus) {
+        if self.corpora.len() >= MOST {
+            self.corpora.remove(0);
+        }
+        self.corpora.push(corpus);
     }
 }
 
 impl Corpus {
+    fn of(clauses: &Clauses) -> Self {
+        Self { clauses: clauses.clone(), own: Counts::default(), with_previous: Counts::default() }
+    }
+
     fn weigh(&self, query: &SparseVector) -> Weighed {
         let Self { clauses: _, own, with_previous } = self;
         Weighed { own: own.weighted(query), with_previous: with_previous.weighted(query), corpus: with_previous.all }

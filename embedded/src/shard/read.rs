@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use context_manager_memory::{
-    Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors,
+    Context, ContextId, SessionId, SparseVector, Timestamp, Vectors,
     store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, schema},
 };
 use qdrant_edge::{
@@ -86,18 +86,6 @@ impl Shard {
     pub fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
         let request = CountRequest { filter: Some(filter::of(&Clauses::expired_of_all(now))?), exact: true };
         self.engine.count(request).map_err(Error::engine("count expired contexts"))
-    }
-
-    /// How many of an owner's contexts are alive at `now` on each level.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error> {
-        let counted = PerLevel::from_fn(|level| {
-            self.count(&Selection { levels: Some(vec![level]), ..Selection::alive(owner.clone(), now) })
-        });
-        let PerLevel { immediate, short_term, long_term } = counted;
-        Ok(PerLevel { immediate: immediate?, short_term: short_term?, long_term: long_term? })
     }
 
     /// The highest sequence number of a session, or of the contexts without one; expired contexts count, so that a number is

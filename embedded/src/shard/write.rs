@@ -193,7 +193,10 @@ impl Shard {
 
     /// Makes a write that concerns no other contexts than these; the caller holds the lock of the writes.
     fn apply(&self, ids: &[ContextId], operation: UpdateOperation, action: &'static str) -> Result<u64, Error> {
-        self.counted(ids, || self.apply_unindexed(ids, operation, action))
+        let written = self.counted(ids, || self.apply_unindexed(ids, operation, action));
+        // Also after a failure, which may have changed some of them.
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        written
     }
 
     /// The same for a write that neither adds nor removes contexts, and changes no words and no validity.

@@ -180,6 +180,15 @@ impl Clauses {
         Self { must: vec![expired(now)], must_not: Vec::new() }
     }
 
+    /// The owner's contexts that have expired after `after` and until `until`.
+    #[must_use]
+    pub fn expired_between(owner: &Owner, after: Timestamp, until: Timestamp) -> Self {
+        let mut clauses = Self::of_owner(owner);
+        clauses.must.push(expired(until));
+        clauses.must_not.push(expired(after));
+        clauses
+    }
+
     /// The same about a store where the vectors of [`schema::DENSE_SELF`] have another name.
     #[must_use]
     pub fn with_dense_named(mut self, name: &str) -> Self {
