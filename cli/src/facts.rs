@@ -88,6 +88,7 @@ impl Facts {
             settings: Settings {
                 sidecar_image: sidecar_image.clone().unwrap_or_else(|| UNKNOWN_IMAGE.to_owned()),
                 on_missing: on_missing.map_or_else(OnMissing::default, OnMissing::from),
+                class: None,
             },
             notes: Vec::new(),
         }
@@ -143,6 +144,7 @@ async fn read_settings(cluster: &Cluster, given: &SettingsArgs, notes: &mut Vec<
     let settings = Settings {
         on_missing: on_missing.map_or_else(from_webhook, OnMissing::from),
         sidecar_image: image.clone().unwrap_or_else(|| UNKNOWN_IMAGE.to_owned()),
+        class: webhook.as_ref().map(operator::class),
     };
     (settings, image.is_some())
 }

@@ -125,6 +125,17 @@ pub(crate) fn on_missing(webhook: &Deployment) -> OnMissing {
     }
 }
 
+/// The class of the resources that the webhook of a Deployment serves.
+pub(crate) fn class(webhook: &Deployment) -> String {
+    let class = flag(webhook, "--controller-class", "CONTEXT_MANAGER_CONTROLLER_CLASS");
+    class.unwrap_or_else(|| names::DEFAULT_CLASS.to_owned())
+}
+
+/// The name of the lease by which one replica of the controller of a Deployment leads.
+pub(crate) fn lease(controller: &Deployment) -> Option<String> {
+    flag(controller, "--lease", "CONTEXT_MANAGER_LEASE")
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -177,7 +188,10 @@ mod tests {
             let found = deployment(container);
             assert_eq!((sidecar_image(&found).as_deref(), on_missing(&found)), (Some("s:1"), OnMissing::Deny));
         }
+        let blue = deployment(json!({"name": "a", "args": ["--controller-class=blue", "--lease=mine"]}));
+        assert_eq!((class(&blue).as_str(), lease(&blue).as_deref()), ("blue", Some("mine")));
         let bare = deployment(json!({"name": "a"}));
+        assert_eq!((class(&bare).as_str(), lease(&bare)), ("default", None));
         assert_eq!((sidecar_image(&bare), on_missing(&bare)), (None, OnMissing::Skip));
     }
 }

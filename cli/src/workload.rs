@@ -144,7 +144,7 @@ mod tests {
         }))
         .unwrap();
         let resource = context_manager_operator::webhook::view::resource(&resource).unwrap();
-        let settings = Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip };
+        let settings = Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip, class: None };
         let namespace = NamespaceFacts { name: "team".to_owned(), ..NamespaceFacts::default() };
         match decide(&subject.pod, &namespace, &[resource], &settings) {
             Decision::Inject(injection) => injection,

@@ -58,16 +58,24 @@ pub use status::ContextManagerStatus;
     printcolumn(name = "Outdated", type_ = "integer", json_path = ".status.pods.outdated", description = "Pods that would be injected otherwise today"),
     printcolumn(name = "Missing", type_ = "integer", json_path = ".status.pods.missing", description = "Pods that ask for a sidecar by label and have none", priority = 1),
     printcolumn(name = "Key-Age", type_ = "date", json_path = ".status.keys.rotatedAt", description = "Since when the active key signs"),
+    printcolumn(name = "Class", type_ = "string", json_path = ".spec.controllerClassName", description = "Which operator it belongs to", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
     validation = rules::STORE_IS_FIXED,
     validation = rules::STORAGE_KIND_IS_FIXED,
     validation = rules::MODEL_IS_FIXED,
-    validation = rules::ACCESS_NEEDS_A_SERVER
+    validation = rules::ACCESS_NEEDS_A_SERVER,
+    validation = rules::CLASS_IS_FIXED
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ContextManagerSpec {
+    /// Which operator this belongs to, where several are installed: the one that is told this class. It cannot be changed. Default:
+    /// `default`, the class of an operator that is told none.
+    #[x_kube(validation = rules::CLASS_NAME)]
+    #[schemars(length(min = 1, max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller_class_name: Option<String>,
     /// Where contexts are kept. Default: embedded, on an emptyDir.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector_store: Option<vector_store::VectorStore>,
@@ -104,6 +112,20 @@ pub struct ContextManagerSpec {
     /// While true, the operator observes and writes nothing but the status. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
+}
+
+impl ContextManagerSpec {
+    /// The class of the operator that this belongs to.
+    ///
+    /// ```
+    /// use context_manager_crds::ContextManagerSpec;
+    ///
+    /// assert_eq!(ContextManagerSpec::default().class(), "default");
+    /// ```
+    #[must_use]
+    pub fn class(&self) -> &str {
+        self.controller_class_name.as_deref().unwrap_or(context_manager_protocol::names::DEFAULT_CLASS)
+    }
 }
 
 /// What happens to the data when the resource is deleted. Default: Retain.

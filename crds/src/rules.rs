@@ -34,6 +34,17 @@ pub const NAME_LENGTH: CelRule = rule(
     "self.metadata.name.size() <= 48",
     "metadata.name must be at most 48 characters, because names of Secrets and ConfigMaps are made from it; choose a shorter name",
 );
+/// What a label's value and the name of an object can have.
+pub const CLASS_NAME: CelRule = rule(
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "spec.controllerClassName must be made of lower-case letters, digits and -, and begin and end with a letter or digit",
+);
+/// Two operators must never work on one resource.
+pub const CLASS_IS_FIXED: CelRule = rule(
+    "(has(self.controllerClassName) ? self.controllerClassName : 'default') \
+     == (has(oldSelf.controllerClassName) ? oldSelf.controllerClassName : 'default')",
+    "spec.controllerClassName cannot be changed, because two operators would work on one resource; create a new ContextManager instead",
+);
 /// The copy of the key ring must not be its own source.
 pub const SECRET_IS_NOT_OURS: CelRule = rule(
     "!has(self.spec.auth) || !has(self.spec.auth.secretRef) || self.spec.auth.secretRef.name != self.metadata.name + '-context-keys'",

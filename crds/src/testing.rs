@@ -73,6 +73,8 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             auth(json!({"secretPolicy": "UseExisting", "secretRef": {"name": "memory-context-keys"}})),
             rules::SECRET_IS_NOT_OURS,
         ),
+        broken("a class in capitals", json!({"controllerClassName": "Blue"}), rules::CLASS_NAME),
+        broken("a class that ends with a dash", json!({"controllerClassName": "blue-"}), rules::CLASS_NAME),
         broken("a collector without a scheme", traced("otel:4318", "1s"), rules::OTLP_ENDPOINT),
         broken("a collector's credentials", traced("http://me:secret@otel:4318", "1s"), rules::OTLP_ENDPOINT),
         broken("a collector's whole URL", traced("http://otel:4318/v1/traces", "1s"), rules::OTLP_ENDPOINT),
@@ -277,6 +279,8 @@ pub fn broken_changes() -> Vec<BrokenChange> {
         json!({"vectorStore": {"qdrant": qdrant}})
     };
     vec![
+        broken("another operator", json!({}), json!({"controllerClassName": "blue"}), rules::CLASS_IS_FIXED),
+        broken("the default operator", json!({"controllerClassName": "blue"}), json!({}), rules::CLASS_IS_FIXED),
         broken("from a directory to a server", json!({}), qdrant(json!({})), rules::STORE_IS_FIXED),
         broken("from a server to a directory", qdrant(json!({})), json!({}), rules::STORE_IS_FIXED),
         broken(

@@ -52,6 +52,7 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     check.rule(name.chars().count() <= rules::MAX_NAME, rules::NAME_LENGTH);
     let ContextManagerSpec {
+        controller_class_name,
         vector_store,
         embedding,
         levels,
@@ -65,6 +66,8 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
         reclaim_policy: _,
         suspend: _,
     } = &object.spec;
+    check.length("spec.controllerClassName", controller_class_name.as_ref(), 1, 63);
+    check.rule(controller_class_name.as_deref().is_none_or(is_label), rules::CLASS_NAME);
     check.optional(vector_store.as_ref(), |check, store| self::vector_store(check, store, name));
     check.optional(embedding.as_ref(), self::embedding);
     check.optional(levels.as_ref(), self::levels);
@@ -87,6 +90,12 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
         check.that(!repeated, || "spec.injection.containers names a container twice".to_owned());
     }
     check.problems
+}
+
+/// Lower-case letters, digits and dashes, with no dash at either end.
+fn is_label(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// Collects problems.

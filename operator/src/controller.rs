@@ -75,6 +75,8 @@ pub struct Settings {
     pub admin_address: SocketAddr,
     /// Namespace of the controller: its lease and the sidecars' CA are there.
     pub namespace: String,
+    /// The class of the resources that are reconciled.
+    pub class: String,
     /// Name of this replica.
     pub instance: String,
     /// Name of the `MutatingWebhookConfiguration` that injects sidecars.

@@ -52,6 +52,8 @@ pub struct Settings {
     pub sidecar_image: String,
     /// What happens to a pod of an opted-in namespace for which no resource can be chosen.
     pub on_missing: OnMissing,
+    /// The class of the resources that are served; all of them when absent.
+    pub class: Option<String>,
 }
 
 /// What is to be done with a pod.
@@ -127,7 +129,7 @@ pub struct Injection {
 /// ```
 /// use context_manager_operator::inject::{Decision, NamespaceFacts, OnMissing, Reason, Settings, decide};
 ///
-/// let settings = Settings { sidecar_image: "sidecar:1".into(), on_missing: OnMissing::Skip };
+/// let settings = Settings { sidecar_image: "sidecar:1".into(), on_missing: OnMissing::Skip, class: None };
 /// let namespace = NamespaceFacts { name: "team-a".into(), ..NamespaceFacts::default() };
 /// let pod = serde_json::json!({
 ///     "metadata": {"name": "agent", "annotations": {"contextmanager.dev/inject": "true"}},
@@ -189,6 +191,10 @@ fn inject(
         return Err(unsuitable(origin, Reason::HostNetwork, host_network_message()));
     }
     let resource = select::select(pod, namespace, resources, settings, origin)?;
+    // Only now: whichever operator looks, the choice among all resources is the same, so no pod gets two sidecars.
+    if settings.class.as_ref().is_some_and(|class| *class != resource.class) {
+        return Err(Decision::Skip(Skip { reason: Reason::OtherClass, warning: None }));
+    }
     let options = Options::read(pod, resource).map_err(Decision::Deny)?;
     clash::check(pod, &options).map_err(Decision::Deny)?;
     let containers = select::containers(pod, &options, resource, origin)?;

@@ -3,6 +3,9 @@
 /// API group of the resource, and prefix of every label and annotation key.
 pub const GROUP: &str = "contextmanager.dev";
 
+/// The class of a `ContextManager` that names none, and of an operator that is told none.
+pub const DEFAULT_CLASS: &str = "default";
+
 /// Label or annotation `"true"`/`"false"` on a pod, or label on a namespace: whether pods get a sidecar.
 pub const INJECT: &str = "contextmanager.dev/inject";
 /// Annotation on a pod, or label on a namespace: which `ContextManager` of the pod's namespace to use.

@@ -14,6 +14,7 @@ use context_manager_operator::{
     controller::{self, Settings, keys, sweep, watchdog},
     pki,
 };
+use context_manager_protocol::names;
 use k8s_openapi::{api::core::v1::Namespace as NamespaceObject, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
@@ -126,6 +127,7 @@ pub fn settings(webhook: &Webhook) -> Result<Settings> {
     Ok(Settings {
         admin_address: dead_address()?,
         namespace: HOME.to_owned(),
+        class: names::DEFAULT_CLASS.to_owned(),
         instance: webhook.configuration().to_owned(),
         webhook_configuration: webhook.configuration().to_owned(),
         sidecar_image: Some(crate::webhook::sidecar_image()),

@@ -15,6 +15,7 @@ use context_manager_operator::{
     pki::{self, Lifetimes},
     webhook::{self, Settings},
 };
+use context_manager_protocol::names;
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Namespace as NamespaceObject,
 };
@@ -49,18 +50,19 @@ pub fn image(name: &str) -> String {
     format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The chart's configuration of the webhook, which calls `address` for the pods of the namespaces of `scope`.
+/// The chart's configuration of the webhook, which calls `address` for the pods of the namespaces of all `scopes`, and has the name of
+/// the first.
 ///
 /// # Errors
 /// When the rendered chart cannot be read.
-pub fn configuration(scope: &str, address: SocketAddr) -> Result<MutatingWebhookConfiguration> {
+pub fn configuration(scopes: &[&str], address: SocketAddr) -> Result<MutatingWebhookConfiguration> {
     let mut configuration = objects::rendered("MutatingWebhookConfiguration", "context-manager")?;
-    configuration["metadata"] = json!({"name": scope, "labels": {SCOPE: scope}});
+    configuration["metadata"] = json!({"name": scopes[0], "labels": {SCOPE: scopes[0]}});
     for entry in configuration["webhooks"].as_array_mut().context("the chart's configuration has no webhooks")? {
         entry["clientConfig"] = json!({"url": format!("https://{HOST}:{}/mutate", address.port())});
         let expressions = &mut entry["namespaceSelector"]["matchExpressions"];
         let expressions = expressions.as_array_mut().context("an entry of the chart selects no namespaces")?;
-        expressions.push(json!({"key": SCOPE, "operator": "In", "values": [scope]}));
+        expressions.push(json!({"key": SCOPE, "operator": "In", "values": scopes}));
     }
     Ok(serde_json::from_value(configuration)?)
 }
@@ -72,11 +74,20 @@ pub struct Options {
     pub lifetimes: Lifetimes,
     /// What becomes of pods in opted-in namespaces without a resource.
     pub on_missing: OnMissing,
+    /// The class of the resources it serves.
+    pub class: String,
+    /// The configuration of another webhook whose namespaces this one looks at as well.
+    pub beside: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lifetimes: Lifetimes::default(), on_missing: OnMissing::Skip }
+        Self {
+            lifetimes: Lifetimes::default(),
+            on_missing: OnMissing::Skip,
+            class: names::DEFAULT_CLASS.to_owned(),
+            beside: None,
+        }
     }
 }
 
@@ -104,10 +115,10 @@ impl Registration {
     ///
     /// # Errors
     /// When the API server refuses the configuration.
-    pub async fn create(client: &Client, scope: &str, address: SocketAddr) -> Result<Self> {
+    pub async fn create(client: &Client, scopes: &[&str], address: SocketAddr) -> Result<Self> {
         let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
-        api.create(&PostParams::default(), &configuration(scope, address)?).await?;
-        Ok(Self { scope: scope.to_owned() })
+        api.create(&PostParams::default(), &configuration(scopes, address)?).await?;
+        Ok(Self { scope: scopes[0].to_owned() })
     }
 
     /// Makes a namespace whose pods are looked at.
@@ -156,7 +167,8 @@ impl Webhook {
         let home = Namespace::create(&client, "webhook", &[]).await?;
         let free: SocketAddr = ([127, 0, 0, 1], 0).into();
         let (process, address, admin) = start_process(settings(&home.name, free, &options)).await?;
-        let registration = Registration::create(&client, &home.name, address).await?;
+        let scopes: Vec<&str> = [home.name.as_str()].into_iter().chain(options.beside.as_deref()).collect();
+        let registration = Registration::create(&client, &scopes, address).await?;
         let webhook = Self { registration: Some(registration), process: Some(process), options, home, address, admin };
         webhook.wait_until_ready().await?;
         Ok(webhook)
@@ -224,7 +236,7 @@ impl Webhook {
         eventually("the webhook's readiness", START, || self.admin_page("/readyz")).await?;
         let client = cluster::client().await?;
         let probe = self.namespace(&client, "probe", &[]).await?;
-        probe.make_resource("probe", json!({})).await?;
+        probe.make_resource("probe", json!({"controllerClassName": self.options.class})).await?;
         eventually("injection by the webhook", START, || async {
             let pod = probe.try_pod(&objects::asking("probe")).await?;
             let injected = pod.spec.and_then(|spec| spec.init_containers).is_some();
@@ -238,7 +250,11 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
     Settings {
         address,
         admin_address: ([127, 0, 0, 1], 0).into(),
-        injection: inject::Settings { sidecar_image: sidecar_image(), on_missing: options.on_missing },
+        injection: inject::Settings {
+            sidecar_image: sidecar_image(),
+            on_missing: options.on_missing,
+            class: Some(options.class.clone()),
+        },
         pki: pki::Settings {
             namespace: home.to_owned(),
             secret: "webhook-ca".to_owned(),

@@ -295,7 +295,7 @@ async fn a_webhook_that_is_not_trusted_and_not_there_is_a_problem() -> Result<()
     let client = cluster::client().await?;
     cluster::install_definition(&client).await?;
     let scope = format!("suite-check-{}", std::process::id());
-    let registration = Registration::create(&client, &scope, dead_address()?).await?;
+    let registration = Registration::create(&client, &[&scope], dead_address()?).await?;
     let namespace = registration.namespace(&client, "check", &[]).await?;
     namespace.make_resource("memory", json!({})).await?;
     let check = ["check", "-n", &namespace.name, "--webhook-configuration", &scope, "-o", "json"];

@@ -333,7 +333,7 @@ async fn the_truth_table_holds_through_the_api_servers_own_conditions() -> Resul
 async fn without_a_webhook_only_pods_that_ask_are_blocked() -> Result<()> {
     let client = cluster::client().await?;
     let scope = format!("suite-down-{}", std::process::id());
-    let registration = Registration::create(&client, &scope, dead_address()?).await?;
+    let registration = Registration::create(&client, &[&scope], dead_address()?).await?;
     let quiet = registration.namespace(&client, "down", &[]).await?;
     let asks = registration.namespace(&client, "down", &[(INJECT, "true")]).await?;
     let blocked = async |namespace: &Namespace, pod: Value, entry: &str| {

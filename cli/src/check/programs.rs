@@ -10,22 +10,25 @@ use crate::{
     operator::{self, Component},
 };
 
-/// The lease of the chart.
+/// The lease of a controller that is told none.
 const LEASE: &str = "context-manager-controller";
 
 /// Looks at both Deployments and the lease.
 pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
-    for component in [Component::Controller, Component::Webhook] {
-        deployment(cluster, component, findings).await;
-    }
-    lease(cluster, findings).await;
+    let controller = deployment(cluster, Component::Controller, findings).await;
+    deployment(cluster, Component::Webhook, findings).await;
+    let name = controller.as_ref().and_then(operator::lease);
+    lease(cluster, name.as_deref().unwrap_or(LEASE), findings).await;
 }
 
-async fn deployment(cluster: &Cluster, component: Component, findings: &mut Findings) {
+async fn deployment(cluster: &Cluster, component: Component, findings: &mut Findings) -> Option<Deployment> {
     let check = component.as_str();
     let namespace = &cluster.operator_namespace;
     match operator::deployment(cluster, component).await {
-        Ok(Some(found)) => judge(&found, check, namespace, findings),
+        Ok(Some(found)) => {
+            judge(&found, check, namespace, findings);
+            return Some(found);
+        }
         Ok(None) => findings.problem(
             check,
             format!("namespace {namespace:?} has no Deployment of it"),
@@ -33,6 +36,7 @@ async fn deployment(cluster: &Cluster, component: Component, findings: &mut Find
         ),
         Err(error) => findings.unknown(check, &error),
     }
+    None
 }
 
 fn judge(found: &Deployment, check: &'static str, namespace: &str, findings: &mut Findings) {
@@ -54,11 +58,11 @@ fn judge(found: &Deployment, check: &'static str, namespace: &str, findings: &mu
     }
 }
 
-async fn lease(cluster: &Cluster, findings: &mut Findings) {
+async fn lease(cluster: &Cluster, name: &str, findings: &mut Findings) {
     let check = "leader";
     let namespace = &cluster.operator_namespace;
-    let action = format!("read the Lease {LEASE:?} of namespace {namespace:?}");
-    let found = call(&action, "get leases.coordination.k8s.io", cluster.of::<Lease>(namespace).get_opt(LEASE)).await;
+    let action = format!("read the Lease {name:?} of namespace {namespace:?}");
+    let found = call(&action, "get leases.coordination.k8s.io", cluster.of::<Lease>(namespace).get_opt(name)).await;
     let spec = match found {
         Ok(found) => found.and_then(|found| found.spec).unwrap_or_default(),
         Err(error) => return findings.unknown(check, &error),

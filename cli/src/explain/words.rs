@@ -23,6 +23,7 @@ pub(super) const fn meaning(reason: Reason) -> &'static str {
         Reason::NoResource => "the namespace has no ContextManager",
         Reason::AmbiguousResource => "the namespace has several ContextManagers, and none is named",
         Reason::UnknownResource => "the named ContextManager does not exist",
+        Reason::OtherClass => "its ContextManager belongs to another operator, whose webhook decides",
         Reason::InvalidAnnotation => "an annotation has a value it cannot have",
         Reason::UnknownContainer => "an annotation names a container that the pod does not have",
         Reason::NoMatchingContainer => "the pod has none of the containers that the ContextManager lists",
@@ -50,6 +51,7 @@ pub(super) const fn remedy(reason: Reason) -> Option<&'static str> {
         }
         Reason::NoResource => Some("make a ContextManager in the namespace; `spec: {}` is a whole one"),
         Reason::AmbiguousResource => Some("name one by the annotation contextmanager.dev/name of the pod template"),
+        Reason::OtherClass => Some("ask with --operator-namespace of the operator with that spec.controllerClassName"),
         Reason::InvalidInjectValue
         | Reason::MirrorPod
         | Reason::HostNetwork

@@ -17,6 +17,7 @@ use crate::{
 #[must_use]
 pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Vec<Problem> {
     let mut check = Check::default();
+    check.rule(old.class() == new.class(), rules::CLASS_IS_FIXED);
     let (server_before, server_now) = (server(old), server(new));
     check.rule(server_before.is_some() == server_now.is_some(), rules::STORE_IS_FIXED);
     if let (Some(before), Some(now)) = (server_before, server_now) {

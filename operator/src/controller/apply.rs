@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 
+use context_manager_protocol::names;
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -34,17 +35,29 @@ pub enum Manager {
 }
 
 impl Manager {
-    /// The name in `metadata.managedFields`.
+    /// The name in `metadata.managedFields`, which tells operators of different classes apart.
+    ///
+    /// ```
+    /// use context_manager_operator::controller::apply::Manager;
+    ///
+    /// assert_eq!(Manager::Keys.of_class("default"), "context-manager-keys");
+    /// assert_eq!(Manager::Keys.of_class("blue"), "context-manager-keys-blue");
+    /// ```
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Keys => "context-manager-keys",
-            Self::Tls => "context-manager-tls",
-            Self::Config => "context-manager-config",
-            Self::Storage => "context-manager-storage",
-            Self::Store => "context-manager-store",
-            Self::Upgrade => "context-manager-upgrade",
-            Self::Status => "context-manager-status",
+    pub fn of_class(self, class: &str) -> String {
+        let concern = match self {
+            Self::Keys => "keys",
+            Self::Tls => "tls",
+            Self::Config => "config",
+            Self::Storage => "storage",
+            Self::Store => "store",
+            Self::Upgrade => "upgrade",
+            Self::Status => "status",
+        };
+        if class == names::DEFAULT_CLASS {
+            format!("context-manager-{concern}")
+        } else {
+            format!("context-manager-{concern}-{class}")
         }
     }
 }
@@ -76,13 +89,13 @@ pub(super) async fn apply<K>(
     api: &Api<K>,
     name: &str,
     desired: &K,
-    manager: Manager,
+    manager: &str,
     action: &'static str,
 ) -> Result<K, Error>
 where
     K: Clone + Debug + DeserializeOwned + Serialize,
 {
-    let params = PatchParams::apply(manager.as_str()).force();
+    let params = PatchParams::apply(manager).force();
     call(action, api.patch(name, &params, &Patch::Apply(desired))).await
 }
 

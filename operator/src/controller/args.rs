@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use context_manager_protocol::names;
+
 use super::{Settings, keys, store::sweep, watchdog};
 use crate::pki;
 
@@ -14,6 +16,9 @@ pub struct Args {
     /// Namespace of this process; its lease and the CA of the sidecars' certificates are kept there
     #[arg(long, env = "CONTEXT_MANAGER_NAMESPACE")]
     pub namespace: String,
+    /// Class of the `ContextManager`s that are reconciled: those whose spec.controllerClassName is the same
+    #[arg(long, env = "CONTEXT_MANAGER_CONTROLLER_CLASS", default_value = names::DEFAULT_CLASS)]
+    pub controller_class: String,
     /// Name of the `MutatingWebhookConfiguration` that injects sidecars
     #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION", default_value = "context-manager")]
     pub webhook_configuration: String,
@@ -60,6 +65,7 @@ impl From<Args> for Settings {
         let Args {
             admin_address,
             namespace,
+            controller_class,
             webhook_configuration,
             sidecar_image,
             lease,
@@ -79,6 +85,7 @@ impl From<Args> for Settings {
         Self {
             admin_address,
             namespace,
+            class: controller_class,
             instance,
             webhook_configuration,
             sidecar_image,

@@ -91,7 +91,7 @@ pub(super) async fn ensure(context: &Context, plan: &Plan) -> Result<Result<(Cer
             // A Secret's type cannot be changed; leaving it out would give it back to the default, which is a change too.
             wanted.type_.clone_from(&live.type_);
         }
-        apply(&api, &name, &wanted, Manager::Tls, "write the certificate").await?;
+        apply(&api, &name, &wanted, &context.manager(Manager::Tls), "write the certificate").await?;
         context.wrote("tls_secret");
         if let Some(why) = renewed.filter(|_| live.is_some()) {
             context.tell(plan, "CertificateRenewed", &format!("Made a new certificate in Secret {name}: {why}")).await;

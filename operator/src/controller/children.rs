@@ -41,7 +41,7 @@ pub(super) async fn config(context: &Context, plan: &Plan) -> Result<Finding, Er
                 Some(_) | None => Err(suspended("The configuration is not up to date")),
             });
         }
-        apply(&api, &name, &wanted, Manager::Config, "write the configuration").await?;
+        apply(&api, &name, &wanted, &context.manager(Manager::Config), "write the configuration").await?;
         context.wrote("config_map");
     }
     Ok(Ok(Good("Provisioned", format!("generation {} is published", plan.config.generation))))
@@ -89,7 +89,8 @@ async fn claim(context: &Context, plan: &Plan, wanted: &ClaimPlan) -> Result<Fin
         Some(live) if current(&live) => live,
         _ if plan.suspended => return Ok(Err(suspended("The claim is not up to date"))),
         _ => {
-            let written = apply(&api, &wanted.name, &desired, Manager::Storage, "write the claim").await?;
+            let written =
+                apply(&api, &wanted.name, &desired, &context.manager(Manager::Storage), "write the claim").await?;
             context.wrote("claim");
             written
         }

@@ -140,7 +140,7 @@ async fn begin(
         write(context, plan, api, damaged, &state).await?
     } else {
         let secret = with_state(build::keys_secret(plan, Some(&state.ring)), &state);
-        let made = call("create the key ring", api.create(&written_by(), &secret)).await?;
+        let made = call("create the key ring", api.create(&written_by(context), &secret)).await?;
         context.wrote("keys_secret");
         made
     };
@@ -207,13 +207,14 @@ async fn write(
 ) -> Result<Secret, Error> {
     let desired = with_state(merged(live, build::keys_secret(plan, Some(&state.ring))), state);
     let written =
-        call("write the key ring", api.replace(&names::keys_secret(&plan.name), &written_by(), &desired)).await?;
+        call("write the key ring", api.replace(&names::keys_secret(&plan.name), &written_by(context), &desired))
+            .await?;
     context.wrote("keys_secret");
     Ok(written)
 }
 
-fn written_by() -> PostParams {
-    PostParams { field_manager: Some(Manager::Keys.as_str().to_owned()), ..PostParams::default() }
+fn written_by(context: &Context) -> PostParams {
+    PostParams { field_manager: Some(context.manager(Manager::Keys)), ..PostParams::default() }
 }
 
 /// The Secret that is there with what this operator desires of it. Its type cannot be changed.

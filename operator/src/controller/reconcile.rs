@@ -7,10 +7,11 @@ use std::{
 };
 
 use context_manager_crds::{ContextManager, ContextManagerSpec, ContextManagerStatus};
+use context_manager_protocol::names;
 use jiff::Timestamp;
 use kube::{
     Api, Client, Resource as _,
-    api::{ObjectMeta, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams},
     core::DeserializeGuard,
     runtime::{
         controller::Action,
@@ -63,6 +64,8 @@ pub(super) struct Context {
     pub(super) client: Client,
     /// For evictions alone.
     pub(super) evicting: Client,
+    /// The class of the resources that are reconciled.
+    class: String,
     pub(super) authority: Authority,
     pub(super) webhook_configuration: String,
     /// The sidecar's image, for resources that name none.
@@ -96,6 +99,7 @@ impl Context {
             evicting: evictions,
             recorder,
             metrics,
+            class: settings.class,
             authority: Authority::new(settings.authority),
             webhook_configuration: settings.webhook_configuration,
             sidecar_image: settings.sidecar_image,
@@ -107,6 +111,30 @@ impl Context {
             resync: settings.resync,
             failures: Mutex::default(),
         }
+    }
+
+    /// The name under which fields of a concern are written.
+    pub(super) fn manager(&self, concern: Manager) -> String {
+        concern.of_class(&self.class)
+    }
+
+    /// Whether a resource is of the class that is reconciled here. Of one that cannot be read, the class is read by itself.
+    pub(super) async fn serves(&self, object: &Object) -> Result<bool, Error> {
+        if let Ok(resource) = &object.0 {
+            return Ok(resource.spec.class() == self.class);
+        }
+        let metadata = object.meta();
+        let (Some(name), Some(namespace)) = (&metadata.name, &metadata.namespace) else { return Ok(false) };
+        let kind = ApiResource::erase::<ContextManager>(&());
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &kind);
+        // A list, which needs no further right.
+        let this = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = call("read the class of a resource", api.list(&this)).await?;
+        let class = |found: &DynamicObject| {
+            let class = found.data.pointer("/spec/controllerClassName").and_then(|class| class.as_str());
+            class.unwrap_or(names::DEFAULT_CLASS) == self.class
+        };
+        Ok(found.items.first().is_some_and(class))
     }
 
     pub(super) fn wrote(&self, object: &'static str) {
@@ -161,6 +189,9 @@ impl Context {
 /// Brings everything that belongs to a resource to what it should be, and says in the status what came of it.
 pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
     let since = Instant::now();
+    if !context.serves(&object).await? {
+        return Ok(Action::await_change());
+    }
     let metadata = object.meta();
     if metadata.deletion_timestamp.is_some() {
         return end(&object, &context).await;
@@ -324,7 +355,7 @@ async fn write_status(
         "metadata": {"name": name, "namespace": namespace},
         "status": status,
     });
-    let params = PatchParams::apply(Manager::Status.as_str()).force();
+    let params = PatchParams::apply(&context.manager(Manager::Status)).force();
     call("write the status", api.patch_status(name, &params, &Patch::Apply(patch))).await?;
     context.wrote("status");
     Ok(())

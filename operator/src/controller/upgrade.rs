@@ -103,6 +103,7 @@ async fn carry_out(
 ) -> Result<(), Error> {
     let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
     let evicting = Api::<Pod>::namespaced(context.evicting.clone(), &plan.namespace);
+    let manager = context.manager(super::apply::Manager::Upgrade);
     let (Act::Replace(name) | Act::Restore(name, _) | Act::Evict(name)) = act;
     let Some(pod) = pods.iter().find(|pod| pod.name == *name) else { return Ok(()) };
     match act {
@@ -118,18 +119,25 @@ async fn carry_out(
                 was_ready: pod.ready,
                 outcome: Outcome::Begun,
             };
-            replace(&api, pod, &target.image, &target.template, &note).await
+            replace(&api, &manager, pod, &target.image, &target.template, &note).await
         }
         Act::Restore(..) => {
             let Some(note) = pod.note.clone() else { return Ok(()) };
             let restored = Note { outcome: Outcome::Restored, ..note.clone() };
-            replace(&api, pod, &note.from, &note.from_template, &restored).await
+            replace(&api, &manager, pod, &note.from, &note.from_template, &restored).await
         }
     }
 }
 
 /// Replaces the image, if the pod is what it was when it was looked at.
-async fn replace(api: &Api<Pod>, pod: &Seen, image: &str, template: &str, note: &Note) -> Result<(), Error> {
+async fn replace(
+    api: &Api<Pod>,
+    manager: &str,
+    pod: &Seen,
+    image: &str,
+    template: &str,
+    note: &Note,
+) -> Result<(), Error> {
     let at = format!("/spec/initContainers/{}", pod.index);
     let annotation = |name: &str| format!("/metadata/annotations/{}", name.replace('~', "~0").replace('/', "~1"));
     let operations = json!([
@@ -140,10 +148,7 @@ async fn replace(api: &Api<Pod>, pod: &Seen, image: &str, template: &str, note: 
         {"op": "add", "path": annotation(names::UPGRADE), "value": json!(note).to_string()},
     ]);
     let patch: json_patch::Patch = serde_json::from_value(operations).unwrap_or_default();
-    let params = PatchParams {
-        field_manager: Some(super::apply::Manager::Upgrade.as_str().to_owned()),
-        ..PatchParams::default()
-    };
+    let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
     call("replace the image of a sidecar", api.patch(&pod.name, &params, &Patch::<Pod>::Json(patch))).await.map(drop)
 }
 

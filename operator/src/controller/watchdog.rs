@@ -140,7 +140,7 @@ async fn evict_one(
 fn is_injected_now(pod: &Pod, plan: &Plan, target: &Target) -> bool {
     let Ok(pod) = serde_json::to_value(pod) else { return false };
     let namespace = NamespaceFacts { name: plan.namespace.clone(), ..NamespaceFacts::default() };
-    let settings = inject::Settings { sidecar_image: target.image.clone(), on_missing: OnMissing::Skip };
+    let settings = inject::Settings { sidecar_image: target.image.clone(), on_missing: OnMissing::Skip, class: None };
     matches!(inject::decide(&pod, &namespace, std::slice::from_ref(&target.resource), &settings), Decision::Inject(_))
 }
 

@@ -25,6 +25,8 @@ pub enum Reason {
     AmbiguousResource,
     /// The named `ContextManager` does not exist.
     UnknownResource,
+    /// The `ContextManager` belongs to another operator, whose webhook decides.
+    OtherClass,
     /// An annotation has a value it cannot have.
     InvalidAnnotation,
     /// The annotation names a container that the pod does not have.
@@ -56,6 +58,7 @@ impl Reason {
             Self::NoResource => "NoResource",
             Self::AmbiguousResource => "AmbiguousResource",
             Self::UnknownResource => "UnknownResource",
+            Self::OtherClass => "OtherClass",
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::UnknownContainer => "UnknownContainer",
             Self::NoMatchingContainer => "NoMatchingContainer",
@@ -69,7 +72,7 @@ impl Reason {
     /// Whether a list of resources that is older than the cluster's can be the cause, so that a fresh one may help.
     #[must_use]
     pub const fn may_be_stale(self) -> bool {
-        matches!(self, Self::NoResource | Self::AmbiguousResource | Self::UnknownResource)
+        matches!(self, Self::NoResource | Self::AmbiguousResource | Self::UnknownResource | Self::OtherClass)
     }
 }
 

@@ -7,6 +7,8 @@ use serde_json::Value;
 pub struct Resource {
     /// Its name.
     pub name: String,
+    /// The class of the operator that it belongs to.
+    pub class: String,
     /// The sidecar's image; the operator's default when absent.
     pub image: Option<String>,
     /// Port of the protocol listener.

@@ -10,7 +10,11 @@ use super::*;
 const IMAGE: &str = "localhost/context-manager-sidecar:1";
 
 fn settings() -> Settings {
-    Settings { sidecar_image: IMAGE.to_owned(), on_missing: OnMissing::Skip }
+    Settings {
+        sidecar_image: IMAGE.to_owned(),
+        on_missing: OnMissing::Skip,
+        class: Some(names::DEFAULT_CLASS.to_owned()),
+    }
 }
 
 fn namespace(labels: &[(&str, &str)]) -> NamespaceFacts {
@@ -21,6 +25,7 @@ fn namespace(labels: &[(&str, &str)]) -> NamespaceFacts {
 fn resource(name: &str) -> Resource {
     Resource {
         name: name.to_owned(),
+        class: names::DEFAULT_CLASS.to_owned(),
         image: None,
         protocol_port: names::DEFAULT_PROTOCOL_PORT,
         socket: false,
@@ -192,6 +197,31 @@ fn the_annotation_names_the_resource_before_the_namespaces_label() {
     let chosen = |pod: &Value| injection(decide(pod, &labelled, &resources, &settings())).resource;
     assert_eq!(chosen(&asking(&[])), "alpha");
     assert_eq!(chosen(&asking(&[(names::NAME, "beta")])), "beta");
+}
+
+#[test]
+fn of_two_operators_one_injects_and_both_choose_alike() {
+    let resources = [resource("alpha"), Resource { class: "blue".to_owned(), ..resource("beta") }];
+    let blue = Settings { class: Some("blue".to_owned()), ..settings() };
+    let labelled = namespace(&[(names::INJECT, "true")]);
+    let decide = |pod: &Value, settings: &Settings| seen(&super::decide(pod, &labelled, &resources, settings));
+    for (name, ours, theirs) in [
+        ("alpha", ("inject", Reason::Injected), ("skip", Reason::OtherClass)),
+        ("beta", ("skip", Reason::OtherClass), ("inject", Reason::Injected)),
+        ("gamma", ("deny", Reason::UnknownResource), ("deny", Reason::UnknownResource)),
+    ] {
+        let pod = asking(&[(names::NAME, name)]);
+        assert_eq!((decide(&pod, &settings()), decide(&pod, &blue)), (ours, theirs), "{name}");
+    }
+    // Each has only one of its own, and yet neither takes it for the only one there is.
+    for settings in [settings(), blue] {
+        assert_eq!(decide(&asking(&[]), &settings), ("deny", Reason::AmbiguousResource));
+    }
+    // Nobody is told anything by the operator that it does not concern.
+    let Decision::Skip(skip) = super::decide(&pod(&[]), &labelled, &resources[1..], &settings()) else {
+        unreachable!()
+    };
+    assert_eq!((skip.reason, skip.warning), (Reason::OtherClass, None));
 }
 
 #[test]

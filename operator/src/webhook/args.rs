@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use context_manager_protocol::names;
+
 use super::Settings;
 use crate::{
     inject::{self, OnMissing},
@@ -23,6 +25,9 @@ pub struct Args {
     /// Whether a pod of an opted-in namespace is refused or admitted when no `ContextManager` can be chosen for it
     #[arg(long, env = "CONTEXT_MANAGER_ON_MISSING", value_enum, default_value = "skip")]
     pub on_missing: Missing,
+    /// Class of the `ContextManager`s that are served: those whose spec.controllerClassName is the same
+    #[arg(long, env = "CONTEXT_MANAGER_CONTROLLER_CLASS", default_value = names::DEFAULT_CLASS)]
+    pub controller_class: String,
     /// Namespace of this process; the CA's secret is kept there
     #[arg(long, env = "CONTEXT_MANAGER_NAMESPACE")]
     pub namespace: String,
@@ -92,6 +97,7 @@ impl TryFrom<Args> for Settings {
             admin_address,
             sidecar_image,
             on_missing,
+            controller_class,
             namespace,
             service,
             webhook_configuration,
@@ -120,7 +126,7 @@ impl TryFrom<Args> for Settings {
         Ok(Self {
             address,
             admin_address,
-            injection: inject::Settings { sidecar_image, on_missing },
+            injection: inject::Settings { sidecar_image, on_missing, class: Some(controller_class) },
             pki: pki::Settings {
                 namespace,
                 secret: ca_secret,

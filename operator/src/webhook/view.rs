@@ -26,6 +26,7 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
     let on_a_server = spec.pointer("/vectorStore/qdrant").is_some_and(Value::is_object);
     let containers = spec.pointer("/injection/containers").and_then(Value::as_array).into_iter().flatten();
     Some(Resource {
+        class: text("/controllerClassName").unwrap_or_else(|| names::DEFAULT_CLASS.to_owned()),
         image: text("/sidecar/image"),
         protocol_port: port("/sidecar/protocolPort", names::DEFAULT_PROTOCOL_PORT),
         socket: spec.pointer("/sidecar/socket").and_then(Value::as_bool).unwrap_or_default(),
@@ -84,12 +85,13 @@ mod tests {
         assert_eq!((seen.protocol_port, seen.socket, seen.admin_port), (7419, false, 7420));
         assert_eq!(seen.storage, Storage::EmptyDir { size_limit: None });
         assert_eq!((seen.image, seen.resources, seen.embedding_key), (None, None, None));
-        assert_eq!(seen.keys_secret, "memory-context-keys");
+        assert_eq!((seen.keys_secret.as_str(), seen.class.as_str()), ("memory-context-keys", "default"));
     }
 
     #[test]
     fn everything_that_injection_needs_is_read() {
         let spec = json!({
+            "controllerClassName": "blue",
             "vectorStore": {"embedded": {"storage": {"volumeClaimTemplate": {"accessModes": ["ReadWriteOnce"]}}}},
             "embedding": {"apiKeySecretRef": {"name": "provider", "key": "token"}},
             "sidecar": {
@@ -109,6 +111,7 @@ mod tests {
         let seen = view(&json!({"name": "memory"}), &spec).unwrap();
         let expected = Resource {
             name: "memory".to_owned(),
+            class: "blue".to_owned(),
             image: Some("sidecar:2".to_owned()),
             protocol_port: 9001,
             socket: true,

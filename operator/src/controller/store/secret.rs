@@ -55,7 +55,7 @@ pub(super) async fn ensure(
     if plan.suspended {
         return Ok(Err(suspended("The store's Secret is not up to date")));
     }
-    apply(&api, &name, &desired, Manager::Store, "write the store's Secret").await?;
+    apply(&api, &name, &desired, &context.manager(Manager::Store), "write the store's Secret").await?;
     context.wrote("store_secret");
     Ok(Ok(()))
 }

@@ -80,6 +80,9 @@ pub(in crate::controller) async fn run(
 /// One visit; how many orphans were counted and left, if that was asked.
 async fn visit(context: &Context, object: Arc<DeserializeGuard<ContextManager>>, settings: Settings) -> Option<usize> {
     let resource = object.0.as_ref().ok().filter(|resource| resource.metadata.deletion_timestamp.is_none())?;
+    if !context.serves(&object).await.is_ok_and(|ours| ours) {
+        return None;
+    }
     let plan = Plan::of(resource).ok().filter(|plan| !plan.suspended)?;
     let StoragePlan::Qdrant(_) = &plan.storage else { return None };
     // A server that is away or refuses is the reconciliation's business.

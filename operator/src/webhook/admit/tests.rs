@@ -32,7 +32,7 @@ fn webhook() -> (Webhook, Handle) {
     let metrics = Arc::new(Metrics::new(Certificates::default()).expect("metrics that differ in name"));
     let shutdown = CancellationToken::new();
     let events = Events::start(client.clone(), "test".to_owned(), Arc::clone(&metrics), shutdown.clone());
-    let settings = inject::Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip };
+    let settings = inject::Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip, class: None };
     let admitter = Admitter { client, caches: Caches::default(), settings, events, metrics: Arc::clone(&metrics) };
     (Webhook { router: router(Arc::new(admitter)), metrics, shutdown }, handle)
 }
