@@ -5,7 +5,8 @@
 //! which is the only field of it that this module ever writes.
 //!
 //! Invariants: a CA signs only after every entry has been seen to trust it for a while; a CA is dropped only after the
-//! last leaf it can have signed has ended; a write of the `Secret` never overwrites another replica's. Nothing is ever
+//! last leaf it can have signed has ended; a leaf that is trusted is only replaced by one that is; a write of the `Secret`
+//! never overwrites another replica's. Nothing is ever
 //! timed by one long sleep: the wall clock is read every few seconds and decides, since a sleeping timer does not notice
 //! a paused or corrected clock.
 
@@ -17,6 +18,7 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tracing::info;
 
 pub mod client;
 
@@ -95,9 +97,25 @@ impl Certificates {
     /// # Errors
     /// When there is no leaf yet, or an entry of the configuration would refuse it.
     pub fn check(&self, now: Timestamp) -> Result<(), Untrusted> {
-        let leaf = self.inner.leaf.load_full().ok_or(Untrusted::NoLeaf)?;
+        self.check_leaf(&*self.inner.leaf.load_full().ok_or(Untrusted::NoLeaf)?, now)
+    }
+
+    fn check_leaf(&self, leaf: &Leaf, now: Timestamp) -> Result<(), Untrusted> {
         let entries = self.inner.entries.load_full().ok_or(Untrusted::ConfigurationUnknown)?;
-        trust::verify_all(&entries, &leaf, now)
+        trust::verify_all(&entries, leaf, now)
+    }
+
+    /// Serves this leaf from now on. While it is not trusted one that is trusted is kept; a leaf that is trusted by nobody is better than
+    /// another one only in that it says why.
+    fn serve(&self, leaf: Leaf, now: Timestamp) -> Result<(), Untrusted> {
+        match self.check_leaf(&leaf, now) {
+            Err(untrusted) if self.check(now).is_ok() => Err(untrusted),
+            Ok(()) | Err(_) => {
+                info!(certificate.not_after = %leaf.not_after, "Serving a new certificate");
+                self.inner.leaf.store(Some(Arc::new(leaf)));
+                Ok(())
+            }
+        }
     }
 
     /// When the served leaf ends.
@@ -152,6 +170,9 @@ pub enum Error {
     /// A key could not be used for serving.
     #[error("failed to use the key of the new leaf")]
     UseKey(#[source] rustls::Error),
+    /// A new leaf would be refused.
+    #[error("a new certificate is not trusted yet, so the old one is served on")]
+    KeptLeaf(#[source] Untrusted),
     /// The `Secret` has something else in it.
     #[error("secret {secret:?} has no valid CA: {what}")]
     InvalidSecret {
@@ -182,4 +203,29 @@ pub enum Error {
         /// What it answered.
         source: Box<kube::Error>,
     },
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::{certificate::Authority, *};
+
+    #[test]
+    fn a_trusted_leaf_is_only_replaced_by_a_trusted_one_until_it_ends() {
+        let (now, hour) = (Timestamp::now(), Duration::from_hours(1));
+        let [trusted, stranger] = [(); 2].map(|()| Authority::generate(now, 3 * hour).unwrap());
+        let names = ["hook.team.svc".to_owned()];
+        let leaf = |authority: &Authority, lifetime| authority.issue(&names, now, lifetime).unwrap();
+        let certificates = Certificates::default();
+        assert_eq!(certificates.serve(leaf(&stranger, hour), now), Ok(()), "there is nothing to keep");
+        certificates.inner.entries.store(Some(Arc::new(vec![Entry::new("e", &names[0], &trusted.certificate)])));
+        assert!(matches!(certificates.check(now), Err(Untrusted::Entry { .. })));
+        certificates.serve(leaf(&trusted, hour), now).unwrap();
+        certificates.check(now).unwrap();
+        assert!(certificates.serve(leaf(&stranger, 2 * hour), now).is_err());
+        certificates.check(now).unwrap();
+        let after_its_end = now + 61 * Duration::from_mins(1);
+        assert!(certificates.serve(leaf(&stranger, 2 * hour), after_its_end).is_ok());
+        assert!(matches!(certificates.check(after_its_end), Err(Untrusted::Entry { .. })));
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,11 +28,15 @@ mod server;
 pub mod view;
 
 pub use args::Args;
+pub use server::Times;
 
 use admit::Admitter;
 use caches::Caches;
 use events::Events;
 use metrics::Metrics;
+
+/// Time between two looks at what is missing at the start.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the webhook is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +51,8 @@ pub struct Settings {
     pub pki: pki::Settings,
     /// This replica's name, shown in events.
     pub instance: String,
-    /// How long requests in flight are given at the end.
-    pub drain: Duration,
+    /// How long connections, and requests in flight at the end, may last.
+    pub times: Times,
 }
 
 /// Why the webhook cannot run.
@@ -125,7 +130,7 @@ pub async fn serve(
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Settings { injection, pki, instance, drain, address, .. } = settings;
+    let Settings { injection, pki, instance, times, address, .. } = settings;
     let certificates = Certificates::default();
     let caches = Caches::default();
     let metrics = Arc::new(Metrics::new(certificates.clone())?);
@@ -138,16 +143,25 @@ pub async fn serve(
 
     let readiness =
         admin::Readiness { certificates: certificates.clone(), caches: caches.clone(), draining: shutdown.clone() };
-    let admin_router = admin::router(readiness, Arc::clone(&metrics));
+    let admin_router = admin::router(readiness.clone(), Arc::clone(&metrics));
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listeners.admin, admin_router, admin_stop.clone()));
 
     let admitter = Arc::new(Admitter { client, caches, settings: injection, events, metrics });
-    info!(%address, "Serving admission reviews");
-    server::serve(listeners.admission, admit::router(admitter), certificates, drain, shutdown)
-        .await
-        .map_err(Error::Tls)?;
-    info!("Stopped serving admission reviews");
+    // Nobody is let in before this replica would be trusted. Who comes too early, because it does not know that this process was started
+    // anew, waits in the socket's backlog for the moment that takes, in place of a handshake that fails.
+    let ready = async {
+        while readiness.obstacle(Timestamp::now()).is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if shutdown.run_until_cancelled(ready).await.is_some() {
+        info!(%address, "Serving admission reviews");
+        server::serve(listeners.admission, admit::router(admitter), certificates, times, shutdown)
+            .await
+            .map_err(Error::Tls)?;
+        info!("Stopped serving admission reviews");
+    }
 
     // Probes are answered to the very end, so that a replica that drains is seen as one that drains.
     admin_stop.cancel();

@@ -13,6 +13,7 @@ pub mod objects;
 pub mod operator;
 pub mod plugin;
 pub mod pods;
+pub mod program;
 pub mod proxy;
 pub mod qdrant;
 pub mod rights;

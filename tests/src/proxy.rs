@@ -1,7 +1,11 @@
-//! A TCP proxy on loopback that can behave like a bad network.
+//! A TCP proxy on loopback that can behave like a bad network, or like a Service.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +34,8 @@ pub enum Network {
 pub struct Proxy {
     address: SocketAddr,
     network: watch::Sender<Network>,
+    targets: watch::Sender<Vec<SocketAddr>>,
+    connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
@@ -39,12 +45,33 @@ impl Proxy {
     /// # Errors
     /// When no port is free.
     pub async fn start(target: SocketAddr) -> Result<Self> {
+        Self::balanced(vec![target]).await
+    }
+
+    /// Listens in front of `targets`, which get new connections in turn.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn balanced(targets: Vec<SocketAddr>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (network, seen) = watch::channel(Network::Fine);
+        let (targets, chosen) = watch::channel(targets);
+        let connections = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, seen));
-        Ok(Self { address, network, _tasks: tasks })
+        tasks.spawn(accept(listener, chosen, seen, Arc::clone(&connections)));
+        Ok(Self { address, network, targets, connections, _tasks: tasks })
+    }
+
+    /// Where new connections go from now on. Those that are there stay, as with a Service.
+    pub fn set_targets(&self, targets: Vec<SocketAddr>) {
+        self.targets.send_replace(targets);
+    }
+
+    /// How many connections were made.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Where it listens.
@@ -59,10 +86,23 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, network: watch::Receiver<Network>) {
+async fn accept(
+    listener: TcpListener,
+    targets: watch::Receiver<Vec<SocketAddr>>,
+    network: watch::Receiver<Network>,
+    count: Arc<AtomicUsize>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(connection(client, target, network.clone()));
+        let turn = count.fetch_add(1, Ordering::Relaxed);
+        let target = {
+            let targets = targets.borrow();
+            targets.get(turn % targets.len().max(1)).copied()
+        };
+        // Without a target the connection is closed at once.
+        if let Some(target) = target {
+            connections.spawn(connection(client, target, network.clone()));
+        }
         while connections.try_join_next().is_some() {}
     }
 }

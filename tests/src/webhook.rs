@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use context_manager_operator::{
     inject::{self, OnMissing},
     pki::{self, Lifetimes},
-    webhook::{self, Settings},
+    webhook::{self, Settings, Times},
 };
 use context_manager_protocol::names;
 use k8s_openapi::api::{
@@ -264,7 +264,7 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
             poll: Duration::from_millis(200),
         },
         instance: home.to_owned(),
-        drain: Duration::from_secs(2),
+        times: Times { connection_age: Duration::from_mins(5), drain: Duration::from_secs(2) },
     }
 }
 

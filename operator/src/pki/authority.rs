@@ -1,12 +1,12 @@
 //! The rotation of the CA as a state and its steps; pure but for the making of keys.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use super::{
     Error, Lifetimes,
-    certificate::{Authority, earlier, later, not_after},
+    certificate::{Authority, bundle, earlier, later, not_after},
 };
 
 /// Keys of the `Secret`.
@@ -38,12 +38,18 @@ pub(super) struct Next {
     pub(super) since: Timestamp,
 }
 
-/// A CA that is trusted and does not sign any more; its key is gone.
+/// CAs that are trusted and do not sign any more; their keys are gone. There is more than one when a rotation follows another before the
+/// last leaf of the first has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Previous {
-    pub(super) certificate: String,
+    /// The certificates, the newest first.
+    pub(super) certificates: String,
+    /// Since when the newest of them signs no more.
     pub(super) since: Timestamp,
 }
+
+/// So many CAs are trusted at most after they were replaced; another one signs when they are forgotten.
+const MOST_PREVIOUS: usize = 4;
 
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +73,19 @@ pub(super) enum Published {
     NotYet,
 }
 
+impl Previous {
+    fn has_room(&self) -> bool {
+        bundle(self.certificates.as_bytes()).len() < MOST_PREVIOUS
+    }
+
+    /// One more; those before it stay, because leaves of theirs may still live.
+    fn with(before: Option<Self>, certificate: &str, since: Timestamp) -> Self {
+        let before = before.map(|before| before.certificates).unwrap_or_default();
+        let certificates = [certificate, &before].into_iter().map(str::trim_end).filter(|pem| !pem.is_empty());
+        Self { certificates: certificates.flat_map(|pem| [pem, "\n"]).collect(), since }
+    }
+}
+
 impl Authorities {
     pub(super) fn start(now: Timestamp, lifetimes: &Lifetimes) -> Result<Self, Error> {
         let signing = Authority::generate(now, lifetimes.authority)?;
@@ -79,7 +98,11 @@ impl Authorities {
         match (&self.next, &self.previous) {
             (Some(_), _) if ended => Step::Promote,
             (None, _) if ended => Step::Replace,
-            (Some(next), _) if published == Published::Everywhere && now >= later(next.since, lifetimes.grace) => {
+            (Some(next), previous)
+                if published == Published::Everywhere
+                    && now >= later(next.since, lifetimes.grace)
+                    && previous.as_ref().is_none_or(Previous::has_room) =>
+            {
                 Step::Promote
             }
             // Twice the lifetime: a replica may sign with the old one until it has seen the new.
@@ -109,7 +132,7 @@ impl Authorities {
             (Step::Promote, Some(Next { authority, .. })) => Self {
                 signing: authority,
                 next: None,
-                previous: Some(Previous { certificate: signing.certificate, since: now }),
+                previous: Some(Previous::with(previous, &signing.certificate, now)),
             },
             (Step::Forget, next) => Self { signing, next, previous: None },
             (Step::Replace, _) => Self::start(now, lifetimes)?,
@@ -120,14 +143,21 @@ impl Authorities {
     /// All certificates to be trusted, the signing one first.
     pub(super) fn bundle(&self) -> String {
         let next = self.next.as_ref().map(|next| next.authority.certificate.as_str());
-        let previous = self.previous.as_ref().map(|previous| previous.certificate.as_str());
+        let previous = self.previous.as_ref().map(|previous| previous.certificates.as_str());
         let all = [Some(self.signing.certificate.as_str()), next, previous];
         all.into_iter().flatten().flat_map(|pem| [pem.trim_end(), "\n"]).collect()
     }
 
-    /// How long until the next step may be due, for tests with short lifetimes that want no waiting; at most `longest`.
-    pub(super) fn look_again(&self, now: Timestamp, longest: Duration) -> Duration {
-        Duration::try_from(self.signing.not_after.duration_since(now)).unwrap_or_default().min(longest)
+    /// The CAs after their `Secret` has vanished or was damaged: whoever remembers them keeps them, so that what is served stays trusted,
+    /// and lets a successor sign after the usual while. There is nothing to keep of CAs that have ended.
+    pub(super) fn restore(remembered: Option<Self>, now: Timestamp, lifetimes: &Lifetimes) -> Result<Self, Error> {
+        match remembered.filter(|found| now < found.signing.not_after) {
+            Some(found) => {
+                let step = found.asked(Step::Keep);
+                found.advance(step, now, lifetimes)
+            }
+            None => Self::start(now, lifetimes),
+        }
     }
 
     /// The content of the `Secret`.
@@ -143,8 +173,8 @@ impl Authorities {
             secret.push((key::NEXT_KEY, authority.key.clone()));
             secret.push((key::NEXT_SINCE, since.to_string()));
         }
-        if let Some(Previous { certificate, since }) = previous {
-            secret.push((key::PREVIOUS, certificate.clone()));
+        if let Some(Previous { certificates, since }) = previous {
+            secret.push((key::PREVIOUS, certificates.clone()));
             secret.push((key::PREVIOUS_SINCE, since.to_string()));
         }
         secret.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
@@ -170,7 +200,7 @@ impl Authorities {
         let previous = match text(key::PREVIOUS) {
             Some(pem) => {
                 not_after(pem).map_err(|what| format!("{}: {what}", key::PREVIOUS))?;
-                Some(Previous { certificate: pem.to_owned(), since: since(key::PREVIOUS_SINCE)? })
+                Some(Previous { certificates: pem.to_owned(), since: since(key::PREVIOUS_SINCE)? })
             }
             None => None,
         };
@@ -181,6 +211,8 @@ impl Authorities {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const DAY: Duration = Duration::from_hours(24);
@@ -241,6 +273,40 @@ mod tests {
         assert_eq!(state.due(at(101), Published::NotYet, &lifetimes), Step::Replace);
         let prepared = state.advance(Step::Prepare, at(85), &lifetimes).unwrap();
         assert_eq!(prepared.due(at(101), Published::NotYet, &lifetimes), Step::Promote);
+    }
+
+    #[test]
+    fn a_rotation_that_follows_another_drops_no_authority_whose_leaves_may_live() {
+        let lifetimes = lifetimes();
+        let mut state = Authorities::start(at(0), &lifetimes).unwrap();
+        let mut replaced = Vec::new();
+        for day in 0..MOST_PREVIOUS as i64 {
+            replaced.push(state.signing.certificate.clone());
+            state = state.advance(Step::Prepare, at(day), &lifetimes).unwrap();
+            assert_eq!(state.due(at(day + 1), Published::Everywhere, &lifetimes), Step::Promote);
+            state = state.advance(Step::Promote, at(day + 1), &lifetimes).unwrap();
+            assert_eq!(Authorities::from_secret(&state.to_secret()).unwrap(), state);
+            for certificate in &replaced {
+                assert!(state.bundle().contains(certificate.trim_end()), "day {day}");
+            }
+        }
+        let last = MOST_PREVIOUS as i64;
+        state = state.advance(Step::Prepare, at(last), &lifetimes).unwrap();
+        assert_eq!(state.due(at(last + 1), Published::Everywhere, &lifetimes), Step::Keep, "the bundle has an end");
+        assert_eq!(state.due(at(last + 2), Published::Everywhere, &lifetimes), Step::Forget);
+        state = state.advance(Step::Forget, at(last + 2), &lifetimes).unwrap();
+        assert_eq!(state.due(at(last + 2), Published::Everywhere, &lifetimes), Step::Promote);
+    }
+
+    #[test]
+    fn remembered_authorities_outlive_their_secret_and_get_a_successor() {
+        let lifetimes = lifetimes();
+        let state = Authorities::start(at(0), &lifetimes).unwrap();
+        let restored = Authorities::restore(Some(state.clone()), at(1), &lifetimes).unwrap();
+        assert!(restored.signing == state.signing && restored.next.is_some());
+        assert_eq!(Authorities::restore(Some(restored.clone()), at(2), &lifetimes).unwrap(), restored);
+        let after_its_end = Authorities::restore(Some(restored), at(100), &lifetimes).unwrap();
+        assert!(after_its_end.signing != state.signing && after_its_end.next.is_none());
     }
 
     #[test]

@@ -104,7 +104,8 @@ impl Authority {
         Ok(Leaf {
             key: Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key)),
             not_after,
-            renew_at: later(now, lifetime * 2 / 3),
+            // Of the end as the certificate has it, which is rounded down to a second.
+            renew_at: later(now, Duration::try_from(not_after.duration_since(now)).unwrap_or_default() * 2 / 3),
             issuer: self.certificate.clone(),
         })
     }

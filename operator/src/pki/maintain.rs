@@ -64,11 +64,10 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(&mut self) {
-        let read = self.keep_authorities().await;
-        let outcome = match (read, self.keep_leaf()) {
-            (Ok(()), Ok(())) => self.keep_trust().await,
-            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
-        };
+        // Each is done whatever became of the one before: what the API server trusts is to be known without the Secret too, and a leaf is
+        // renewed while the API server is away. The leaf comes last, because only one that is trusted takes the place of another.
+        let outcomes = [self.keep_authorities().await, self.keep_trust().await, self.keep_leaf()];
+        let outcome = outcomes.into_iter().collect::<Result<(), Error>>();
         let complaint = outcome.err().map(|error| chain(&error));
         match (&complaint, &self.complaint) {
             (Some(new), old) if old.as_ref() != Some(new) => {
@@ -80,11 +79,14 @@ impl Keeper {
         self.complaint = complaint;
     }
 
+    /// Until the next poll, or earlier if something is due before: short lifetimes are for tests, and renewals should not be late.
     fn pause(&self) -> Duration {
-        let longest = self.settings.poll;
-        let due = self.authorities.as_ref().map_or(longest, |found| found.look_again(Timestamp::now(), longest));
-        // A CA at its very end must not make a busy loop.
-        due.max(longest.min(Duration::from_millis(200)))
+        let (now, longest) = (Timestamp::now(), self.settings.poll);
+        let renewal = self.certificates.inner.leaf.load().as_ref().map(|leaf| leaf.renew_at);
+        let dates = [renewal, self.certificates.authority_not_after()];
+        let ahead = dates.into_iter().flatten().filter_map(|date| Duration::try_from(date.duration_since(now)).ok());
+        // What is due at this moment must not make a busy loop.
+        ahead.fold(longest, Duration::min).max(longest.min(Duration::from_millis(200)))
     }
 
     /// Reads the `Secret`, and does the step of the rotation that is due.
@@ -94,13 +96,13 @@ impl Keeper {
             let now = Timestamp::now();
             let (changed, version) = match secret::fetch(&self.client, &self.settings).await? {
                 Stored::Absent => {
-                    info!(secret = self.settings.secret, "Making a CA for the webhook");
-                    (Authorities::start(now, &lifetimes)?, None)
+                    info!(secret = self.settings.secret, "Making the secret with the webhook's CA");
+                    (Authorities::restore(self.authorities.clone(), now, &lifetimes)?, None)
                 }
                 Stored::Present { version, content: Err(what), .. } => {
                     let secret = self.settings.secret.clone();
-                    warn!(error = %Error::InvalidSecret { secret, what }, "Making a new CA in place of a damaged one");
-                    (Authorities::start(now, &lifetimes)?, version)
+                    warn!(error = %Error::InvalidSecret { secret, what }, "Replacing a damaged CA");
+                    (Authorities::restore(self.authorities.clone(), now, &lifetimes)?, version)
                 }
                 Stored::Present { version, content: Ok(found), requested } => {
                     let found = *found;
@@ -134,7 +136,7 @@ impl Keeper {
         self.authorities = Some(authorities);
     }
 
-    /// Makes a leaf if there is none, if it is old, or if another CA signs now.
+    /// Makes a leaf if there is none, if it is old, or if another CA signs now. One that is trusted is only replaced by one that is trusted.
     fn keep_leaf(&self) -> Result<(), Error> {
         let Some(Authorities { signing, .. }) = &self.authorities else { return Ok(()) };
         let now = Timestamp::now();
@@ -143,22 +145,18 @@ impl Keeper {
             return Ok(());
         }
         let leaf = signing.issue(&self.settings.server_names, now, self.settings.lifetimes.leaf)?;
-        info!(certificate.not_after = %leaf.not_after, "Serving a new certificate");
-        self.certificates.inner.leaf.store(Some(Arc::new(leaf)));
-        Ok(())
+        self.certificates.serve(leaf, now).map_err(Error::KeptLeaf)
     }
 
     /// Makes the configuration trust the bundle, and remembers what it trusts.
     async fn keep_trust(&self) -> Result<(), Error> {
-        let Some(authorities) = &self.authorities else { return Ok(()) };
-        let found = trust::fetch(&self.client, &self.settings).await?;
-        let bundle = authorities.bundle();
-        let entries = match found {
-            Some(entries) if trust::differs(&entries, &bundle) => {
+        let bundle = self.authorities.as_ref().map(Authorities::bundle);
+        let entries = match (trust::fetch(&self.client, &self.settings).await?, bundle) {
+            (Some(entries), Some(bundle)) if trust::differs(&entries, &bundle) => {
                 info!(configuration = self.settings.configuration, "Setting caBundle");
                 Some(trust::apply(&self.client, &self.settings, &entries, &bundle).await?)
             }
-            unchanged => unchanged,
+            (unchanged, _) => unchanged,
         };
         self.certificates.inner.entries.store(entries.map(Arc::new));
         Ok(())

@@ -66,6 +66,13 @@ pub(super) async fn fetch(client: &Client, settings: &Settings) -> Result<Option
     Ok(found.map(|configuration| configuration.webhooks.unwrap_or_default().iter().map(entry).collect()))
 }
 
+#[cfg(test)]
+impl Entry {
+    pub(super) fn new(name: &str, server_name: &str, bundle: &str) -> Self {
+        Self { name: name.to_owned(), server_name: server_name.to_owned(), bundle: bundle.as_bytes().to_vec() }
+    }
+}
+
 fn entry(webhook: &MutatingWebhook) -> Entry {
     let WebhookClientConfig { ca_bundle, service, url } = &webhook.client_config;
     let server_name = match (service, url) {
@@ -167,7 +174,7 @@ mod tests {
     }
 
     fn entry_with(server_name: &str, bundle: &str) -> Entry {
-        Entry { name: "e".to_owned(), server_name: server_name.to_owned(), bundle: bundle.as_bytes().to_vec() }
+        Entry::new("e", server_name, bundle)
     }
 
     #[test]

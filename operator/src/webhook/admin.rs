@@ -25,7 +25,7 @@ pub(super) struct Readiness {
 
 impl Readiness {
     /// Why this replica should get no requests; nothing when it should.
-    fn obstacle(&self, now: Timestamp) -> Option<String> {
+    pub(super) fn obstacle(&self, now: Timestamp) -> Option<String> {
         if self.draining.is_cancelled() {
             return Some("shutting down".to_owned());
         }

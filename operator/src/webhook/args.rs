@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use context_manager_protocol::names;
 
-use super::Settings;
+use super::{Settings, Times};
 use crate::{
     inject::{self, OnMissing},
     pki::{self, Lifetimes},
@@ -58,6 +58,9 @@ pub struct Args {
     /// Time between two looks at the clock and the cluster
     #[arg(long, env = "CONTEXT_MANAGER_PKI_POLL", default_value = "30s", value_parser = positive)]
     pub pki_poll: Duration,
+    /// How long a connection is kept at most; it never outlives its certificate
+    #[arg(long, env = "CONTEXT_MANAGER_CONNECTION_AGE", default_value = "5m", value_parser = positive)]
+    pub connection_age: Duration,
     /// How long requests in flight are given at the end
     #[arg(long, env = "CONTEXT_MANAGER_DRAIN", default_value = "10s", value_parser = positive)]
     pub drain: Duration,
@@ -83,9 +86,12 @@ pub enum Error {
     RenewBefore,
     /// Leaves would outlive the time in which their CA has a successor.
     #[error(
-        "--leaf-lifetime must be shorter than --ca-renew-before, so that no leaf is cut short by the end of its CA"
+        "--leaf-lifetime and --ca-grace must be shorter together than --ca-renew-before, so that no leaf is cut short by the end of its CA"
     )]
     LeafLifetime,
+    /// A leaf could end between two looks.
+    #[error("--pki-poll must be at most a third of --leaf-lifetime, which is when a leaf is renewed before its end")]
+    Poll,
 }
 
 impl TryFrom<Args> for Settings {
@@ -108,14 +114,18 @@ impl TryFrom<Args> for Settings {
             ca_grace,
             leaf_lifetime,
             pki_poll,
+            connection_age,
             drain,
             instance,
         } = args;
         if ca_renew_before >= ca_lifetime {
             return Err(Error::RenewBefore);
         }
-        if leaf_lifetime >= ca_renew_before {
+        if leaf_lifetime.saturating_add(ca_grace) >= ca_renew_before {
             return Err(Error::LeafLifetime);
+        }
+        if pki_poll > leaf_lifetime / 3 {
+            return Err(Error::Poll);
         }
         let mut server_names = pki::service_names(&service, &namespace);
         server_names.extend(server_name);
@@ -141,7 +151,7 @@ impl TryFrom<Args> for Settings {
                 poll: pki_poll,
             },
             instance,
-            drain,
+            times: Times { connection_age, drain },
         })
     }
 }
@@ -183,7 +193,11 @@ mod tests {
     fn lifetimes_that_contradict_each_other_are_refused() {
         assert_eq!(settings(&["--ca-lifetime", "10d"]), Err(Error::RenewBefore));
         assert_eq!(settings(&["--leaf-lifetime", "61d"]), Err(Error::LeafLifetime));
-        let short = ["--ca-lifetime", "30s", "--ca-renew-before", "10s", "--leaf-lifetime", "5s"];
+        let short = ["--ca-lifetime", "30s", "--ca-renew-before", "10s", "--leaf-lifetime", "6s"];
+        assert_eq!(settings(&short), Err(Error::LeafLifetime), "the grace comes before the leaf");
+        let short = [&short[..], &["--ca-grace", "3s"]].concat();
+        assert_eq!(settings(&short), Err(Error::Poll));
+        let short = [&short[..], &["--pki-poll", "2s"]].concat();
         assert_eq!(settings(&short).unwrap().pki.lifetimes.authority, Duration::from_secs(30));
     }
 

@@ -1,16 +1,17 @@
-//! The TLS server: connections in bounded number, each with a bounded handshake, and an orderly end.
+//! The TLS server: connections in bounded number, each with a bounded handshake and a bounded age, and an orderly end.
+//!
+//! No connection outlives the certificate it was made with: an API server keeps one open for as long as it may, and would
+//! go on trusting a certificate that has ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto,
     service::TowerToHyperService,
 };
+use jiff::Timestamp;
 use rustls::{ServerConfig, crypto::ring};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -31,30 +32,41 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error of `accept`, such as too many open files: long enough for one to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest time between two looks at the wall clock, which may be set while a timer sleeps.
+const CLOCK: Duration = Duration::from_secs(10);
 
-/// Serves until `shutdown`, then gives requests in flight `drain`.
+/// How long things may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// A connection; then it is closed after the requests that are in flight.
+    pub connection_age: Duration,
+    /// Requests in flight at the end of the server.
+    pub drain: Duration,
+}
+
+/// Serves until `shutdown`, then gives requests in flight their time.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     certificates: Certificates,
-    drain: Duration,
+    times: Times,
     shutdown: CancellationToken,
 ) -> Result<(), rustls::Error> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls(certificates)?));
+    let acceptor = TlsAcceptor::from(Arc::new(tls(certificates.clone())?));
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = GracefulShutdown::new();
     let accept = async {
         loop {
             // A permit is waited for before the connection is taken, so that the backlog of the system holds the rest.
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
-                    let shutdown = shutdown.clone();
+                    let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
+                    // Read before the handshake: a leaf that comes meanwhile ends later.
+                    let not_after = certificates.leaf_not_after().unwrap_or(Timestamp::MAX);
                     tokio::spawn(async move {
                         // A handshake that is interrupted has not been asked anything yet.
                         if let Some(Some(stream)) = shutdown.run_until_cancelled(handshake(stream, acceptor)).await {
-                            converse(stream, router, watcher).await;
+                            converse(stream, router, old(times.connection_age, not_after, shutdown)).await;
                         }
                         drop(permit);
                     });
@@ -68,13 +80,14 @@ pub(super) async fn serve(
     };
     shutdown.run_until_cancelled(accept).await;
     drop(listener);
-    finish(&connections, graceful, drain).await;
+    finish(&connections, times.drain).await;
     Ok(())
 }
 
-/// Ends idle connections at once, and others after their answer.
-async fn finish(connections: &Semaphore, graceful: GracefulShutdown, drain: Duration) {
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+/// Waits for the connections, which know that they are to end: idle ones at once, others after their answer.
+async fn finish(connections: &Semaphore, drain: Duration) {
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    if tokio::time::timeout(drain, connections.acquire_many(all)).await.is_err() {
         let left = MAX_CONNECTIONS - connections.available_permits();
         warn!(connections = left, "Connections are still open after {} s; closing them", drain.as_secs());
     }
@@ -103,13 +116,39 @@ async fn handshake(stream: TcpStream, acceptor: TlsAcceptor) -> Option<TlsStream
     }
 }
 
-async fn converse(stream: TlsStream<TcpStream>, router: Router, watcher: Watcher) {
+/// Returns when a connection is to end: when it is old, when its certificate ends by the wall clock, or with the server.
+async fn old(age: Duration, not_after: Timestamp, shutdown: CancellationToken) {
+    let ended = async {
+        loop {
+            let left = Duration::try_from(not_after.duration_since(Timestamp::now())).unwrap_or_default();
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(CLOCK)).await;
+        }
+    };
+    tokio::select! {
+        () = tokio::time::sleep(age) => {}
+        () = ended => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+async fn converse(stream: TlsStream<TcpStream>, router: Router, old: impl Future<Output = ()>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
     let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = old => {
+            // The client is told to send nothing more here, and what it has sent is answered.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
         debug!(error = %error, "A connection ended with an error");
     }
 }

@@ -17,16 +17,20 @@ struct Running {
 }
 
 async fn start(router: Router) -> (Running, String) {
+    let times = Times { connection_age: Duration::from_millis(500), drain: Duration::from_secs(5) };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let certificates = Certificates::default();
     let bundle = certificates.serve_new_leaf(NAME);
     let shutdown = CancellationToken::new();
-    let served = serve(listener, router, certificates.clone(), Duration::from_secs(5), shutdown.clone());
+    let served = serve(listener, router, certificates.clone(), times, shutdown.clone());
     (Running { address, certificates, shutdown, server: tokio::spawn(served) }, bundle)
 }
 
-async fn fetch(running: &Running, bundle: &str, path: &str) -> Result<String, Box<dyn std::error::Error>> {
+async fn connect(
+    running: &Running,
+    bundle: &str,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(crate::pki::read_bundle(bundle));
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -34,7 +38,11 @@ async fn fetch(running: &Running, bundle: &str, path: &str) -> Result<String, Bo
         .with_root_certificates(roots)
         .with_no_client_auth();
     let stream = TcpStream::connect(running.address).await?;
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME)?, stream).await?;
+    Ok(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME)?, stream).await?)
+}
+
+async fn fetch(running: &Running, bundle: &str, path: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let mut stream = connect(running, bundle).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {NAME}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
@@ -71,5 +79,22 @@ async fn a_request_in_flight_gets_its_answer_when_the_server_stops() {
     let (answer, ()) = tokio::join!(fetch(&running, &bundle, "/"), stop);
     assert_eq!(answer.expect("an answer"), "late");
     assert!(TcpStream::connect(running.address).await.is_err(), "nobody else is let in");
+    running.server.await.expect("no panic").expect("an orderly end");
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_although_its_client_would_go_on() {
+    let (running, bundle) = start(Router::new().route("/", get(async || "hello"))).await;
+    let mut stream = connect(&running, &bundle).await.expect("trusted");
+    let request = format!("GET / HTTP/1.1\r\nhost: {NAME}\r\n\r\n");
+    let mut all = String::new();
+    let talk = async {
+        stream.write_all(request.as_bytes()).await?;
+        stream.read_to_string(&mut all).await
+    };
+    // The end of the connection is the end of the text; the server's other bound, on idle ones, comes much later.
+    tokio::time::timeout(HEADER_TIMEOUT / 2, talk).await.expect("it ends").expect("an orderly end");
+    assert!(all.ends_with("hello"), "{all}");
+    running.shutdown.cancel();
     running.server.await.expect("no panic").expect("an orderly end");
 }
