@@ -340,6 +340,16 @@ async fn a_certificate_that_may_live_too_long_is_made_anew() -> Result<()> {
         |resource: &ContextManager| resource.status.as_ref().map(|status| status.certificates[0].fingerprint.clone());
     ensure!(print(&before) != print(&after), "the certificate of 90 days is still in use");
     event(&namespace, "CertificateRenewed").await?;
+    // The metrics tell the same as the status.
+    let ends = after.status.context("a status")?.certificates[0].not_after.0.as_second();
+    let metrics = operator.metrics().await?;
+    let shown = |what: &str| {
+        let labels = format!("{{resource=\"memory\",resource_namespace=\"{}\"}} ", namespace.name);
+        let name = format!("context_manager_client_certificate_{what}_timestamp_seconds{labels}");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<i64>().ok())
+    };
+    ensure!(shown("not_after") == Some(ends), "{metrics}");
+    ensure!(shown("renewal").is_some_and(|renewal| renewal < ends), "{metrics}");
     Ok(())
 }
 

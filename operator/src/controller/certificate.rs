@@ -97,6 +97,7 @@ pub(super) async fn ensure(context: &Context, plan: &Plan) -> Result<Result<(Cer
             context.tell(plan, "CertificateRenewed", &format!("Made a new certificate in Secret {name}: {why}")).await;
         }
     }
+    context.metrics.certificates.set(plan, facts.not_after);
     Ok(Ok(describe(facts)))
 }
 

@@ -1,5 +1,6 @@
 //! The controller's metrics, by name.
 
+mod certificates;
 mod pods;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use prometheus::{
 };
 
 use super::plan::Plan;
+use certificates::CertificateMetrics;
 use pods::PodMetrics;
 pub(super) use pods::Upgraded;
 
@@ -62,6 +64,8 @@ pub(super) struct Metrics {
     rotations: IntCounterVec,
     key_since: GaugeVec,
     key_waits: IntGaugeVec,
+    /// Those of certificates.
+    pub(super) certificates: CertificateMetrics,
     /// Those of pods.
     pub(super) pods: PodMetrics,
     pub(super) leader: IntGauge,
@@ -121,6 +125,7 @@ impl Metrics {
                 Opts::new("context_manager_key_rotation_waits_for_pods", "Pods that a rotation of a key waits for."),
                 &OF_RESOURCE,
             )?,
+            certificates: CertificateMetrics::register(&registry)?,
             pods: PodMetrics::register(&registry)?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
             registry,
@@ -145,6 +150,7 @@ impl Metrics {
             rotations,
             key_since,
             key_waits,
+            certificates: _,
             pods: _,
             leader,
         } = &metrics;
@@ -187,6 +193,7 @@ impl Metrics {
     /// Forgets resources that are gone.
     pub(super) fn keep_resources(&self, exists: impl Fn(&str, &str) -> bool) {
         let mut families = self.key_since.collect();
+        families.extend(self.certificates.by_resource());
         families.extend(self.pods.by_resource());
         for family in families.iter().flat_map(MetricFamily::get_metric) {
             let label = |name: &str| {
@@ -198,6 +205,7 @@ impl Metrics {
                 // It is gone already if two look at once.
                 let _ = self.key_since.remove_label_values(&[&namespace, &name]);
                 let _ = self.key_waits.remove_label_values(&[&namespace, &name]);
+                self.certificates.forget(&namespace, &name);
                 self.pods.forget(&namespace, &name);
             }
         }
