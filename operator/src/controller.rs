@@ -15,6 +15,7 @@ mod certificate;
 mod children;
 pub mod config;
 mod error;
+mod fence;
 mod fleet;
 mod given;
 pub mod keys;
@@ -61,8 +62,6 @@ use crate::pki;
 
 /// Most reconciliations at once.
 const CONCURRENCY: u16 = 8;
-/// Changes within this time are worked off together.
-const DEBOUNCE: Duration = Duration::from_millis(200);
 /// How long reconciliations that are under way may take to end; less than a pod is given.
 const ENDING: Duration = Duration::from_secs(15);
 /// Longest time without a look at an object whose certificates and Secrets cannot be watched.
@@ -136,18 +135,15 @@ pub enum Failure {
     #[error("failed to register metrics")]
     Metrics(#[from] prometheus::Error),
     /// The lease cannot be used.
-    #[error("failed to use the lease; check the right to get, create, update and patch leases")]
-    Lease(#[source] kube_lease_manager::LeaseManagerError),
-    /// Another replica leads by now.
-    #[error("lost the lease to another replica")]
-    LostLease,
+    #[error("failed to use the lease; check the right to get, create and patch leases")]
+    Lease(#[source] kube::Error),
 }
 
 /// Waits for the lease, then reconciles until `shutdown`. The lease is released at the end, so that another replica can go on
-/// at once.
+/// at once. A replica that loses it waits for it again.
 ///
 /// # Errors
-/// When a socket or the lease cannot be used, or another replica took the lease.
+/// When a socket or the lease cannot be used.
 pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationToken) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new()?);
     let address = settings.admin_address;
@@ -157,23 +153,32 @@ pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationTok
     let _stop_all = stop.clone().drop_guard();
     tokio::spawn(admin::serve(listener, Arc::clone(&metrics), shutdown.clone(), stop.clone()));
 
-    info!(instance = settings.instance, "Waiting for the lease");
-    let Some(mut lease) = Lease::acquire(&clients.client, &settings, &shutdown).await? else { return Ok(()) };
-    metrics.leader.set(1);
-    info!("Leading");
-    let working = tokio::spawn(reconcile_all(clients, settings, Arc::clone(&metrics), stop.clone()));
-    let lost = tokio::select! {
-        () = shutdown.cancelled() => false,
-        () = lease.lost() => true,
-    };
-    // First stop writing, then let others write.
-    stop.cancel();
-    if let Err(error) = working.await {
-        tracing::error!(%error, "The reconciliation ended abnormally");
+    loop {
+        info!(instance = settings.instance, "Waiting for the lease");
+        let Some(lease) = Lease::acquire(&clients.client, &settings, &shutdown).await? else { return Ok(()) };
+        metrics.leader.set(1);
+        info!("Leading");
+        let (fenced, term) = (lease.fenced(&clients, &settings.namespace), stop.child_token());
+        let working = tokio::spawn(reconcile_all(fenced, settings.clone(), Arc::clone(&metrics), term.clone()));
+        let lost = tokio::select! {
+            () = shutdown.cancelled() => false,
+            () = lease.lost() => true,
+        };
+        if lost {
+            metrics.leader.set(0);
+        }
+        // First stop writing, then let others write.
+        term.cancel();
+        if let Err(error) = working.await {
+            tracing::error!(%error, "The reconciliation ended abnormally");
+        }
+        metrics.leader.set(0);
+        lease.release().await;
+        if !lost {
+            return Ok(());
+        }
+        tracing::warn!("Lost the lease and stopped writing");
     }
-    metrics.leader.set(0);
-    lease.release().await;
-    if lost { Err(Failure::LostLease) } else { Ok(()) }
 }
 
 async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
@@ -190,7 +195,7 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
     let forgetting = forget(Arc::clone(&context), controller.store(), stop.clone());
     let stuck = stuck(controller.store(), stop.clone());
     let reconciling = controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
         .watches(Api::<PersistentVolumeClaim>::all(client.clone()), ours, |claim| {
             owner_by_label(&claim, build::RESOURCE)

@@ -101,7 +101,7 @@ impl From<Args> for Settings {
 }
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
-    duration(text, super::lease::GRACE + Duration::from_secs(1))
+    duration(text, super::lease::SHORTEST)
 }
 
 fn at_least_a_second(text: &str) -> Result<Duration, String> {

@@ -54,6 +54,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 const DELETIONS: usize = 4;
 /// Failures in a row after which the status shows them.
 const FAILURES_SHOWN: u32 = 2;
+/// Least time between two reconciliations of an object: what changes meanwhile is worked off together. The debouncing of kube would put
+/// the next one off with each change, for ever if there are enough of them.
+const PACE: Duration = Duration::from_millis(200);
 /// Pauses vary by this share either way, so that objects that failed together are not tried together.
 const JITTER: f64 = 0.25;
 
@@ -85,6 +88,8 @@ pub(super) struct Context {
     resync: Duration,
     /// How often each object failed in a row, by its uid.
     failures: Mutex<HashMap<String, u32>>,
+    /// Until when each object rests, by its uid.
+    rests: Mutex<HashMap<String, Instant>>,
 }
 
 impl Context {
@@ -110,6 +115,7 @@ impl Context {
             evictions: watchdog::Shared::default(),
             resync: settings.resync,
             failures: Mutex::default(),
+            rests: Mutex::default(),
         }
     }
 
@@ -135,6 +141,20 @@ impl Context {
             class.unwrap_or(names::DEFAULT_CLASS) == self.class
         };
         Ok(found.items.first().is_some_and(class))
+    }
+
+    /// How long an object is left alone after its last reconciliation.
+    fn rest_of(&self, metadata: &ObjectMeta) -> Option<Duration> {
+        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = rests.get(metadata.uid.as_deref()?)?;
+        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    fn rest(&self, metadata: &ObjectMeta) {
+        let (now, uid) = (Instant::now(), metadata.uid.clone().unwrap_or_default());
+        let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.retain(|_, until| *until > now);
+        rests.insert(uid, now + PACE);
     }
 
     pub(super) fn wrote(&self, object: &'static str) {
@@ -188,23 +208,32 @@ impl Context {
 
 /// Brings everything that belongs to a resource to what it should be, and says in the status what came of it.
 pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
+    if let Some(rest) = context.rest_of(object.meta()) {
+        return Ok(Action::requeue(rest));
+    }
+    let result = reconcile_now(&object, &context).await;
+    context.rest(object.meta());
+    result
+}
+
+async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Error> {
     let since = Instant::now();
-    if !context.serves(&object).await? {
+    if !context.serves(object).await? {
         return Ok(Action::await_change());
     }
     let metadata = object.meta();
     if metadata.deletion_timestamp.is_some() {
-        return end(&object, &context).await;
+        return end(object, context).await;
     }
     let result = match &object.0 {
-        Ok(resource) => provision(resource, &context).await,
+        Ok(resource) => provision(resource, context).await,
         Err(unreadable) => {
             let message = format!("the resource cannot be read: {}", unreadable.error);
-            write_invalid(&context, metadata, None, &message).await.map(|()| (Outcome::NotReady, context.resync))
+            write_invalid(context, metadata, None, &message).await.map(|()| (Outcome::NotReady, context.resync))
         }
     };
     if let (Err(error), Ok(resource)) = (&result, &object.0) {
-        confess(&context, resource, error).await;
+        confess(context, resource, error).await;
     }
     let outcome = result.as_ref().map_or(Outcome::Error, |(outcome, _)| *outcome);
     context.metrics.reconciled(outcome, since.elapsed());
