@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::answer::Output;
-use crate::{check, completion, explain, inject, query, report, rotate, status};
+use crate::{check, completion, explain, inject, query, report, rotate, status, upgrade};
 
 /// Checks, explains and operates Context Manager.
 ///
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Inject(inject::Args),
     /// Replace the key of a ContextManager, or the webhook's CA, without a restart
     Rotate(rotate::Args),
+    /// Show which running pods have an old sidecar, ask for their upgrade, and follow it
+    UpgradeSidecars(upgrade::Args),
     /// Search the memory of a running agent
     Query(query::Args),
     /// Write a support bundle, without secrets and without memory

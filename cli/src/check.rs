@@ -59,9 +59,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
         programs::check(cluster, &mut findings).await;
         rights::of_operator(cluster, &mut findings).await;
         webhook::check(cluster, registrations, &mut findings).await;
-        namespaces::check(cluster, &mut findings).await;
-        resources::check(cluster, &mut findings).await;
-        probe::check(cluster, &mut findings).await;
+        let visible = cluster.visible().await;
+        namespaces::check(cluster, &visible, &mut findings).await;
+        resources::check(&visible, &mut findings);
+        probe::check(cluster, &visible, &mut findings).await;
         rights::of_caller(cluster, &mut findings).await;
     } else {
         rights::to_install(cluster, &mut findings).await;

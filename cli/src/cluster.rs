@@ -21,6 +21,21 @@ pub(crate) struct Cluster {
     pub(crate) operator_namespace: String,
 }
 
+/// The `ContextManager`s that may be looked at.
+pub(crate) struct Visible {
+    pub(crate) found: Vec<DynamicObject>,
+    /// The only namespace that they are from because the others may not be looked at.
+    pub(crate) only: Option<String>,
+}
+
+impl Visible {
+    /// What is to be said to somebody who sees less than they asked for.
+    pub(crate) fn note(&self) -> Option<String> {
+        let only = self.only.as_ref()?;
+        Some(format!("you may not list the ContextManagers of all namespaces; this is namespace {only:?} alone"))
+    }
+}
+
 impl Cluster {
     /// Reads the kubeconfig; nothing is asked of the cluster yet.
     pub(crate) async fn connect(connection: &Connection) -> Result<Self, Error> {
@@ -68,13 +83,34 @@ impl Cluster {
         }
     }
 
+    /// Those that may be looked at: of the namespace that was asked for, or else of all, or else, for somebody who may not list these, of
+    /// the context's namespace. Every subcommand that is about more than one namespace goes by this.
+    pub(crate) async fn visible(&self) -> Result<Visible, Error> {
+        if self.namespace_given {
+            return Ok(Visible { found: self.resources(Some(&self.namespace)).await?, only: None });
+        }
+        match self.resources(None).await {
+            Ok(found) => Ok(Visible { found, only: None }),
+            Err(Error::Forbidden { .. }) => {
+                let found = self.resources(Some(&self.namespace)).await?;
+                Ok(Visible { found, only: Some(self.namespace.clone()) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// One of them.
     pub(crate) async fn resource(&self, name: &str) -> Result<DynamicObject, Error> {
-        let api = self.resources_of(&self.namespace);
-        let action = format!("read the ContextManager {name:?} of namespace {:?}", self.namespace);
+        self.resource_of(&self.namespace, name).await
+    }
+
+    /// One of them in a namespace.
+    pub(crate) async fn resource_of(&self, namespace: &str, name: &str) -> Result<DynamicObject, Error> {
+        let api = self.resources_of(namespace);
+        let action = format!("read the ContextManager {name:?} of namespace {namespace:?}");
         call(&action, "get contextmanagers.contextmanager.dev", api.get_opt(name)).await?.ok_or_else(|| {
             Error::Missing {
-                what: format!("the ContextManager {name:?} of namespace {:?}", self.namespace),
+                what: format!("the ContextManager {name:?} of namespace {namespace:?}"),
                 remedy: "`kubectl get contextmanagers -A` lists those that do".to_owned(),
             }
         })

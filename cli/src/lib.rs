@@ -22,6 +22,7 @@ mod selector;
 mod status;
 mod table;
 mod trust;
+mod upgrade;
 mod workload;
 
 pub use answer::{Answer, Exit};
@@ -42,6 +43,7 @@ pub async fn run(args: Args) -> Result<Answer, Error> {
         Command::Status(args) => status::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Explain(args) => explain::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Rotate(args) => rotate::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::UpgradeSidecars(args) => upgrade::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Query(args) => query::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Report(args) => report::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Completion(args) => Ok(completion::run(args)),

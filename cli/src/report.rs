@@ -57,7 +57,8 @@ struct Written {
 pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Result<Answer, Error> {
     let mut collector = Collector::new(cluster, args.log_lines);
     collector.installation().await?;
-    for namespace in namespaces(cluster, args).await? {
+    let (namespaces, less) = namespaces(cluster, args).await?;
+    for namespace in namespaces {
         collector.namespace(&namespace).await;
     }
     let (mut files, secrets, not_read) = collector.finish();
@@ -77,16 +78,18 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
         pairs(&rows)
     })?;
     let note = "look through it before you send it: names of namespaces, pods, images and hosts are in it".to_owned();
-    Ok(Answer::new(text, Exit::Fine).noting(vec![note]))
+    Ok(Answer::new(text, Exit::Fine).noting(less.into_iter().chain([note]).collect()))
 }
 
-async fn namespaces(cluster: &Cluster, args: &Args) -> Result<Vec<String>, Error> {
+/// The namespaces, and what is to be said of them.
+async fn namespaces(cluster: &Cluster, args: &Args) -> Result<(Vec<String>, Option<String>), Error> {
     if !args.all_namespaces {
-        return Ok(vec![cluster.namespace.clone()]);
+        return Ok((vec![cluster.namespace.clone()], None));
     }
-    let all = cluster.resources(None).await?;
-    let mut names: Vec<_> = all.into_iter().filter_map(|resource| resource.metadata.namespace).collect();
+    let visible = cluster.visible().await?;
+    let note = visible.note();
+    let mut names: Vec<_> = visible.found.into_iter().filter_map(|resource| resource.metadata.namespace).collect();
     names.sort();
     names.dedup();
-    Ok(names)
+    Ok((names, note))
 }

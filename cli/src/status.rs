@@ -1,6 +1,6 @@
 //! `status`: all `ContextManager`s with what their conditions say, or one in detail with its pods.
 
-mod detail;
+pub(crate) mod detail;
 
 use std::fmt::Write as _;
 
@@ -46,19 +46,9 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
 }
 
 async fn all(cluster: &Cluster, output: Output) -> Result<Answer, Error> {
-    let mut notes = Vec::new();
-    let found = if cluster.namespace_given {
-        cluster.resources(Some(&cluster.namespace)).await?
-    } else {
-        match cluster.resources(None).await {
-            Err(Error::Forbidden { .. }) => {
-                notes.push(format!("you may not list all namespaces; this is namespace {:?} alone", cluster.namespace));
-                cluster.resources(Some(&cluster.namespace)).await?
-            }
-            other => other?,
-        }
-    };
-    let mut summaries: Vec<_> = found.iter().map(summary).collect();
+    let visible = cluster.visible().await?;
+    let mut notes: Vec<_> = visible.note().into_iter().collect();
+    let mut summaries: Vec<_> = visible.found.iter().map(summary).collect();
     summaries.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     if summaries.is_empty() {
         notes.push("there is no ContextManager; examples/contextmanager.yaml is one".to_owned());

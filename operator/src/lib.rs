@@ -5,4 +5,5 @@ pub mod controller;
 pub mod inject;
 pub mod pki;
 pub mod pods;
+pub mod upgrade;
 pub mod webhook;

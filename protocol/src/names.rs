@@ -43,6 +43,8 @@ pub const INJECTED_TEMPLATE: &str = "contextmanager.dev/injected-template";
 pub const UPGRADE: &str = "contextmanager.dev/upgrade";
 /// Annotation on a `ContextManager`: each new value asks for a new key, at once.
 pub const ROTATE: &str = "contextmanager.dev/rotate";
+/// Annotation on a `ContextManager`: asks for one upgrade of the sidecars that run, whatever its spec says of upgrades.
+pub const UPGRADE_SIDECARS: &str = "contextmanager.dev/upgrade-sidecars";
 
 /// Name of the injected container.
 pub const CONTAINER: &str = "context-manager";

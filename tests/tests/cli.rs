@@ -447,6 +447,84 @@ async fn a_key_is_rotated_and_followed_until_it_signs() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn an_upgrade_is_planned_asked_for_once_and_given_up_with_the_next_change() -> Result<()> {
+    const ASKED: &str = "contextmanager.dev/upgrade-sidecars";
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = operator.namespace(&client, "upgrade", &[]).await?;
+    provision(&namespace, "memory", json!({})).await?;
+    namespace.make::<Pod>(&asking("agent")).await?;
+    let (image, next) = (sidecar_image(), format!("{}-next", sidecar_image()));
+    let upgrade = async |more: &[&str]| {
+        let all =
+            [&["upgrade-sidecars", "-n", &namespace.name, "--sidecar-image", &image, "-o", "json"], more].concat();
+        run(&all).await
+    };
+    let said = upgrade(&[]).await?.expect(0)?.json()?;
+    ensure!(said[0]["state"] == "UpToDate" && said[0]["pods"][0]["step"] == "None", "{said}");
+
+    let change = Patch::Merge(json!({"spec": {"sidecar": {"image": next}}}));
+    namespace.resources().patch("memory", &PatchParams::default(), &change).await?;
+    let said = upgrade(&["memory"]).await?.expect(3)?.json()?;
+    ensure!(said[0]["state"] == "NoStrategy" && said[0]["outdated"] == 1, "{said}");
+    ensure!(said[0]["pods"][0]["standing"] == "OtherImage" && said[0]["pods"][0]["step"] == "Remain", "{said}");
+    // Nobody would make this pod again.
+    let said = upgrade(&["--strategy", "rolling-restart"]).await?.expect(3)?.json()?;
+    ensure!(said[0]["state"] == "NeedNewPods", "{said}");
+    let said = upgrade(&["--strategy", "in-place", "--dry-run"]).await?.expect(0)?.json()?;
+    ensure!(said[0]["state"] == "NotRequested" && said[0]["pods"][0]["step"] == "Replace", "{said}");
+    let found = namespace.resources().get("memory").await?;
+    ensure!(!found.annotations().contains_key(ASKED), "a dry run wrote {:?}", found.annotations());
+    let table = ["upgrade-sidecars", "-n", &namespace.name, "--sidecar-image", &image];
+    let said = run(&table).await?.expect(3)?;
+    ensure!(
+        said.text.contains("it stays as it is until it is made anew") && said.text.contains("--strategy"),
+        "{said:?}"
+    );
+
+    let user = namespace.name.clone();
+    let rules = json!([
+        {"apiGroups": ["contextmanager.dev"], "resources": ["contextmanagers"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    ]);
+    grant(&namespace, &user, rules).await?;
+    eventually("the new rights", PATIENCE, || async {
+        let said = upgrade(&["--strategy", "in-place", "--as", &user]).await?.expect(1)?;
+        ensure!(said.notes.contains("patch contextmanagers.contextmanager.dev"), "{said:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+
+    let said = upgrade(&["--strategy", "in-place"]).await?.expect(0)?.json()?;
+    ensure!(said[0]["state"] == "Requested" && said[0]["configured"] == "OnRecreate", "{said}");
+    let of = async || -> Result<Value> { Ok(json!(namespace.api::<Pod>().get("agent").await?.spec)) };
+    eventually("the new image", PATIENCE, || async {
+        let spec = of().await?;
+        ensure!(spec["initContainers"][0]["image"] == next.as_str(), "{spec}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    // No node takes the pod, so its sidecar never becomes ready.
+    let said = upgrade(&["--wait", "--timeout", "1"]).await?.expect(3)?;
+    ensure!(said.json()?[0]["state"] == "Upgrading" && said.notes.contains("it goes on"), "{said:?}");
+    ensure!(said.notes.contains("watching agent"), "{said:?}");
+
+    // Another image is another upgrade, for which nobody asked.
+    let change = Patch::Merge(json!({"spec": {"sidecar": {"image": null}}}));
+    namespace.resources().patch("memory", &PatchParams::default(), &change).await?;
+    eventually("the end of the request", PATIENCE, || async {
+        let found = namespace.resources().get("memory").await?;
+        let conditions = found.data["status"]["conditions"].to_string();
+        ensure!(!conditions.contains("SidecarsCurrent"), "{conditions}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    let said = upgrade(&[]).await?.expect(3)?.json()?;
+    ensure!(said[0]["state"] == "NoStrategy" && said[0]["outdated"] == 1, "{said}");
+    Ok(())
+}
+
 /// Tries pods until one is admitted without its sidecar, or refused.
 async fn keep_trying(namespace: &Namespace) -> Result<()> {
     loop {

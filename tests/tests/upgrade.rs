@@ -9,6 +9,7 @@ use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     objects::INJECT,
     operator::{Operator, condition, provision, wait_within},
+    plugin::run,
     pods::{self, START, container},
     webhook::sidecar_image,
 };
@@ -47,7 +48,7 @@ async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<Context
     wait_within(UPGRADE, namespace, "memory", kind, |said| said.reason == reason).await
 }
 
-fn image(pod: &Pod) -> Option<String> {
+fn image_of(pod: &Pod) -> Option<String> {
     let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
     containers.iter().find(|container| container.name == names::CONTAINER)?.image.clone()
 }
@@ -71,7 +72,7 @@ async fn an_image_is_replaced_in_running_pods_and_their_agents_go_on() -> Result
     ensure!((counted.injected, counted.outdated) == (3, 0), "{counted:?}");
     for agent in agents {
         let pod = pods::ready(&namespace, agent).await?;
-        ensure!(image(&pod) == Some(next_image()), "{agent} has {:?}", image(&pod));
+        ensure!(image_of(&pod) == Some(next_image()), "{agent} has {:?}", image_of(&pod));
         ensure!((restarts(&pod, names::CONTAINER)?, restarts(&pod, "agent")?) == (1, 0), "{:?}", pod.status);
         let kept: usize = pods::stats(&namespace, agent).await?.contexts.values().sum();
         ensure!(kept == 3, "{agent} remembers {kept} contexts");
@@ -96,7 +97,7 @@ async fn an_image_that_does_not_start_is_taken_back_and_stays_with_the_canary() 
     ensure!(said.contains('a') && said.contains("nowhere"), "{said}");
     for agent in ["a", "b"] {
         let pod = pods::ready(&namespace, agent).await?;
-        ensure!(image(&pod) == Some(sidecar_image()), "{agent} has {:?}", image(&pod));
+        ensure!(image_of(&pod) == Some(sidecar_image()), "{agent} has {:?}", image_of(&pod));
         let tried = pod.annotations().contains_key(names::UPGRADE);
         ensure!(tried == (agent == "a"), "{agent} was tried: {tried}");
         let kept: usize = pods::stats(&namespace, agent).await?.contexts.values().sum();
@@ -111,7 +112,38 @@ async fn an_image_that_does_not_start_is_taken_back_and_stays_with_the_canary() 
     // An image that is there is another upgrade.
     change(&namespace, json!({"image": next_image()})).await?;
     says(&namespace, "SidecarsCurrent", "UpToDate").await?;
-    ensure!(image(&pods::ready(&namespace, "b").await?) == Some(next_image()));
+    ensure!(image_of(&pods::ready(&namespace, "b").await?) == Some(next_image()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_line_asks_for_one_upgrade_and_follows_it_to_its_end() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "asked", "OnRecreate").await?;
+    for agent in ["a", "b"] {
+        pods::start(&namespace, agent).await?;
+    }
+    let image = sidecar_image();
+    let upgrade = ["upgrade-sidecars", "memory", "-n", &namespace.name, "--sidecar-image", &image];
+    let ask = [&upgrade[..], &["--strategy", "in-place", "--wait", "--timeout", "180", "-o", "json"]].concat();
+    change(&namespace, json!({"image": next_image()})).await?;
+    let said = run(&ask).await?.expect(0)?;
+    let upgraded = said.json()?;
+    ensure!(upgraded[0]["state"] == "UpToDate" && upgraded[0]["outdated"] == 0, "{upgraded}");
+    ensure!(said.notes.contains("Upgrading: "), "the steps are told: {said:?}");
+    for agent in ["a", "b"] {
+        let pod = pods::ready(&namespace, agent).await?;
+        ensure!(image_of(&pod) == Some(next_image()), "{agent} has {:?}", image_of(&pod));
+        ensure!((restarts(&pod, names::CONTAINER)?, restarts(&pod, "agent")?) == (1, 0), "{:?}", pod.status);
+    }
+    // One that does not start is taken back, and that ends the wait.
+    change(&namespace, json!({"image": "localhost/context-manager-sidecar:nowhere"})).await?;
+    let stopped = run(&ask).await?.expect(3)?.json()?;
+    ensure!(stopped[0]["state"] == "Stopped", "{stopped}");
+    ensure!(stopped[0]["message"].as_str().is_some_and(|said| said.contains("nowhere failed in a")), "{stopped}");
+    ensure!(stopped[0]["pods"][0]["step"] == "TakenBack" && stopped[0]["pods"][1]["step"] == "Remain", "{stopped}");
+    let resource = namespace.resources().get("memory").await?;
+    ensure!(resource.data["spec"]["sidecar"]["upgrade"]["strategy"] == "OnRecreate", "the spec is the user's");
     Ok(())
 }
 
@@ -196,7 +228,7 @@ async fn a_pod_that_was_made_without_the_webhook_is_reported_and_replaced() -> R
     eventually("a pod with a sidecar", START, || async {
         let pods = pods_of(&namespace).await?;
         let pod = pods.iter().find(|pod| pod.name_any() != first).context("the first pod is still there")?;
-        ensure!(image(pod).is_some(), "{} has no sidecar", pod.name_any());
+        ensure!(image_of(pod).is_some(), "{} has no sidecar", pod.name_any());
         Ok::<_, anyhow::Error>(())
     })
     .await?;

@@ -12,11 +12,14 @@ use k8s_openapi::{
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use kube::{ResourceExt as _, api::ListParams};
+use kube::{
+    ResourceExt as _,
+    api::{DynamicObject, ListParams},
+};
 
 use super::finding::Findings;
 use crate::{
-    cluster::{Cluster, call},
+    cluster::{Cluster, Visible, call},
     error::Error,
     operator::{self, Component},
 };
@@ -42,7 +45,7 @@ pub(super) async fn before(cluster: &Cluster, findings: &mut Findings) {
 }
 
 /// The operator's namespace, and all with a `ContextManager`.
-pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
+pub(super) async fn check(cluster: &Cluster, visible: &Result<Visible, Error>, findings: &mut Findings) {
     let all = match call("list namespaces", "list namespaces", cluster.all::<Namespace>().list(&ListParams::default()))
         .await
     {
@@ -52,7 +55,7 @@ pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
             Vec::new()
         }
     };
-    let used = used(cluster).await;
+    let used = used(visible.as_ref().map(|visible| visible.found.as_slice()).unwrap_or_default());
     if !all.is_empty() {
         let webhook = operator::deployment(cluster, Component::Webhook).await.ok().flatten();
         pod_security(cluster, &all, &used, webhook.as_ref(), findings);
@@ -61,11 +64,7 @@ pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
 }
 
 /// Namespaces with a `ContextManager`, each with the admin ports of its resources.
-async fn used(cluster: &Cluster) -> BTreeMap<String, Vec<i32>> {
-    let resources = match cluster.resources(None).await {
-        Ok(found) => found,
-        Err(_) => cluster.resources(Some(&cluster.namespace)).await.unwrap_or_default(),
-    };
+fn used(resources: &[DynamicObject]) -> BTreeMap<String, Vec<i32>> {
     let mut used: BTreeMap<String, Vec<i32>> = BTreeMap::new();
     for resource in resources {
         let port = resource.data.pointer("/spec/sidecar/adminPort").and_then(serde_json::Value::as_i64);

@@ -6,24 +6,23 @@ use kube::{ResourceExt as _, api::PostParams};
 use serde_json::json;
 
 use super::finding::Findings;
-use crate::{cluster::Cluster, error::Error, status::summary};
+use crate::{
+    cluster::{Cluster, Visible},
+    error::Error,
+    status::summary,
+};
 
 const CHECK: &str = "injection";
 
 /// Tries a pod in a namespace with a `ContextManager`: that of the caller, or else the first.
-pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
-    let here = cluster.resources(Some(&cluster.namespace)).await;
-    let resources = match here {
-        Ok(here) if !here.is_empty() || cluster.namespace_given => Ok(here),
-        Ok(_) | Err(_) => cluster.resources(None).await,
-    };
-    let resource = match resources.as_deref() {
-        Ok([first, ..]) => summary(first),
-        Ok([]) => {
-            return findings
-                .unknown(CHECK, &"there is no ContextManager to try it with; make one, `spec: {}` is enough");
-        }
+pub(super) async fn check(cluster: &Cluster, visible: &Result<Visible, Error>, findings: &mut Findings) {
+    let found = match visible {
+        Ok(visible) => &visible.found,
         Err(error) => return findings.unknown(CHECK, error),
+    };
+    let here = found.iter().find(|resource| resource.metadata.namespace.as_ref() == Some(&cluster.namespace));
+    let Some(resource) = here.or_else(|| found.first()).map(summary) else {
+        return findings.unknown(CHECK, &"there is no ContextManager to try it with; make one, `spec: {}` is enough");
     };
     let namespace = &resource.namespace;
     let pod = match serde_json::from_value::<Pod>(pod(&resource.name)) {

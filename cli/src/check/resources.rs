@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::finding::Findings;
 use crate::{
-    cluster::Cluster,
+    cluster::Visible,
     error::Error,
     status::{Summary, first_end, summary, until},
 };
@@ -14,17 +14,14 @@ const PODS: &str = "pods";
 const CERTIFICATES: &str = "certificates";
 
 /// Looks at all that may be seen.
-pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
-    let (found, where_) = match cluster.resources(None).await {
-        Ok(found) => (found, String::new()),
-        Err(Error::Forbidden { .. }) => match cluster.resources(Some(&cluster.namespace)).await {
-            Ok(found) => (found, format!(" of namespace {:?}, the only one you may see", cluster.namespace)),
-            Err(error) => return findings.unknown(READY, &error),
-        },
-        Err(error) => return findings.unknown(READY, &error),
+pub(super) fn check(visible: &Result<Visible, Error>, findings: &mut Findings) {
+    let visible = match visible {
+        Ok(visible) => visible,
+        Err(error) => return findings.unknown(READY, error),
     };
-    let summaries: Vec<_> = found.iter().map(summary).collect();
-    judge(&summaries, &where_, Timestamp::now(), findings);
+    let only = visible.only.as_ref().map(|only| format!(" of namespace {only:?}, the only one you may see"));
+    let summaries: Vec<_> = visible.found.iter().map(summary).collect();
+    judge(&summaries, &only.unwrap_or_default(), Timestamp::now(), findings);
 }
 
 fn judge(summaries: &[Summary], where_: &str, now: Timestamp, findings: &mut Findings) {
@@ -49,7 +46,10 @@ fn judge(summaries: &[Summary], where_: &str, now: Timestamp, findings: &mut Fin
                 "{namespace}/{name}: {} ask for a sidecar and have none, {} have an old one",
                 pods.missing, pods.outdated
             );
-            findings.warning(PODS, message, "recreate them, as by `kubectl rollout restart`");
+            let remedy = format!(
+                "recreate them, as by `kubectl rollout restart`; old ones `kubectl context upgrade-sidecars {name} -n {namespace}` upgrades"
+            );
+            findings.warning(PODS, message, remedy);
         }
         if let Some(end) = first_end(status).filter(|end| *end < now) {
             let message = format!("{namespace}/{name}: a certificate ended {}", until(end, now));

@@ -1,13 +1,16 @@
 //! Rights: the caller's to install, the operator's to work, and what the caller may do with this program.
 //!
-//! The API server is asked, by reviews of access; what roles say is never interpreted here.
+//! The API server is asked, by reviews of access; what roles say is never interpreted here. Which rights the operator needs is what the
+//! chart gives it ([`chart`]).
+
+mod chart;
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
     SubjectAccessReviewSpec,
 };
-use kube::api::PostParams;
+use kube::{ResourceExt as _, api::PostParams};
 
 use super::finding::Findings;
 use crate::{
@@ -30,60 +33,38 @@ enum Scope {
 }
 
 /// Verbs on a resource, as `resource.group` with an optional `/subresource`.
-type Right = (Scope, &'static [&'static str], &'static str);
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Right {
+    scope: Scope,
+    verbs: Vec<String>,
+    resource: String,
+    /// The only object that it is about.
+    name: Option<String>,
+}
 
-/// What helm creates from the chart.
-const INSTALL: &[Right] = &[
-    (Scope::Cluster, &["create", "patch"], "customresourcedefinitions.apiextensions.k8s.io"),
-    (Scope::Cluster, &["create", "patch"], "clusterroles.rbac.authorization.k8s.io"),
-    (Scope::Cluster, &["create", "patch"], "clusterrolebindings.rbac.authorization.k8s.io"),
-    (Scope::Cluster, &["create", "patch"], "mutatingwebhookconfigurations.admissionregistration.k8s.io"),
-    (Scope::Home, &["create", "patch"], "roles.rbac.authorization.k8s.io"),
-    (Scope::Home, &["create", "patch"], "rolebindings.rbac.authorization.k8s.io"),
-    (Scope::Home, &["create", "patch"], "deployments.apps"),
-    (Scope::Home, &["create", "patch"], "services"),
-    (Scope::Home, &["create", "patch"], "serviceaccounts"),
-    (Scope::Home, &["create", "patch"], "poddisruptionbudgets.policy"),
-    (Scope::Home, &["create", "list"], "secrets"),
-];
+impl Right {
+    fn new(scope: Scope, verbs: &[&str], resource: impl Into<String>) -> Self {
+        let verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect();
+        Self { scope, verbs, resource: resource.into(), name: None }
+    }
+}
 
-const CONTROLLER: &[Right] = &[
-    (Scope::Cluster, &["list", "watch", "patch"], "contextmanagers.contextmanager.dev"),
-    (Scope::Cluster, &["patch"], "contextmanagers.contextmanager.dev/status"),
-    (Scope::Cluster, &["get", "list", "watch", "create", "patch"], "configmaps"),
-    (Scope::Cluster, &["get", "list", "watch", "create", "patch"], "persistentvolumeclaims"),
-    (Scope::Cluster, &["get", "create", "update", "patch"], "secrets"),
-    (Scope::Cluster, &["list", "watch"], "pods"),
-    (Scope::Cluster, &["create", "patch"], "events.events.k8s.io"),
-    (Scope::Home, &["get", "create", "patch"], "leases.coordination.k8s.io"),
-];
-
-const WEBHOOK: &[Right] = &[
-    (Scope::Cluster, &["get", "list", "watch"], "namespaces"),
-    (Scope::Cluster, &["get", "list", "watch"], "contextmanagers.contextmanager.dev"),
-    (Scope::Cluster, &["create", "patch"], "events.events.k8s.io"),
-    (Scope::Home, &["create"], "secrets"),
-];
+/// A subcommand, and verbs and resources in the namespace of the caller.
+type Use = (&'static str, &'static [(&'static [&'static str], &'static str)]);
 
 /// What this program can do, and what it takes.
-const USES: &[(&str, &[Right])] = &[
-    ("status", &[(Scope::Here, &["list"], "contextmanagers.contextmanager.dev")]),
-    ("explain", &[(Scope::Here, &["list"], "contextmanagers.contextmanager.dev"), (Scope::Here, &["get"], "pods")]),
-    ("rotate keys", &[(Scope::Here, &["patch"], "contextmanagers.contextmanager.dev")]),
-    (
-        "query",
-        &[
-            (Scope::Here, &["get"], "pods"),
-            (Scope::Here, &["create"], "pods/portforward"),
-            (Scope::Here, &["get"], "secrets"),
-        ],
-    ),
+const USES: &[Use] = &[
+    ("status", &[(&["list"], "contextmanagers.contextmanager.dev")]),
+    ("explain", &[(&["list"], "contextmanagers.contextmanager.dev"), (&["get"], "pods")]),
+    ("rotate keys", &[(&["patch"], "contextmanagers.contextmanager.dev")]),
+    ("upgrade-sidecars", &[(&["get", "list", "patch"], "contextmanagers.contextmanager.dev"), (&["list"], "pods")]),
+    ("query", &[(&["get"], "pods"), (&["create"], "pods/portforward"), (&["get"], "secrets")]),
 ];
 
 /// Whether the caller may install the chart.
 pub(super) async fn to_install(cluster: &Cluster, findings: &mut Findings) {
     let check = "rights-to-install";
-    match lacking(cluster, &Who::Caller, INSTALL).await {
+    match lacking(cluster, &Who::Caller, &chart::to_install()).await {
         Ok(lacking) if lacking.is_empty() => findings.fine(check, "you may make all that the chart has"),
         Ok(lacking) => findings.problem(
             check,
@@ -96,16 +77,16 @@ pub(super) async fn to_install(cluster: &Cluster, findings: &mut Findings) {
 
 /// Whether the operator may do its work.
 pub(super) async fn of_operator(cluster: &Cluster, findings: &mut Findings) {
-    for (component, check, rights) in [
-        (Component::Controller, "rights-of-controller", CONTROLLER),
-        (Component::Webhook, "rights-of-webhook", WEBHOOK),
-    ] {
+    for (component, check) in
+        [(Component::Controller, "rights-of-controller"), (Component::Webhook, "rights-of-webhook")]
+    {
         // That the Deployment is missing or unreadable is a finding already.
         let Ok(Some(deployment)) = operator::deployment(cluster, component).await else { continue };
+        let rights = chart::of(component, &deployment.name_any());
         let account = deployment.spec.template.spec.and_then(|spec| spec.service_account_name);
         let account = account.unwrap_or_else(|| "default".to_owned());
         let user = format!("system:serviceaccount:{}:{account}", cluster.operator_namespace);
-        match lacking(cluster, &Who::User(user), rights).await {
+        match lacking(cluster, &Who::User(user), &rights).await {
             Ok(lacking) if lacking.is_empty() => findings.fine(check, format!("ServiceAccount {account} has them all")),
             Ok(lacking) => findings.problem(
                 check,
@@ -122,7 +103,8 @@ pub(super) async fn of_caller(cluster: &Cluster, findings: &mut Findings) {
     let check = "your-rights";
     let (mut may, mut may_not) = (Vec::new(), Vec::new());
     for (what, rights) in USES {
-        match lacking(cluster, &Who::Caller, rights).await {
+        let rights: Vec<_> = rights.iter().map(|(verbs, resource)| Right::new(Scope::Here, verbs, *resource)).collect();
+        match lacking(cluster, &Who::Caller, &rights).await {
             Ok(lacking) if lacking.is_empty() => may.push(*what),
             Ok(lacking) => may_not.push(format!("{what} (it takes the right to {})", lacking.join(" and to "))),
             Err(error) => return findings.unknown(check, &error),
@@ -140,42 +122,48 @@ enum Who {
 
 /// The rights that somebody lacks, in words.
 async fn lacking(cluster: &Cluster, who: &Who, rights: &[Right]) -> Result<Vec<String>, Error> {
-    let questions = rights.iter().map(|(scope, verbs, resource)| async move {
+    let questions = rights.iter().map(|right| async move {
         let mut denied = Vec::new();
-        let mut place = String::new();
-        for verb in *verbs {
-            let (attributes, where_) = attributes(cluster, *scope, verb, resource);
-            if !allowed(cluster, who, attributes).await? {
-                denied.push(*verb);
+        for verb in &right.verbs {
+            if !allowed(cluster, who, attributes(cluster, right, verb)).await? {
+                denied.push(verb.as_str());
             }
-            place = where_;
         }
-        Ok::<_, Error>((!denied.is_empty()).then(|| format!("{} {resource}{place}", denied.join(", "))))
+        Ok::<_, Error>((!denied.is_empty()).then(|| words(cluster, right, &denied)))
     });
     let answers: Vec<_> = stream::iter(questions).buffered(AT_ONCE).collect().await;
     let answers: Vec<_> = answers.into_iter().collect::<Result<_, _>>()?;
     Ok(answers.into_iter().flatten().collect())
 }
 
-fn attributes(cluster: &Cluster, scope: Scope, verb: &str, resource: &str) -> (ResourceAttributes, String) {
-    let (resource, subresource) =
-        resource.split_once('/').map_or((resource, None), |(resource, sub)| (resource, Some(sub.to_owned())));
-    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
-    let namespace = match scope {
+fn words(cluster: &Cluster, right: &Right, verbs: &[&str]) -> String {
+    let name = right.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+    let place = place(cluster, right.scope).map(|place| format!(" in namespace {place}")).unwrap_or_default();
+    format!("{} {}{name}{place}", verbs.join(", "), right.resource)
+}
+
+fn place(cluster: &Cluster, scope: Scope) -> Option<String> {
+    match scope {
         Scope::Cluster => None,
         Scope::Home => Some(cluster.operator_namespace.clone()),
         Scope::Here => Some(cluster.namespace.clone()),
-    };
-    let place = namespace.as_ref().map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
-    let attributes = ResourceAttributes {
+    }
+}
+
+fn attributes(cluster: &Cluster, right: &Right, verb: &str) -> ResourceAttributes {
+    let resource = right.resource.as_str();
+    let (resource, subresource) =
+        resource.split_once('/').map_or((resource, None), |(resource, sub)| (resource, Some(sub.to_owned())));
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+    ResourceAttributes {
         group: Some(group.to_owned()),
-        namespace,
+        namespace: place(cluster, right.scope),
+        name: right.name.clone(),
         resource: Some(resource.to_owned()),
         subresource,
         verb: Some(verb.to_owned()),
         ..ResourceAttributes::default()
-    };
-    (attributes, place)
+    }
 }
 
 async fn allowed(cluster: &Cluster, who: &Who, attributes: ResourceAttributes) -> Result<bool, Error> {

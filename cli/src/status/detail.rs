@@ -63,7 +63,7 @@ pub(super) async fn run(cluster: &Cluster, name: &str, output: Output) -> Result
         },
         None => None,
     };
-    let pods = match pods(cluster, name).await {
+    let pods = match pods(cluster, &cluster.namespace, name).await {
         Ok(pods) => Some(pods.iter().map(|pod| line(pod, wanted.as_deref())).collect()),
         Err(error) => {
             notes.push(error.to_string());
@@ -76,9 +76,9 @@ pub(super) async fn run(cluster: &Cluster, name: &str, output: Output) -> Result
 }
 
 /// The pods with a sidecar of a resource.
-pub(crate) async fn pods(cluster: &Cluster, name: &str) -> Result<Vec<Pod>, Error> {
-    let api = cluster.of::<Pod>(&cluster.namespace);
-    let action = format!("list the pods of namespace {:?}", cluster.namespace);
+pub(crate) async fn pods(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<Pod>, Error> {
+    let api = cluster.of::<Pod>(namespace);
+    let action = format!("list the pods of namespace {namespace:?}");
     let params = ListParams::default().labels(&format!("{}={name}", names::INJECTED));
     Ok(call(&action, "list pods", api.list(&params)).await?.items)
 }

@@ -14,11 +14,11 @@ use super::{
     error::{Error, call},
     plan::Plan,
     reconcile::Context,
-    upgrade::Target,
 };
 use crate::{
     inject,
     pods::{has_ended, sidecar_status},
+    upgrade::Target,
     webhook::view,
 };
 

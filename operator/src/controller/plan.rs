@@ -22,7 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::config::sidecar_config;
-use crate::pki::client::Identity;
+use crate::{pki::client::Identity, upgrade::Request};
 pub use store::{CaSource, QdrantPlan};
 
 /// How long a certificate lives unless the resource says otherwise.
@@ -57,6 +57,8 @@ pub struct Plan {
     pub storage: StoragePlan,
     /// How running pods get another version of the sidecar.
     pub upgrade: UpgradePlan,
+    /// One upgrade that a person asked for.
+    pub upgrade_request: Option<Request>,
     /// Whether the operator only observes.
     pub suspended: bool,
 }
@@ -95,6 +97,15 @@ pub struct UpgradePlan {
     pub batch_percent: usize,
     /// How long an upgraded sidecar must be ready before the next ones follow.
     pub observe: Duration,
+}
+
+impl UpgradePlan {
+    /// The plan with what was asked for this image, if anything was.
+    #[must_use]
+    pub fn asked(self, request: Option<&Request>, image: &str) -> Self {
+        let strategy = request.and_then(|request| request.strategy_for(image)).unwrap_or(self.strategy);
+        Self { strategy, ..self }
+    }
 }
 
 /// The certificate of the sidecars.
@@ -178,6 +189,7 @@ impl Plan {
             },
             storage: storage(resource, &name, &config),
             upgrade: upgrade(resource),
+            upgrade_request: Request::of(&resource.metadata),
             config,
             suspended: spec.suspend.unwrap_or_default(),
             name,

@@ -1,7 +1,7 @@
 //! Sidecars of running pods are brought to what a new pod would get, as the resource wants it.
 //!
 //! In place: the sidecar is an init container that is restarted, and the image is what a pod's spec lets one change, so the kubelet
-//! restarts the sidecar alone. What is known of an upgrade stands in an annotation of each pod ([`seen::Note`]), so a controller that
+//! restarts the sidecar alone. What is known of an upgrade stands in an annotation of each pod ([`Note`]), so a controller that
 //! takes over goes on. By restart: pods are evicted, so that their `PodDisruptionBudget`s are kept.
 
 mod decide;
@@ -28,9 +28,9 @@ use super::{
     reconcile::Context,
     status::{Finding, Trouble, listed},
 };
+use crate::upgrade::{Note, Outcome, Target};
 use decide::{Act, Verdict};
-use seen::{Note, Outcome, Seen};
-pub(super) use seen::{Target, replacer};
+use seen::Seen;
 
 /// Pause before a pod is tried again that could not be changed.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -54,14 +54,15 @@ pub(super) async fn ensure(
 ) -> Result<Found, Error> {
     let Some(target) = target else { return Ok(Found::default()) };
     let now = Timestamp::now();
-    let pods: Vec<_> = match plan.upgrade.strategy {
+    let upgrade = plan.upgrade.asked(plan.upgrade_request.as_ref(), &target.image);
+    let pods: Vec<_> = match upgrade.strategy {
         // Most resources ask for nothing, and then nobody has to know what each pod would have got.
         UpgradeStrategy::OnRecreate => Vec::new(),
         UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => {
             pods.iter().filter_map(|pod| Seen::of(pod, target)).collect()
         }
     };
-    let Some(Verdict { mut acts, finding, next }) = decide::decide(&pods, &target.image, &plan.upgrade, now) else {
+    let Some(Verdict { mut acts, finding, next }) = decide::decide(&pods, &target.image, &upgrade, now) else {
         context.metrics.pods.stopped(plan, false);
         return Ok(Found::default());
     };
@@ -159,7 +160,7 @@ fn obstacle(error: &Error, act: &Act) -> Option<Trouble> {
         (403, _) => Some(Trouble::stalled(
             "Forbidden",
             "the operator may not change or evict pods; install the chart with controller.upgradeSidecars=true, or set \
-             spec.sidecar.upgrade.strategy to OnRecreate",
+             spec.sidecar.upgrade.strategy to OnRecreate and take the annotation contextmanager.dev/upgrade-sidecars away",
         )),
         (429, Act::Evict(pod)) => Some(Trouble::passing(
             "DisruptionBudget",

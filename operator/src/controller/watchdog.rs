@@ -22,9 +22,11 @@ use super::{
     plan::Plan,
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
+};
+use crate::{
+    inject::{self, Decision, NamespaceFacts, OnMissing},
     upgrade::{Target, replacer},
 };
-use crate::inject::{self, Decision, NamespaceFacts, OnMissing};
 
 /// What is done with a pod that has no sidecar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

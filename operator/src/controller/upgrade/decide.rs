@@ -8,10 +8,13 @@ use std::time::Duration;
 use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
 use jiff::Timestamp;
 
-use super::seen::{Outcome, Seen, Standing};
-use crate::controller::{
-    plan::UpgradePlan,
-    status::{Finding, Good, Trouble, listed},
+use super::seen::Seen;
+use crate::{
+    controller::{
+        plan::UpgradePlan,
+        status::{Finding, Good, Trouble, listed},
+    },
+    upgrade::{Outcome, Standing},
 };
 
 /// How long an upgraded sidecar may take to become ready.

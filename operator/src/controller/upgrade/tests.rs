@@ -8,9 +8,12 @@ use serde_json::{Value, json};
 
 use super::{
     decide::{Act, DEADLINE, STOPPED, Verdict, decide},
-    seen::{Note, Outcome, Seen, Standing, Target},
+    seen::Seen,
 };
-use crate::controller::{fleet, plan, plan::UpgradePlan};
+use crate::{
+    controller::{fleet, plan, plan::UpgradePlan},
+    upgrade::{Note, Outcome, Standing, Target},
+};
 
 const OLD: &str = "sidecar:1";
 const NEW: &str = "sidecar:2";

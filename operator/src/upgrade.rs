@@ -1,0 +1,159 @@
+//! How far a running pod's sidecar is from what a new pod would get, and who wants it brought there: pure, and read alike by the
+//! controller and the command line.
+
+use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
+use context_manager_protocol::names;
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use kube::{ResourceExt as _, api::ObjectMeta};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    inject::{self, Resource},
+    pods,
+};
+
+/// Controllers that make another pod for one that is evicted. A Job does so as well, and begins its work anew.
+const MAKE_ANOTHER: [&str; 3] = ["DaemonSet", "ReplicaSet", "StatefulSet"];
+
+/// What sidecars are to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The image.
+    pub image: String,
+    /// The hash of what any pod of the resource gets.
+    pub template: String,
+    /// What they are made from.
+    pub resource: Resource,
+}
+
+impl Target {
+    /// What pods of the resource get now.
+    #[must_use]
+    pub fn of(resource: Resource, default_image: &str) -> Self {
+        let template = inject::template(&resource, default_image);
+        let image = resource.image.clone().unwrap_or_else(|| default_image.to_owned());
+        Self { image, template, resource }
+    }
+
+    /// How far a pod is from it. One without a sidecar has everything to get.
+    #[must_use]
+    pub fn standing(&self, pod: &Pod) -> Standing {
+        let image = pods::sidecar(pod).and_then(|sidecar| sidecar.image.as_deref()).unwrap_or_default();
+        match pod.annotations().get(names::INJECTED_TEMPLATE) {
+            Some(template) if *template == self.template => Standing::Current,
+            Some(template) if *template == self.template_with(image) => Standing::OtherImage,
+            Some(_) | None => Standing::OtherSettings,
+        }
+    }
+
+    /// What a pod would have got if only the image had been another one.
+    fn template_with(&self, image: &str) -> String {
+        inject::template(&Resource { image: Some(image.to_owned()), ..self.resource.clone() }, image)
+    }
+}
+
+/// How far a pod is from what it would get now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Standing {
+    /// It has just that.
+    Current,
+    /// Only its image is another one.
+    OtherImage,
+    /// It takes a new pod.
+    OtherSettings,
+}
+
+/// What an upgrade in place wrote on its pod: whoever leads knows from it how the upgrade went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    /// The image before.
+    pub from: String,
+    /// The template before.
+    pub from_template: String,
+    /// The image after.
+    pub to: String,
+    /// When it was replaced.
+    pub at: Timestamp,
+    /// How often the sidecar will have been restarted when the kubelet has done its part.
+    pub restarts: i32,
+    /// Whether the sidecar was ready before.
+    pub was_ready: bool,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// How an upgrade in place went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was begun; the pod's status says the rest.
+    Begun,
+    /// The image before is there again.
+    Restored,
+}
+
+impl Note {
+    /// What stands on a pod. What somebody made unreadable counts as not said.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<Self> {
+        serde_json::from_str(pod.annotations().get(names::UPGRADE)?).ok()
+    }
+}
+
+/// One upgrade that a person asked for, as the annotation [`names::UPGRADE_SIDECARS`] of the resource. It is in force for what pods get
+/// now: another image, or another spec, is another upgrade, and that one is the spec's choice again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// What is to be done with a pod that is outdated.
+    pub strategy: UpgradeStrategy,
+    /// The image that pods are to have.
+    pub image: String,
+    /// The generation of the resource.
+    pub generation: i64,
+}
+
+impl Request {
+    /// What stands on a resource, if it is about its generation. What somebody made unreadable counts as not said.
+    #[must_use]
+    pub fn of(resource: &ObjectMeta) -> Option<Self> {
+        let text = resource.annotations.as_ref()?.get(names::UPGRADE_SIDECARS)?;
+        let request: Self = serde_json::from_str(text).ok()?;
+        (Some(request.generation) == resource.generation).then_some(request)
+    }
+
+    /// The strategy, if it was asked for this image.
+    #[must_use]
+    pub fn strategy_for(&self, image: &str) -> Option<UpgradeStrategy> {
+        (self.image == image).then_some(self.strategy)
+    }
+}
+
+/// The controller that makes another pod in place of one that is evicted, if there is one.
+#[must_use]
+pub fn replacer(pod: &Pod) -> Option<&OwnerReference> {
+    pods::controller_of(&pod.metadata).filter(|owner| MAKE_ANOTHER.contains(&owner.kind.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_in_force_for_its_image_and_its_generation_alone() {
+        let asked = |value: &str, generation: i64| {
+            let metadata = json!({"generation": generation, "annotations": {names::UPGRADE_SIDECARS: value}});
+            Request::of(&serde_json::from_value(metadata).expect("metadata"))
+        };
+        let request = Request { strategy: UpgradeStrategy::InPlace, image: "sidecar:2".to_owned(), generation: 3 };
+        let text = json!(request).to_string();
+        assert_eq!(asked(&text, 3), Some(request.clone()));
+        assert_eq!(asked(&text, 4), None);
+        assert_eq!(asked("InPlace", 3), None);
+        assert_eq!(request.strategy_for("sidecar:2"), Some(UpgradeStrategy::InPlace));
+        assert_eq!(request.strategy_for("sidecar:3"), None);
+    }
+}
