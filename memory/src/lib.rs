@@ -9,7 +9,8 @@
 //!
 //! 1. [`limits`] refuses what is too large, [`context`] holds what is valid and [`holder`] whose it is, [`tokens`] counts its length.
 //! 2. [`index_text`] builds the two texts under which it can be found, [`lexical`] and [`builtin`] turn them into vectors.
-//! 3. A store finds candidates and their exact scores; [`local`] does the same for contexts held in memory.
+//! 3. A store finds candidates and their exact scores; [`local`] does the same for contexts held in memory, and [`frequencies`] tells both
+//!    how rare a term is.
 //! 4. [`rank`] orders the candidates and [`budget`] packs them in the caller's token budget.
 //! 5. [`store`] says what the store is asked, and how a context lies in it.
 //! 6. [`expiry`], [`immediate`], [`promotion`], [`update`] and [`history`] decide how it changes, moves and ends.
@@ -19,6 +20,7 @@ pub mod builtin;
 pub mod context;
 pub mod date;
 pub mod expiry;
+pub mod frequencies;
 pub mod history;
 pub mod holder;
 pub mod immediate;

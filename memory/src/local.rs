@@ -1,8 +1,13 @@
 //! Scoring of contexts that are held in memory, as a store would score them: for L1, and for what no store has yet.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use crate::{Context, LegScores, QueryVectors, SparseVector, Vectors, lexical, rank::Candidate, vectors::cosine};
+use crate::{
+    Context, LegScores, QueryVectors, SparseVector, Vectors,
+    frequencies::{Counts, DocumentFrequencies},
+    rank::Candidate,
+    vectors::cosine,
+};
 
 /// Scores each context on each leg; the document frequencies are those of the given contexts.
 ///
@@ -21,21 +26,22 @@ use crate::{Context, LegScores, QueryVectors, SparseVector, Vectors, lexical, ra
 /// ```
 #[must_use]
 pub fn score(query: &QueryVectors, contexts: &[(Context, Vectors)]) -> Vec<Candidate> {
-    let own = query
-        .sparse
-        .as_ref()
-        .map(|query| frequencies(query, &contexts.iter().map(|(_, vectors)| &vectors.sparse_self)));
-    let ctx =
-        query.sparse.as_ref().map(|query| frequencies(query, &contexts.iter().map(|(_, vectors)| &vectors.sparse_ctx)));
+    let terms = query.sparse.clone().unwrap_or_default();
+    score_by(query, contexts, &DocumentFrequencies::of(&terms, contexts.iter().map(|(_, vectors)| vectors)))
+}
+
+/// Scores each context on each leg by the document frequencies of a corpus that is known.
+#[must_use]
+pub fn score_by(
+    query: &QueryVectors,
+    contexts: &[(Context, Vectors)],
+    frequencies: &DocumentFrequencies,
+) -> Vec<Candidate> {
     let dense = |vector: &Option<Vec<f32>>| {
         query.dense.as_ref().zip(vector.as_ref()).map(|(query, vector)| cosine(query, vector))
     };
-    let sparse = |vector: &SparseVector, idf: &Option<HashMap<u32, f32>>| {
-        query
-            .sparse
-            .as_ref()
-            .zip(idf.as_ref())
-            .map(|(query, idf)| query.dot_weighted(vector, |term| idf.get(&term).copied().unwrap_or(0.0)))
+    let sparse = |vector: &SparseVector, counts: &Counts| {
+        query.sparse.as_ref().map(|query| query.dot_weighted(vector, |term| counts.weight(term)))
     };
     contexts
         .iter()
@@ -44,26 +50,22 @@ pub fn score(query: &QueryVectors, contexts: &[(Context, Vectors)]) -> Vec<Candi
             scores: LegScores {
                 dense_self: dense(&vectors.dense_self),
                 dense_ctx: dense(&vectors.dense_ctx),
-                sparse_self: sparse(&vectors.sparse_self, &own),
-                sparse_ctx: sparse(&vectors.sparse_ctx, &ctx),
+                sparse_self: sparse(&vectors.sparse_self, &frequencies.own),
+                sparse_ctx: sparse(&vectors.sparse_ctx, &frequencies.with_previous),
             },
         })
         .collect()
 }
 
-/// The inverse document frequency of each term of the query.
-fn frequencies<'a>(
-    query: &SparseVector,
-    documents: &(impl ExactSizeIterator<Item = &'a SparseVector> + Clone),
-) -> HashMap<u32, f32> {
-    let with = |term: u32| documents.clone().filter(|document| document.indices().binary_search(&term).is_ok()).count();
-    query.indices().iter().map(|&term| (term, lexical::idf(documents.len(), with(term)))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Level, context::tests::sample, index_text::index_texts, lexical::Bm25};
+    use crate::{
+        Level,
+        context::tests::sample,
+        index_text::index_texts,
+        lexical::{self, Bm25},
+    };
 
     #[test]
     fn a_rare_word_outweighs_a_common_one() {

@@ -8,7 +8,7 @@ mod model;
 pub mod schema;
 mod selection;
 
-use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors};
+use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors, frequencies::DocumentFrequencies};
 
 pub use clause::{Bounds, Clause, Clauses, UnusableKey};
 pub use model::{DenseNames, Model, OnModelChange};
@@ -23,6 +23,8 @@ pub struct Search {
     pub selection: Selection,
     /// How many of the best each leg contributes.
     pub per_leg: usize,
+    /// By which the lexical legs weigh; by those of the owner's stored contexts when absent.
+    pub frequencies: Option<DocumentFrequencies>,
 }
 
 impl Search {

@@ -75,6 +75,12 @@ impl SparseVector {
         self.indices.is_empty()
     }
 
+    /// Whether an index has a value.
+    #[must_use]
+    pub fn has(&self, index: u32) -> bool {
+        self.indices.binary_search(&index).is_ok()
+    }
+
     /// The pairs of index and value, by ascending index.
     pub fn iter(&self) -> impl Iterator<Item = (u32, f32)> + '_ {
         self.indices.iter().copied().zip(self.values.iter().copied())

@@ -17,6 +17,7 @@ mod convert;
 mod error;
 mod failure;
 mod filter;
+mod frequencies;
 mod model;
 mod options;
 mod read;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use context_manager_memory::{
-    ContextId, LegScores, QueryVectors,
+    ContextId, LegScores, QueryVectors, SparseVector,
+    frequencies::{Counts, DocumentFrequencies},
+    lexical,
     rank::Candidate,
     store::{Clauses, DenseNames, Search, schema},
 };
@@ -54,12 +56,13 @@ impl Leg {
 struct Asked<'a> {
     search: &'a Search,
     legs: Vec<(Leg, VectorInput)>,
+    /// By which the server weighs: by nothing if the terms have their weights already.
     corpus: Filter,
 }
 
 impl Collection {
     /// The candidates of several searches with their exact scores, in no particular order, in two round trips. The document
-    /// frequencies are those of the owner's own contexts: nobody else's memory moves a score.
+    /// frequencies are those of the owner's own contexts, unless a search brings some: nobody else's memory moves a score.
     ///
     /// # Errors
     /// When a query's vector has the wrong length or a value that is no number, when a selection cannot be expressed, or when the
@@ -106,11 +109,20 @@ impl Collection {
     }
 
     fn asked<'a>(&self, search: &'a Search) -> Result<Asked<'a>, Error> {
-        let legs = self.legs(&search.query)?;
-        Ok(Asked { search, legs, corpus: filter::of(&Clauses::corpus(&search.selection.owner)) })
+        let Search { query, selection, per_leg: _, frequencies } = search;
+        let legs = self.legs(query, frequencies.as_ref())?;
+        let corpus = match frequencies {
+            Some(_) => Clauses::ids(&[]),
+            None => Clauses::corpus(&selection.owner),
+        };
+        Ok(Asked { search, legs, corpus: filter::of(&corpus) })
     }
 
-    fn legs(&self, query: &QueryVectors) -> Result<Vec<(Leg, VectorInput)>, Error> {
+    fn legs(
+        &self,
+        query: &QueryVectors,
+        frequencies: Option<&DocumentFrequencies>,
+    ) -> Result<Vec<(Leg, VectorInput)>, Error> {
         let input = |variant| VectorInput { variant: Some(variant) };
         let mut legs = Vec::with_capacity(4);
         if let Some(dense) = &query.dense {
@@ -119,9 +131,15 @@ impl Collection {
             legs.extend([Leg::DenseSelf, Leg::DenseCtx].map(|leg| (leg, dense())));
         }
         if let Some(terms) = query.sparse.as_ref().filter(|terms| !terms.is_empty()) {
-            let terms = convert::sparse(None, terms)?;
-            let sparse = || input(vector_input::Variant::Sparse(terms.clone()));
-            legs.extend([Leg::SparseSelf, Leg::SparseCtx].map(|leg| (leg, sparse())));
+            let [own, with_previous] = match frequencies {
+                Some(frequencies) => {
+                    [&frequencies.own, &frequencies.with_previous].map(|counts| weighted(terms, counts))
+                }
+                None => [terms.clone(), terms.clone()],
+            };
+            for (leg, terms) in [(Leg::SparseSelf, own), (Leg::SparseCtx, with_previous)] {
+                legs.push((leg, input(vector_input::Variant::Sparse(convert::sparse(None, &terms)?))));
+            }
         }
         Ok(legs)
     }
@@ -161,7 +179,7 @@ impl Collection {
         }
     }
 
-    async fn batch(
+    pub(crate) async fn batch(
         &self,
         action: &'static str,
         query_points: Vec<QueryPoints>,
@@ -174,6 +192,12 @@ impl Collection {
         let answer = self.call(action, self.points.clone().query_batch(request)).await?;
         Ok(answer.result.into_iter().map(|batch| batch.result).collect())
     }
+}
+
+/// The terms with their weights; the server multiplies by the weight of a corpus of nothing.
+fn weighted(terms: &SparseVector, counts: &Counts) -> SparseVector {
+    let of_nothing = lexical::idf(0, 0);
+    SparseVector::from_pairs(terms.iter().map(|(term, value)| (term, value * counts.weight(term) / of_nothing)))
 }
 
 fn scores(points: Vec<ScoredPoint>) -> HashMap<ContextId, f32> {

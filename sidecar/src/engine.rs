@@ -12,6 +12,7 @@ mod embedding;
 mod error;
 mod filter;
 mod following;
+mod frequencies;
 mod health;
 mod idempotency;
 mod immediate;

@@ -6,11 +6,12 @@
 
 mod counting;
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::sync::PoisonError;
 
 use context_manager_memory::{
-    ContextId, SparseVector, lexical,
-    store::{Clause, Clauses, schema},
+    ContextId, SparseVector,
+    frequencies::{Counts, DocumentFrequencies},
+    store::{Clause, Clauses, Owner, schema},
 };
 use qdrant_edge::{
     Record, RetrieveRequest, ScrollRequest, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
@@ -36,69 +37,40 @@ pub(super) struct Frequencies {
     counting: Option<Counting>,
 }
 
-/// The counts of a corpus, for each sparse vector.
+/// The counts of a corpus.
 #[derive(Clone, Debug)]
 pub(super) struct Corpus {
     clauses: Clauses,
-    own: Counts,
-    with_previous: Counts,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Counts {
-    /// How many have the vector at all.
-    all: usize,
-    /// How many have a term.
-    with: HashMap<u32, usize>,
+    counts: DocumentFrequencies,
 }
 
 /// What some contexts have, each of them as its terms.
 type Terms = Vec<(SparseVector, SparseVector)>;
 
-impl Counts {
-    fn add(&mut self, vector: &SparseVector) {
-        if !vector.is_empty() {
-            self.all += 1;
-            for term in vector.indices() {
-                *self.with.entry(*term).or_default() += 1;
-            }
-        }
-    }
-
-    fn take_away(&mut self, vector: &SparseVector) {
-        if !vector.is_empty() {
-            self.all = self.all.saturating_sub(1);
-            for term in vector.indices() {
-                if let Some(count) = self.with.get_mut(term) {
-                    *count = count.saturating_sub(1);
-                    if *count == 0 {
-                        self.with.remove(term);
-                    }
-                }
-            }
-        }
-    }
-
-    fn weighted(&self, query: &SparseVector) -> SparseVector {
-        let with = |term| self.with.get(&term).copied().unwrap_or_default();
-        let weight = |(term, value)| (term, value * lexical::idf(self.all, with(term)) / ENGINES_WEIGHT);
-        SparseVector::from_pairs(query.iter().map(weight))
-    }
-}
-
 impl Shard {
-    /// The query's terms weighted by their rarity in a corpus, for each sparse vector, and how many contexts the corpus has. The engine
-    /// must be told to weigh by [`nothing`].
-    pub(super) fn weigh(&self, query: &SparseVector, clauses: &Clauses) -> Result<Weighed, Error> {
-        if let Some(weighed) = lock(&self.frequencies).find(clauses).map(|corpus| corpus.weigh(query)) {
-            return Ok(weighed);
+    /// How many of an owner's current contexts have each term of a query.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn document_frequencies(&self, owner: &Owner, query: &SparseVector) -> Result<DocumentFrequencies, Error> {
+        self.frequencies_of(&Clauses::corpus(owner), |counts| counts.among(query))
+    }
+
+    /// What is to be known of the counts of a corpus, which is counted if it was not yet.
+    pub(super) fn frequencies_of<T>(
+        &self,
+        clauses: &Clauses,
+        read: impl Fn(&DocumentFrequencies) -> T,
+    ) -> Result<T, Error> {
+        if let Some(known) = lock(&self.frequencies).find(clauses).map(|corpus| read(&corpus.counts)) {
+            return Ok(known);
         }
         // Of those who wait for the same count the first one makes it.
         let _counting = lock(&self.counting);
-        if let Some(weighed) = lock(&self.frequencies).find(clauses).map(|corpus| corpus.weigh(query)) {
-            return Ok(weighed);
+        if let Some(known) = lock(&self.frequencies).find(clauses).map(|corpus| read(&corpus.counts)) {
+            return Ok(known);
         }
-        self.count_corpus(clauses, PAGE, query, || {})
+        self.count_corpus(clauses, PAGE, read, || {})
     }
 
     /// Makes a write that concerns no other contexts than these, and brings the counts up to date. The caller holds the lock of
@@ -154,12 +126,22 @@ impl Shard {
     }
 }
 
-/// The query's terms with their weights.
+/// The query's terms with their weights. The engine must be told to weigh by [`nothing`].
 pub(super) struct Weighed {
     pub(super) own: SparseVector,
     pub(super) with_previous: SparseVector,
     /// How many contexts of the corpus have words.
     pub(super) corpus: usize,
+}
+
+impl Weighed {
+    pub(super) fn by(DocumentFrequencies { own, with_previous }: &DocumentFrequencies, query: &SparseVector) -> Self {
+        let weighted = |counts: &Counts| {
+            let weight = |(term, value)| (term, value * counts.weight(term) / ENGINES_WEIGHT);
+            SparseVector::from_pairs(query.iter().map(weight))
+        };
+        Self { own: weighted(own), with_previous: weighted(with_previous), corpus: with_previous.all() }
+    }
 }
 
 /// The corpus by which the engine weighs when the weights are made here.
@@ -182,22 +164,15 @@ impl Frequencies {
 
 impl Corpus {
     fn of(clauses: &Clauses) -> Self {
-        Self { clauses: clauses.clone(), own: Counts::default(), with_previous: Counts::default() }
-    }
-
-    fn weigh(&self, query: &SparseVector) -> Weighed {
-        let Self { clauses: _, own, with_previous } = self;
-        Weighed { own: own.weighted(query), with_previous: with_previous.weighted(query), corpus: with_previous.all }
+        Self { clauses: clauses.clone(), counts: DocumentFrequencies::default() }
     }
 
     fn replace(&mut self, before: &Terms, after: &Terms) {
         for (own, with_previous) in before {
-            self.own.take_away(own);
-            self.with_previous.take_away(with_previous);
+            self.counts.take_away(own, with_previous);
         }
         for (own, with_previous) in after {
-            self.own.add(own);
-            self.with_previous.add(with_previous);
+            self.counts.add(own, with_previous);
         }
     }
 }

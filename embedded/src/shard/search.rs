@@ -10,6 +10,7 @@ use std::{
 
 use context_manager_memory::{
     Context, ContextId, LegScores, QueryVectors,
+    frequencies::DocumentFrequencies,
     rank::Candidate,
     store::{Clauses, Search, Selection, schema},
 };
@@ -86,15 +87,15 @@ type Scores = Vec<(ContextId, f32)>;
 
 impl Shard {
     /// The candidates for a query with their exact scores, in no particular order. The document frequencies are those of the
-    /// owner's own contexts: nobody else's memory moves a score.
+    /// owner's own contexts, unless the search brings some: nobody else's memory moves a score.
     ///
     /// # Errors
     /// When the query's vector has the wrong length or a value that is no number, when the selection cannot be expressed, or when
     /// the engine fails.
     pub fn search(&self, search: &Search) -> Result<Vec<Candidate>, Error> {
-        let Search { query, selection, per_leg } = search;
+        let Search { query, selection, per_leg, frequencies } = search;
         let per_leg = (*per_leg).max(1);
-        let asked = self.understand(query, selection)?;
+        let asked = self.understand(query, selection, frequencies.as_ref())?;
         if asked.legs.is_empty() {
             return Ok(Vec::new());
         }
@@ -119,7 +120,12 @@ impl Shard {
         Ok(admitted.map(|context| candidate(context, &asked.legs, &exact)).collect())
     }
 
-    fn understand(&self, query: &QueryVectors, selection: &Selection) -> Result<Asked, Error> {
+    fn understand(
+        &self,
+        query: &QueryVectors,
+        selection: &Selection,
+        frequencies: Option<&DocumentFrequencies>,
+    ) -> Result<Asked, Error> {
         let mut legs = Vec::with_capacity(4);
         if let Some(dense) = &query.dense {
             self.check_dense(None, dense)?;
@@ -127,7 +133,11 @@ impl Shard {
         }
         let terms = query.sparse.clone().unwrap_or_default();
         write::check_sparse(None, &terms)?;
-        let Weighed { own, with_previous, corpus } = self.weigh(&terms, &Clauses::corpus(&selection.owner))?;
+        let weigh = |frequencies: &DocumentFrequencies| Weighed::by(frequencies, &terms);
+        let Weighed { own, with_previous, corpus } = match frequencies {
+            Some(frequencies) => weigh(frequencies),
+            None => self.frequencies_of(&Clauses::corpus(&selection.owner), weigh)?,
+        };
         if !terms.is_empty() {
             for (leg, terms) in [(Leg::SparseSelf, own), (Leg::SparseCtx, with_previous)] {
                 legs.push((leg, VectorInternal::Sparse(write::sparse(None, &terms)?)));

@@ -49,6 +49,7 @@ fn reopened_store_has_what_was_stored() {
         query: query("memory 49"),
         selection: Selection::alive(me(), NOW),
         per_leg: 5,
+        frequencies: None,
     };
     assert!(!shard.search(&search).expect("search").is_empty());
 }

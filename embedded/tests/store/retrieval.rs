@@ -23,7 +23,7 @@ const TEXTS: [&str; 8] = [
 ];
 
 fn search(text: &str) -> Search {
-    Search { query: query(text), selection: Selection::alive(me(), NOW), per_leg: Search::PER_LEG }
+    Search { query: query(text), selection: Selection::alive(me(), NOW), per_leg: Search::PER_LEG, frequencies: None }
 }
 
 fn by_id(candidates: &[Candidate]) -> BTreeMap<u128, LegScores> {
@@ -112,7 +112,8 @@ fn search_keeps_to_its_selection() {
     );
     for per_leg in [1, 2, 100] {
         let selection = Selection { levels: Some(vec![Level::LongTerm]), ..Selection::alive(me(), NOW) };
-        let found = shard.search(&Search { per_leg, selection, query: query("violin") }).expect("search");
+        let found =
+            shard.search(&Search { per_leg, selection, query: query("violin"), frequencies: None }).expect("search");
         assert!(!found.is_empty() && by_id(&found).keys().all(|id| [1, 4].contains(id)), "{found:?}");
     }
     let stranger = Selection::alive(owner("team-c", "support"), NOW);

@@ -30,7 +30,7 @@ fn text(random: &mut StdRng) -> String {
 fn search(text: &str) -> Search {
     let levels = Some(vec![Level::ShortTerm, Level::LongTerm]);
     let selection = Selection { levels, ..Selection::alive(me(), NOW) };
-    Search { query: query(text), selection, per_leg: Search::PER_LEG }
+    Search { query: query(text), selection, per_leg: Search::PER_LEG, frequencies: None }
 }
 
 /// The same search, expressed so that the engine has to filter.

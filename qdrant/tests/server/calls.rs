@@ -39,7 +39,7 @@ async fn the_key_is_changed_while_calls_go_on() {
 async fn make_every_call(collection: &Collection, fails: impl Fn(&Error) -> bool) {
     let (me, session, all) = (owner(), SessionId::new("s").expect("a name"), Selection::alive(owner(), NOW));
     let stored = point(1, Level::LongTerm, "tea");
-    let search = Search { query: words("tea"), selection: all.clone(), per_leg: 10 };
+    let search = Search { query: words("tea"), selection: all.clone(), per_leg: 10, frequencies: None };
     let access = Access { id: id(1), times: 1, at: NOW };
     macro_rules! fail {
         ($($call:expr),* $(,)?) => {
@@ -122,7 +122,7 @@ async fn candidates_of_all_levels_come_in_one_round_trip_and_their_exact_scores_
     collection.upsert(&points).await.expect("stored");
     let search = |of: &[Level], per_leg| {
         let selection = Selection { levels: Some(of.to_vec()), ..Selection::alive(owner(), NOW) };
-        Search { query: words("tea"), selection, per_leg }
+        Search { query: words("tea"), selection, per_leg, frequencies: None }
     };
     for per_leg in [5, 1_000] {
         let _ = server.control.take_calls();

@@ -13,7 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use context_manager_embedded::{self as store, Durability, Former, OpenOptions, Shard};
-use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
+use context_manager_memory::{
+    Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors, frequencies::DocumentFrequencies,
+    rank::Candidate,
+};
 use context_manager_protocol::config;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::error;
@@ -226,6 +229,12 @@ impl VectorStore for Embedded {
         };
         let _turn = self.searching.acquire().await.map_err(|_| Error::Closed)?;
         self.call(StoreOperation::Candidates, search).await
+    }
+
+    async fn document_frequencies(&self, owner: &Owner, query: SparseVector) -> Result<DocumentFrequencies, Error> {
+        let owner = owner.clone();
+        let count = move |shard: &Shard| shard.document_frequencies(&owner, &query);
+        self.call(StoreOperation::Frequencies, count).await
     }
 
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {

@@ -15,7 +15,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
+use context_manager_memory::{
+    Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors, frequencies::DocumentFrequencies,
+    rank::Candidate,
+};
 use context_manager_protocol::config::QdrantStore;
 use context_manager_qdrant::{self as store, Collection, Identity, Options, Sizing, Trust};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -218,6 +221,12 @@ impl VectorStore for Qdrant {
     async fn candidates(&self, searches: Vec<Search>) -> Result<Vec<Candidate>, Error> {
         let current = self.current();
         self.call(&current, StoreOperation::Candidates, current.collection.search(&searches)).await
+    }
+
+    async fn document_frequencies(&self, owner: &Owner, query: SparseVector) -> Result<DocumentFrequencies, Error> {
+        let current = self.current();
+        let frequencies = Box::pin(current.collection.document_frequencies(owner, &query));
+        self.call(&current, StoreOperation::Frequencies, frequencies).await
     }
 
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {

@@ -4,7 +4,7 @@
 //! [`View`] over what the store answers; so a journaled write is seen at once, and what was deleted stays deleted.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -148,6 +148,18 @@ impl View {
     /// The contexts that are new or changed, and whose place no other takes.
     pub(super) fn points(&self) -> impl Iterator<Item = &Point> {
         self.points.values().map(Arc::as_ref).filter(|point| !self.superseded.contains_key(&point.context.id))
+    }
+
+    /// The contexts that the waiting writes change, delete or supersede one by one; some may be another's.
+    pub(super) fn concerned(&self, owner: &Owner) -> BTreeSet<ContextId> {
+        let put = self.points.values().filter(|point| owner.owns(&point.context)).map(|point| point.context.id);
+        let deleted = self.deleted.iter().filter(|(of, _)| of == owner).map(|(_, id)| *id);
+        put.chain(deleted).chain(self.superseded.keys().copied()).collect()
+    }
+
+    /// What the waiting writes delete of an owner's by what it is.
+    pub(super) fn doomed(&self, owner: &Owner) -> impl Iterator<Item = &Wanted> {
+        self.doomed.iter().map(Arc::as_ref).filter(|wanted| wanted.owner == *owner)
     }
 
     /// The last context of a session, as far as the waiting writes tell.

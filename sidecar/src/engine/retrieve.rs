@@ -4,7 +4,7 @@
 //! the store what L1 has in memory, to a query that says nothing the newest answer, and of contexts that have no vectors of the current model yet their words.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -169,23 +169,37 @@ impl Inner {
                 query: query.clone(),
                 selection: wanted.selection(levels, now),
                 per_leg: Search::PER_LEG,
+                frequencies: None,
             }));
         }
         if searches.is_empty() {
             return Ok(once_each(held(&in_memory)));
         }
-        let found = if newest::says_nothing(&query) {
-            self.newest(searches, now).await
-        } else {
-            self.store.candidates(searches).await
+        let found = async {
+            if newest::says_nothing(&query) {
+                return Ok((self.newest(searches, now).await?, HashMap::new()));
+            }
+            // What waits is scored here and what is stored there, by the same counts of both.
+            let frequencies = match &view {
+                Some(view) if !is_past => self.frequencies(&query, &in_store, view, now).await?,
+                Some(_) | None => HashMap::new(),
+            };
+            for search in &mut searches {
+                search.frequencies = frequencies.get(&search.selection.owner).cloned();
+            }
+            Ok((self.store.candidates(searches).await?, frequencies))
         };
-        match self.store_health.note(found) {
-            Ok(candidates) if is_past => Ok(without_doubles(once_each(candidates))),
-            Ok(mut candidates) => {
+        match self.store_health.note(found.await) {
+            Ok((candidates, _)) if is_past => Ok(without_doubles(once_each(candidates))),
+            Ok((mut candidates, frequencies)) => {
                 if let Some(view) = &view {
                     candidates.retain(|candidate| !view.hides(&candidate.context));
                     for wanted in in_store {
-                        candidates.extend(local::score(&query, &immediate::waiting(view, wanted, now)));
+                        let waiting = immediate::waiting(view, wanted, now);
+                        candidates.extend(match frequencies.get(&wanted.owner) {
+                            Some(frequencies) => local::score_by(&query, &waiting, frequencies),
+                            None => local::score(&query, &waiting),
+                        });
                     }
                 }
                 candidates.extend(held(&in_memory));

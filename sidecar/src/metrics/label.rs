@@ -116,6 +116,8 @@ labels! {
         Delete = "delete",
         /// Delete expired contexts.
         DeleteExpired = "delete_expired",
+        /// Count how many contexts have each term of a query.
+        Frequencies = "document_frequencies",
         /// Prepare for the vectors of another model.
         SwitchModel = "switch_model",
         /// Write vectors alone.

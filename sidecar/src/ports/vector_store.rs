@@ -10,7 +10,10 @@
 use std::{error::Error as StdError, sync::Arc};
 
 use async_trait::async_trait;
-use context_manager_memory::{Context, ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
+use context_manager_memory::{
+    Context, ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors, frequencies::DocumentFrequencies,
+    rank::Candidate,
+};
 
 pub use context_manager_memory::store::{
     Access, Condition, Dense, Expiry, Model, NewDense, OnModelChange, Operator, Owner, Page, Point, Scalar, Search,
@@ -38,6 +41,10 @@ pub trait VectorStore: Send + Sync + 'static {
 
     /// The candidates of several searches with their exact scores, in one round trip.
     async fn candidates(&self, searches: Vec<Search>) -> Result<Vec<Candidate>, Error>;
+
+    /// How many of an owner's current contexts have each term of a query, which is what a search weighs by that brings no
+    /// frequencies of its own.
+    async fn document_frequencies(&self, owner: &Owner, query: SparseVector) -> Result<DocumentFrequencies, Error>;
 
     /// A page of contexts in the order of their ids, from the id `from` on.
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error>;

@@ -1,9 +1,14 @@
 //! What every store must do.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use context_manager_memory::{
-    Context, ContextId, Level, QueryVectors, Timestamp, history, lexical,
+    Context, ContextId, Level, QueryVectors, SparseVector, Timestamp,
+    frequencies::{Counts, DocumentFrequencies},
+    history, lexical,
     store::{
         Access, Condition, Dense, Expiry, Operator, Owner, Point, Scalar, Search, Selection, Sessions, Updated,
         Validity,
@@ -35,6 +40,7 @@ on_both! {
     deleting_says_how_many_and_stops_at_the_limit,
     a_search_finds_by_words_alone_by_vector_alone_and_by_both,
     a_term_counts_by_its_rarity_among_the_owners_contexts,
+    the_rarity_of_a_term_is_told_and_can_be_given,
     several_searches_are_answered_together,
     a_closed_store_says_so,
 }
@@ -100,7 +106,8 @@ async fn vectors_that_do_not_fit_are_refused_and_nothing_of_the_call_is_stored(p
         let refused = store.update(wrong.context, Some(wrong.vectors), 1).await;
         assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
         let query = QueryVectors { dense: Some(dense), sparse: None };
-        let search = Search { query, selection: Selection::alive(owner("t"), NOW), per_leg: Search::PER_LEG };
+        let search =
+            Search { query, selection: Selection::alive(owner("t"), NOW), per_leg: Search::PER_LEG, frequencies: None };
         assert!(matches!(store.candidates(vec![search]).await, Err(Error::Refused(_))));
     }
     assert_eq!(store.stats().await.expect("stats").points, 0);
@@ -133,7 +140,7 @@ async fn a_space_and_an_agent_of_the_same_name_are_two_holders(place: Place) {
         let end = store.session_end(holder, &session("s"), NOW).await.expect("it works");
         assert_eq!(end.last.map(|last| last.id), Some(own.context.id));
         let query = QueryVectors { dense: Some(vec![1.0, 0.0, 0.0, 0.0]), sparse: Some(lexical::query("tea")) };
-        let search = Search { query, selection: alive(), per_leg: 10 };
+        let search = Search { query, selection: alive(), per_leg: 10, frequencies: None };
         let candidates = store.candidates(vec![search]).await.expect("it works");
         assert_eq!(
             found(candidates.into_iter().map(|candidate| Arc::unwrap_or_clone(candidate.context)).collect()),
@@ -457,7 +464,8 @@ async fn a_search_finds_by_words_alone_by_vector_alone_and_by_both(place: Place)
         (None, None, &[]),
     ] {
         let query = QueryVectors { dense, sparse };
-        let search = Search { query: query.clone(), selection: selection.clone(), per_leg: Search::PER_LEG };
+        let search =
+            Search { query: query.clone(), selection: selection.clone(), per_leg: Search::PER_LEG, frequencies: None };
         let mut found = store.candidates(vec![search]).await.expect("found");
         found.sort_by_key(|candidate| candidate.context.id);
         let ids: Vec<ContextId> = found.iter().map(|candidate| candidate.context.id).collect();
@@ -488,6 +496,56 @@ async fn a_term_counts_by_its_rarity_among_the_owners_contexts(place: Place) {
     assert!(words_score(0) > words_score(1) + 0.1, "tea {} coffee {}", words_score(0), words_score(1));
 }
 
+async fn the_rarity_of_a_term_is_told_and_can_be_given(place: Place) {
+    let store = place.open().await;
+    let text = |number: u16| {
+        let words = [(2, "tea"), (3, "coffee"), (7, "violin"), (211, "heron")];
+        let words = words.iter().filter(|(every, _)| number % every == 0).map(|(_, word)| *word);
+        words.chain(["again", "again"]).collect::<Vec<_>>().join(" ")
+    };
+    let mut points: Vec<Point> = (0..300).map(|number| point("t", number, &text(number))).collect();
+    // Not all have words with what stands before them.
+    points.iter_mut().step_by(5).for_each(|point| point.vectors.sparse_ctx = SparseVector::default());
+    // Neither what is no more nor what is another's counts.
+    let past = points.split_off(290);
+    store.upsert(points.clone()).await.expect("stored");
+    let closed = |point: Point| Point { context: Context { valid_until: Some(NOW), ..point.context }, ..point };
+    store.upsert(past.into_iter().map(closed).collect()).await.expect("stored");
+    store.upsert((1_000..1_040).map(|number| point("other", number, "tea")).collect()).await.expect("stored");
+    let asked = lexical::query("tea coffee violin heron unheard again");
+    let told = || async { store.document_frequencies(&owner("t"), asked.clone()).await.expect("told") };
+    let counted = |points: &[Point]| DocumentFrequencies::of(&asked, points.iter().map(|point| &point.vectors));
+    assert_eq!(told().await, counted(&points));
+    assert_eq!(told().await.own.with(lexical::index("violin")), 42);
+    store
+        .delete(&owner("t"), points.split_off(100).iter().map(|point| point.context.id).collect())
+        .await
+        .expect("it works");
+    assert_eq!(told().await, counted(&points));
+    let nobody = store.document_frequencies(&owner("nobody"), asked.clone()).await.expect("told");
+    assert_eq!((nobody.own.all(), nobody.with_previous.all()), (0, 0));
+
+    // A search by what was told finds what a search without finds; by other counts it scores otherwise.
+    let scores = |frequencies: Option<DocumentFrequencies>| async {
+        let search = Search { per_leg: 300, frequencies, ..search("tea heron", Selection::alive(owner("t"), NOW)) };
+        let found = store.candidates(vec![search]).await.expect("found").into_iter();
+        found.map(|candidate| (candidate.context.id, candidate.scores)).collect::<BTreeMap<_, _>>()
+    };
+    let (plain, given) = (scores(None).await, scores(Some(told().await)).await);
+    assert_eq!(plain.keys().collect::<Vec<_>>(), given.keys().collect::<Vec<_>>());
+    for (id, one) in &plain {
+        let other = given[id];
+        for (one, other) in [(one.sparse_self, other.sparse_self), (one.sparse_ctx, other.sparse_ctx)] {
+            assert!(one.zip(other).is_some_and(|(one, other)| (one - other).abs() < 1e-4), "{id}: {one:?} {other:?}");
+        }
+    }
+    let mut common = told().await;
+    common.own = Counts::new(1_000, [(lexical::index("tea"), 999), (lexical::index("heron"), 1)]);
+    let weighed = scores(Some(common)).await;
+    assert!(weighed[&id(0)].sparse_self > plain[&id(0)].sparse_self, "heron says more");
+    assert!(weighed[&id(2)].sparse_self < plain[&id(2)].sparse_self, "tea says nothing");
+}
+
 async fn several_searches_are_answered_together(place: Place) {
     let store = place.open().await;
     let mut points = vec![point("t", 1, "green tea"), point("t", 2, "black tea")];
@@ -515,5 +573,5 @@ async fn a_closed_store_says_so(place: Place) {
 
 fn search(text: &str, selection: Selection) -> Search {
     let query = QueryVectors { dense: None, sparse: Some(lexical::query(text)) };
-    Search { query, selection, per_leg: Search::PER_LEG }
+    Search { query, selection, per_leg: Search::PER_LEG, frequencies: None }
 }

@@ -197,7 +197,8 @@ async fn by_words(store: &Arc<dyn VectorStore>) -> Vec<ContextId> {
 }
 
 async fn found(store: &Arc<dyn VectorStore>, query: QueryVectors) -> Vec<ContextId> {
-    let search = Search { query, selection: Selection::alive(owner("t"), NOW), per_leg: Search::PER_LEG };
+    let search =
+        Search { query, selection: Selection::alive(owner("t"), NOW), per_leg: Search::PER_LEG, frequencies: None };
     let found = store.candidates(vec![search]).await.expect("found");
     let mut ids: Vec<_> = found.into_iter().map(|candidate| candidate.context.id).collect();
     ids.sort();

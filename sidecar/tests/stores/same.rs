@@ -43,6 +43,7 @@ async fn candidates_and_scores_are_the_same() {
             selection: Selection::alive(owner(["a", "b"][round % 2]), NOW),
             // More than there are, so that equal scores at the cut cannot make a difference.
             per_leg: 200,
+            frequencies: None,
         };
         let mut answers = Vec::new();
         for store in [&embedded, &qdrant] {

@@ -10,7 +10,7 @@ use qdrant_client::qdrant::{
 use qdrant_edge::{
     Distance, EdgeConfig, EdgeOptimizersConfig, EdgeSparseVectorParams, EdgeVectorParams, Modifier, Payload,
     PayloadSchemaType, PointStructPersisted, SparseVector, VectorInternal, VectorPersisted, VectorStructInternal,
-    VectorStructPersisted,
+    VectorStructPersisted, WithVector,
 };
 use tonic::Status;
 
@@ -147,11 +147,11 @@ pub(crate) fn with_payload(selector: Option<WithPayloadSelector>, default: bool)
     }
 }
 
-/// Whether vectors are asked for.
-pub(crate) fn with_vectors(selector: Option<WithVectorsSelector>) -> Result<bool, Status> {
+/// Which vectors are asked for.
+pub(crate) fn with_vectors(selector: Option<WithVectorsSelector>) -> WithVector {
     match selector.and_then(|selector| selector.selector_options) {
-        Some(with_vectors_selector::SelectorOptions::Enable(enabled)) => Ok(enabled),
-        Some(_) => Err(unknown("a selection of vectors")),
-        None => Ok(false),
+        Some(with_vectors_selector::SelectorOptions::Enable(enabled)) => WithVector::Bool(enabled),
+        Some(with_vectors_selector::SelectorOptions::Include(vectors)) => WithVector::Selector(vectors.names),
+        None => WithVector::Bool(false),
     }
 }

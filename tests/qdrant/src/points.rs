@@ -16,7 +16,7 @@ use qdrant_edge::{
     OrderByInterface, PayloadFieldSchema, PayloadOps, PayloadSchemaParams, PayloadSchemaType, PointId,
     PointInsertOperations, PointOperations, QueryBatchRequest, QueryEnum, QueryRequest, Record, RetrieveRequest,
     ScoredPoint, ScoringQuery, ScrollRequest, SearchParams, SetPayloadOp, StartFrom, UpdateOperation, VectorInternal,
-    WithPayloadInterface, WithVector,
+    WithPayloadInterface,
 };
 use tonic::Status;
 
@@ -126,7 +126,7 @@ pub(crate) fn get(store: &Store, request: GetPoints) -> Result<GetResponse, Stat
     let request = RetrieveRequest {
         point_ids: request.ids.into_iter().map(|id| convert::point_id(Some(id))).collect::<Result<_, _>>()?,
         with_payload: Some(WithPayloadInterface::Bool(convert::with_payload(request.with_payload, true)?)),
-        with_vector: Some(WithVector::Bool(convert::with_vectors(request.with_vectors)?)),
+        with_vector: Some(convert::with_vectors(request.with_vectors)),
     };
     let records = collection.engine.retrieve(request).map_err(refused)?;
     Ok(GetResponse { result: records.into_iter().map(record).collect(), ..GetResponse::default() })
@@ -149,7 +149,7 @@ pub(crate) fn scroll(store: &Store, request: ScrollPoints) -> Result<ScrollRespo
         limit: Some(request.limit.map_or(DEFAULT_LIMIT, |limit| limit as usize)),
         filter: request.filter.as_ref().map(filter::of).transpose()?,
         with_payload: Some(WithPayloadInterface::Bool(convert::with_payload(request.with_payload, true)?)),
-        with_vector: WithVector::Bool(convert::with_vectors(request.with_vectors)?),
+        with_vector: convert::with_vectors(request.with_vectors),
         order_by: order.transpose()?,
     };
     let (records, next) = collection.engine.scroll(request).map_err(refused)?;
@@ -207,7 +207,7 @@ fn one_query(request: QueryPoints) -> Result<QueryRequest, Status> {
             idf: idf.map(|corpus| IdfParams::Corpus(IdfCorpusParams { corpus })),
             ..SearchParams::default()
         }),
-        with_vector: WithVector::Bool(convert::with_vectors(request.with_vectors)?),
+        with_vector: convert::with_vectors(request.with_vectors),
         with_payload: WithPayloadInterface::Bool(convert::with_payload(request.with_payload, false)?),
         ..QueryRequest::new(as_usize(request.limit, DEFAULT_LIMIT))
     })

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use context_manager_memory::{ContextId, SparseVector, store::Clauses};
+use context_manager_memory::{ContextId, SparseVector, frequencies::DocumentFrequencies, store::Clauses};
 use qdrant_edge::PointId;
 
-use super::{Corpus, Shard, Terms, Weighed, lock, request, terms};
+use super::{Corpus, Shard, Terms, lock, request, terms};
 use crate::{Error, filter};
 
 /// A corpus that is being counted.
@@ -54,15 +54,15 @@ impl Counting {
 }
 
 impl Shard {
-    /// Counts a corpus, keeps the counts, and weighs a query by them. The caller holds the lock of the counting, and nothing else.
+    /// Counts a corpus, keeps the counts, and tells what `read` is to know of them. The caller holds the lock of the counting, and nothing else.
     /// `after_page` is called after each page.
-    pub(super) fn count_corpus(
+    pub(super) fn count_corpus<T>(
         &self,
         clauses: &Clauses,
         page: usize,
-        query: &SparseVector,
+        read: impl Fn(&DocumentFrequencies) -> T,
         mut after_page: impl FnMut(),
-    ) -> Result<Weighed, Error> {
+    ) -> Result<T, Error> {
         loop {
             {
                 // A write that is under way knows nothing of this count yet.
@@ -70,8 +70,8 @@ impl Shard {
                 lock(&self.frequencies).counting = Some(Counting::new(clauses));
             }
             let counted = self.read_pages(clauses, page, &mut after_page);
-            match counted.and_then(|()| self.finish(clauses, page, query)) {
-                Ok(Some(weighed)) => return Ok(weighed),
+            match counted.and_then(|()| self.finish(clauses, page, &read)) {
+                Ok(Some(known)) => return Ok(known),
                 // Given up by a write.
                 Ok(None) => {}
                 Err(error) => {
@@ -102,7 +102,12 @@ impl Shard {
     }
 
     /// Adds what was set aside. Nothing if the count was given up.
-    fn finish(&self, clauses: &Clauses, page: usize, query: &SparseVector) -> Result<Option<Weighed>, Error> {
+    fn finish<T>(
+        &self,
+        clauses: &Clauses,
+        page: usize,
+        read: impl Fn(&DocumentFrequencies) -> T,
+    ) -> Result<Option<T>, Error> {
         let _writes = lock(&self.writes);
         let aside: Vec<ContextId> = match &lock(&self.frequencies).counting {
             Some(counting) => counting.aside.iter().copied().collect(),
@@ -115,9 +120,9 @@ impl Shard {
         let mut frequencies = lock(&self.frequencies);
         let Some(Counting { mut corpus, read: _, aside: _ }) = frequencies.counting.take() else { return Ok(None) };
         corpus.replace(&Terms::new(), &found);
-        let weighed = corpus.weigh(query);
+        let known = read(&corpus.counts);
         frequencies.keep(corpus);
-        Ok(Some(weighed))
+        Ok(Some(known))
     }
 
     /// Sets aside what is about to be written. The caller holds the lock of the writes.
@@ -147,7 +152,7 @@ mod tests {
     use context_manager_memory::{
         AgentId, Context, Level, TenantId, Timestamp,
         index_text::index_texts,
-        lexical::{self, Bm25},
+        lexical::Bm25,
         store::{Owner, Point},
     };
 
@@ -171,14 +176,8 @@ mod tests {
         Point { context, vectors }
     }
 
-    fn kept(shard: &Shard, clauses: &Clauses) -> (Vec<usize>, Vec<(u32, usize)>) {
-        let mut frequencies = lock(&shard.frequencies);
-        let corpus = frequencies.find(clauses).unwrap();
-        let counts = [&corpus.own, &corpus.with_previous];
-        let mut with: Vec<_> =
-            counts.iter().flat_map(|counts| counts.with.iter().map(|(term, count)| (*term, *count))).collect();
-        with.sort_unstable();
-        (counts.iter().map(|counts| counts.all).collect(), with)
+    fn kept(shard: &Shard, clauses: &Clauses) -> DocumentFrequencies {
+        lock(&shard.frequencies).find(clauses).unwrap().counts.clone()
     }
 
     /// After each page another thread changes, adds and deletes contexts on both sides of what has been read, and is waited for.
@@ -189,28 +188,36 @@ mod tests {
         let points: Vec<Point> = (10..30).map(|number| point(number, &format!("tea word{number}"))).collect();
         shard.upsert(&points).unwrap();
         let clauses = Clauses::corpus(&me());
-        let query = lexical::query("tea violin");
 
         let (mut pages, mut reads) = (0, 0);
         shard
-            .count_corpus(&clauses, 4, &query, || {
-                pages += 1;
-                let writing = || {
-                    shard.upsert(&[point(10, "violin"), point(pages, "violin first"), point(100 + pages, "tea")])?;
-                    let late = points[19].context.clone();
-                    shard.update(&Context { text: "changed".to_owned(), ..late }, None, 1)?;
-                    shard.delete(&me(), &[id(10 + 3 * pages), id(30 - pages)])?;
-                    shard.find(&[id(10)])
-                };
-                let found = thread::scope(|scope| scope.spawn(writing).join().unwrap()).unwrap();
-                reads += found.len();
-            })
+            .count_corpus(
+                &clauses,
+                4,
+                |_| (),
+                || {
+                    pages += 1;
+                    let writing = || {
+                        shard.upsert(&[
+                            point(10, "violin"),
+                            point(pages, "violin first"),
+                            point(100 + pages, "tea"),
+                        ])?;
+                        let late = points[19].context.clone();
+                        shard.update(&Context { text: "changed".to_owned(), ..late }, None, 1)?;
+                        shard.delete(&me(), &[id(10 + 3 * pages), id(30 - pages)])?;
+                        shard.find(&[id(10)])
+                    };
+                    let found = thread::scope(|scope| scope.spawn(writing).join().unwrap()).unwrap();
+                    reads += found.len();
+                },
+            )
             .unwrap();
         assert!(pages >= 4, "{pages} pages");
         assert_eq!(reads as u128, pages);
 
         let meanwhile = kept(&shard, &clauses);
-        shard.count_corpus(&clauses, 1_000, &query, || {}).unwrap();
+        shard.count_corpus(&clauses, 1_000, |_| (), || {}).unwrap();
         let afresh = {
             let mut frequencies = lock(&shard.frequencies);
             frequencies.corpora.remove(0);
@@ -224,7 +231,7 @@ mod tests {
         shard.delete(&me(), &[id(10)]).unwrap();
         let followed = kept(&shard, &clauses);
         lock(&shard.frequencies).corpora.clear();
-        shard.count_corpus(&clauses, 1_000, &query, || {}).unwrap();
+        shard.count_corpus(&clauses, 1_000, |_| (), || {}).unwrap();
         assert_eq!(followed, kept(&shard, &clauses));
     }
 }

@@ -6,8 +6,13 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use context_manager_memory::{ContextId, PerLevel, SessionId, Timestamp, Vectors, rank::Candidate};
-use context_manager_protocol::{config::Operation, message::Scope};
+use context_manager_memory::{
+    ContextId, PerLevel, SessionId, SparseVector, Timestamp, Vectors, frequencies::DocumentFrequencies, rank::Candidate,
+};
+use context_manager_protocol::{
+    config::Operation,
+    message::{Retrieved, Scope},
+};
 use serde_json::json;
 
 use super::*;
@@ -73,6 +78,7 @@ switched! {
     fn find(ids: Vec<ContextId>) -> Vec<Stored>;
     fn get(owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Vec<Point>;
     fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
+    fn document_frequencies(owner: &Owner, query: SparseVector) -> DocumentFrequencies;
     fn list(selection: Selection, from: Option<ContextId>, limit: usize) -> Page;
     fn counts_by_level(owner: &Owner, now: Timestamp) -> PerLevel<usize>;
     fn count(selection: Selection) -> usize;
@@ -250,6 +256,49 @@ async fn a_write_whose_answer_was_lost_is_not_stored_twice() {
     ]
     .map(|point| point.expect("stored").context.sequence);
     assert_eq!(numbers, [0, 1]);
+}
+
+#[tokio::test]
+async fn what_waits_without_a_session_ranks_as_it_will_when_it_is_stored() {
+    let outage = Outage::new().await;
+    let put = async |text: String| outage.store(json!({"text": text, "level": "long_term"})).await;
+    // Tea is common in the store and rare in the journal, and violins are the other way round.
+    let mut stored = Vec::new();
+    for (number, word) in ["cup", "pot", "leaf", "shop", "party"].into_iter().enumerate() {
+        stored.push(put(format!("tea {word} number {number}")).await.id);
+    }
+    put("a violin in the window".to_owned()).await;
+    outage.cut();
+    for word in ["strings", "bow", "lesson", "concert", "teacher"] {
+        assert_eq!(put(format!("violin {word} today")).await.status, AckStatus::Journaled);
+    }
+    put("tea after the violin rehearsal".to_owned()).await;
+    put("some tea for the neighbours".to_owned()).await;
+    outage.engine.delete(&mine(&outage.engine), stored[0]).await.expect("journaled");
+
+    outage.switch.away.store(false, Ordering::Release);
+    let ranked = async || {
+        let request = json!({"query": "tea violin", "token_budget": 10_000, "limit": 100, "explain": true});
+        let answer = search(&outage.engine, request).await.expect("an answer");
+        assert!(answer.degraded.is_empty(), "{:?}", answer.degraded);
+        let of = |found: Retrieved| (found.context.text, found.score);
+        answer.contexts.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let before = ranked().await;
+    assert!(outage.engine.inner.pending.is_active(), "nothing was drained");
+    outage.back().await;
+    assert!(!outage.engine.inner.pending.is_active(), "all was drained");
+    let after = ranked().await;
+    assert_eq!(before.len(), 12, "{before:?}");
+    let later: BTreeMap<&String, f64> = after.iter().map(|(text, score)| (text, *score)).collect();
+    assert_eq!(later.len(), before.len(), "{after:?}");
+    for (text, score) in &before {
+        assert!((score - later[text]).abs() < 1e-5, "{text}: {score} before and {} after", later[text]);
+    }
+    // Which of two equal ones comes first is decided by the last digit, which both sides may round otherwise.
+    for pair in before.windows(2) {
+        assert!(later[&pair[0].0] > later[&pair[1].0] - 1e-5, "{before:?} {after:?}");
+    }
 }
 
 #[tokio::test]

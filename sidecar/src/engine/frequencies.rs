@@ -1,0 +1,82 @@
+//! How rare a term is in what is stored and what waits in the journal together, so that a context has the same score before it
+//! reaches the store and after.
+
+use std::collections::HashMap;
+
+use context_manager_memory::{
+    ContextId, QueryVectors, SparseVector, Timestamp, Vectors, frequencies::DocumentFrequencies,
+};
+
+use super::{Inner, filter::Wanted, pending::View};
+use crate::ports::vector_store::{Error, Expiry, Owner, Point, Selection, Validity};
+
+/// Contexts of one read of the store.
+const PAGE: usize = 500;
+
+impl Inner {
+    /// The document frequencies of each memory that is searched, as they are when all that waits has reached the store. Nothing for a
+    /// query without words.
+    pub(super) async fn frequencies(
+        &self,
+        query: &QueryVectors,
+        searched: &[&Wanted],
+        view: &View,
+        now: Timestamp,
+    ) -> Result<HashMap<Owner, DocumentFrequencies>, Error> {
+        let mut frequencies = HashMap::new();
+        let Some(terms) = query.sparse.as_ref().filter(|terms| !terms.is_empty()) else { return Ok(frequencies) };
+        for wanted in searched {
+            if !frequencies.contains_key(&wanted.owner) {
+                let of_owner = self.with_waiting(&wanted.owner, terms, view, now).await?;
+                frequencies.insert(wanted.owner.clone(), of_owner);
+            }
+        }
+        Ok(frequencies)
+    }
+
+    async fn with_waiting(
+        &self,
+        owner: &Owner,
+        terms: &SparseVector,
+        view: &View,
+        now: Timestamp,
+    ) -> Result<DocumentFrequencies, Error> {
+        let mut counts = self.store.document_frequencies(owner, terms.clone()).await?;
+        for Vectors { dense_self: _, dense_ctx: _, sparse_self, sparse_ctx } in self.outdated(owner, view, now).await? {
+            counts.take_away(&sparse_self, &sparse_ctx);
+        }
+        let waiting = view.points().filter(|point| owner.owns(&point.context));
+        let current = waiting.filter(|point| point.context.is_current()).map(|point| &point.vectors);
+        counts.extend(&DocumentFrequencies::of(terms, current));
+        Ok(counts)
+    }
+
+    /// What the store counts and will not count any more.
+    async fn outdated(&self, owner: &Owner, view: &View, now: Timestamp) -> Result<Vec<Vectors>, Error> {
+        let mut ids = view.concerned(owner);
+        for doomed in view.doomed(owner) {
+            let selection = Selection {
+                expiry: Expiry::Any,
+                validity: Validity::Current,
+                ..doomed.selection(doomed.levels.clone(), now)
+            };
+            let mut from = None;
+            loop {
+                let page = self.store.list(selection.clone(), from, PAGE).await?;
+                ids.extend(page.contexts.iter().map(|context| context.id));
+                match page.next {
+                    Some(next) => from = Some(next),
+                    None => break,
+                }
+            }
+        }
+        let ids: Vec<ContextId> = ids.into_iter().collect();
+        let mut vectors = Vec::new();
+        for ids in ids.chunks(PAGE) {
+            let stored = self.store.get(owner, ids.to_vec(), now).await?.into_iter();
+            let current = stored.filter(|point| point.context.is_current());
+            vectors.extend(current.map(|Point { context: _, vectors }| vectors));
+        }
+        Ok(vectors)
+    }
+}
