@@ -68,6 +68,13 @@ pub(crate) enum State {
     Plain,
 }
 
+/// The ports that a sidecar listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Ports {
+    pub(crate) protocol: u16,
+    pub(crate) admin: u16,
+}
+
 /// The answer about one pod.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +93,9 @@ pub(crate) struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<String>,
     pub(crate) containers: Vec<String>,
+    /// The ports that the sidecar gets in this pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ports: Option<Ports>,
     pub(crate) warnings: Vec<String>,
     /// How the pod that exists compares with that.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,6 +159,7 @@ fn explain(subject: &Subject, facts: &Facts, asked: Asked, live: bool) -> Result
         agent: None,
         image: None,
         containers: Vec::new(),
+        ports: None,
         warnings: Vec::new(),
         state: None,
         webhook: asked,
@@ -180,7 +191,7 @@ fn explain(subject: &Subject, facts: &Facts, asked: Asked, live: bool) -> Result
 
 impl Explanation {
     fn inject(&mut self, injection: Injection, image_known: bool) {
-        let Injection { resource, agent, sidecar, containers, warnings, .. } = injection;
+        let Injection { resource, agent, sidecar, containers, ports, warnings, .. } = injection;
         let image = sidecar.get("image").and_then(Value::as_str).map(str::to_owned);
         self.outcome = Outcome::Injected;
         self.message = format!("the pod gets a sidecar of ContextManager {resource:?}");
@@ -188,6 +199,7 @@ impl Explanation {
         self.agent = Some(agent);
         self.image = image.filter(|image| image_known || image != UNKNOWN_IMAGE);
         self.containers = containers;
+        self.ports = Some(Ports { protocol: ports.protocol, admin: ports.admin });
         self.warnings = warnings;
     }
 

@@ -19,6 +19,7 @@ mod opt_in;
 mod options;
 mod patch;
 mod pod;
+mod ports;
 mod quantity;
 mod reason;
 mod resource;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use agent::{Owner, owner};
 pub use patch::patch;
+pub use ports::Ports;
 pub use reason::Reason;
 pub use resource::{ConfigMapKey, OnMissing, Resource, SecretKey, Storage};
 
@@ -114,6 +116,8 @@ pub struct Injection {
     pub env: Vec<(String, String)>,
     /// Volume mounts of those containers.
     pub mounts: Vec<Value>,
+    /// The ports that the sidecar listens on.
+    pub ports: Ports,
     /// Hash of all of the above.
     pub hash: String,
     /// Hash of what any pod of the resource gets.
@@ -156,6 +160,7 @@ pub fn template(resource: &Resource, default_image: &str) -> String {
     let nobody = Value::Null;
     // Every option of a pod without annotations is the resource's, so there is none that could be refused.
     let Ok(options) = Options::read(Pod::new(&nobody), resource) else { return String::new() };
+    let Ok((ports, _)) = ports::choose(Pod::new(&nobody), &options) else { return String::new() };
     let template = String::new();
     let (containers, warnings) = (resource.containers.clone(), Vec::new());
     let input = sidecar::Input {
@@ -163,6 +168,7 @@ pub fn template(resource: &Resource, default_image: &str) -> String {
         agent: "",
         resource,
         options: &options,
+        ports,
         default_image,
         containers,
         template,
@@ -196,10 +202,12 @@ fn inject(
         return Err(Decision::Skip(Skip { reason: Reason::OtherClass, warning: None }));
     }
     let options = Options::read(pod, resource).map_err(Decision::Deny)?;
-    clash::check(pod, &options).map_err(Decision::Deny)?;
+    clash::check(pod).map_err(Decision::Deny)?;
+    let (ports, moves) = ports::choose(pod, &options).map_err(Decision::Deny)?;
     let containers = select::containers(pod, &options, resource, origin)?;
     let agent = options.agent.clone().unwrap_or_else(|| agent::default_id(pod));
     let mut warnings = options::warnings(pod);
+    warnings.extend(moves);
     if resource.socket && !pod.shares_a_group() {
         warnings.push(socket_message());
     }
@@ -208,6 +216,7 @@ fn inject(
         agent: &agent,
         resource,
         options: &options,
+        ports,
         default_image: &settings.sidecar_image,
         containers,
         template: template(resource, &settings.sidecar_image),

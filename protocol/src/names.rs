@@ -39,6 +39,9 @@ pub const INJECTED_HASH: &str = "contextmanager.dev/injected-hash";
 /// Annotation that injection puts on a pod: a hash of what any pod of the resource gets, without what is the pod's own.
 pub const INJECTED_TEMPLATE: &str = "contextmanager.dev/injected-template";
 
+/// Annotation that injection puts on a pod when a container had a port of the sidecar: the ports that it has instead.
+pub const INJECTED_PORTS: &str = "contextmanager.dev/injected-ports";
+
 /// Annotation that an upgrade in place puts on a pod: the image before and after, when, and how it went.
 pub const UPGRADE: &str = "contextmanager.dev/upgrade";
 /// Annotation on a `ContextManager`: each new value asks for a new key, at once.

@@ -2,7 +2,7 @@
 
 use context_manager_operator::inject::Reason;
 
-use super::{Explanation, Outcome, State};
+use super::{Explanation, Outcome, Ports, State};
 use crate::{
     operator::Asked,
     table::{list, pairs},
@@ -27,7 +27,9 @@ pub(super) const fn meaning(reason: Reason) -> &'static str {
         Reason::InvalidAnnotation => "an annotation has a value it cannot have",
         Reason::UnknownContainer => "an annotation names a container that the pod does not have",
         Reason::NoMatchingContainer => "the pod has none of the containers that the ContextManager lists",
-        Reason::PortTaken => "a port of the sidecar is used by a container of the pod",
+        Reason::PortTaken => {
+            "a port that the pod demands for the sidecar is used by a container of it, or none is free"
+        }
         Reason::VolumeNameTaken => "the name of a volume of the sidecar is used by a volume of the pod",
         Reason::ContainerNameTaken => "the name of the sidecar is used by a container of the pod",
         Reason::Injected => "the pod gets a sidecar",
@@ -93,6 +95,7 @@ pub(super) fn table(explanation: &Explanation) -> String {
         agent,
         image,
         containers,
+        ports,
         warnings,
         state: now,
         webhook,
@@ -114,6 +117,7 @@ pub(super) fn table(explanation: &Explanation) -> String {
         rows.push(("Agent", agent.clone().unwrap_or_default()));
         rows.push(("Image", image.clone().unwrap_or_else(|| "not known; pass --sidecar-image".to_owned())));
         rows.push(("Containers", list(containers)));
+        rows.extend(ports.map(|Ports { protocol, admin }| ("Ports", format!("protocol {protocol}, admin {admin}"))));
     }
     rows.extend(warnings.iter().filter(|warning| *warning != message).map(|warning| ("Warning", warning.clone())));
     rows.push((

@@ -3,7 +3,7 @@
 use context_manager_protocol::names;
 use serde_json::{Map, Value, json};
 
-use super::{Denial, Reason, Resource, agent, pod::Pod, quantity};
+use super::{Denial, Reason, Resource, agent, pod::Pod, ports::Wanted, quantity};
 
 /// Annotations that a pod may carry.
 const KNOWN: &[&str] = &[
@@ -21,6 +21,7 @@ const KNOWN: &[&str] = &[
     names::SIDECAR_MEMORY_LIMIT,
     names::INJECTED_HASH,
     names::INJECTED_TEMPLATE,
+    names::INJECTED_PORTS,
     names::UPGRADE,
 ];
 
@@ -41,8 +42,8 @@ const QUANTITIES: &[(&str, &str, &str)] = &[
 pub(super) struct Options {
     pub(super) agent: Option<String>,
     pub(super) containers: Option<Vec<String>>,
-    pub(super) protocol_port: u16,
-    pub(super) admin_port: u16,
+    pub(super) protocol_port: Wanted,
+    pub(super) admin_port: Wanted,
     pub(super) log_level: Option<String>,
     pub(super) resources: Value,
 }
@@ -53,8 +54,8 @@ impl Options {
         Ok(Self {
             agent: agent_id(pod)?,
             containers: containers(pod)?,
-            protocol_port: port(pod, names::PROTOCOL_PORT)?.unwrap_or(resource.protocol_port),
-            admin_port: port(pod, names::ADMIN_PORT)?.unwrap_or(resource.admin_port),
+            protocol_port: port(pod, names::PROTOCOL_PORT, resource.protocol_port)?,
+            admin_port: port(pod, names::ADMIN_PORT, resource.admin_port)?,
             log_level: log_level(pod)?,
             resources: resources(pod, resource)?,
         })
@@ -103,10 +104,10 @@ fn containers(pod: Pod<'_>) -> Result<Option<Vec<String>>, Denial> {
 }
 
 /// Ports below 1024 are left out because the sidecar runs without privileges.
-fn port(pod: Pod<'_>, key: &str) -> Result<Option<u16>, Denial> {
-    let Some(text) = pod.annotation(key) else { return Ok(None) };
+fn port(pod: Pod<'_>, key: &str, of_resource: u16) -> Result<Wanted, Denial> {
+    let Some(text) = pod.annotation(key) else { return Ok(Wanted::Preferred(of_resource)) };
     match text.parse::<u16>() {
-        Ok(port) if port >= 1024 => Ok(Some(port)),
+        Ok(port) if port >= 1024 => Ok(Wanted::Demanded(port)),
         Ok(_) | Err(_) => Err(invalid(key, format_args!("{text:?} is not a port from 1024 to 65535"))),
     }
 }

@@ -8,7 +8,7 @@ use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Injection,
+    Injection, Ports,
     pod::{Container, Pod},
 };
 
@@ -23,6 +23,11 @@ pub fn patch(pod: &Value, injection: &Injection) -> Patch {
         mark(&mut operations, pod, "annotations", names::INJECTED_HASH, &injection.hash);
         // The map of annotations is there by now, whoever made it.
         add(&mut operations, &["metadata", "annotations", names::INJECTED_TEMPLATE], json!(injection.template));
+        if injection.ports.moved {
+            let Ports { protocol, admin, .. } = injection.ports;
+            let ports = json!(format!("protocol={protocol},admin={admin}"));
+            add(&mut operations, &["metadata", "annotations", names::INJECTED_PORTS], ports);
+        }
     }
     volumes(&mut operations, pod, injection);
     for container in pod.others().filter(|container| injection.containers.iter().any(|name| name == container.name)) {

@@ -85,6 +85,11 @@ impl<'a> Pod<'a> {
         self.containers().filter(move |container| !(injected && is_sidecar(container)))
     }
 
+    /// The sidecar of an earlier injection.
+    pub(super) fn sidecar(self) -> Option<Container<'a>> {
+        self.containers().find(is_sidecar).filter(|_| self.injected())
+    }
+
     pub(super) fn volumes(self) -> &'a [Value] {
         self.spec("volumes").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }

@@ -33,7 +33,7 @@ pub enum Reason {
     UnknownContainer,
     /// The pod has none of the containers that the resource's `spec.injection.containers` lists.
     NoMatchingContainer,
-    /// A port of the sidecar is used by a container of the pod, or both are the same.
+    /// A port that the pod demands for its sidecar is used by a container of it, or none is free.
     PortTaken,
     /// The name of a volume of the sidecar is used by a volume of the pod.
     VolumeNameTaken,

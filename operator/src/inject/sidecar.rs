@@ -7,7 +7,7 @@ use context_manager_protocol::names;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{ConfigMapKey, Injection, Resource, SecretKey, Storage, options::Options};
+use super::{ConfigMapKey, Injection, Resource, SecretKey, Storage, options::Options, ports::Ports};
 
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -23,6 +23,7 @@ pub(super) struct Input<'a> {
     pub(super) agent: &'a str,
     pub(super) resource: &'a Resource,
     pub(super) options: &'a Options,
+    pub(super) ports: Ports,
     pub(super) default_image: &'a str,
     pub(super) containers: Vec<String>,
     pub(super) template: String,
@@ -33,7 +34,7 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
     let sidecar = container(input);
     let volumes = volumes(input.resource);
     let mut env = vec![
-        (names::ENV_URL.to_owned(), format!("http://127.0.0.1:{}", input.options.protocol_port)),
+        (names::ENV_URL.to_owned(), format!("http://127.0.0.1:{}", input.ports.protocol)),
         (names::ENV_KEYS.to_owned(), format!("{}/{}", names::AGENT_KEYS_DIRECTORY, names::KEYS_FILE)),
     ];
     let mut mounts =
@@ -55,6 +56,7 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
         containers: input.containers.clone(),
         env,
         mounts,
+        ports: input.ports,
         hash,
         template: input.template.clone(),
         warnings: input.warnings.clone(),
@@ -84,7 +86,7 @@ fn container(input: &Input<'_>) -> Value {
         "args": args(&input.resource.storage),
         "env": env(input),
         "restartPolicy": "Always",
-        "ports": [{"name": names::ADMIN_PORT_NAME, "containerPort": input.options.admin_port, "protocol": "TCP"}],
+        "ports": [{"name": names::ADMIN_PORT_NAME, "containerPort": input.ports.admin, "protocol": "TCP"}],
         // The agent starts when this succeeds, and no later: so it is asked every second.
         "startupProbe": probe(input, 1, 60),
         "readinessProbe": probe(input, 5, 3),
@@ -118,8 +120,8 @@ fn env(input: &Input<'_>) -> Vec<Value> {
         json!({"name": names::ENV_TENANT, "value": input.tenant}),
         json!({"name": names::ENV_AGENT, "value": input.agent}),
         json!({"name": names::ENV_POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
-        json!({"name": names::ENV_PROTOCOL_PORT, "value": input.options.protocol_port.to_string()}),
-        json!({"name": names::ENV_ADMIN_PORT, "value": input.options.admin_port.to_string()}),
+        json!({"name": names::ENV_PROTOCOL_PORT, "value": input.ports.protocol.to_string()}),
+        json!({"name": names::ENV_ADMIN_PORT, "value": input.ports.admin.to_string()}),
     ];
     // Not in the configuration, which reaches pods that were injected without the folder as well.
     if input.resource.socket {
@@ -133,7 +135,7 @@ fn env(input: &Input<'_>) -> Vec<Value> {
 
 fn probe(input: &Input<'_>, period_seconds: i32, failure_threshold: i32) -> Value {
     json!({
-        "httpGet": {"path": "/health/readiness", "port": input.options.admin_port},
+        "httpGet": {"path": "/health/readiness", "port": input.ports.admin},
         "periodSeconds": period_seconds,
         "timeoutSeconds": 2.min(period_seconds),
         "failureThreshold": failure_threshold,

@@ -357,20 +357,65 @@ fn a_request_above_the_limit_is_denied() {
 // Clashes.
 
 #[test]
-fn a_port_of_the_pod_is_never_taken_twice() {
-    for (port, key) in [(7419, names::PROTOCOL_PORT), (7420, names::ADMIN_PORT)] {
+fn a_port_that_a_container_has_moves_the_sidecars_and_a_demanded_one_is_refused() {
+    let ports = |pod: &Value| {
+        let Ports { protocol, admin, moved } = injection(decide_one(pod)).ports;
+        (protocol, admin, moved)
+    };
+    for (port, key, expected) in
+        [(7419, names::PROTOCOL_PORT, (7421, 7420, true)), (7420, names::ADMIN_PORT, (7419, 7421, true))]
+    {
         let mut pod = asking(&[]);
         pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": port, "protocol": "UDP"}]);
-        assert_eq!(seen(&decide_one(&pod)).0, "inject", "another protocol does not clash");
+        assert_eq!(ports(&pod), (7419, 7420, false), "another protocol does not clash");
         pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}, {"containerPort": port}]);
+        assert_eq!(ports(&pod), expected);
+        let warnings = injection(decide_one(&pod)).warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(&format!("\"agent\" uses port {port}")), "{warnings:?}");
+        pod["metadata"]["annotations"][key] = json!(port.to_string());
         let (reason, message) = denial(decide_one(&pod));
         assert_eq!(reason, Reason::PortTaken);
         assert!(message.contains(&port.to_string()) && message.contains(key), "{message}");
         pod["metadata"]["annotations"][key] = json!("9000");
         assert_eq!(seen(&decide_one(&pod)).0, "inject", "the annotation in the message helps");
     }
-    let same = asking(&[(names::ADMIN_PORT, "7419")]);
+    assert_eq!(ports(&asking(&[(names::ADMIN_PORT, "7419")])), (7420, 7419, true), "a demand goes first");
+    let same = asking(&[(names::ADMIN_PORT, "7000"), (names::PROTOCOL_PORT, "7000")]);
     assert_eq!(denial(decide_one(&same)).0, Reason::PortTaken);
+    let mut full = asking(&[]);
+    full["spec"]["containers"][0]["ports"] = (1_024..=32_767).map(|port| json!({"containerPort": port})).collect();
+    assert!(denial(decide_one(&full)).1.contains("none is left"));
+    full["metadata"]["annotations"][names::PROTOCOL_PORT] = json!("40000");
+    full["metadata"]["annotations"][names::ADMIN_PORT] = json!("40001");
+    assert_eq!(ports(&full), (40_000, 40_001, false));
+}
+
+#[test]
+fn a_moved_port_is_in_url_probes_environment_and_annotation_and_stays_at_the_second_call() {
+    let mut pod = asking(&[]);
+    pod["spec"]["initContainers"] = json!([{"name": "first", "ports": [{"containerPort": 7_421}]}]);
+    pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 7_419}, {"containerPort": 7_420}]);
+    let given = injection(decide_one(&pod));
+    let patched = applied(&pod, &given);
+    assert_eq!(patched["metadata"]["annotations"][names::INJECTED_PORTS], "protocol=7422,admin=7423");
+    let sidecar = &patched["spec"]["initContainers"][0];
+    for probe in ["startupProbe", "readinessProbe"] {
+        assert_eq!(sidecar[probe]["httpGet"]["port"], 7_423);
+    }
+    assert_eq!(sidecar["ports"][0]["containerPort"], 7_423);
+    let env = sidecar["env"].to_string();
+    assert!(env.contains("\"7422\"") && env.contains("\"7423\""), "{env}");
+    assert_eq!(patched["spec"]["containers"][0]["env"][0]["value"], "http://127.0.0.1:7422");
+    assert_eq!(injection(decide_one(&patched)), given);
+    // What comes later cannot have the port any more.
+    let mut late = patched;
+    late["spec"]["containers"]
+        .as_array_mut()
+        .expect("a list")
+        .push(json!({"name": "late", "ports": [{"containerPort": 7_422}]}));
+    let (reason, message) = denial(decide_one(&late));
+    assert_eq!(reason, Reason::PortTaken);
+    assert!(message.contains("\"late\"") && message.contains(names::PROTOCOL_PORT), "{message}");
 }
 
 #[test]
@@ -555,8 +600,9 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 fn any_container(name: String) -> impl Strategy<Value = Value> {
     let env = prop::option::of(prop::collection::vec("[A-Z]{1,3}".prop_map(|name| json!({"name": name})), 0..3));
-    (env, any_json()).prop_map(move |(env, unknown)| {
-        let mut container = json!({"name": name, "fieldOfTomorrow": unknown});
+    let ports = prop::collection::vec((7_417_u16..7_425).prop_map(|port| json!({"containerPort": port})), 0..3);
+    (env, ports, any_json()).prop_map(move |(env, ports, unknown)| {
+        let mut container = json!({"name": name, "ports": ports, "fieldOfTomorrow": unknown});
         if let Some(env) = env {
             container["env"] = json!(env);
         }
@@ -615,6 +661,11 @@ proptest! {
         prop_assert_eq!(once["spec"]["initContainers"][0]["name"].as_str(), Some(names::CONTAINER));
         let again = injection(decide_one(&once));
         prop_assert_eq!(&again, &given);
+        let others = Pod::new(&once).others().map(|container| container.json["ports"].to_string());
+        let declared = others.collect::<String>();
+        for port in [given.ports.protocol, given.ports.admin] {
+            prop_assert!(!declared.contains(&port.to_string()), "port {port} is taken: {declared}");
+        }
         prop_assert_eq!(applied(&once, &again), once);
     }
 
