@@ -1,5 +1,5 @@
-//! How rare a term is in what is stored and what waits in the journal together, so that a context has the same score before it
-//! reaches the store and after.
+//! How rare a term is in what is stored and what waits in the journal together, so that it weighs the same before a context reaches
+//! the store and after. What a session adds to a score may still change: the numbers of waiting contexts are provisional.
 
 use std::collections::HashMap;
 
