@@ -90,6 +90,18 @@ pub(crate) fn asked(registrations: &[MutatingWebhookConfiguration], namespace: &
     }
 }
 
+/// Who makes the webhook's certificate, if not the webhook itself, and in which Secret.
+pub(crate) async fn other_issuer(cluster: &Cluster) -> Result<Option<(String, String)>, Error> {
+    Ok(deployment(cluster, Component::Webhook).await?.as_ref().and_then(issuer_of))
+}
+
+fn issuer_of(webhook: &Deployment) -> Option<(String, String)> {
+    let issuer = flag(webhook, "--certificate-issuer", "CONTEXT_MANAGER_CERTIFICATE_ISSUER");
+    let issuer = issuer.filter(|issuer| issuer != "self-managed")?;
+    let secret = flag(webhook, "--certificate-secret", "CONTEXT_MANAGER_CERTIFICATE_SECRET").unwrap_or_default();
+    Some((issuer, secret))
+}
+
 /// The Deployment of a component.
 pub(crate) async fn deployment(cluster: &Cluster, component: Component) -> Result<Option<Deployment>, Error> {
     let api = cluster.of::<Deployment>(&cluster.operator_namespace);

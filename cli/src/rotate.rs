@@ -166,6 +166,9 @@ async fn authority(
     let secret = if let Some(secret) = secret {
         secret
     } else {
+        if let Some((issuer, secret)) = operator::other_issuer(cluster).await? {
+            return Err(Error::Refused(foreign(&issuer, &secret, &cluster.operator_namespace)));
+        }
         let webhook = operator::deployment(cluster, Component::Webhook).await?;
         let flag = webhook.and_then(|webhook| operator::flag(&webhook, "--ca-secret", "CONTEXT_MANAGER_CA_SECRET"));
         flag.unwrap_or_else(|| "context-manager-webhook-ca".to_owned())
@@ -220,6 +223,20 @@ async fn authority(
     }
 }
 
+/// Why the webhook makes no CA, and who does.
+fn foreign(issuer: &str, secret: &str, namespace: &str) -> String {
+    let remedy = if issuer == "cert-manager" {
+        format!(
+            "cert-manager does: `cmctl renew --namespace {namespace} <its Certificate>`, which writes the Secret {secret:?}"
+        )
+    } else {
+        format!(
+            "write tls.crt, tls.key and ca.crt anew to the Secret {namespace}/{secret}, and it is rotated without a refused pod"
+        )
+    };
+    format!("the webhook's certificate has the issuer {issuer:?}, so the webhook makes no CA; {remedy}")
+}
+
 /// The fingerprint of the CA that signs; nothing else of the Secret leaves this function.
 fn signing(secret: &Secret) -> Result<String, Error> {
     let pem =
@@ -264,6 +281,13 @@ mod tests {
         let own = refusal(json!({"auth": {"secretPolicy": "UseExisting", "secretRef": {"name": "mine", "key": "k"}}}));
         assert!(own.unwrap_err().contains("write a new active key to the Secret \"mine\""));
         assert!(refusal(json!({"suspend": true})).unwrap_err().contains("spec.suspend: false"));
+    }
+
+    #[test]
+    fn a_ca_of_another_issuer_is_left_to_it() {
+        let said = foreign("existing", "mine", "system");
+        assert!(said.contains("\"existing\"") && said.contains("the Secret system/mine"), "{said}");
+        assert!(foreign("cert-manager", "made", "system").contains("cmctl renew --namespace system"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The webhook's certificates, made and renewed without anybody's help.
+//! The webhook's certificates, made and renewed without anybody's help, or given by somebody else ([`Issuer`]).
 //!
 //! A CA lies in a `Secret` that all replicas of the webhook share. Each replica signs a short-lived leaf with it and keeps
 //! that in memory only. The CA's certificates stand in the `caBundle` of each entry of the `MutatingWebhookConfiguration`,
@@ -24,6 +24,7 @@ pub mod client;
 
 mod authority;
 mod certificate;
+mod given;
 mod maintain;
 mod secret;
 mod trust;
@@ -34,12 +35,25 @@ pub use trust::Untrusted;
 use certificate::Leaf;
 use trust::Entry;
 
+/// Who makes the webhook's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Issuer {
+    /// This program: a CA in the `Secret`, leaves in memory.
+    SelfManaged,
+    /// Whoever writes `tls.crt`, `tls.key` and `ca.crt` to the `Secret`; the last becomes `caBundle`.
+    Existing,
+    /// cert-manager, which writes the same `Secret`, and `caBundle` too.
+    CertManager,
+}
+
 /// Names, places and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Namespace of the `Secret`.
     pub namespace: String,
-    /// Name of the `Secret` with the CA.
+    /// Who makes the certificate.
+    pub issuer: Issuer,
+    /// Name of the `Secret` with the CA, or with the certificate of another issuer.
     pub secret: String,
     /// Name of the `MutatingWebhookConfiguration`.
     pub configuration: String,
@@ -107,12 +121,13 @@ impl Certificates {
 
     /// Serves this leaf from now on. While it is not trusted one that is trusted is kept; a leaf that is trusted by nobody is better than
     /// another one only in that it says why.
-    fn serve(&self, leaf: Leaf, now: Timestamp) -> Result<(), Untrusted> {
+    fn serve(&self, leaf: impl Into<Arc<Leaf>>, now: Timestamp) -> Result<(), Untrusted> {
+        let leaf = leaf.into();
         match self.check_leaf(&leaf, now) {
             Err(untrusted) if self.check(now).is_ok() => Err(untrusted),
             Ok(()) | Err(_) => {
                 info!(certificate.not_after = %leaf.not_after, "Serving a new certificate");
-                self.inner.leaf.store(Some(Arc::new(leaf)));
+                self.inner.leaf.store(Some(leaf));
                 Ok(())
             }
         }
@@ -176,6 +191,14 @@ pub enum Error {
     /// The `Secret` has something else in it.
     #[error("secret {secret:?} has no valid CA: {what}")]
     InvalidSecret {
+        /// Its name.
+        secret: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The certificate of another issuer cannot be used.
+    #[error("secret {secret:?} cannot be used: {what}; write tls.crt, tls.key and ca.crt in PEM to it")]
+    GivenSecret {
         /// Its name.
         secret: String,
         /// What is wrong with it.

@@ -121,6 +121,11 @@ async fn connection(client: TcpStream, target: SocketAddr, mut network: watch::R
     let requests = pass(from_client, to_server, network.clone(), false);
     let answers = pass(from_server, to_client, network.clone(), true);
     let cut = async { network.wait_for(|network| *network == Network::Cut).await.map(drop) };
+    // Who has sent all it had still gets what comes back: only the end of the answers ends the connection.
+    let requests = async {
+        requests.await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = requests => {}
         () = answers => {}

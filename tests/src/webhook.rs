@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use context_manager_operator::{
     inject::{self, OnMissing},
-    pki::{self, Lifetimes},
+    pki::{self, Issuer, Lifetimes},
     webhook::{self, Settings, Times},
 };
 use context_manager_protocol::names;
@@ -257,6 +257,7 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
         },
         pki: pki::Settings {
             namespace: home.to_owned(),
+            issuer: Issuer::SelfManaged,
             secret: "webhook-ca".to_owned(),
             configuration: home.to_owned(),
             server_names: vec![HOST.to_owned()],

@@ -30,7 +30,8 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams},
 };
-use serde_json::json;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
 use tokio::{sync::RwLock, task::JoinSet};
 
 const SECRET: &str = "webhook-ca";
@@ -55,9 +56,9 @@ struct Replicas {
 }
 
 impl Replicas {
-    async fn start(client: &Client, folder: &Path, lifetimes: &[&str]) -> Result<Self> {
+    /// `home` is the namespace of the Secret.
+    async fn start(client: &Client, home: Namespace, folder: &Path, flags: &[&str]) -> Result<Self> {
         cluster::install_definition(client).await?;
-        let home = Namespace::create(client, "certificates", &[]).await?;
         let service = Arc::new(Proxy::balanced(Vec::new()).await?);
         let registration = Registration::create(client, &[&home.name], service.address()).await?;
         let (mut running, mut addresses) = (Vec::new(), Vec::new());
@@ -73,7 +74,7 @@ impl Replicas {
                 ["--address", &at],
                 ["--instance", name],
             ];
-            let arguments = [&["webhook"], arguments.as_flattened(), lifetimes].concat();
+            let arguments = [&["webhook"], arguments.as_flattened(), flags].concat();
             running.push(Operator::start(&arguments, &folder.join(name))?);
             addresses.push(address);
         }
@@ -225,7 +226,8 @@ async fn certificates_change_dozens_of_times_and_no_pod_is_refused() -> Result<(
     let started = Instant::now();
     let client = cluster::client().await?;
     let folder = tempfile::tempdir()?;
-    let mut replicas = Replicas::start(&client, folder.path(), &SECONDS).await?;
+    let home = Namespace::create(&client, "certificates", &[]).await?;
+    let mut replicas = Replicas::start(&client, home, folder.path(), &SECONDS).await?;
     let namespace = Arc::new(replicas.namespace(&client).await?);
     let mut controller = controller(&client, &replicas.home.name, folder.path()).await?;
     let bundles = Arc::new(Mutex::new(Vec::new()));
@@ -320,4 +322,109 @@ async fn a_replica_that_nobody_trusts_lets_nobody_in_and_says_why() -> Result<()
     let namespace = registration.namespace(&client, "admitted", &[]).await?;
     namespace.make_resource("memory", json!({})).await?;
     eventually("injection", PATIENCE, || async { admit(&namespace).await }).await
+}
+
+/// A certificate of somebody else's CA, until the year that is given.
+struct Made {
+    authority: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Made {
+    fn authority(name: &str) -> Result<Self> {
+        let (mut params, key) = (CertificateParams::default(), KeyPair::generate()?);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let authority = params.self_signed(&key)?.pem();
+        Ok(Self { authority, issuer: Issuer::new(params, key) })
+    }
+
+    /// What a Secret with a certificate of it holds.
+    fn secret(&self, year: i32) -> Result<Value> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(json!({"tls.crt": certificate, "tls.key": key.serialize_pem(), "ca.crt": self.authority}))
+    }
+}
+
+/// Waits until both replicas serve what ends with that year.
+async fn served(replicas: &Replicas, year: i16) -> Result<()> {
+    let ends = jiff::civil::date(year, 1, 1).to_zoned(jiff::tz::TimeZone::UTC)?.timestamp().as_second();
+    let metric = "context_manager_webhook_certificate_not_after_timestamp_seconds{certificate=\"leaf\"}";
+    for replica in &replicas.running {
+        eventually("the given certificate", PATIENCE, || async {
+            let metrics = replica.page("/metrics").await?;
+            let shown = metrics.lines().find_map(|line| line.strip_prefix(metric)).context("no leaf")?.trim();
+            ensure!(shown == ends.to_string(), "it ends at {shown} and not at {ends}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_somebody_else_is_served_and_each_change_of_it_refuses_no_pod() -> Result<()> {
+    let client = cluster::client().await?;
+    let folder = tempfile::tempdir()?;
+    let home = Namespace::create(&client, "existing", &[]).await?;
+    let mut made = Made::authority("first")?;
+    let secret = json!({"metadata": {"name": "mine"}, "type": "kubernetes.io/tls", "stringData": made.secret(2100)?});
+    home.make::<Secret>(&secret).await?;
+    let flags = [
+        ["--certificate-issuer", "existing"],
+        ["--certificate-secret", "mine"],
+        ["--ca-grace", "2s"],
+        ["--pki-poll", "500ms"],
+        ["--connection-age", "500ms"],
+    ];
+    let replicas = Replicas::start(&client, home, folder.path(), flags.as_flattened()).await?;
+    let namespace = Arc::new(replicas.namespace(&client).await?);
+    let write = async |content: Value| {
+        let secrets = replicas.home.api::<Secret>();
+        let patch = Patch::Merge(json!({"stringData": content}));
+        secrets.patch("mine", &PatchParams::apply(cluster::FIELD_MANAGER), &patch).await
+    };
+    let load = Load::start(&namespace);
+    for year in 2101..2107 {
+        // Every other time all three are replaced at once, and nothing of the CA before is left in the Secret.
+        if year % 2 == 0 {
+            made = Made::authority(&format!("of {year}"))?;
+        }
+        write(made.secret(year.into())?).await?;
+        served(&replicas, year).await?;
+    }
+    // What cannot be used is not served, and the log says why.
+    let mut broken = made.secret(2107)?;
+    broken["tls.key"] = json!(KeyPair::generate()?.serialize_pem());
+    write(broken).await?;
+    eventually("the complaint", PATIENCE, || async {
+        let said = replicas.logged("tls.key and tls.crt do not belong together");
+        ensure!(said >= 2, "only {said} of two replicas complained");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    served(&replicas, 2106).await?;
+    write(made.secret(2108)?).await?;
+    served(&replicas, 2108).await?;
+    let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    eventually("the end of what was trusted before", PATIENCE, || async {
+        let found = api.get(&replicas.home.name).await?;
+        let bundles = found.webhooks.into_iter().flatten().map(|entry| entry.client_config.ca_bundle);
+        let alone = bundles.map(|bundle| bundle.is_some_and(|bundle| bundle.0 == made.authority.as_bytes()));
+        ensure!(alone.into_iter().all(|alone| alone), "others are trusted still");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    let (admitted, refused) = load.stop().await?;
+    println!("8 changes of the Secret: {} of {} refused", refused.len(), admitted + refused.len());
+    ensure!(refused.is_empty(), "{}", refused.join("\n"));
+    ensure!(admitted >= 100, "only {admitted} pods were tried");
+    let secret = replicas.home.api::<Secret>().get("mine").await?;
+    let managers: BTreeSet<_> =
+        secret.metadata.managed_fields.into_iter().flatten().filter_map(|entry| entry.manager).collect();
+    ensure!(managers.iter().all(|manager| !manager.contains("pki")), "the Secret was written by {managers:?}");
+    Ok(())
 }

@@ -46,6 +46,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ include "context-manager.fullname" . }}-webhook-ca
 {{- end }}
 
+{{/* The Secret with a certificate that the webhook does not make itself. */}}
+{{- define "context-manager.certificateSecret" -}}
+{{- if eq .Values.webhook.certificates.issuer "CertManager" -}}
+{{ include "context-manager.fullname" . }}-webhook-tls
+{{- else -}}
+{{ required "webhook.certificates.issuer=Existing needs webhook.certificates.existingSecret, the name of a Secret with tls.crt, tls.key and ca.crt" .Values.webhook.certificates.existingSecret }}
+{{- end -}}
+{{- end }}
+
 {{/* All that Pod Security "restricted" asks of a pod. The images name a numeric user. */}}
 {{- define "context-manager.podSecurityContext" -}}
 runAsNonRoot: true

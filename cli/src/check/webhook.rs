@@ -66,9 +66,10 @@ async fn trusted(cluster: &Cluster, configuration: &MutatingWebhookConfiguration
     let now = Timestamp::now();
     let name = configuration.name_any();
     let entries: Vec<_> = operator::entries(configuration).collect();
+    // The programs were looked at before; if they cannot be read, that was said there.
+    let issuer = operator::other_issuer(cluster).await.ok().flatten();
     if let Err(what) = entries.iter().try_for_each(|entry| lasting(entry, now)) {
-        let remedy =
-            "the webhook sets caBundle within seconds: look at its log, and whether a GitOps tool sets that field back";
+        let remedy = unset(issuer.as_ref(), &cluster.operator_namespace);
         return findings.problem(TRUST, format!("{name}: {what}"), remedy);
     }
     // All entries have one place; that of the first is looked at, and every bundle has to verify it.
@@ -92,12 +93,31 @@ async fn trusted(cluster: &Cluster, configuration: &MutatingWebhookConfiguration
     let authority =
         entries.iter().flat_map(|entry| bundle(&pem(entry))).filter_map(|found| not_after(&found).ok()).max();
     let (Some(leaf), Some(authority)) = (leaf, authority) else { return };
+    let by = issuer.map(|(issuer, secret)| format!(" (issuer {issuer}, Secret {secret})")).unwrap_or_default();
     let message = format!(
-        "{name}: what is served is trusted; the certificate ends in {}, its CA in {}",
+        "{name}: what is served is trusted; the certificate ends in {}, its CA in {}{by}",
         until(leaf, now),
         until(authority, now)
     );
     findings.fine(TRUST, message);
+}
+
+/// What to do when caBundle is missing or has ended: it depends on who sets it.
+fn unset(issuer: Option<&(String, String)>, namespace: &str) -> String {
+    match issuer {
+        Some((issuer, _)) if issuer == "cert-manager" => {
+            "cert-manager's cainjector sets caBundle: look at its log, and at `kubectl get certificates -n ".to_owned()
+                + namespace
+                + "`"
+        }
+        Some((_, secret)) => format!(
+            "the webhook sets caBundle to ca.crt of the Secret {namespace}/{secret}: look whether it is there and at the webhook's log"
+        ),
+        None => {
+            "the webhook sets caBundle within seconds: look at its log, and whether a GitOps tool sets that field back"
+                .to_owned()
+        }
+    }
 }
 
 fn pem(entry: &MutatingWebhook) -> Vec<u8> {

@@ -41,13 +41,14 @@ pub(super) struct Leaf {
     pub(super) not_after: Timestamp,
     /// From here on a new one should be made.
     pub(super) renew_at: Timestamp,
-    /// The certificate of the CA that signed it.
+    /// The certificate of the CA that signed it; empty if that is another issuer's.
     pub(super) issuer: String,
 }
 
 impl Leaf {
-    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.key.cert[0]
+    /// The certificate, and those between it and its CA.
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
     }
 }
 

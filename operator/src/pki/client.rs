@@ -184,6 +184,7 @@ pub async fn keep(client: &Client, settings: &Settings, now: Timestamp) -> Resul
     let Settings { namespace, secret, lifetimes } = settings;
     let place = super::Settings {
         namespace: namespace.clone(),
+        issuer: super::Issuer::SelfManaged,
         secret: secret.clone(),
         configuration: String::new(),
         server_names: Vec::new(),

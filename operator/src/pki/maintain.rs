@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Certificates, Error, Settings,
+    Certificates, Error, Issuer, Settings,
     authority::{Authorities, Published, Step},
+    given::{self, Given},
     secret::{self, Stored, Written},
-    trust,
+    trust::{self, Entry},
 };
 
 /// Longest wait for one answer of the API server. The client's own retries would go on for hours.
@@ -30,7 +31,7 @@ pub async fn maintain(client: Client, settings: Settings, certificates: Certific
     let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
     let watched = watcher::Config::default().fields(&format!("metadata.name={}", settings.configuration));
     let mut changes = watcher(api, watched).default_backoff().touched_objects().boxed();
-    let mut keeper = Keeper { client, settings, certificates, authorities: None, complaint: None };
+    let mut keeper = Keeper { client, settings, certificates, authorities: None, given: None, complaint: None };
     loop {
         // Whatever is interrupted here is complete or undone: each write is one call.
         tokio::select! {
@@ -58,6 +59,8 @@ struct Keeper {
     certificates: Certificates,
     /// The last ones read: with them the leaf is renewed even while the API server is away.
     authorities: Option<Authorities>,
+    /// What another issuer gave.
+    given: Option<Given>,
     /// What was last complained about, so that a lasting trouble is logged once.
     complaint: Option<String>,
 }
@@ -66,7 +69,7 @@ impl Keeper {
     async fn keep(&mut self) {
         // Each is done whatever became of the one before: what the API server trusts is to be known without the Secret too, and a leaf is
         // renewed while the API server is away. The leaf comes last, because only one that is trusted takes the place of another.
-        let outcomes = [self.keep_authorities().await, self.keep_trust().await, self.keep_leaf()];
+        let outcomes = [self.keep_source().await, self.keep_trust().await, self.keep_leaf()];
         let outcome = outcomes.into_iter().collect::<Result<(), Error>>();
         let complaint = outcome.err().map(|error| chain(&error));
         match (&complaint, &self.complaint) {
@@ -87,6 +90,18 @@ impl Keeper {
         let ahead = dates.into_iter().flatten().filter_map(|date| Duration::try_from(date.duration_since(now)).ok());
         // What is due at this moment must not make a busy loop.
         ahead.fold(longest, Duration::min).max(longest.min(Duration::from_millis(200)))
+    }
+
+    async fn keep_source(&mut self) -> Result<(), Error> {
+        match self.settings.issuer {
+            Issuer::SelfManaged => self.keep_authorities().await,
+            Issuer::Existing | Issuer::CertManager => {
+                let given = given::fetch(&self.client, &self.settings).await?;
+                self.certificates.inner.authority_ends.store(given.authorities_end().map(Arc::new));
+                self.given = Some(given);
+                Ok(())
+            }
+        }
     }
 
     /// Reads the `Secret`, and does the step of the rotation that is due.
@@ -138,9 +153,16 @@ impl Keeper {
 
     /// Makes a leaf if there is none, if it is old, or if another CA signs now. One that is trusted is only replaced by one that is trusted.
     fn keep_leaf(&self) -> Result<(), Error> {
-        let Some(Authorities { signing, .. }) = &self.authorities else { return Ok(()) };
         let now = Timestamp::now();
         let current = self.certificates.inner.leaf.load();
+        if let Some(Given { leaf, .. }) = &self.given {
+            return if current.as_ref().is_some_and(|current| current.chain() == leaf.chain()) || !self.may_serve(now) {
+                Ok(())
+            } else {
+                self.certificates.serve(Arc::clone(leaf), now).map_err(Error::KeptLeaf)
+            };
+        }
+        let Some(Authorities { signing, .. }) = &self.authorities else { return Ok(()) };
         if current.as_ref().is_some_and(|leaf| leaf.issuer == signing.certificate && now < leaf.renew_at) {
             return Ok(());
         }
@@ -148,10 +170,33 @@ impl Keeper {
         self.certificates.serve(leaf, now).map_err(Error::KeptLeaf)
     }
 
+    /// Whether what was given is not too new. Who serves nothing that is trusted has nothing to wait for.
+    fn may_serve(&self, now: Timestamp) -> bool {
+        let grace = self.settings.lifetimes.grace;
+        self.given.as_ref().is_some_and(|given| given.settled(now, grace)) || self.certificates.check(now).is_err()
+    }
+
+    /// What the API server should trust; nothing if that is not for this program to say.
+    fn bundle(&self, entries: &[Entry]) -> Result<Option<String>, Error> {
+        match (self.settings.issuer, &self.given) {
+            (Issuer::SelfManaged, _) => Ok(self.authorities.as_ref().map(Authorities::bundle)),
+            (Issuer::Existing, Some(given)) => {
+                let bundle = given.bundle(entries, Timestamp::now(), self.settings.lifetimes.grace);
+                let secret = self.settings.secret.clone();
+                bundle.map(Some).map_err(|what| Error::GivenSecret { secret, what })
+            }
+            (Issuer::Existing, None) | (Issuer::CertManager, _) => Ok(None),
+        }
+    }
+
     /// Makes the configuration trust the bundle, and remembers what it trusts.
     async fn keep_trust(&self) -> Result<(), Error> {
-        let bundle = self.authorities.as_ref().map(Authorities::bundle);
-        let entries = match (trust::fetch(&self.client, &self.settings).await?, bundle) {
+        let found = trust::fetch(&self.client, &self.settings).await?;
+        let bundle = match &found {
+            Some(entries) => self.bundle(entries)?,
+            None => None,
+        };
+        let entries = match (found, bundle) {
             (Some(entries), Some(bundle)) if trust::differs(&entries, &bundle) => {
                 info!(configuration = self.settings.configuration, "Setting caBundle");
                 Some(trust::apply(&self.client, &self.settings, &entries, &bundle).await?)

@@ -66,6 +66,12 @@ pub(super) async fn fetch(client: &Client, settings: &Settings) -> Result<Option
     Ok(found.map(|configuration| configuration.webhooks.unwrap_or_default().iter().map(entry).collect()))
 }
 
+impl Entry {
+    pub(super) fn bundle(&self) -> &[u8] {
+        &self.bundle
+    }
+}
+
 #[cfg(test)]
 impl Entry {
     pub(super) fn new(name: &str, server_name: &str, bundle: &str) -> Self {
@@ -138,11 +144,12 @@ pub(super) fn verify_all(entries: &[Entry], leaf: &Leaf, now: Timestamp) -> Resu
         return Err(Untrusted::ConfigurationUnknown);
     }
     entries.iter().try_for_each(|entry| {
-        verify(entry, leaf.certificate(), now).map_err(|what| Untrusted::Entry { entry: entry.name.clone(), what })
+        verify(entry, leaf.chain(), now).map_err(|what| Untrusted::Entry { entry: entry.name.clone(), what })
     })
 }
 
-fn verify(entry: &Entry, leaf: &CertificateDer<'_>, now: Timestamp) -> Result<(), String> {
+fn verify(entry: &Entry, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), String> {
+    let [leaf, between @ ..] = chain else { return Err("there is no certificate".to_owned()) };
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(bundle(&entry.bundle));
     let provider = Arc::new(ring::default_provider());
@@ -153,7 +160,7 @@ fn verify(entry: &Entry, leaf: &CertificateDer<'_>, now: Timestamp) -> Result<()
         .map_err(|error| format!("{:?} is not a host name ({error})", entry.server_name))?;
     let seconds = u64::try_from(now.as_second()).unwrap_or_default();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    verifier.verify_server_cert(leaf, &[], &name, &[], now).map(|_| ()).map_err(|error| error.to_string())
+    verifier.verify_server_cert(leaf, between, &name, &[], now).map(|_| ()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use context_manager_protocol::names;
 use super::{Settings, Times};
 use crate::{
     inject::{self, OnMissing},
-    pki::{self, Lifetimes},
+    pki::{self, Issuer, Lifetimes},
 };
 
 /// Flags of `context-manager-operator webhook`.
@@ -37,6 +37,12 @@ pub struct Args {
     /// Name of the `MutatingWebhookConfiguration`
     #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION", default_value = "context-manager")]
     pub webhook_configuration: String,
+    /// Who makes the served certificate
+    #[arg(long, env = "CONTEXT_MANAGER_CERTIFICATE_ISSUER", value_enum, default_value = "self-managed")]
+    pub certificate_issuer: Issuer,
+    /// Name of the secret with `tls.crt`, `tls.key` and `ca.crt` of the issuers `existing` and `cert-manager`
+    #[arg(long, env = "CONTEXT_MANAGER_CERTIFICATE_SECRET", required_if_eq_any = [("certificate_issuer", "existing"), ("certificate_issuer", "cert-manager")])]
+    pub certificate_secret: Option<String>,
     /// Name of the secret with the CA
     #[arg(long, env = "CONTEXT_MANAGER_CA_SECRET", default_value = "context-manager-webhook-ca")]
     pub ca_secret: String,
@@ -49,7 +55,7 @@ pub struct Args {
     /// How long before its end the CA gets a successor
     #[arg(long, env = "CONTEXT_MANAGER_CA_RENEW_BEFORE", default_value = "60d", value_parser = positive)]
     pub ca_renew_before: Duration,
-    /// How long a new CA is published before it signs
+    /// How long a new CA is published before it signs, or before a new certificate of another issuer is served
     #[arg(long, env = "CONTEXT_MANAGER_CA_GRACE", default_value = "3m", value_parser = positive)]
     pub ca_grace: Duration,
     /// Lifetime of the served certificate
@@ -92,6 +98,9 @@ pub enum Error {
     /// A leaf could end between two looks.
     #[error("--pki-poll must be at most a third of --leaf-lifetime, which is when a leaf is renewed before its end")]
     Poll,
+    /// A replica could miss the overlap of what was given before and now.
+    #[error("--pki-poll must be at most --ca-grace, which is how long what is new and what was before overlap")]
+    Grace,
 }
 
 impl TryFrom<Args> for Settings {
@@ -107,6 +116,8 @@ impl TryFrom<Args> for Settings {
             namespace,
             service,
             webhook_configuration,
+            certificate_issuer,
+            certificate_secret,
             ca_secret,
             server_name,
             ca_lifetime,
@@ -118,15 +129,20 @@ impl TryFrom<Args> for Settings {
             drain,
             instance,
         } = args;
-        if ca_renew_before >= ca_lifetime {
-            return Err(Error::RenewBefore);
+        match certificate_issuer {
+            Issuer::SelfManaged if ca_renew_before >= ca_lifetime => return Err(Error::RenewBefore),
+            Issuer::SelfManaged if leaf_lifetime.saturating_add(ca_grace) >= ca_renew_before => {
+                return Err(Error::LeafLifetime);
+            }
+            Issuer::SelfManaged if pki_poll > leaf_lifetime / 3 => return Err(Error::Poll),
+            Issuer::Existing | Issuer::CertManager if pki_poll > ca_grace => return Err(Error::Grace),
+            Issuer::SelfManaged | Issuer::Existing | Issuer::CertManager => {}
         }
-        if leaf_lifetime.saturating_add(ca_grace) >= ca_renew_before {
-            return Err(Error::LeafLifetime);
-        }
-        if pki_poll > leaf_lifetime / 3 {
-            return Err(Error::Poll);
-        }
+        // clap has seen to it that other issuers' has a name.
+        let secret = match certificate_issuer {
+            Issuer::SelfManaged => ca_secret,
+            Issuer::Existing | Issuer::CertManager => certificate_secret.unwrap_or(ca_secret),
+        };
         let mut server_names = pki::service_names(&service, &namespace);
         server_names.extend(server_name);
         let on_missing = match on_missing {
@@ -139,7 +155,8 @@ impl TryFrom<Args> for Settings {
             injection: inject::Settings { sidecar_image, on_missing, class: Some(controller_class) },
             pki: pki::Settings {
                 namespace,
-                secret: ca_secret,
+                issuer: certificate_issuer,
+                secret,
                 configuration: webhook_configuration,
                 server_names,
                 lifetimes: Lifetimes {
@@ -199,6 +216,19 @@ mod tests {
         assert_eq!(settings(&short), Err(Error::Poll));
         let short = [&short[..], &["--pki-poll", "2s"]].concat();
         assert_eq!(settings(&short).unwrap().pki.lifetimes.authority, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn another_issuer_needs_a_secret_and_no_lifetimes() {
+        let least = ["webhook", "--sidecar-image", "sidecar:1", "--namespace", "system"];
+        for issuer in ["existing", "cert-manager"] {
+            let without = Command::try_parse_from(least.iter().chain(&["--certificate-issuer", issuer]));
+            assert!(without.is_err_and(|error| error.to_string().contains("--certificate-secret")), "{issuer}");
+            let given = ["--certificate-issuer", issuer, "--certificate-secret", "mine", "--leaf-lifetime", "61d"];
+            assert_eq!(settings(&given).unwrap().pki.secret, "mine");
+            assert_eq!(settings(&[&given[..], &["--pki-poll", "4m"]].concat()), Err(Error::Grace));
+        }
+        assert_eq!(settings(&["--certificate-secret", "mine"]).unwrap().pki.secret, "context-manager-webhook-ca");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::paths::{self, Home};
 const CHART: &str = "charts/context-manager";
 
 /// A file of golden output, and the values it is rendered with. The first one is what kustomize starts from.
-const CASES: [(&str, &[&str]); 4] = [
+const CASES: [(&str, &[&str]); 5] = [
     ("deploy/kustomize/base/context-manager.yaml", &[]),
     (
         "tests/golden/chart/monitoring.yaml",
@@ -30,6 +30,10 @@ const CASES: [(&str, &[&str]); 4] = [
             "webhook.autoscaling.enabled=true",
             "priorityClass.create=true",
         ],
+    ),
+    (
+        "tests/golden/chart/cert-manager.yaml",
+        &["webhook.certificates.issuer=CertManager", "webhook.serverNames={hook.example.com,192.0.2.7}"],
     ),
     (
         "tests/golden/chart/one-node.yaml",
@@ -71,6 +75,8 @@ const CASES: [(&str, &[&str]); 4] = [
             "webhook.excludedNamespaces={monitoring,ingress}",
             "webhook.serverNames={hook.example.com,192.0.2.7}",
             "webhook.certificates.leafLifetime=12h",
+            "webhook.certificates.issuer=Existing",
+            "webhook.certificates.existingSecret=webhook-certificate",
             "sidecar.image.repository=memory-sidecar",
             "sidecar.image.digest=sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         ],
@@ -146,6 +152,8 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("sidecar.image.digest=sha256:abc", "digest"),
         ("controller.sweeper.mode=perhaps", "mode"),
         ("webhook.certificates.caGrace=soon", "caGrace"),
+        ("webhook.certificates.issuer=Nobody", "issuer"),
+        ("webhook.certificates.issuer=Existing", "existingSecret"),
         ("webhook.hostNetwork=true", "hostNetwork"),
         ("monitoring.interval=often", "interval"),
         ("monitoring.podMonitors.enabled=true", "podMonitors"),
