@@ -22,6 +22,7 @@ pub mod keys;
 mod lease;
 mod metrics;
 pub mod plan;
+mod pods;
 mod reconcile;
 pub mod status;
 mod store;
@@ -31,9 +32,8 @@ pub mod watchdog;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use context_manager_crds::ContextManager;
-use context_manager_protocol::names;
-use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use futures::{FutureExt as _, StreamExt as _, channel::mpsc};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use kube::{
     Api, Client, Config, ResourceExt,
     core::DeserializeGuard,
@@ -188,19 +188,24 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
     let client = clients.client.clone();
     let context = Arc::new(Context::new(clients, Recorder::new(client.clone(), reporter), settings, metrics));
     let ours = watcher::Config::default().labels(&build::selector());
-    let pods = watcher::Config::default().labels(names::INJECTED);
+    let (concerned, by_pods) = mpsc::unbounded();
     let controller =
         Controller::new(Api::<DeserializeGuard<ContextManager>>::all(client.clone()), watcher::Config::default());
     let sweeping = sweep::run(Arc::clone(&context), controller.store(), sweep, stop.clone());
     let forgetting = forget(Arc::clone(&context), controller.store(), stop.clone());
     let stuck = stuck(controller.store(), stop.clone());
+    let following = Arc::clone(&context);
+    let following = {
+        let (store, client, stop) = (controller.store(), client.clone(), stop.clone());
+        async move { following.pods.follow(client, store, concerned, stop).await }
+    };
     let reconciling = controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
         .watches(Api::<PersistentVolumeClaim>::all(client.clone()), ours, |claim| {
             owner_by_label(&claim, build::RESOURCE)
         })
-        .watches(Api::<Pod>::all(client), pods, |pod| owner_by_label(&pod, names::INJECTED))
+        .reconcile_on(by_pods)
         .graceful_shutdown_on(async move { stop.cancelled().await })
         .run(reconcile::reconcile, reconcile::after_error, context)
         .for_each(|result| async move {
@@ -215,7 +220,7 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
             () = stuck => tracing::warn!("Left reconciliations unfinished, so as to end"),
         }
     };
-    tokio::join!(reconciling, sweeping, forgetting);
+    tokio::join!(reconciling, sweeping, forgetting, following);
 }
 
 /// Returns when the reconciliations have been told to stop and do not. They wait for the first list of resources even then, which may

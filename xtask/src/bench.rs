@@ -8,7 +8,11 @@ use anyhow::{Context as _, Result};
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
 use crate::paths::Home;
-use crate::{demo, images};
+use crate::{demo, images, tool};
+
+/// Gives the cluster nodes that are not there; pinned, because its configuration is ours.
+const KWOK: &str = "sigs.k8s.io/kwok/cmd/kwok";
+const KWOK_VERSION: &str = "v0.8.0";
 
 /// The command line of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +23,7 @@ pub struct Args {
     /// Fewer calls, and not the largest memory
     #[arg(long)]
     quick: bool,
-    /// Measure only this: programs, images, codec, memory, start, immediate, retrieve, store or admission; may be given several times
+    /// Measure only this: programs, images, codec, memory, start, immediate, retrieve, store, admission or scale; may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 }
@@ -37,7 +41,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let _lock = home.lock("installation")?;
     let release = Release::new(&home)?;
     let mut bench = Command::new(release.binary("bench"));
-    if args.wants("admission") {
+    if args.wants("scale") {
+        bench.env("CONTEXT_MANAGER_BENCH_KWOK", tool::built_by_go(KWOK, KWOK_VERSION)?);
+    }
+    if args.wants("admission") || args.wants("scale") {
         let cluster = cluster::ensure(&target)?;
         // Its webhook and controller would have their part in what is measured.
         demo::check_absent(&cluster)?;

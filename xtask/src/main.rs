@@ -18,7 +18,6 @@ mod paths;
 mod progress;
 mod schemathesis;
 mod test;
-#[cfg(test)]
 mod tool;
 #[cfg(test)]
 mod workflows;

@@ -31,6 +31,7 @@ use super::{
     fleet, keys,
     metrics::{Metrics, Outcome},
     plan::Plan,
+    pods::Pods,
     status::{self, Report, Trouble},
     store::{
         Probes,
@@ -83,6 +84,8 @@ pub(super) struct Context {
     pub(super) keys: keys::Settings,
     /// What is done with pods that have no sidecar.
     pub(super) watchdog: watchdog::Mode,
+    /// What is known of all pods.
+    pub(super) pods: Pods,
     /// What the watchdog evicted.
     pub(super) evictions: watchdog::Shared,
     resync: Duration,
@@ -112,6 +115,7 @@ impl Context {
             deletions: Semaphore::new(DELETIONS),
             keys: settings.keys,
             watchdog: settings.watchdog,
+            pods: Pods::default(),
             evictions: watchdog::Shared::default(),
             resync: settings.resync,
             failures: Mutex::default(),

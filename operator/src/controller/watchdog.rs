@@ -11,10 +11,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, ResourceExt,
-    api::{EvictParams, PartialObjectMeta},
-};
+use kube::{Api, api::EvictParams};
 
 use super::{
     error::{Error, call},
@@ -86,12 +83,10 @@ pub(super) async fn watch(
             None,
         ));
     }
-    let mut named: Vec<_> = missing.iter().map(ResourceExt::name_any).collect();
-    named.sort_unstable();
     let message = format!(
         "{} asked for a sidecar and got none: the webhook was away when they were made, or skipped them; delete them, and what \
          takes their place gets one",
-        listed(&named)
+        listed(missing)
     );
     if was.unwrap_or_default() < i32::try_from(missing.len()).unwrap_or(i32::MAX) {
         context.warn(plan, "SidecarMissing", &message).await;
@@ -105,18 +100,12 @@ pub(super) async fn watch(
 }
 
 /// Evicts the first that may be, and names it.
-async fn evict_one(
-    context: &Context,
-    plan: &Plan,
-    fleet: &Fleet,
-    missing: &[PartialObjectMeta<Pod>],
-) -> Result<Option<String>, Error> {
+async fn evict_one(context: &Context, plan: &Plan, fleet: &Fleet, missing: &[String]) -> Result<Option<String>, Error> {
     let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
     let evicting = Api::<Pod>::namespaced(context.evicting.clone(), &plan.namespace);
     let Some(target) = &fleet.target else { return Ok(None) };
-    for candidate in missing {
-        let name = candidate.name_any();
-        let Some(pod) = call("read a pod without a sidecar", api.get_opt(&name)).await? else { continue };
+    for name in missing {
+        let Some(pod) = call("read a pod without a sidecar", api.get_opt(name)).await? else { continue };
         let Some(owner) = replacer(&pod) else { continue };
         if pod.metadata.deletion_timestamp.is_some() || !is_injected_now(&pod, plan, target) {
             continue;
@@ -128,8 +117,8 @@ async fn evict_one(
         if !permitted {
             continue;
         }
-        return match call("evict a pod without a sidecar", evicting.evict(&name, &EvictParams::default())).await {
-            Ok(_) => Ok(Some(name)),
+        return match call("evict a pod without a sidecar", evicting.evict(name, &EvictParams::default())).await {
+            Ok(_) => Ok(Some(name.clone())),
             // Gone, or its budget does not permit it now.
             Err(error) if error.status().is_some_and(|status| matches!(status.code, 404 | 429)) => Ok(None),
             Err(error) => Err(error),

@@ -12,6 +12,7 @@ mod figure;
 mod immediate;
 mod query;
 mod retrieval;
+mod scale;
 mod server;
 mod sizes;
 mod stage;
@@ -33,6 +34,10 @@ const SIZES: [(usize, usize, usize); 3] = [(1_000, 300, 15), (10_000, 200, 8), (
 const CLIENTS: usize = 16;
 /// By how much a quick run measures less; it also leaves the largest size out.
 const QUICK: usize = 4;
+/// How much smaller the cluster of a quick run is.
+const SMALL: usize = 10;
+const RESOURCES: usize = 1_000;
+const PODS: usize = 10_000;
 
 /// Measure the product on this machine
 #[derive(Debug, Parser)]
@@ -69,6 +74,8 @@ enum Section {
     Store,
     /// Creation of pods
     Admission,
+    /// Many resources and pods
+    Scale,
 }
 
 impl Args {
@@ -122,6 +129,10 @@ async fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     if args.wants(Section::Admission) {
         eprintln!("admissions");
         admission::measure(figures).await?;
+    }
+    if args.wants(Section::Scale) {
+        let share = if args.quick { SMALL } else { 1 };
+        scale::measure(figures, scale::Extent { resources: RESOURCES / share, pods: PODS / share }).await?;
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ fn size(path: &std::path::Path) -> Result<f64> {
 
 /// Memory before the first context.
 pub fn idle(figures: &mut Figures, sidecar: &Sidecar) -> Result<()> {
-    let Memory { resident, anonymous } = Memory::of(sidecar)?;
+    let Memory { resident, anonymous } = Memory::of(sidecar.id())?;
     figures.at_most("sidecar, idle, resident memory", resident, "MiB", IDLE_MEBIBYTES);
     figures.add("sidecar, idle, anonymous memory", anonymous, "MiB");
     Ok(())
@@ -46,7 +46,7 @@ pub fn idle(figures: &mut Figures, sidecar: &Sidecar) -> Result<()> {
 
 /// Memory with contexts, and by how much it grows for 1,000 of them.
 pub fn with_contexts(figures: &mut Figures, sidecar: &Sidecar, contexts: usize) -> Result<()> {
-    let Memory { resident, anonymous } = Memory::of(sidecar)?;
+    let Memory { resident, anonymous } = Memory::of(sidecar.id())?;
     #[expect(clippy::cast_precision_loss, reason = "a number of contexts")]
     let thousands = contexts as f64 / 1_000.0;
     let empty = of_the_idle_one(figures);
@@ -65,14 +65,17 @@ fn of_the_idle_one(figures: &Figures) -> Memory {
 }
 
 /// In mebibytes: all that is resident, and what of it is not mapped from a file and so cannot be dropped by the kernel.
-struct Memory {
-    resident: f64,
-    anonymous: f64,
+pub struct Memory {
+    /// All that is resident.
+    pub resident: f64,
+    /// What of it is not mapped from a file.
+    pub anonymous: f64,
 }
 
 impl Memory {
-    fn of(sidecar: &Sidecar) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{}/status", sidecar.id()))?;
+    /// What a process takes now.
+    pub fn of(process: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
         let field = |name: &str| -> Result<f64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the kernel tells memory")?;
             let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse()?;

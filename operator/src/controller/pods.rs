@@ -1,0 +1,312 @@
+//! What is known of all pods, by two watches: of those with a sidecar, and, metadata alone, of those that ask for one in vain.
+//!
+//! Of each pod a few words are kept and not the pod, so that thousands of them take little memory, and counting them asks the API
+//! server nothing. Whatever happens to a pod is a reason to look at its resource.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use context_manager_crds::{ContextManager, context_manager::status::Pods as Counted};
+use context_manager_protocol::names;
+use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedSender};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::PartialObjectMeta,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{ObjectRef, Store},
+        watcher,
+        watcher::Event,
+    },
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::error::Error;
+use crate::pods::{has_ended, sidecar_status};
+
+/// Pods of one page of the first list. A page is in memory as a whole, so a small one bounds what a start takes.
+const PAGE: u32 = 100;
+/// How long a reconciliation waits for the first list; then it is tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Reference = ObjectRef<DeserializeGuard<ContextManager>>;
+
+/// A pod with a sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Injected {
+    resource: String,
+    /// The fingerprint of what it got.
+    template: Option<String>,
+    ready: bool,
+    has_ended: bool,
+}
+
+/// A pod that asks for a sidecar and has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Missing {
+    /// The resource that it names.
+    resource: Option<String>,
+    is_leaving: bool,
+}
+
+/// The pods of the cluster.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    injected: Index<Injected>,
+    missing: Index<Missing>,
+}
+
+/// Pods by namespace and name, as a watch tells of them.
+#[derive(Debug)]
+struct Index<T> {
+    pods: Mutex<HashMap<String, HashMap<String, T>>>,
+    is_listed: watch::Sender<bool>,
+}
+
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Self { pods: Mutex::default(), is_listed: watch::Sender::new(false) }
+    }
+}
+
+impl Injected {
+    fn of(pod: &Pod) -> Option<Self> {
+        Some(Self {
+            resource: pod.labels().get(names::INJECTED)?.clone(),
+            template: pod.annotations().get(names::INJECTED_TEMPLATE).cloned(),
+            ready: sidecar_status(pod).is_some_and(|sidecar| sidecar.ready),
+            has_ended: has_ended(pod),
+        })
+    }
+}
+
+impl Missing {
+    fn of(pod: &impl ResourceExt) -> Self {
+        let resource = pod.annotations().get(names::NAME).cloned();
+        Self { resource, is_leaving: pod.meta().deletion_timestamp.is_some() }
+    }
+}
+
+impl Pods {
+    /// Waits until all pods have been listed once.
+    pub(super) async fn listed(&self) -> Result<(), Error> {
+        let both = async {
+            self.injected.listed().await;
+            self.missing.listed().await;
+        };
+        timeout(PATIENCE, both).await.map_err(|_| Error::Timeout { action: "list the pods" })
+    }
+
+    /// Counts the pods of a resource that have a sidecar and have not ended. `template` is what they would get now, if it is known.
+    pub(super) fn count(&self, namespace: &str, resource: &str, template: Option<&str>) -> Counted {
+        let mut counted = Counted::default();
+        self.injected.each(namespace, |_, pod| {
+            if pod.resource != resource || pod.has_ended {
+                return;
+            }
+            counted.injected += 1;
+            counted.ready += i32::from(pod.ready);
+            // A pod of an earlier version has no such annotation, and other things than today.
+            counted.outdated += i32::from(template.is_some_and(|template| pod.template.as_deref() != Some(template)));
+        });
+        counted
+    }
+
+    /// The pods of a namespace that ask for a sidecar in vain, and the resource that each names, if it names one.
+    pub(super) fn missing(&self, namespace: &str) -> Vec<(String, Option<String>)> {
+        let mut missing = Vec::new();
+        self.missing.each(namespace, |name, pod| {
+            if !pod.is_leaving {
+                missing.push((name.to_owned(), pod.resource.clone()));
+            }
+        });
+        missing.sort_unstable();
+        missing
+    }
+
+    /// Follows the pods until `stop`, and sends the resources that they concern.
+    pub(super) async fn follow(
+        &self,
+        client: Client,
+        resources: Store<DeserializeGuard<ContextManager>>,
+        concerned: UnboundedSender<Reference>,
+        stop: CancellationToken,
+    ) {
+        let config = || watcher::Config::default().page_size(PAGE);
+        let with = watcher(Api::<Pod>::all(client.clone()), config().labels(names::INJECTED)).default_backoff();
+        let asking = format!("{}=true,!{}", names::INJECT, names::INJECTED);
+        // One that has ended needs no sidecar any more.
+        let asking = config().labels(&asking).fields("status.phase!=Succeeded,status.phase!=Failed");
+        let without = watcher(Api::<PartialObjectMeta<Pod>>::all(client), asking).default_backoff();
+        let with = self.injected.follow(with, Injected::of, |namespace, pod| {
+            let _ = concerned.unbounded_send(ObjectRef::new(&pod.resource).within(namespace));
+        });
+        let without = self.missing.follow(
+            without,
+            |pod| Some(Missing::of(pod)),
+            |namespace, pod| {
+                let meant = |reference: &Reference| match &pod.resource {
+                    Some(name) => reference.name == *name,
+                    None => true,
+                };
+                let all = resources.state();
+                let here = all.iter().map(|object| ObjectRef::from_obj(&**object));
+                let here = here.filter(|reference| reference.namespace.as_deref() == Some(namespace));
+                for reference in here.filter(meant) {
+                    let _ = concerned.unbounded_send(reference);
+                }
+            },
+        );
+        stop.run_until_cancelled(async { tokio::join!(with, without) }).await;
+    }
+}
+
+impl<T: PartialEq> Index<T> {
+    async fn listed(&self) {
+        // The sender lives as long as this.
+        let _ = self.is_listed.subscribe().wait_for(|is_listed| *is_listed).await;
+    }
+
+    fn each(&self, namespace: &str, mut visit: impl FnMut(&str, &T)) {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, pod) in pods.get(namespace).into_iter().flatten() {
+            visit(name, pod);
+        }
+    }
+
+    async fn follow<K: ResourceExt>(
+        &self,
+        events: impl futures::Stream<Item = Result<Event<K>, watcher::Error>>,
+        of: impl Fn(&K) -> Option<T>,
+        concerns: impl Fn(&str, &T),
+    ) {
+        // A new list takes the place of what is known when it is complete.
+        let mut list = HashMap::<String, HashMap<String, T>>::new();
+        let mut events = std::pin::pin!(events.into_stream());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => list.clear(),
+                Ok(Event::InitApply(pod)) => {
+                    if let (Some(namespace), Some(known)) = (pod.namespace(), of(&pod)) {
+                        list.entry(namespace).or_default().insert(pod.name_any(), known);
+                    }
+                }
+                Ok(Event::InitDone) => self.replace(std::mem::take(&mut list), &concerns),
+                Ok(Event::Apply(pod)) => self.put(&pod, of(&pod), &concerns),
+                Ok(Event::Delete(pod)) => self.put(&pod, None, &concerns),
+                Err(error) => warn!(%error, "The watch of pods is broken; it is begun again"),
+            }
+        }
+    }
+
+    fn replace(&self, list: HashMap<String, HashMap<String, T>>, concerns: impl Fn(&str, &T)) {
+        let visit = |pods: &HashMap<String, HashMap<String, T>>| {
+            for (namespace, pods) in pods {
+                pods.values().for_each(|pod| concerns(namespace, pod));
+            }
+        };
+        visit(&list);
+        let before = std::mem::replace(&mut *self.pods.lock().unwrap_or_else(PoisonError::into_inner), list);
+        visit(&before);
+        self.is_listed.send_replace(true);
+    }
+
+    fn put<K: ResourceExt>(&self, pod: &K, known: Option<T>, concerns: impl Fn(&str, &T)) {
+        let Some(namespace) = pod.namespace() else { return };
+        let name = pod.name_any();
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = pods.entry(namespace.clone()).or_default();
+        let before = here.remove(&name);
+        if let Some(known) = known {
+            // The one that it belonged to has to know as well.
+            before.filter(|before| *before != known).iter().for_each(|before| concerns(&namespace, before));
+            concerns(&namespace, &known);
+            here.insert(name, known);
+        } else {
+            before.iter().for_each(|before| concerns(&namespace, before));
+        }
+        if here.is_empty() {
+            pods.remove(&namespace);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures::stream;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, resource: &str, phase: &str, ready: bool, template: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {
+                "namespace": "n",
+                "name": name,
+                "labels": {names::INJECTED: resource},
+                "annotations": {names::INJECTED_TEMPLATE: template},
+            },
+            "status": {"phase": phase, "initContainerStatuses": [
+                {"name": names::CONTAINER, "ready": ready, "image": "i", "imageID": "i", "restartCount": 0}]},
+        }))
+        .unwrap()
+    }
+
+    /// What a watch told of; the resources that were concerned, in order.
+    async fn told(pods: &Pods, events: Vec<Event<Pod>>) -> Vec<String> {
+        let concerned = RefCell::new(Vec::new());
+        let events = stream::iter(events.into_iter().map(Ok));
+        pods.injected.follow(events, Injected::of, |_, pod| concerned.borrow_mut().push(pod.resource.clone())).await;
+        let mut concerned = concerned.into_inner();
+        concerned.sort_unstable();
+        concerned
+    }
+
+    #[tokio::test]
+    async fn pods_that_live_are_counted_by_what_they_are() {
+        let pods = Pods::default();
+        let old = Pod { status: None, ..pod("d", "m", "Pending", false, "") };
+        let events = [pod("a", "m", "Running", true, "x"), pod("b", "m", "Running", false, "y"), old]
+            .into_iter()
+            .chain([pod("c", "m", "Failed", false, "y"), pod("e", "other", "Running", true, "x")]);
+        told(&pods, events.map(Event::Apply).collect()).await;
+        assert_eq!(pods.count("n", "m", Some("x")), Counted { injected: 3, ready: 1, outdated: 2, missing: 0 });
+        assert_eq!(pods.count("n", "m", None).outdated, 0, "nothing is known of what they would get");
+        assert_eq!(pods.count("elsewhere", "m", None), Counted::default());
+    }
+
+    #[tokio::test]
+    async fn a_new_list_takes_the_place_of_what_was_known_once_it_is_complete() {
+        let pods = Pods::default();
+        let begun = vec![Event::Init, Event::InitApply(pod("a", "m", "Running", true, "x"))];
+        assert_eq!(told(&pods, begun).await, Vec::<String>::new());
+        assert!(!*pods.injected.is_listed.borrow(), "the list has no end yet");
+        let listed = vec![Event::Init, Event::InitApply(pod("a", "m", "Running", true, "x")), Event::InitDone];
+        assert_eq!(told(&pods, listed).await, ["m"]);
+        pods.injected.listed().await;
+        let again = vec![Event::Init, Event::InitApply(pod("b", "other", "Running", true, "x")), Event::InitDone];
+        assert_eq!(told(&pods, again).await, ["m", "other"], "the one that lost its pod is concerned too");
+        assert_eq!((pods.count("n", "m", None).injected, pods.count("n", "other", None).injected), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn whoever_loses_a_pod_is_concerned() {
+        let pods = Pods::default();
+        let had = pod("a", "m", "Running", true, "x");
+        assert_eq!(told(&pods, vec![Event::Apply(had.clone())]).await, ["m"]);
+        let moved = pod("a", "other", "Running", true, "x");
+        assert_eq!(told(&pods, vec![Event::Apply(moved.clone())]).await, ["m", "other"]);
+        assert_eq!(told(&pods, vec![Event::Delete(moved)]).await, ["other"]);
+        assert!(pods.injected.pods.lock().unwrap().is_empty(), "nothing is left of a namespace without pods");
+    }
+}
