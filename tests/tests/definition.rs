@@ -269,7 +269,11 @@ async fn the_table_shows_readiness_reason_store_pods_and_ages() -> Result<()> {
     let columns = table["columnDefinitions"].as_array().context("a table has columns")?;
     let names: Vec<_> = columns.iter().filter_map(|column| column["name"].as_str()).collect();
     ensure!(
-        names == ["Name", "Ready", "Reason", "Store", "Pods", "Injected", "Outdated", "Missing", "Key-Age", "Age"],
+        names
+            == [
+                "Name", "Ready", "Reason", "Store", "Pods", "Injected", "Outdated", "Missing", "Key-Age", "Class",
+                "Age"
+            ],
         "{names:?}"
     );
     let cells = &table["rows"][0]["cells"];
