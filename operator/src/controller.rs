@@ -27,6 +27,7 @@ mod reconcile;
 pub mod status;
 mod store;
 mod upgrade;
+mod watch;
 pub mod watchdog;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -58,7 +59,7 @@ pub use store::{
     sweep,
 };
 
-use crate::pki;
+use crate::{pki, watches};
 
 /// Most reconciliations at once.
 const CONCURRENCY: u16 = 8;
@@ -145,6 +146,7 @@ pub enum Failure {
 /// # Errors
 /// When a socket or the lease cannot be used.
 pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationToken) -> Result<(), Failure> {
+    let clients = Clients { client: watches::restartable(clients.client), evictions: clients.evictions };
     let metrics = Arc::new(Metrics::new()?);
     let address = settings.admin_address;
     let listener = TcpListener::bind(address).await.map_err(|source| Failure::Bind { address, source })?;
@@ -189,8 +191,9 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
     let context = Arc::new(Context::new(clients, Recorder::new(client.clone(), reporter), settings, metrics));
     let ours = watcher::Config::default().labels(&build::selector());
     let (concerned, by_pods) = mpsc::unbounded();
-    let controller =
-        Controller::new(Api::<DeserializeGuard<ContextManager>>::all(client.clone()), watcher::Config::default());
+    let (changed, store) = watch::resources(Api::all(client.clone()));
+    let controller = Controller::for_stream(changed, store);
+    let (relisted, relists) = mpsc::unbounded();
     let sweeping = sweep::run(Arc::clone(&context), controller.store(), sweep, stop.clone());
     let forgetting = forget(Arc::clone(&context), controller.store(), stop.clone());
     let stuck = stuck(controller.store(), stop.clone());
@@ -201,11 +204,13 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
     };
     let reconciling = controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .owns(Api::<ConfigMap>::all(client.clone()), ours.clone())
-        .watches(Api::<PersistentVolumeClaim>::all(client.clone()), ours, |claim| {
-            owner_by_label(&claim, build::RESOURCE)
-        })
+        .owns_stream(watch::children("config maps", Api::<ConfigMap>::all(client.clone()), ours.clone(), &relisted))
+        .watches_stream(
+            watch::children("claims", Api::<PersistentVolumeClaim>::all(client), ours, &relisted),
+            |claim| owner_by_label(&claim, build::RESOURCE),
+        )
         .reconcile_on(by_pods)
+        .reconcile_all_on(relists)
         .graceful_shutdown_on(async move { stop.cancelled().await })
         .run(reconcile::reconcile, reconcile::after_error, context)
         .for_each(|result| async move {

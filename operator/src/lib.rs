@@ -6,4 +6,5 @@ pub mod inject;
 pub mod pki;
 pub mod pods;
 pub mod upgrade;
+pub mod watches;
 pub mod webhook;

@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     inject,
     pki::{self, Certificates},
+    watches,
 };
 
 mod admin;
@@ -131,6 +132,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let Settings { injection, pki, instance, times, address, .. } = settings;
+    let client = watches::restartable(client);
     let certificates = Certificates::default();
     let caches = Caches::default();
     let metrics = Arc::new(Metrics::new(certificates.clone())?);

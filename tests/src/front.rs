@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::Result;
 use axum::{
-    Router,
+    Json, Router,
     body::{Body, to_bytes},
     extract::{Request, State},
     http::{Method, Response, StatusCode, Uri, header},
     response::IntoResponse as _,
 };
 use kube::Client;
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::cluster;
@@ -67,6 +68,23 @@ pub fn is_watch(method: &Method, uri: &Uri, kind: &str) -> bool {
 
 fn is_all(uri: &Uri, kind: &str) -> bool {
     uri.path().ends_with(&format!("/{kind}")) && !uri.path().contains("/namespaces/")
+}
+
+/// The status by which an API server refuses, as in a body or in a watch.
+#[must_use]
+pub fn status(code: u16, reason: &str) -> Value {
+    let message = "by the script of a suite";
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message})
+}
+
+/// An answer that refuses, and may say after how many seconds another attempt is welcome.
+#[must_use]
+pub fn refusal(code: u16, reason: &str, retry_after: Option<u64>) -> Response<Body> {
+    let mut answer = (StatusCode::from_u16(code).unwrap_or_default(), Json(status(code, reason))).into_response();
+    if let Some(seconds) = retry_after {
+        answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    answer
 }
 
 /// The proxy; it ends when dropped.

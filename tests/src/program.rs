@@ -26,6 +26,7 @@ pub struct Operator {
     child: Child,
     arguments: Vec<String>,
     log: PathBuf,
+    kubeconfig: PathBuf,
     /// Where probes and metrics are served.
     pub admin: SocketAddr,
 }
@@ -36,21 +37,30 @@ impl Operator {
     /// # Errors
     /// When it cannot be started.
     pub fn start(arguments: &[&str], log: &Path) -> Result<Self> {
-        Self::start_at(arguments.iter().map(|argument| (*argument).to_owned()).collect(), log, dead_address()?)
+        Self::start_with(arguments, log, &cluster::kubeconfig()?)
     }
 
-    fn start_at(arguments: Vec<String>, log: &Path, admin: SocketAddr) -> Result<Self> {
+    /// The same, with another way to the API server.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(arguments: &[&str], log: &Path, kubeconfig: &Path) -> Result<Self> {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self::start_at(arguments, log, kubeconfig, dead_address()?)
+    }
+
+    fn start_at(arguments: Vec<String>, log: &Path, kubeconfig: &Path, admin: SocketAddr) -> Result<Self> {
         let written = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
         let child = Command::new(program("context-manager-operator")?)
             .args(&arguments)
             .args(["--admin-address", &admin.to_string()])
-            .env("KUBECONFIG", cluster::kubeconfig()?)
+            .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .stdout(written.try_clone()?)
             .stderr(written)
             .spawn()
             .context("failed to start the operator")?;
-        Ok(Self { child, arguments, log: log.to_owned(), admin })
+        Ok(Self { child, arguments, log: log.to_owned(), kubeconfig: kubeconfig.to_owned(), admin })
     }
 
     /// Starts it again where it was.
@@ -58,7 +68,7 @@ impl Operator {
     /// # Errors
     /// When it cannot be started.
     pub fn again(self) -> Result<Self> {
-        Self::start_at(self.arguments.clone(), &self.log, self.admin)
+        Self::start_at(self.arguments.clone(), &self.log, &self.kubeconfig, self.admin)
     }
 
     /// Ends it in order.
@@ -66,10 +76,26 @@ impl Operator {
     /// # Errors
     /// When it does not end so.
     pub fn terminate(&mut self) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the operator ended with {status}");
         Ok(())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Whether it ended.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Ends it without a good-bye.

@@ -8,20 +8,26 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use axum::{
+    http::{Method, Uri},
+    response::IntoResponse as _,
+};
 use context_manager_crds::ContextManager;
 use context_manager_protocol::names;
 use context_manager_tests::{
-    cluster::{self, Namespace, eventually},
-    front::Front,
+    cluster::{self, Namespace, eventually, resource_type},
+    front::{self, Front, is_watch, refusal},
     operator::{self, PATIENCE, provision, wait_for},
     proxy::{Network, Proxy},
     replica::{Leads, Replica},
     webhook::Webhook,
 };
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{
+    api::core::v1::ConfigMap, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -35,6 +41,10 @@ use tokio::{
 const LEASE: Duration = Duration::from_secs(15);
 /// The shortest one.
 const SHORT: Duration = Duration::from_secs(6);
+/// After this nothing passes a cut any more.
+const SETTLED: Duration = Duration::from_millis(300);
+/// How long one call of the API server is tried.
+const RETRIED: Duration = Duration::from_secs(10);
 /// Nothing here is noticed by a resync.
 const RESYNC: Duration = Duration::from_mins(10);
 
@@ -102,33 +112,22 @@ impl Drop for Unrest {
     }
 }
 
-async fn ended(replica: &mut Replica) -> Result<bool> {
-    for _ in 0..300 {
-        if let Some(status) = replica.ended()? {
-            return Ok(status.success());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    anyhow::bail!("it does not end: {}", replica.log()?)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_replicas_writes_and_hands_over_when_it_is_told_to_end() -> Result<()> {
     let stage = Stage::set("handover").await?;
     let (mut first, first_asked) = stage.replica("first", LEASE).await?;
     first.wait_until(Leads::Yes).await?;
     let (second, second_asked) = stage.replica("second", LEASE).await?;
-    eventually("the second replica", PATIENCE, || second.get("/readyz")).await?;
+    eventually("the second replica", PATIENCE, || second.process.page("/readyz")).await?;
     provision(&stage.namespace, "memory", json!({})).await?;
     ensure!(first_asked.writes() > 0, "the leader wrote nothing");
     ensure!(second_asked.writes() == 0 && !second.leads().await?, "a replica without the lease wrote");
     let asked = Instant::now();
-    first.signal(Signal::SIGTERM)?;
+    first.process.terminate().with_context(|| first.process.logged())?;
     second.wait_until(Leads::Yes).await?;
     let took = asked.elapsed();
     println!("SIGTERM: the other replica led after {took:?}");
     ensure!(took < LEASE / 2, "it took {took:?}, as if the lease had not been released");
-    ensure!(ended(&mut first).await?, "it did not end well: {}", first.log()?);
     let written = first_asked.writes();
     provision(&stage.namespace, "later", json!({})).await?;
     ensure!(first_asked.writes() == written && second_asked.writes() > 0, "the wrong one wrote");
@@ -142,9 +141,9 @@ async fn the_lease_of_a_killed_replica_is_taken_when_it_is_over() -> Result<()> 
     first.wait_until(Leads::Yes).await?;
     provision(&stage.namespace, "memory", json!({})).await?;
     let (second, second_asked) = stage.replica("second", SHORT).await?;
-    eventually("the second replica", PATIENCE, || second.get("/readyz")).await?;
+    eventually("the second replica", PATIENCE, || second.process.page("/readyz")).await?;
     let asked = Instant::now();
-    first.signal(Signal::SIGKILL)?;
+    first.process.signal(Signal::SIGKILL)?;
     let (configs, config) = (stage.namespace.api::<ConfigMap>(), names::config_map("memory"));
     configs.delete(&config, &DeleteParams::default()).await?;
     second.wait_until(Leads::Yes).await?;
@@ -172,12 +171,12 @@ async fn a_replica_that_was_stopped_for_longer_than_its_lease_writes_no_more() -
         Ok::<_, anyhow::Error>(())
     })
     .await?;
-    first.signal(Signal::SIGSTOP)?;
+    first.process.signal(Signal::SIGSTOP)?;
     let stopped = Instant::now();
     second.wait_until(Leads::Yes).await?;
     println!("SIGSTOP with a lease of {SHORT:?}: the other replica led after {:?}", stopped.elapsed());
     let (theirs, others) = (first_asked.writes(), second_asked.writes());
-    first.signal(Signal::SIGCONT)?;
+    first.process.signal(Signal::SIGCONT)?;
     let resumed = Instant::now();
     first.wait_until(Leads::No).await?;
     println!("SIGCONT: it had stepped down after {:?}", resumed.elapsed());
@@ -191,9 +190,9 @@ async fn a_replica_that_was_stopped_for_longer_than_its_lease_writes_no_more() -
     ensure!(late == 0, "it wrote {late} times although another one led: {:?}", first_asked.seen());
     drop(unrest);
     // It is no worse for it.
-    second.signal(Signal::SIGTERM)?;
+    second.process.signal(Signal::SIGTERM)?;
     first.wait_until(Leads::Yes).await?;
-    ensure!(first.ended()?.is_none(), "it ended");
+    ensure!(!first.process.ended()?, "it ended");
     provision(&stage.namespace, "later", json!({})).await?;
     ensure!(first_asked.writes() > theirs, "somebody else wrote");
     Ok(())
@@ -212,6 +211,7 @@ async fn what_changed_while_the_api_server_was_away_is_reconciled_without_a_rest
     for (turn, expected) in [("short", Leads::Yes), ("long", Leads::No)] {
         network.set(Network::Cut);
         let cut = Instant::now();
+        tokio::time::sleep(SETTLED).await;
         stage.change("memory", json!({"gc": {"interval": if expected == Leads::Yes { "7s" } else { "8s" }}})).await?;
         configs.delete(&config, &DeleteParams::default()).await?;
         stage.namespace.make_resource(turn, json!({})).await?;
@@ -220,22 +220,185 @@ async fn what_changed_while_the_api_server_was_away_is_reconciled_without_a_rest
             Leads::No => replica.wait_until(Leads::No).await?,
         }
         for probe in ["/healthz", "/readyz"] {
-            replica.get(probe).await.with_context(|| format!("{probe} while the API server is away"))?;
+            replica.process.page(probe).await.with_context(|| format!("{probe} while the API server is away"))?;
         }
         println!("{turn}: the API server was away for {:?}", cut.elapsed());
         network.set(Network::Fine);
         let back = Instant::now();
         replica.wait_until(Leads::Yes).await?;
         for name in ["memory", "other", turn] {
-            wait_for(&stage.namespace, name, "Ready", "True", None)
-                .await
-                .with_context(|| replica.log().unwrap_or_default())?;
+            wait_for(&stage.namespace, name, "Ready", "True", None).await.with_context(|| replica.process.logged())?;
         }
         eventually("what was deleted meanwhile", PATIENCE, || configs.get(&config)).await?;
         println!("{turn}: all was as it should be {:?} after it was back", back.elapsed());
-        ensure!(replica.ended()?.is_none(), "it ended: {}", replica.log()?);
-        let terms = replica.said("Leading")?;
+        ensure!(!replica.process.ended()?, "it ended: {}", replica.process.logged());
+        let terms = replica.said("Leading");
         ensure!(terms == if expected == Leads::Yes { 1 } else { 2 }, "it led {terms} times");
     }
     Ok(())
+}
+
+/// Cuts the connections, does something, and lets them through again.
+async fn unseen<T>(network: &Proxy, what: impl Future<Output = Result<T>>) -> Result<T> {
+    network.set(Network::Cut);
+    // What had come before the cut is passed on.
+    tokio::time::sleep(SETTLED).await;
+    let done = what.await;
+    network.set(Network::Fine);
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_too_old_is_begun_anew_and_nothing_is_missed() -> Result<()> {
+    let stage = Stage::set("gone").await?;
+    let front = Front::start().await?;
+    let network = Proxy::start(front.address).await?;
+    let replica = Replica::start(stage.folder(), "only", network.address(), &stage.webhook, LEASE, RESYNC)?;
+    replica.wait_until(Leads::Yes).await?;
+    provision(&stage.namespace, "memory", json!({})).await?;
+    provision(&stage.namespace, "other", json!({})).await?;
+    let (configs, config) = (stage.namespace.api::<ConfigMap>(), names::config_map("other"));
+    // As an event in the stream, and as an answer.
+    let mut answers = vec![
+        refusal(410, "Expired", None),
+        axum::Json(json!({"type": "ERROR", "object": front::status(410, "Expired")})).into_response(),
+    ];
+    front.script(move |method, uri| if is_watch(method, uri, "contextmanagers") { answers.pop() } else { None });
+    let lists = front.count(|seen| seen.is_list("contextmanagers"));
+    unseen(&network, async {
+        stage.change("memory", json!({"gc": {"interval": "7s"}})).await?;
+        stage.namespace.make_resource("later", json!({})).await
+    })
+    .await?;
+    for name in ["memory", "later"] {
+        let found = wait_for(&stage.namespace, name, "Ready", "True", None).await;
+        found.with_context(|| replica.process.logged())?;
+    }
+    // Nor after the second one, in a watch that had just been begun.
+    stage.namespace.make_resource("last", json!({})).await?;
+    wait_for(&stage.namespace, "last", "Ready", "True", None).await?;
+    let (lists, watches) = (
+        front.count(|seen| seen.is_list("contextmanagers")) - lists,
+        front.count(|seen| seen.is_watch("contextmanagers") && seen.scripted),
+    );
+    println!("{watches} watches of resources were answered by 410, and {lists} lists followed");
+    ensure!(watches == 2 && (2..=4).contains(&lists), "{watches} watches and {lists} lists");
+
+    // A deletion is in no list. The resources themselves are watched without a gap this time.
+    let mut once = Some(refusal(410, "Expired", None));
+    front.script(move |method, uri| if is_watch(method, uri, "configmaps") { once.take() } else { None });
+    let lists = front.count(|seen| seen.is_list("configmaps"));
+    unseen(&network, async { Ok(configs.delete(&config, &DeleteParams::default()).await?) }).await?;
+    let repaired = eventually("what was deleted meanwhile", PATIENCE, || configs.get(&config)).await;
+    repaired.with_context(|| replica.process.logged())?;
+    let lists = front.count(|seen| seen.is_list("configmaps")) - lists;
+    println!("the watch of ConfigMaps was answered by 410, and {lists} lists followed");
+    ensure!((1..=4).contains(&lists), "{lists} lists");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_refuses_is_asked_again_but_not_hammered() -> Result<()> {
+    const WELCOME: Duration = Duration::from_secs(3);
+    let stage = Stage::set("refused").await?;
+    let (replica, front) = stage.replica("only", LEASE).await?;
+    replica.wait_until(Leads::Yes).await?;
+    let place = format!("/namespaces/{}/", stage.namespace.name);
+    // What a resource needs, in the order of coming; events may be lost.
+    let concerns = {
+        let place = place.clone();
+        move |method: &Method, uri: &Uri| {
+            *method != Method::GET && uri.path().contains(&place) && !uri.path().ends_with("/events")
+        }
+    };
+    let mut answers = vec![
+        refusal(503, "ServiceUnavailable", None),
+        refusal(500, "InternalError", None),
+        refusal(429, "TooManyRequests", Some(WELCOME.as_secs())),
+        refusal(409, "Conflict", None),
+    ];
+    let such = concerns.clone();
+    front.script(move |method, uri| if such(method, uri) { answers.pop() } else { None });
+    stage.namespace.make_resource("memory", json!({})).await?;
+    wait_for(&stage.namespace, "memory", "Ready", "True", None).await.with_context(|| replica.process.logged())?;
+    let writes: Vec<_> = front.seen().into_iter().filter(|seen| concerns(&seen.method, &seen.uri)).collect();
+    let limited = &writes[1];
+    let again = writes.iter().find(|seen| seen.at > limited.at).context("the write after 429")?;
+    let pause = again.at - limited.at;
+    println!("409, 429, 500 and 503: ready after {} writes; the pause after 429 was {pause:?}", writes.len());
+    ensure!(writes.iter().filter(|seen| seen.scripted).count() == 4, "{writes:?}");
+    ensure!(pause >= WELCOME, "it came back after {pause:?}, when asked to wait {WELCOME:?}");
+    ensure!(writes.len() < 30, "{} writes", writes.len());
+
+    // Longer than a call may take.
+    let (from, welcome) = (Instant::now(), 2 * RETRIED);
+    let path = format!("{place}configmaps/");
+    let such = path.clone();
+    front.script(move |_, uri| {
+        let early = from.elapsed() < welcome && uri.path().contains(&such);
+        early.then(|| refusal(503, "ServiceUnavailable", None))
+    });
+    stage.change("memory", json!({"gc": {"interval": "7s"}})).await?;
+    tokio::time::sleep(welcome).await;
+    let asked = front.count(|seen| seen.scripted && seen.uri.path().contains(&path));
+    println!("503 for {welcome:?}: asked {asked} times");
+    ensure!((2..60).contains(&asked), "it asked {asked} times");
+    let patience = 3 * welcome;
+    operator::wait_within(patience, &stage.namespace, "memory", "Ready", |said| said.status == "True").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_cannot_be_read_is_named_and_holds_nobody_up() -> Result<()> {
+    let stage = Stage::set("unreadable").await?;
+    let client = cluster::client().await?;
+    let (replica, front) = stage.replica("only", LEASE).await?;
+    replica.wait_until(Leads::Yes).await?;
+    provision(&stage.namespace, "before", json!({})).await?;
+    // As an older definition may have let it in.
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/gc";
+    let relaxed = json!([{"op": "replace", "path": path, "value": {"x-kubernetes-preserve-unknown-fields": true}}]);
+    let relaxed: json_patch::Patch = serde_json::from_value(relaxed)?;
+    let definition = "contextmanagers.contextmanager.dev";
+    definitions.patch(definition, &PatchParams::default(), &Patch::<()>::Json(relaxed)).await?;
+    let mut odd = DynamicObject::new("odd", &resource_type()).data(json!({"spec": {"gc": "often"}}));
+    odd.metadata.namespace = Some(stage.namespace.name.clone());
+    let admitted = eventually("the older definition", PATIENCE, || async {
+        stage.namespace.resources().create(&PostParams::default(), &odd).await
+    })
+    .await;
+    let outcome = async {
+        admitted?;
+        provision(&stage.namespace, "after", json!({})).await?;
+        stage.change("before", json!({"suspend": false})).await?;
+        wait_for(&stage.namespace, "before", "Ready", "True", None).await?;
+        let line = format!(
+            "context_manager_invalid_resources{{resource=\"odd\",resource_namespace=\"{}\"}} 1",
+            stage.namespace.name
+        );
+        eventually("the metric", PATIENCE, || async {
+            let metrics = replica.process.page("/metrics").await?;
+            ensure!(metrics.lines().any(|found| found == line), "{metrics}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+        let log = replica.process.logged();
+        let told = log.lines().find(|entry| entry.contains("\"odd\"") && entry.contains("cannot be read"));
+        println!("{}", told.with_context(|| format!("the log does not name it: {log}"))?);
+        let said = stage.namespace.resources().get("odd").await?;
+        ensure!(said.data["status"]["conditions"].to_string().contains("InvalidSpec"), "{said:?}");
+        // It is said once, and not again and again.
+        let of_it = |seen: &front::Seen| seen.is_write() && seen.uri.path().contains("/contextmanagers/odd");
+        tokio::time::sleep(RETRIED / 2).await;
+        let writes = front.count(of_it);
+        println!("its status was written {writes} times");
+        ensure!(writes <= 2, "its status was written {writes} times");
+        Ok(())
+    }
+    .await;
+    // Whatever is not as the definition has it goes before the definition comes back.
+    stage.namespace.resources().delete("odd", &DeleteParams::default()).await.ok();
+    cluster::install_definition(&client).await?;
+    outcome
 }

@@ -66,6 +66,7 @@ pub(super) struct Metrics {
     key_waits: IntGaugeVec,
     /// Those of certificates.
     pub(super) certificates: CertificateMetrics,
+    invalid: IntGaugeVec,
     /// Those of pods.
     pub(super) pods: PodMetrics,
     pub(super) leader: IntGauge,
@@ -126,6 +127,13 @@ impl Metrics {
                 &OF_RESOURCE,
             )?,
             certificates: CertificateMetrics::register(&registry)?,
+            invalid: IntGaugeVec::new(
+                Opts::new(
+                    "context_manager_invalid_resources",
+                    "1 for each resource that cannot be read or breaks a rule; it is left alone until it is changed.",
+                ),
+                &OF_RESOURCE,
+            )?,
             pods: PodMetrics::register(&registry)?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
             registry,
@@ -151,6 +159,7 @@ impl Metrics {
             key_since,
             key_waits,
             certificates: _,
+            invalid,
             pods: _,
             leader,
         } = &metrics;
@@ -164,6 +173,7 @@ impl Metrics {
         registry.register(Box::new(rotations.clone()))?;
         registry.register(Box::new(key_since.clone()))?;
         registry.register(Box::new(key_waits.clone()))?;
+        registry.register(Box::new(invalid.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         Ok(metrics)
     }
@@ -190,10 +200,22 @@ impl Metrics {
         self.key_waits.with_label_values(&labels).set(i64::try_from(waits_for).unwrap_or(i64::MAX));
     }
 
+    /// Notes that a resource is invalid.
+    pub(super) fn invalid(&self, namespace: &str, name: &str) {
+        self.invalid.with_label_values(&[namespace, name]).set(1);
+    }
+
+    /// Notes that it is so no more.
+    pub(super) fn valid(&self, namespace: &str, name: &str) {
+        // It is gone already if two look at once.
+        let _ = self.invalid.remove_label_values(&[namespace, name]);
+    }
+
     /// Forgets resources that are gone.
     pub(super) fn keep_resources(&self, exists: impl Fn(&str, &str) -> bool) {
         let mut families = self.key_since.collect();
         families.extend(self.certificates.by_resource());
+        families.extend(self.invalid.collect());
         families.extend(self.pods.by_resource());
         for family in families.iter().flat_map(MetricFamily::get_metric) {
             let label = |name: &str| {
@@ -206,6 +228,7 @@ impl Metrics {
                 let _ = self.key_since.remove_label_values(&[&namespace, &name]);
                 let _ = self.key_waits.remove_label_values(&[&namespace, &name]);
                 self.certificates.forget(&namespace, &name);
+                self.valid(&namespace, &name);
                 self.pods.forget(&namespace, &name);
             }
         }

@@ -91,6 +91,8 @@ pub(super) struct Context {
     resync: Duration,
     /// How often each object failed in a row, by its uid.
     failures: Mutex<HashMap<String, u32>>,
+    /// What was said of each resource that is invalid: its uid, its generation, the message.
+    invalid: Mutex<HashMap<String, (Option<i64>, String)>>,
     /// Until when each object rests, by its uid.
     rests: Mutex<HashMap<String, Instant>>,
 }
@@ -119,6 +121,7 @@ impl Context {
             evictions: watchdog::Shared::default(),
             resync: settings.resync,
             failures: Mutex::default(),
+            invalid: Mutex::default(),
             rests: Mutex::default(),
         }
     }
@@ -159,6 +162,28 @@ impl Context {
         let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
         rests.retain(|_, until| *until > now);
         rests.insert(uid, now + PACE);
+    }
+
+    /// Names a resource that is invalid, once for each reason; whether this is a new one.
+    fn name_invalid(&self, metadata: &ObjectMeta, message: &str) -> bool {
+        let (namespace, name) = place(metadata);
+        let (uid, said) = (metadata.uid.clone().unwrap_or_default(), (metadata.generation, message.to_owned()));
+        let mut invalid = self.invalid.lock().unwrap_or_else(PoisonError::into_inner);
+        if invalid.get(&uid) == Some(&said) {
+            return false;
+        }
+        warn!(namespace, name, reason = message, "A resource is invalid, and is left alone until it is changed");
+        self.metrics.invalid(namespace, name);
+        invalid.insert(uid, said);
+        true
+    }
+
+    fn forget_invalid(&self, metadata: &ObjectMeta) {
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        if self.invalid.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).is_some() {
+            let (namespace, name) = place(metadata);
+            self.metrics.valid(namespace, name);
+        }
     }
 
     pub(super) fn wrote(&self, object: &'static str) {
@@ -233,7 +258,7 @@ async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Err
         Ok(resource) => provision(resource, context).await,
         Err(unreadable) => {
             let message = format!("the resource cannot be read: {}", unreadable.error);
-            write_invalid(context, metadata, None, &message).await.map(|()| (Outcome::NotReady, context.resync))
+            refuse(context, metadata, None, &message).await
         }
     };
     if let (Err(error), Ok(resource)) = (&result, &object.0) {
@@ -253,6 +278,7 @@ async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
     let pause = match released {
         Released::Yes => {
             context.succeeded(metadata);
+            context.forget_invalid(metadata);
             context.probes.forget(metadata.uid.as_deref().unwrap_or_default());
             return Ok(Action::await_change());
         }
@@ -297,10 +323,10 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         Ok(plan) => plan,
         Err(invalid) => {
             let current = resource.status.as_ref();
-            write_invalid(context, &resource.metadata, current, &invalid.to_string()).await?;
-            return Ok((Outcome::NotReady, context.resync));
+            return refuse(context, &resource.metadata, current, &invalid.to_string()).await;
         }
     };
+    context.forget_invalid(&resource.metadata);
     // Before anything is stored, what deletes it later is in place.
     reclaim::hold(context, resource, &plan).await?;
     // Configuration last: a sidecar that reads it finds what it names.
@@ -359,14 +385,29 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     Ok((outcome, next.map_or(pause, |next| pause.min(next.max(SOONEST)))))
 }
 
-async fn write_invalid(
+/// Says that a resource is invalid. The status of one that cannot be read is not known either, so it is written only when there is
+/// something new to say: each write would be a change, and a reason for the next one.
+async fn refuse(
     context: &Context,
     metadata: &ObjectMeta,
     current: Option<&ContextManagerStatus>,
     message: &str,
-) -> Result<(), Error> {
-    let status = status::invalid(message, metadata.generation, current, Timestamp::now());
-    write_status(context, metadata, current, &status).await
+) -> Result<(Outcome, Duration), Error> {
+    let is_new = context.name_invalid(metadata, message);
+    if is_new || current.is_some() {
+        let status = status::invalid(message, metadata.generation, current, Timestamp::now());
+        let written = write_status(context, metadata, current, &status).await;
+        if written.is_err() {
+            // It is still to be said.
+            context.forget_invalid(metadata);
+        }
+        written?;
+    }
+    Ok((Outcome::NotReady, context.resync))
+}
+
+fn place(metadata: &ObjectMeta) -> (&str, &str) {
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
 /// Writes the status if it says something new.
