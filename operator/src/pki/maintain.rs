@@ -192,9 +192,13 @@ impl Keeper {
     /// Makes the configuration trust the bundle, and remembers what it trusts.
     async fn keep_trust(&self) -> Result<(), Error> {
         let found = trust::fetch(&self.client, &self.settings).await?;
-        let bundle = match &found {
-            Some(entries) => self.bundle(entries)?,
-            None => None,
+        let bundle = match found.as_deref().map(|entries| self.bundle(entries)).transpose() {
+            Ok(bundle) => bundle.flatten(),
+            Err(error) => {
+                // What is trusted is to be known all the same.
+                self.certificates.inner.entries.store(found.map(Arc::new));
+                return Err(error);
+            }
         };
         let entries = match (found, bundle) {
             (Some(entries), Some(bundle)) if trust::differs(&entries, &bundle) => {
