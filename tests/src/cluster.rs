@@ -2,7 +2,13 @@
 //!
 //! A suite without a cluster fails, and says what to do: what is not tested must not look tested.
 
-use std::{collections::BTreeMap, fmt::Display, future::Future, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    future::Future,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use context_manager_crds::ContextManager;
@@ -229,6 +235,19 @@ where
     if let Ok(Err(error)) = deleted.join() {
         eprintln!("failed to delete {what}: {error:#}");
     }
+}
+
+/// Deletes every resource of the cluster without what keeps it.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn release_all(client: &Client) -> Result<()> {
+    let all = Api::<DynamicObject>::all_with(client.clone(), &resource_type()).list(&ListParams::default()).await?;
+    let namespaces: BTreeSet<_> = all.items.into_iter().filter_map(|object| object.metadata.namespace).collect();
+    for namespace in namespaces {
+        release(client, &namespace).await?;
+    }
+    Ok(())
 }
 
 /// Deletes the resources of a namespace without what keeps them: the server they wait for, or the controller, may be gone.

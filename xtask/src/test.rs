@@ -52,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut cargo = release.cargo("test");
     cargo.arg("--no-fail-fast").env("CONTEXT_MANAGER_TEST_PROMTOOL", cluster::promtool(&home)?);
     cargo.env("CONTEXT_MANAGER_TEST_KUBECTL", cluster.kubectl().get_program());
+    cargo.env("CONTEXT_MANAGER_TEST_HELM", cluster.helm().get_program());
     if let Some(kubeconfig) = cluster.kubeconfig() {
         cargo.env("CONTEXT_MANAGER_TEST_KUBECONFIG", kubeconfig);
     }

@@ -1,0 +1,198 @@
+//! The chart from its first installation to its removal, by the real helm, with an agent that runs all the while.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
+use context_manager_protocol::names;
+use context_manager_tests::{
+    cluster::{self, Namespace, eventually, kubectl},
+    helm::Release,
+    operator::{provision, wait_within},
+    pods,
+};
+use k8s_openapi::{
+    api::core::v1::Pod, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{Api, Client, ResourceExt as _, api::DeleteParams};
+use serde_json::{Value, json};
+
+const RELEASE: &str = "suite-helm";
+const DEFINITION: &str = "contextmanagers.contextmanager.dev";
+/// How long something takes that only has to be noticed.
+const SOON: Duration = Duration::from_secs(30);
+/// How helm waits.
+const WAIT: &[&str] = &["--wait", "--timeout", "3m"];
+/// One replica of each part, because the agent needs room too.
+const SMALL: &[&str] = &["--set", "controller.replicas=1", "--set", "webhook.replicas=1", "--hide-notes"];
+/// Where the definition has what an earlier version had not.
+const NEWER: &str = "/schema/openAPIV3Schema/properties/spec/properties/sidecar/properties/upgrade";
+
+fn chart() -> String {
+    format!("{}/../charts/context-manager", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The chart as it was before sidecars could be upgraded: an earlier version, and a definition that has less.
+fn older(folder: &Path) -> Result<String> {
+    let older = folder.join("older");
+    copy(Path::new(&chart()), &older)?;
+    let about = older.join("Chart.yaml");
+    let text = fs::read_to_string(&about)?;
+    let version = text.lines().find(|line| line.starts_with("version: ")).context("the chart has a version")?;
+    fs::write(&about, text.replace(&format!("\n{version}\n"), "\nversion: 0.0.1\n"))?;
+    let path = older.join(format!("files/crds/{DEFINITION}.yaml"));
+    let mut definition: Value = serde_saphyr::from_str(&fs::read_to_string(&path)?)?;
+    for version in definition["spec"]["versions"].as_array_mut().context("versions")? {
+        let (parent, field) = NEWER.rsplit_once('/').context("a path")?;
+        let parent = version.pointer_mut(parent).and_then(Value::as_object_mut).context("the sidecar's schema")?;
+        parent.remove(field).context("the definition has no such field")?;
+    }
+    fs::write(&path, definition.to_string())?;
+    older.to_str().map(str::to_owned).context("a path in UTF-8")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (entry, to) = (entry?.path(), to.to_owned());
+        let to = to.join(entry.file_name().context("a name")?);
+        if entry.is_dir() { copy(&entry, &to)? } else { fs::copy(&entry, &to).map(drop)? }
+    }
+    Ok(())
+}
+
+async fn definition(client: &Client) -> Result<Option<Value>> {
+    let found = Api::<CustomResourceDefinition>::all(client.clone()).get_opt(DEFINITION).await?;
+    Ok(found.map(|found| json!(found)))
+}
+
+/// Whether the definition has the newer field.
+fn is_newer(definition: &Value) -> bool {
+    definition["spec"]["versions"][0].pointer(NEWER).is_some()
+}
+
+/// Deletes the definition with every resource, so that helm has to make it.
+async fn remove_definition(client: &Client) -> Result<()> {
+    cluster::install_definition(client).await?;
+    cluster::release_all(client).await?;
+    let api = Api::<CustomResourceDefinition>::all(client.clone());
+    api.delete(DEFINITION, &DeleteParams::default()).await?;
+    gone(client).await
+}
+
+async fn gone(client: &Client) -> Result<()> {
+    eventually("the end of the definition", SOON, || async {
+        ensure!(definition(client).await?.is_none(), "it is still there");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+}
+
+/// What tells whether anybody wrote an object of the release. Of those whose status a controller writes it is the generation.
+async fn versions(release: &Release) -> Result<Vec<String>> {
+    let path = release.folder().join("manifest.yaml");
+    fs::write(&path, release.helm(&["get", "manifest"], &[]).await?)?;
+    let file = path.to_str().context("a path")?;
+    let list: Value = serde_json::from_str(&kubectl(&["get", "-f", file, "-o", "json"]).await?)?;
+    let items = list["items"].as_array().context("a list")?;
+    let line = |item: &Value| {
+        let kind = item["kind"].as_str().unwrap_or_default();
+        let (metadata, counted) = (&item["metadata"], ["Deployment", "PodDisruptionBudget"].contains(&kind));
+        format!("{kind} {} {}", metadata["name"], metadata[if counted { "generation" } else { "resourceVersion" }])
+    };
+    let mut lines: Vec<_> = items.iter().map(line).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+/// The resource with what it had before, and the agent with all that it remembers.
+async fn goes_on(agents: &Namespace, key: &str, pod: &Pod) -> Result<()> {
+    let resource = wait_within(SOON, agents, "memory", "Ready", |said| said.status == "True").await?;
+    let now = resource.status.and_then(|status| status.keys).context("keys")?.active;
+    ensure!(now == key, "the key was {key}, and is {now}");
+    remembers(agents, pod).await
+}
+
+async fn remembers(agents: &Namespace, before: &Pod) -> Result<()> {
+    let pod = pods::ready(agents, "agent").await?;
+    ensure!(pod.uid() == before.uid() && pods::restarts(agents, "agent").await? == 0, "the pod is another one");
+    let kept: usize = pods::stats(agents, "agent").await?.contexts.values().sum();
+    ensure!(kept == 3, "the agent remembers {kept} contexts");
+    Ok(())
+}
+
+/// The rights of the controller in the whole cluster, and the arguments of its program.
+async fn controller(home: &Namespace) -> Result<(String, String)> {
+    let name = format!("{RELEASE}-context-manager-controller");
+    let rules = kubectl(&["get", "clusterrole", &name, "-o", "jsonpath={.rules}"]).await?;
+    let path = "jsonpath={.spec.template.spec.containers[0]}";
+    Ok((rules, kubectl(&["-n", &home.name, "get", "deployment", &name, "-o", path]).await?))
+}
+
+#[tokio::test]
+async fn a_release_is_installed_upgraded_rolled_back_and_removed_while_an_agent_runs() -> Result<()> {
+    let client = cluster::client().await?;
+    remove_definition(&client).await?;
+    let enforce = [("pod-security.kubernetes.io/enforce", "restricted")];
+    let home = Namespace::create(&client, "helm", &enforce).await?;
+    let agents = Namespace::create(&client, "helm-agents", &enforce).await?;
+    let release = Release::new(RELEASE, &home.name)?;
+    let (chart, older) = (chart(), older(release.folder())?);
+
+    release.helm(&["install"], &[&[older.as_str()], SMALL, WAIT].concat()).await?;
+    ensure!(
+        !is_newer(&definition(&client).await?.context("a definition")?),
+        "the older chart has the newer definition"
+    );
+    let resource = provision(&agents, "memory", json!({})).await?;
+    let key = resource.status.and_then(|status| status.keys).context("keys")?.active;
+    pods::make_document(&agents).await?;
+    let pod = pods::start(&agents, "agent").await?;
+
+    // The definition comes along with an upgrade.
+    release.helm(&["upgrade"], &[&[chart.as_str()], SMALL, WAIT].concat()).await?;
+    ensure!(is_newer(&definition(&client).await?.context("a definition")?), "the definition is still the older one");
+    goes_on(&agents, &key, &pod).await?;
+
+    // The same once more writes nothing.
+    let before = versions(&release).await?;
+    ensure!(before.len() > 12, "only these objects are there: {before:?}");
+    release.helm(&["upgrade"], &[&[chart.as_str()], SMALL, WAIT].concat()).await?;
+    ensure!(versions(&release).await? == before, "{before:?} became {:?}", versions(&release).await?);
+
+    let changed = ["--set", "logLevel=debug", "--set", "controller.upgradeSidecars=true"];
+    release.helm(&["upgrade"], &[&[chart.as_str()], SMALL, WAIT, &changed].concat()).await?;
+    let (rules, program) = controller(&home).await?;
+    ensure!(rules.contains("pods/eviction") && program.contains("debug"), "{rules} {program}");
+    release.helm(&["rollback"], &[&["3"], WAIT].concat()).await?;
+    let (rules, program) = controller(&home).await?;
+    ensure!(!rules.contains("pods/eviction") && !program.contains("debug"), "{rules} {program}");
+    goes_on(&agents, &key, &pod).await?;
+
+    // Without the operator agents go on, and nothing waits for it.
+    release.helm(&["uninstall"], WAIT).await?;
+    let mine = format!("app.kubernetes.io/instance={RELEASE}");
+    let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations";
+    let left = kubectl(&["get", kinds, "-l", &mine, "-o", "name"]).await?;
+    let kinds = "deployments,services,serviceaccounts,roles,rolebindings,poddisruptionbudgets";
+    let left = left + &kubectl(&["-n", &home.name, "get", kinds, "-l", &mine, "-o", "name"]).await?;
+    ensure!(left.is_empty(), "these are left: {left}");
+    ensure!(definition(&client).await?.is_some(), "the definition is gone, and with it every resource");
+    remembers(&agents, &pod).await?;
+    agents.make_resource("second", json!({})).await?;
+    for name in ["second"] {
+        agents.api::<ContextManager>().delete(name, &DeleteParams::default()).await?;
+        ensure!(agents.api::<ContextManager>().get_opt(name).await?.is_none(), "{name} waits for somebody");
+    }
+    agents.make::<Pod>(&context_manager_tests::objects::asking("plain")).await?;
+    let plain = agents.api::<Pod>().get("plain").await?;
+    ensure!(!plain.annotations().contains_key(names::INJECTED_HASH), "somebody still injects");
+
+    // What was kept is taken over by the next installation, which takes it along if it is told to.
+    let take = ["--take-ownership", "--set", "crds.keep=false"];
+    release.helm(&["install"], &[&[chart.as_str()], SMALL, WAIT, &take].concat()).await?;
+    goes_on(&agents, &key, &pod).await?;
+    release.helm(&["uninstall"], WAIT).await?;
+    gone(&client).await?;
+    remembers(&agents, &pod).await
+}
