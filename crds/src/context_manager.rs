@@ -15,6 +15,7 @@ pub mod auth;
 pub mod embedding;
 pub mod injection;
 pub mod levels;
+pub mod managed;
 pub mod observability;
 pub mod qdrant;
 pub mod retrieval;
@@ -50,6 +51,7 @@ pub use status::ContextManagerStatus;
     validation = crate::rules::NAME_LENGTH,
     validation = crate::rules::SECRET_IS_NOT_OURS,
     validation = crate::rules::STORE_SECRET_IS_NOT_OURS,
+    validation = crate::rules::MANAGED_NAME,
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Store", type_ = "string", json_path = ".status.store", description = "Where contexts are kept"),
@@ -132,10 +134,10 @@ impl ContextManagerSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum ReclaimPolicy {
-    /// A PersistentVolumeClaim stays, and so does a Qdrant server's collection.
+    /// A PersistentVolumeClaim stays, also those of a managed Qdrant, and so does a Qdrant server's collection.
     #[default]
     Retain,
-    /// A PersistentVolumeClaim goes with the resource. On a Qdrant server the resource's collection is dropped; of one that others use
+    /// A PersistentVolumeClaim goes with the resource, also those of a managed Qdrant. On a Qdrant server the resource's collection is dropped; of one that others use
     /// too, only the namespace's contexts are deleted.
     Delete,
 }

@@ -59,10 +59,19 @@ pub const STORE_SECRET_IS_NOT_OURS: CelRule = rule(
      || self.spec.vectorStore.qdrant.tls.caSecretRef.name != self.metadata.name + '-context-store'))",
     "spec.vectorStore.qdrant: apiKeySecretRef and tls.caSecretRef must not name <metadata.name>-context-store, the Secret that the operator writes; give your Secret another name",
 );
+/// Longest name of a resource with a managed Qdrant.
+pub const MAX_MANAGED_NAME: usize = 36;
+/// The names of pods and Services must fit.
+pub const MANAGED_NAME: CelRule = rule(
+    "!self.spec.?vectorStore.?managed.hasValue() \
+     || (self.metadata.name.size() <= 36 && self.metadata.name.matches('^[a-z][-a-z0-9]*$'))",
+    "metadata.name must begin with a letter, have no dot and at most 36 characters with spec.vectorStore.managed, because names of pods and Services are made from it; choose another name",
+);
 /// Data does not move by itself.
 pub const STORE_IS_FIXED: CelRule = rule(
-    "self.?vectorStore.?qdrant.hasValue() == oldSelf.?vectorStore.?qdrant.hasValue()",
-    "spec.vectorStore cannot change between embedded and qdrant, because data does not move by itself; create a new ContextManager instead",
+    "self.?vectorStore.?qdrant.hasValue() == oldSelf.?vectorStore.?qdrant.hasValue() \
+     && self.?vectorStore.?managed.hasValue() == oldSelf.?vectorStore.?managed.hasValue()",
+    "spec.vectorStore cannot change between embedded, qdrant and managed, because data does not move by itself; create a new ContextManager instead",
 );
 /// Data does not move by itself.
 pub const STORAGE_KIND_IS_FIXED: CelRule = rule(
@@ -83,8 +92,8 @@ pub const MODEL_IS_FIXED: CelRule = rule(
 
 /// One store.
 pub const ONE_STORE: CelRule = rule(
-    "has(self.embedded) != has(self.qdrant)",
-    "spec.vectorStore needs exactly one of embedded and qdrant; leave vectorStore out for an embedded store",
+    "[has(self.embedded), has(self.qdrant), has(self.managed)].filter(given, given).size() == 1",
+    "spec.vectorStore needs exactly one of embedded, qdrant and managed; leave vectorStore out for an embedded store",
 );
 /// An endpoint that can be called.
 pub const QDRANT_URL: CelRule = rule(
@@ -156,6 +165,61 @@ pub const CLAIM_SIZE: CelRule = rule(
 pub const CLAIM_ONLY_GROWS: CelRule = rule(
     "quantity(string(self.resources.requests.storage)).compareTo(quantity(string(oldSelf.resources.requests.storage))) >= 0",
     "spec.vectorStore.embedded.storage.volumeClaimTemplate.resources.requests.storage can only grow",
+);
+/// Each replica is on a node of its own.
+pub const MANAGED_REPLICATION_FITS: CelRule = rule(
+    "!has(self.replicationFactor) || self.replicationFactor <= self.?replicas.orValue(1)",
+    "spec.vectorStore.managed.replicationFactor must not exceed replicas, because each replica of a shard is on another node",
+);
+/// No more replicas than there are.
+pub const MANAGED_CONSISTENCY_FITS: CelRule = rule(
+    "!has(self.writeConsistency) || self.writeConsistency <= self.?replicationFactor.orValue(2) \
+     && self.writeConsistency <= self.?replicas.orValue(1)",
+    "spec.vectorStore.managed.writeConsistency must not exceed replicationFactor, which is 2 unless given, or 1 with one node",
+);
+/// Shards do not move by themselves.
+pub const MANAGED_REPLICAS_ARE_FIXED: CelRule = rule(
+    "self.?replicas.orValue(1) == oldSelf.?replicas.orValue(1)",
+    "spec.vectorStore.managed.replicas cannot be changed, because shards do not move by themselves; create a new ContextManager instead",
+);
+/// A claim is bound once.
+pub const MANAGED_STORAGE_IS_FIXED: CelRule = rule(
+    "has(self.storage) == has(oldSelf.storage)",
+    "spec.vectorStore.managed.storage cannot be changed, because the claims of a StatefulSet are made once; create a new ContextManager instead",
+);
+/// A claim is bound once.
+pub const MANAGED_VOLUMES_ARE_FIXED: CelRule = rule(
+    "has(self.size) == has(oldSelf.size) && (!has(self.size) || self.size == oldSelf.size) \
+     && has(self.storageClassName) == has(oldSelf.storageClassName) \
+     && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+    "spec.vectorStore.managed.storage: size and storageClassName cannot be changed, because the claims of a StatefulSet are made once; create a new ContextManager instead",
+);
+/// Nodes remember how they reach each other.
+pub const MANAGED_TLS_IS_FIXED: CelRule = rule(
+    "self.?tls.?enabled.orValue(true) == oldSelf.?tls.?enabled.orValue(true)",
+    "spec.vectorStore.managed.tls.enabled cannot be changed, because nodes remember how they reach each other; create a new ContextManager instead",
+);
+/// Longest time of a call.
+pub const MANAGED_TIMEOUT: CelRule = rule(
+    "duration(self) >= duration('10ms') && duration(self) <= duration('10m')",
+    "spec.vectorStore.managed.timeout must lie between 10ms and 10m",
+);
+/// Room for Qdrant.
+pub const MANAGED_SIZE: CelRule = rule(
+    "quantity(string(self)).compareTo(quantity('256Mi')) >= 0",
+    "spec.vectorStore.managed.storage.size must be at least 256Mi",
+);
+/// Requests within limits.
+pub const MANAGED_CPU_FITS: CelRule = rule(
+    "!self.?requests.?cpu.hasValue() || !self.?limits.?cpu.hasValue() \
+     || quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0",
+    "spec.vectorStore.managed.resources.requests.cpu must not exceed limits.cpu",
+);
+/// Requests within limits.
+pub const MANAGED_MEMORY_FITS: CelRule = rule(
+    "!self.?requests.?memory.hasValue() || !self.?limits.?memory.hasValue() \
+     || quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0",
+    "spec.vectorStore.managed.resources.requests.memory must not exceed limits.memory",
 );
 /// A claim is bound once.
 pub const CLAIM_IS_FIXED: CelRule = rule(
@@ -242,8 +306,8 @@ pub const SPACE_LEVELS: CelRule = rule(
 );
 /// What lies in a pod cannot be shared.
 pub const ACCESS_NEEDS_A_SERVER: CelRule = rule(
-    "!self.?auth.?access.hasValue() || self.?vectorStore.?qdrant.hasValue()",
-    "spec.auth.access needs spec.vectorStore.qdrant, because each agent's embedded store is a directory that no other agent sees; use a Qdrant server, or remove the rules",
+    "!self.?auth.?access.hasValue() || self.?vectorStore.?qdrant.hasValue() || self.?vectorStore.?managed.hasValue()",
+    "spec.auth.access needs spec.vectorStore.qdrant or managed, because each agent's embedded store is a directory that no other agent sees; use a Qdrant server, or remove the rules",
 );
 
 /// An own Secret is named.

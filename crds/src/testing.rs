@@ -48,6 +48,7 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         }
         json!({"vectorStore": {"qdrant": qdrant}})
     };
+    let managed = |managed: Value| json!({"vectorStore": {"managed": managed}});
     let secret = json!({"name": "a", "key": "b"});
     let embedding = |embedding: Value| json!({"embedding": embedding});
     let open_ai = |mut more: Value| {
@@ -75,6 +76,28 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         ),
         broken("a class in capitals", json!({"controllerClassName": "Blue"}), rules::CLASS_NAME),
         broken("a class that ends with a dash", json!({"controllerClassName": "blue-"}), rules::CLASS_NAME),
+        named("a managed Qdrant of 37 characters", &"x".repeat(37), managed(json!({})), rules::MANAGED_NAME),
+        named("a managed Qdrant with a dot", "memory.v2", managed(json!({})), rules::MANAGED_NAME),
+        broken("two stores", json!({"vectorStore": {"embedded": {}, "managed": {}}}), rules::ONE_STORE),
+        broken("three replicas on one node", managed(json!({"replicationFactor": 3})), rules::MANAGED_REPLICATION_FITS),
+        broken(
+            "three writes of two replicas",
+            managed(json!({"replicas": 3, "writeConsistency": 3})),
+            rules::MANAGED_CONSISTENCY_FITS,
+        ),
+        broken("two writes on one node", managed(json!({"writeConsistency": 2})), rules::MANAGED_CONSISTENCY_FITS),
+        broken("a call of an hour", managed(json!({"timeout": "1h"})), rules::MANAGED_TIMEOUT),
+        broken("a node on a megabyte", managed(json!({"storage": {"size": "1Mi"}})), rules::MANAGED_SIZE),
+        broken(
+            "a node with more CPU than allowed",
+            managed(json!({"resources": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}})),
+            rules::MANAGED_CPU_FITS,
+        ),
+        broken(
+            "a node with more memory than allowed",
+            managed(json!({"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "512Mi"}}})),
+            rules::MANAGED_MEMORY_FITS,
+        ),
         broken("a collector without a scheme", traced("otel:4318", "1s"), rules::OTLP_ENDPOINT),
         broken("a collector's credentials", traced("http://me:secret@otel:4318", "1s"), rules::OTLP_ENDPOINT),
         broken("a collector's whole URL", traced("http://otel:4318/v1/traces", "1s"), rules::OTLP_ENDPOINT),
@@ -278,9 +301,37 @@ pub fn broken_changes() -> Vec<BrokenChange> {
         qdrant["url"] = json!("https://qdrant.example.com");
         json!({"vectorStore": {"qdrant": qdrant}})
     };
+    let managed = |managed: Value| json!({"vectorStore": {"managed": managed}});
     vec![
         broken("another operator", json!({}), json!({"controllerClassName": "blue"}), rules::CLASS_IS_FIXED),
         broken("the default operator", json!({"controllerClassName": "blue"}), json!({}), rules::CLASS_IS_FIXED),
+        broken("from a server to a managed one", qdrant(json!({})), managed(json!({})), rules::STORE_IS_FIXED),
+        broken("from a directory to a managed server", json!({}), managed(json!({})), rules::STORE_IS_FIXED),
+        broken("more nodes", managed(json!({})), managed(json!({"replicas": 3})), rules::MANAGED_REPLICAS_ARE_FIXED),
+        broken(
+            "larger nodes",
+            managed(json!({})),
+            managed(json!({"storage": {"size": "20Gi"}})),
+            rules::MANAGED_STORAGE_IS_FIXED,
+        ),
+        broken(
+            "nodes with more room",
+            managed(json!({"storage": {"size": "10Gi"}})),
+            managed(json!({"storage": {"size": "20Gi"}})),
+            rules::MANAGED_VOLUMES_ARE_FIXED,
+        ),
+        broken(
+            "nodes of another class",
+            managed(json!({"storage": {"storageClassName": "fast"}})),
+            managed(json!({"storage": {"storageClassName": "slow"}})),
+            rules::MANAGED_VOLUMES_ARE_FIXED,
+        ),
+        broken(
+            "plain text from now on",
+            managed(json!({})),
+            managed(json!({"tls": {"enabled": false}})),
+            rules::MANAGED_TLS_IS_FIXED,
+        ),
         broken("from a directory to a server", json!({}), qdrant(json!({})), rules::STORE_IS_FIXED),
         broken("from a server to a directory", qdrant(json!({})), json!({}), rules::STORE_IS_FIXED),
         broken(

@@ -25,6 +25,7 @@ use crate::{
     rules::{self, CelRule},
 };
 
+mod managed;
 mod update;
 
 pub use update::validate_update;
@@ -75,7 +76,7 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
     check.optional(gc.as_ref(), self::gc);
     check.optional(auth.as_ref(), |check, auth| self::auth(check, auth, name));
     let shares = auth.as_ref().is_some_and(|auth| auth.access.is_some());
-    let has_server = vector_store.as_ref().is_some_and(|store| store.qdrant.is_some());
+    let has_server = vector_store.as_ref().is_some_and(|store| store.qdrant.is_some() || store.managed.is_some());
     check.rule(!shares || has_server, rules::ACCESS_NEEDS_A_SERVER);
     check.optional(tls.as_ref(), self::tls);
     check.optional(sidecar.as_ref(), self::sidecar);
@@ -158,6 +159,16 @@ impl Check {
         self.rule(value.is_none_or(|value| !value.get().is_zero()), rule);
     }
 
+    /// CPU and memory that are reserved, within what may be used.
+    fn fit(&mut self, requests: Option<&ResourceList>, limits: Option<&ResourceList>, [cpu, memory]: [CelRule; 2]) {
+        let fits = |part: fn(&ResourceList) -> Option<&Quantity>| {
+            let both = requests.and_then(part).zip(limits.and_then(part));
+            both.is_none_or(|(request, limit)| request.compare(limit) != Ordering::Greater)
+        };
+        self.rule(fits(|list| list.cpu.as_ref()), cpu);
+        self.rule(fits(|list| list.memory.as_ref()), memory);
+    }
+
     fn at_least(&mut self, value: Option<&Quantity>, least: u64, rule: CelRule) {
         self.rule(value.is_none_or(|value| value.compare(&bytes(least)) != Ordering::Less), rule);
     }
@@ -171,8 +182,10 @@ fn bytes(count: u64) -> Quantity {
     count.to_string().parse().expect("a number of bytes is a quantity")
 }
 
-fn vector_store(check: &mut Check, VectorStore { embedded, qdrant }: &VectorStore, name: &str) {
-    check.rule(embedded.is_some() != qdrant.is_some(), rules::ONE_STORE);
+fn vector_store(check: &mut Check, VectorStore { embedded, qdrant, managed }: &VectorStore, name: &str) {
+    let given = [embedded.is_some(), qdrant.is_some(), managed.is_some()];
+    check.rule(given.into_iter().filter(|given| *given).count() == 1, rules::ONE_STORE);
+    check.optional(managed.as_ref(), |check, managed| managed::check(check, managed, name));
     check.optional(qdrant.as_ref(), |check, qdrant| self::qdrant(check, qdrant, name));
     let Some(storage) = embedded.as_ref().and_then(|embedded| embedded.storage.as_ref()) else { return };
     check.rule(storage.empty_dir.is_some() != storage.volume_claim_template.is_some(), rules::ONE_STORAGE);
@@ -483,13 +496,7 @@ fn upgrade(check: &mut Check, Upgrade { strategy: _, batch_percent, observe }: &
 }
 
 fn resources(check: &mut Check, Resources { requests, limits }: &Resources) {
-    let fits = |part: fn(&ResourceList) -> Option<&Quantity>| {
-        let request = requests.as_ref().and_then(part);
-        let limit = limits.as_ref().and_then(part);
-        request.zip(limit).is_none_or(|(request, limit)| request.compare(limit) != Ordering::Greater)
-    };
-    check.rule(fits(|list| list.cpu.as_ref()), rules::CPU_FITS);
-    check.rule(fits(|list| list.memory.as_ref()), rules::MEMORY_FITS);
+    check.fit(requests.as_ref(), limits.as_ref(), [rules::CPU_FITS, rules::MEMORY_FITS]);
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod fleet;
 mod given;
 pub mod keys;
 mod lease;
+pub mod managed;
 mod metrics;
 pub mod plan;
 mod pods;
@@ -34,7 +35,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use context_manager_crds::ContextManager;
 use futures::{FutureExt as _, StreamExt as _, channel::mpsc};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, PersistentVolumeClaim},
+};
 use kube::{
     Api, Client, Config, ResourceExt,
     core::DeserializeGuard,
@@ -205,6 +209,7 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
     let reconciling = controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .owns_stream(watch::children("config maps", Api::<ConfigMap>::all(client.clone()), ours.clone(), &relisted))
+        .owns_stream(watch::children("stateful sets", Api::<StatefulSet>::all(client.clone()), ours.clone(), &relisted))
         .watches_stream(
             watch::children("claims", Api::<PersistentVolumeClaim>::all(client), ours, &relisted),
             |claim| owner_by_label(&claim, build::RESOURCE),

@@ -27,6 +27,7 @@ mod certificate;
 mod given;
 mod maintain;
 mod secret;
+mod server;
 mod trust;
 
 pub use maintain::maintain;

@@ -143,6 +143,18 @@ pub fn store_secret(name: &str) -> String {
     format!("{name}-context-store")
 }
 
+/// Name of what makes up the managed Qdrant of the `ContextManager` called `name`: `StatefulSet`, `Service`, `Secret` and the rest.
+#[must_use]
+pub fn qdrant(name: &str) -> String {
+    format!("{name}-context-qdrant")
+}
+
+/// Name of the `Service` by which the nodes of a managed Qdrant find each other.
+#[must_use]
+pub fn qdrant_peers(name: &str) -> String {
+    format!("{name}-context-qdrant-peers")
+}
+
 /// Name of the configuration `ConfigMap` of the `ContextManager` called `name`.
 #[must_use]
 pub fn config_map(name: &str) -> String {

@@ -117,6 +117,23 @@ fn good_specs() -> Vec<(&'static str, Value)> {
             "a server that nobody vouches for",
             json!({"vectorStore": {"qdrant": {"url": "https://qdrant", "tls": {"verify": false}}}}),
         ),
+        ("a managed Qdrant", json!({"vectorStore": {"managed": {}}})),
+        (
+            "a managed Qdrant with everything",
+            json!({"vectorStore": {"managed": {
+                "replicas": 3, "image": "registry.example.com/qdrant:v1.19.1", "timeout": "10s",
+                "storage": {"storageClassName": "fast", "size": "100Gi"},
+                "resources": {"requests": {"cpu": 1, "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
+                "tls": {"enabled": true}, "shards": 6, "replicationFactor": 3, "writeConsistency": 2,
+                "scheduling": {
+                    "nodeSelector": {"disk": "nvme"}, "priorityClassName": "stores", "spread": "Required",
+                    "tolerations": [
+                        {"key": "stores", "operator": "Equal", "value": "yes", "effect": "NoExecute", "tolerationSeconds": 60},
+                        {"operator": "Exists"},
+                    ],
+                },
+            }}}),
+        ),
         (
             "an HTTP embedder",
             json!({"embedding": {

@@ -16,6 +16,7 @@ use context_manager_tests::{
     webhook::Webhook,
 };
 use k8s_openapi::api::{
+    apps::v1::StatefulSet,
     coordination::v1::Lease,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
     events::v1::Event,
@@ -46,7 +47,7 @@ where
 }
 
 /// Makes a label of a child wrong, and waits until it is right again.
-async fn repaired<K>(namespace: &Namespace, name: &str) -> Result<()>
+async fn repaired<K>(namespace: &Namespace, owner: &str, name: &str) -> Result<()>
 where
     K: Clone
         + DeserializeOwned
@@ -58,7 +59,7 @@ where
     patch(&api, name, json!({"metadata": {"labels": {LABEL: "somebody"}}})).await?;
     eventually(&format!("the label of {name}"), STEP, || async {
         let found = api.get(name).await?;
-        ensure!(found.labels().get(LABEL).is_some_and(|value| value == "memory"), "{:?}", found.labels());
+        ensure!(found.labels().get(LABEL).is_some_and(|value| value == owner), "{:?}", found.labels());
         Ok(())
     })
     .await
@@ -82,8 +83,8 @@ async fn life(client: &Client, namespace: &Namespace, server: &Qdrant) -> Result
         Ok(())
     })
     .await?;
-    repaired::<ConfigMap>(namespace, &names::config_map("memory")).await?;
-    repaired::<PersistentVolumeClaim>(namespace, &names::data_claim("memory")).await?;
+    repaired::<ConfigMap>(namespace, "memory", &names::config_map("memory")).await?;
+    repaired::<PersistentVolumeClaim>(namespace, "memory", &names::data_claim("memory")).await?;
     // Twice, because the second of two events of a kind counts the first one up.
     for turn in ["first", "second"] {
         patch(&resources, "memory", json!({"metadata": {"annotations": {names::ROTATE: turn}}})).await?;
@@ -106,6 +107,11 @@ async fn life(client: &Client, namespace: &Namespace, server: &Qdrant) -> Result
         Ok(())
     })
     .await?;
+    // Its pods stay where no machine takes them.
+    let nowhere = json!({"vectorStore": {"managed": {"scheduling": {"nodeSelector": {"nowhere": "true"}}}}});
+    namespace.make_resource("stored", nowhere).await?;
+    operator::wait_within(STEP, namespace, "stored", "StoreReady", |said| said.reason == "Provisioning").await?;
+    repaired::<StatefulSet>(namespace, "stored", &names::qdrant("stored")).await?;
     let url = format!("http://{}", server.address());
     namespace
         .make_resource("served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))

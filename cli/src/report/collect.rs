@@ -109,7 +109,9 @@ impl<'a> Collector<'a> {
             if let Some(Some(found)) = self.read(found) {
                 self.put(&format!("{folder}/configmaps/{config}.yaml"), &redact::resource(json!(found)));
             }
-            secrets.extend([names::keys_secret(&name), names::tls_secret(&name), names::store_secret(&name)]);
+            secrets.extend(
+                [names::keys_secret, names::tls_secret, names::store_secret, names::qdrant].map(|of| of(&name)),
+            );
             redact::references(&resource.data["spec"], &mut secrets);
         }
         self.secrets(namespace, &folder, &secrets).await;

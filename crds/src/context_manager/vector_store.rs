@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::qdrant::Qdrant;
+use super::{managed::Managed, qdrant::Qdrant};
 use crate::{quantity::Quantity, rules};
 
 /// Exactly one store; which of them cannot be changed.
@@ -18,6 +18,9 @@ pub struct VectorStore {
     /// A collection of a Qdrant server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qdrant: Option<Qdrant>,
+    /// A Qdrant cluster that the operator runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<Managed>,
 }
 
 /// The embedded store.

@@ -7,6 +7,7 @@ use crate::{
     ContextManagerSpec,
     context_manager::{
         embedding::{Embedding, OnModelChange},
+        managed::Managed,
         qdrant::Qdrant,
         vector_store::{Storage, VolumeClaimTemplate},
     },
@@ -19,7 +20,13 @@ pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Ve
     let mut check = Check::default();
     check.rule(old.class() == new.class(), rules::CLASS_IS_FIXED);
     let (server_before, server_now) = (server(old), server(new));
-    check.rule(server_before.is_some() == server_now.is_some(), rules::STORE_IS_FIXED);
+    let (managed_before, managed_now) = (managed(old), managed(new));
+    let same_kind =
+        server_before.is_some() == server_now.is_some() && managed_before.is_some() == managed_now.is_some();
+    check.rule(same_kind, rules::STORE_IS_FIXED);
+    if let (Some(before), Some(now)) = (managed_before, managed_now) {
+        self::nodes(&mut check, before, now);
+    }
     if let (Some(before), Some(now)) = (server_before, server_now) {
         check.rule(now.collection == before.collection, rules::COLLECTION_IS_FIXED);
     }
@@ -42,6 +49,19 @@ pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Ve
     let may_change = now.on_model_change.unwrap_or_default() == OnModelChange::ReEmbed;
     check.rule(may_change || model(now) == model(before), rules::MODEL_IS_FIXED);
     check.problems
+}
+
+fn managed(spec: &ContextManagerSpec) -> Option<&Managed> {
+    spec.vector_store.as_ref()?.managed.as_ref()
+}
+
+fn nodes(check: &mut Check, before: &Managed, now: &Managed) {
+    check.rule(now.replicas() == before.replicas(), rules::MANAGED_REPLICAS_ARE_FIXED);
+    check.rule(now.storage.is_some() == before.storage.is_some(), rules::MANAGED_STORAGE_IS_FIXED);
+    if let (Some(before), Some(now)) = (&before.storage, &now.storage) {
+        check.rule(now == before, rules::MANAGED_VOLUMES_ARE_FIXED);
+    }
+    check.rule(now.is_encrypted() == before.is_encrypted(), rules::MANAGED_TLS_IS_FIXED);
 }
 
 fn server(spec: &ContextManagerSpec) -> Option<&Qdrant> {

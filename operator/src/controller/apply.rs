@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 
+use context_manager_crds::quantity::Quantity;
 use context_manager_protocol::names;
 use kube::{
     Api,
@@ -63,7 +64,7 @@ impl Manager {
 }
 
 /// Whether an object has everything that is desired of it; what it has beside does not matter. A list of owners must have
-/// each desired one, every other list must be the same.
+/// each desired one, every other list must have the same items in the same order, each with all that is desired of it.
 #[must_use]
 pub fn covers(live: &impl Serialize, desired: &impl Serialize) -> bool {
     match (serde_json::to_value(live), serde_json::to_value(desired)) {
@@ -74,11 +75,23 @@ pub fn covers(live: &impl Serialize, desired: &impl Serialize) -> bool {
 
 fn covered(live: &Value, desired: &Value, key: &str) -> bool {
     match (live, desired) {
+        // The API server writes an amount in its own way: 1024Mi as 1Gi.
+        (Value::Object(live), Value::Object(desired)) if matches!(key, "requests" | "limits") => {
+            let amount = |value: &Value| value.as_str()?.parse::<Quantity>().ok();
+            let same = |live: &Value, desired: &Value| match (amount(live), amount(desired)) {
+                (Some(live), Some(desired)) => live.compare(&desired).is_eq(),
+                (Some(_) | None, _) => live == desired,
+            };
+            desired.iter().all(|(key, desired)| live.get(key).is_some_and(|live| same(live, desired)))
+        }
         (Value::Object(live), Value::Object(desired)) => {
             desired.iter().all(|(key, desired)| live.get(key).is_some_and(|live| covered(live, desired, key)))
         }
         (Value::Array(live), Value::Array(desired)) if key == "ownerReferences" => {
             desired.iter().all(|desired| live.iter().any(|live| covered(live, desired, "")))
+        }
+        (Value::Array(live), Value::Array(desired)) => {
+            live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| covered(live, desired, ""))
         }
         (live, desired) => live == desired,
     }
@@ -113,6 +126,10 @@ mod tests {
         assert!(!covers(&live, &json!({"ownerReferences": [{"uid": "3"}]})));
         assert!(!covers(&live, &json!({"data": {"a": "2"}})));
         assert!(!covers(&live, &json!({"data": {"b": "1"}})));
+        let live = json!({"ports": [{"port": 1, "protocol": "TCP"}], "requests": {"memory": "1Gi"}});
+        assert!(covers(&live, &json!({"ports": [{"port": 1}], "requests": {"memory": "1024Mi"}})));
+        assert!(!covers(&live, &json!({"ports": [{"port": 2}]})));
+        assert!(!covers(&live, &json!({"requests": {"memory": "2Gi"}})));
         assert!(!covers(&json!({"modes": ["a", "b"]}), &json!({"modes": ["a"]})));
     }
 }

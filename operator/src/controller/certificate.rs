@@ -37,7 +37,8 @@ impl Authority {
         Self { settings, current: Mutex::default() }
     }
 
-    async fn trust(&self, client: &Client) -> Result<Arc<Trust>, Error> {
+    /// The CA.
+    pub(super) async fn trust(&self, client: &Client) -> Result<Arc<Trust>, Error> {
         let mut current = self.current.lock().await;
         if let Some((_, trust)) = current.as_ref().filter(|(since, _)| since.elapsed() < REMEMBERED) {
             return Ok(Arc::clone(trust));
@@ -106,7 +107,7 @@ fn describe(Facts { not_after, fingerprint, lifetime: _ }: Facts) -> (Certificat
     (Certificate { name: "client".to_owned(), not_after: Time(not_after), fingerprint }, Good("Provisioned", message))
 }
 
-fn pair_in(secret: &Secret) -> Option<Pair> {
+pub(super) fn pair_in(secret: &Secret) -> Option<Pair> {
     let text = |key: &str| {
         let ByteString(bytes) = secret.data.as_ref()?.get(key)?;
         String::from_utf8(bytes.clone()).ok()

@@ -17,6 +17,7 @@ use super::{
     error::{Error, call},
     given,
     keys::{name_taken, owned, suspended},
+    managed,
     plan::{ClaimPlan, Plan, StoragePlan},
     reconcile::Context,
     status::{Finding, Good, Trouble},
@@ -70,6 +71,9 @@ pub(super) async fn storage(
             Ok(("Embedded/EmptyDir".to_owned(), settled(Ok(good))))
         }
         StoragePlan::Claim(wanted) => Ok(("Embedded/Claim".to_owned(), settled(claim(context, plan, wanted).await?))),
+        StoragePlan::Managed(wanted) => {
+            Ok(("Managed".to_owned(), managed::ensure(context, plan, wanted, current).await?))
+        }
         StoragePlan::Qdrant(wanted) => Ok(("Qdrant".to_owned(), store::ensure(context, plan, wanted, current).await?)),
     }
 }

@@ -1,5 +1,6 @@
 //! What a valid resource asks for, with every default decided: pure.
 
+mod managed;
 mod store;
 
 use std::time::Duration;
@@ -23,7 +24,8 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::config::sidecar_config;
 use crate::{pki::client::Identity, upgrade::Request};
-pub use store::{CaSource, QdrantPlan};
+pub use managed::ManagedPlan;
+pub use store::{CaSource, QdrantPlan, RunBy};
 
 /// How long a certificate lives unless the resource says otherwise.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(90 * 24);
@@ -128,6 +130,20 @@ pub enum StoragePlan {
     Claim(ClaimPlan),
     /// A collection of a Qdrant server.
     Qdrant(Box<QdrantPlan>),
+    /// The same of a server that the operator runs.
+    Managed(Box<ManagedPlan>),
+}
+
+impl StoragePlan {
+    /// The server, if it is one.
+    #[must_use]
+    pub fn server(&self) -> Option<&QdrantPlan> {
+        match self {
+            Self::Qdrant(plan) => Some(plan),
+            Self::Managed(plan) => Some(&plan.qdrant),
+            Self::EmptyDir | Self::Claim(_) => None,
+        }
+    }
 }
 
 /// The claim.
@@ -230,6 +246,9 @@ fn upgrade(resource: &ContextManager) -> UpgradePlan {
 }
 
 fn storage(resource: &ContextManager, name: &str, config: &SidecarConfig) -> StoragePlan {
+    if let Some(plan) = ManagedPlan::of(&resource.spec, config) {
+        return StoragePlan::Managed(Box::new(plan));
+    }
     if let Some(plan) = QdrantPlan::of(&resource.spec, config) {
         return StoragePlan::Qdrant(Box::new(plan));
     }
@@ -299,7 +318,9 @@ pub(super) mod tests {
             });
             match Plan::of(&resource(&spec)).unwrap().storage {
                 StoragePlan::Claim(claim) => claim,
-                StoragePlan::EmptyDir | StoragePlan::Qdrant(_) => unreachable!("the spec has a claim"),
+                StoragePlan::EmptyDir | StoragePlan::Qdrant(_) | StoragePlan::Managed(_) => {
+                    unreachable!("the spec has a claim")
+                }
             }
         };
         let kept = claim("Retain");

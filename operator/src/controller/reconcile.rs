@@ -71,6 +71,8 @@ pub(super) struct Context {
     /// The class of the resources that are reconciled.
     class: String,
     pub(super) authority: Authority,
+    /// Namespace of the controller itself.
+    pub(super) namespace: String,
     pub(super) webhook_configuration: String,
     /// The sidecar's image, for resources that name none.
     pub(super) sidecar_image: Option<String>,
@@ -111,6 +113,7 @@ impl Context {
             metrics,
             class: settings.class,
             authority: Authority::new(settings.authority),
+            namespace: settings.namespace,
             webhook_configuration: settings.webhook_configuration,
             sidecar_image: settings.sidecar_image,
             probes: Arc::new(Probes::new(settings.resync)),

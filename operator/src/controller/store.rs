@@ -21,6 +21,7 @@ use super::{
     reconcile::Context,
     status::{Finding, Good, Trouble},
 };
+pub(super) use credentials::Credentials;
 use probe::{Seen, Takes, Target};
 pub(super) use probes::Probes;
 
@@ -42,10 +43,21 @@ pub(super) async fn ensure(
         Ok(credentials) => credentials,
         Err(trouble) => return Ok(Found { finding: Err(trouble), next: None }),
     };
-    let target = Arc::new(Target::new(plan, wanted, &credentials));
+    follow(context, plan, wanted, &credentials, current).await
+}
+
+/// The same with credentials that are known.
+pub(super) async fn follow(
+    context: &Context,
+    plan: &Plan,
+    wanted: &QdrantPlan,
+    credentials: &Credentials,
+    current: Option<&ContextManagerStatus>,
+) -> Result<Found, Error> {
+    let target = Arc::new(Target::new(plan, wanted, credentials));
     let known = context.probes.look(&plan.owner.uid, &target).await;
     let seen = (&target.scope, known.seen.as_ref());
-    if let Err(trouble) = secret::ensure(context, plan, wanted, &credentials, seen).await? {
+    if let Err(trouble) = secret::ensure(context, plan, wanted, credentials, seen).await? {
         return Ok(Found { finding: Err(trouble), next: None });
     }
     let finding = match &known.seen {
@@ -54,6 +66,17 @@ pub(super) async fn ensure(
     };
     announce(context, plan, current, &finding).await;
     Ok(Found { finding, next: Some(known.next) })
+}
+
+/// Brings the store's Secret to what it should be, before there is a server to look at.
+pub(super) async fn publish(
+    context: &Context,
+    plan: &Plan,
+    wanted: &QdrantPlan,
+    credentials: &Credentials,
+) -> Result<Result<(), Trouble>, Error> {
+    let target = Target::new(plan, wanted, credentials);
+    secret::ensure(context, plan, wanted, credentials, (&target.scope, None)).await
 }
 
 fn judge(wanted: &QdrantPlan, seen: &Seen) -> Finding {
@@ -80,6 +103,8 @@ fn judge(wanted: &QdrantPlan, seen: &Seen) -> Finding {
 }
 
 const CONNECTED: &str = "Connected";
+/// The store can be used, but not all nodes of a managed Qdrant are ready.
+pub(super) const NODES_MISSING: &str = "NodesMissing";
 const UNCHECKED: &str = "StoreUnchecked";
 const UNVERIFIED: &str = "ConnectedUnverified";
 const UNENCRYPTED: &str = "ConnectedUnencrypted";
@@ -87,7 +112,8 @@ const UNENCRYPTED: &str = "ConnectedUnencrypted";
 /// Before the first look of this process ends, what the status says stays so.
 fn before(current: Option<&ContextManagerStatus>) -> Finding {
     let said = current.and_then(|status| status.conditions.iter().find(|said| said.type_ == "StoreReady"));
-    let known = |said: &str| [CONNECTED, UNVERIFIED, UNENCRYPTED].into_iter().find(|known| *known == said);
+    let known =
+        |said: &str| [CONNECTED, UNVERIFIED, UNENCRYPTED, NODES_MISSING].into_iter().find(|known| *known == said);
     match said.and_then(|said| Some((known(&said.reason)?, said.message.clone()))) {
         Some((reason, message)) => Ok(Good(reason, message)),
         None => Err(Trouble::passing(UNCHECKED, "the server is being looked at")),

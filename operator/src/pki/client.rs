@@ -111,22 +111,32 @@ impl Trust {
     /// # Errors
     /// When a key or certificate cannot be made.
     pub fn issue(&self, identity: &Identity, now: Timestamp, lifetime: Duration) -> Result<Pair, Error> {
-        let signing = &self.authorities.signing;
-        let rest = Duration::try_from(signing.not_after.duration_since(now)).unwrap_or_default();
         let make = || {
             let mut params = CertificateParams::default();
             params.distinguished_name = certificate::name("Context Manager sidecar");
             params.subject_alt_names = vec![SanType::URI(identity.0.as_str().try_into()?)];
-            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            params.use_authority_key_identifier_extension = true;
-            certificate::set_times(&mut params, now, lifetime.min(rest));
-            let issuer = Issuer::from_ca_cert_pem(&signing.certificate, KeyPair::from_pem(&signing.key)?)?;
-            let key = KeyPair::generate()?;
-            let certificate = params.signed_by(&key, &issuer)?.pem();
-            Ok(Pair { certificate, key: key.serialize_pem() })
+            self.sign(params, now, lifetime)
         };
         make().map_err(|source| Error::Make { subject: identity.0.clone(), source })
+    }
+
+    /// A pair with a new key. It never outlives the CA.
+    pub(super) fn sign(
+        &self,
+        mut params: CertificateParams,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Pair, rcgen::Error> {
+        let signing = &self.authorities.signing;
+        let rest = Duration::try_from(signing.not_after.duration_since(now)).unwrap_or_default();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        certificate::set_times(&mut params, now, lifetime.min(rest));
+        let issuer = Issuer::from_ca_cert_pem(&signing.certificate, KeyPair::from_pem(&signing.key)?)?;
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &issuer)?.pem();
+        Ok(Pair { certificate, key: key.serialize_pem() })
     }
 
     /// Whether a pair is what [`Self::issue`] would make: of `identity`, in force at `now`, with the right key, and
@@ -135,6 +145,17 @@ impl Trust {
     /// # Errors
     /// When it is not.
     pub fn check(&self, pair: &Pair, identity: &Identity, now: Timestamp) -> Result<Facts, String> {
+        let names = |names: &[GeneralName<'_>]| matches!(names, [GeneralName::URI(uri)] if *uri == identity.0);
+        self.examine(pair, names, now)
+    }
+
+    /// The same for a pair whose names are as told.
+    pub(super) fn examine(
+        &self,
+        pair: &Pair,
+        named: impl Fn(&[GeneralName<'_>]) -> bool,
+        now: Timestamp,
+    ) -> Result<Facts, String> {
         let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes())
             .map_err(|error| format!("the certificate is not PEM ({error})"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&der)
@@ -144,9 +165,7 @@ impl Trust {
             return Err("key and certificate do not belong together".to_owned());
         }
         let names = parsed.subject_alternative_name().ok().flatten();
-        if !names
-            .is_some_and(|names| matches!(names.value.general_names[..], [GeneralName::URI(uri)] if uri == identity.0))
-        {
+        if !names.is_some_and(|names| named(&names.value.general_names)) {
             return Err("the certificate speaks for somebody else".to_owned());
         }
         self.verify(&der, now)?;

@@ -23,7 +23,9 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
     let reference = |pointer: &str| text(&format!("{pointer}/name")).zip(text(&format!("{pointer}/key")));
     let secret = |pointer: &str| reference(pointer).map(|(secret, key)| SecretKey { secret, key });
     let otlp_ca = reference("/observability/tracing/caConfigMapRef");
-    let on_a_server = spec.pointer("/vectorStore/qdrant").is_some_and(Value::is_object);
+    let on_a_server = ["/vectorStore/qdrant", "/vectorStore/managed"]
+        .iter()
+        .any(|store| spec.pointer(store).is_some_and(Value::is_object));
     let containers = spec.pointer("/injection/containers").and_then(Value::as_array).into_iter().flatten();
     Some(Resource {
         class: text("/controllerClassName").unwrap_or_else(|| names::DEFAULT_CLASS.to_owned()),
@@ -127,10 +129,13 @@ mod tests {
             on_missing: OnMissing::Deny,
         };
         assert_eq!(seen, expected);
+        let managed = json!({"vectorStore": {"managed": {}}});
         let server = json!({"vectorStore": {"qdrant": {"url": "https://qdrant"}}});
-        let seen = view(&json!({"name": "memory"}), &server).unwrap();
-        assert_eq!(seen.store_secret.as_deref(), Some("memory-context-store"));
-        assert_eq!(seen.storage, Storage::EmptyDir { size_limit: None }, "the journal's volume ends with the pod");
+        for server in [server, managed] {
+            let seen = view(&json!({"name": "memory"}), &server).unwrap();
+            assert_eq!(seen.store_secret.as_deref(), Some("memory-context-store"));
+            assert_eq!(seen.storage, Storage::EmptyDir { size_limit: None }, "the journal's volume ends with the pod");
+        }
         let limited = json!({"vectorStore": {"embedded": {"storage": {"emptyDir": {"sizeLimit": "2Gi"}}}}});
         let seen = view(&json!({"name": "memory"}), &limited).unwrap();
         assert_eq!(seen.storage, Storage::EmptyDir { size_limit: Some("2Gi".to_owned()) });

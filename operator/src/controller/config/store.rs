@@ -1,6 +1,7 @@
 //! The part of the configuration that says where contexts are kept.
 
 use context_manager_crds::context_manager::{
+    managed::Managed,
     qdrant::{Qdrant, QdrantTls},
     vector_store::{Durability, VectorStore},
 };
@@ -15,6 +16,11 @@ const TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
 
 /// Sets the store, and where the journal lies beside a Qdrant server: on the pod's own volume, which the sidecar's restarts leave alone.
 pub(super) fn set(config: &mut SidecarConfig, given: Option<&VectorStore>, (namespace, name): (&str, &str)) {
+    if let Some(given) = given.and_then(|given| given.managed.as_ref()) {
+        config.store = Store::Qdrant(managed(given, (namespace, name)));
+        config.journal.path = Some(names::JOURNAL_DIRECTORY.into());
+        return;
+    }
     if let Some(given) = given.and_then(|given| given.qdrant.as_ref()) {
         config.store = Store::Qdrant(qdrant(given, given.collection(namespace, name)));
         config.journal.path = Some(names::JOURNAL_DIRECTORY.into());
@@ -28,6 +34,24 @@ pub(super) fn set(config: &mut SidecarConfig, given: Option<&VectorStore>, (name
             Durability::Node => config::Durability::Node,
         },
     });
+}
+
+fn managed(given: &Managed, (namespace, name): (&str, &str)) -> QdrantStore {
+    let count = |given: i32| u32::try_from(given).ok();
+    let scheme = if given.is_encrypted() { "https" } else { "http" };
+    QdrantStore {
+        url: format!("{scheme}://{}.{namespace}.svc:6334", names::qdrant(name)),
+        collection: Qdrant::default().collection(namespace, name),
+        api_key_file: Some(names::QDRANT_API_KEY_FILE.into()),
+        ca_file: given.is_encrypted().then(|| names::QDRANT_CA_FILE.into()),
+        cert_file: None,
+        key_file: None,
+        verify: true,
+        timeout: given.timeout.map_or(TIMEOUT, HumanDuration::from),
+        shards: count(given.shards.unwrap_or_else(|| given.replicas())),
+        replication_factor: count(given.replication_factor()),
+        write_consistency: count(given.write_consistency.unwrap_or(1)),
+    }
 }
 
 fn qdrant(given: &Qdrant, collection: String) -> QdrantStore {
@@ -81,6 +105,29 @@ mod tests {
              [store.qdrant]\nurl = \"http://qdrant\"\ncollection = \"ctx_team_memory\"\n";
         let expected = SidecarConfig::from_toml(expected).unwrap();
         assert_eq!((&made.store, &made.journal), (&expected.store, &expected.journal));
+    }
+
+    #[test]
+    fn a_managed_server_is_reached_by_its_service_with_key_and_ca() {
+        let made = |managed: serde_json::Value| {
+            let spec = serde_json::from_value(json!({"vectorStore": {"managed": managed}})).unwrap();
+            let made = sidecar_config(&spec, ("team", "memory"), 1);
+            assert_eq!(SidecarConfig::from_toml(&made.to_toml()).unwrap(), made, "the sidecar takes it");
+            made
+        };
+        let expected = r#"
+            [store.qdrant]
+            url = "https://memory-context-qdrant.team.svc:6334"
+            collection = "ctx_team_memory"
+            api_key_file = "qdrant-api-key"
+            ca_file = "qdrant-ca.crt"
+            shards = 3
+            replication_factor = 2
+            write_consistency = 1
+        "#;
+        assert_eq!(made(json!({"replicas": 3})).store, SidecarConfig::from_toml(expected).unwrap().store);
+        let Store::Qdrant(plain) = made(json!({"tls": {"enabled": false}})).store else { unreachable!("a server") };
+        assert!(plain.url.starts_with("http://") && plain.ca_file.is_none() && plain.replication_factor == Some(1));
     }
 
     #[test]

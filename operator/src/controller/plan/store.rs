@@ -38,6 +38,17 @@ pub struct QdrantPlan {
     pub on_model_change: OnModelChange,
     /// What happens to the contexts when the resource is deleted.
     pub reclaim: ReclaimPolicy,
+    /// Who runs the server.
+    pub run_by: RunBy,
+}
+
+/// Who runs a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunBy {
+    /// The user; API key and CA are where the resource says.
+    User,
+    /// The operator, with a key and a CA of its own.
+    Operator,
 }
 
 /// Where a CA is.
@@ -57,10 +68,6 @@ impl QdrantPlan {
         let QdrantTls { ca_secret_ref, ca_config_map_ref, verify: _ } = given.tls.clone().unwrap_or_default();
         let ca = ca_secret_ref.map(CaSource::Secret).or(ca_config_map_ref.map(CaSource::ConfigMap));
         let token = given.token.clone().unwrap_or_default();
-        let model = match config.embedding.provider {
-            Provider::Builtin => Some(builtin::MODEL.to_owned()),
-            Provider::OpenAi => config.embedding.model.clone(),
-        };
         Some(Self {
             store: store.clone(),
             api_key: given.api_key_secret_ref.clone(),
@@ -68,9 +75,27 @@ impl QdrantPlan {
             tokens: token.policy.unwrap_or_default(),
             token_lifetime: token.lifetime.map_or(TOKEN_LIFETIME, DurationText::get),
             dimensions: config.embedding.dimensions,
-            model: model.unwrap_or_default(),
+            model: model(config),
             on_model_change: config.embedding.on_model_change,
             reclaim: spec.reclaim_policy.unwrap_or_default(),
+            run_by: RunBy::User,
+        })
+    }
+
+    /// The plan of the server that the operator runs. Sidecars get tokens alone, and nothing is deleted but the server itself.
+    pub(super) fn managed(config: &SidecarConfig) -> Option<Self> {
+        let Store::Qdrant(store) = &config.store else { return None };
+        Some(Self {
+            store: store.clone(),
+            api_key: None,
+            ca: None,
+            tokens: TokenPolicy::PerResource,
+            token_lifetime: TOKEN_LIFETIME,
+            dimensions: config.embedding.dimensions,
+            model: model(config),
+            on_model_change: config.embedding.on_model_change,
+            reclaim: ReclaimPolicy::Retain,
+            run_by: RunBy::Operator,
         })
     }
 
@@ -79,6 +104,14 @@ impl QdrantPlan {
     pub fn shares_with(&self, other: &Self) -> bool {
         self.store.collection == other.store.collection && server(&self.store.url) == server(&other.store.url)
     }
+}
+
+fn model(config: &SidecarConfig) -> String {
+    let model = match config.embedding.provider {
+        Provider::Builtin => Some(builtin::MODEL.to_owned()),
+        Provider::OpenAi => config.embedding.model.clone(),
+    };
+    model.unwrap_or_default()
 }
 
 /// Host and port of an endpoint; the names of a Service in a cluster are one.
@@ -104,7 +137,7 @@ mod tests {
         let spec = json!({"vectorStore": {"qdrant": qdrant}});
         match Plan::of(&resource(&spec)).unwrap().storage {
             StoragePlan::Qdrant(plan) => *plan,
-            StoragePlan::EmptyDir | StoragePlan::Claim(_) => unreachable!("the spec has a server"),
+            StoragePlan::EmptyDir | StoragePlan::Claim(_) | StoragePlan::Managed(_) => unreachable!("it has a server"),
         }
     }
 

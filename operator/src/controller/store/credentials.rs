@@ -12,11 +12,11 @@ use crate::controller::{
 
 /// What a server is shown and asked.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Credentials {
+pub(in crate::controller) struct Credentials {
     /// What is sent as `api-key`.
-    pub(super) key: Option<SecretString>,
+    pub(in crate::controller) key: Option<SecretString>,
     /// The certificates in PEM that may vouch for the server.
-    pub(super) ca: Option<Vec<u8>>,
+    pub(in crate::controller) ca: Option<Vec<u8>>,
 }
 
 /// What the resource refers to.

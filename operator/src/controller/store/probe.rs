@@ -18,7 +18,7 @@ use super::{
     token::{self, Scope},
 };
 use crate::controller::{
-    plan::{Plan, QdrantPlan},
+    plan::{Plan, QdrantPlan, RunBy},
     status::Trouble,
 };
 
@@ -36,6 +36,7 @@ pub(super) struct Target {
     pub(super) scope: Scope,
     /// Whether a missing collection is left missing.
     observe: bool,
+    run_by: RunBy,
 }
 
 /// What the server takes from sidecars.
@@ -77,12 +78,13 @@ impl Target {
             tokens: wanted.tokens,
             scope: Scope { collection: store.collection.clone(), subject: format!("{}/{}", plan.namespace, plan.name) },
             observe: plan.suspended,
+            run_by: wanted.run_by,
         }
     }
 
     /// Tells one target from another without keeping its secrets.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let Self { options, key, tokens, scope, observe } = self;
+        let Self { options, key, tokens, scope, observe, run_by: _ } = self;
         let mut digest = Sha256::new();
         digest.update(format!("{options:?} {tokens:?} {scope:?} {observe} "));
         digest.update(key.as_ref().map_or("", |key| key.expose_secret()));
@@ -103,6 +105,11 @@ impl Target {
         let url = &self.options.url;
         match error.failure() {
             Failure::Unreachable => self.unreachable(),
+            // Nobody but the operator can put these right, and it does: nodes with an old key or certificate are made anew.
+            Failure::Distrusted | Failure::Unauthorized if self.run_by == RunBy::Operator => Trouble::passing(
+                "StoreUpdating",
+                format!("the nodes behind {url} do not all have the API key and certificate of their Secret yet"),
+            ),
             Failure::Distrusted => Trouble::stalled(
                 "StoreNotTrusted",
                 format!(

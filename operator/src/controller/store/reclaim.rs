@@ -193,8 +193,7 @@ async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<
 /// Whether a resource uses a collection; one that breaks a rule may.
 fn uses(other: &ContextManager, wanted: &QdrantPlan) -> bool {
     match Plan::of(other).map(|plan| plan.storage) {
-        Ok(StoragePlan::Qdrant(theirs)) => theirs.shares_with(wanted),
-        Ok(StoragePlan::EmptyDir | StoragePlan::Claim(_)) => false,
+        Ok(storage) => storage.server().is_some_and(|theirs| theirs.shares_with(wanted)),
         Err(_) => {
             let qdrant = other.spec.vector_store.as_ref().and_then(|store| store.qdrant.as_ref());
             let namespace = other.namespace().unwrap_or_default();
@@ -239,7 +238,7 @@ mod tests {
     fn plan_of(spec: &serde_json::Value) -> QdrantPlan {
         match Plan::of(&resource(spec)).unwrap().storage {
             StoragePlan::Qdrant(plan) => *plan,
-            StoragePlan::EmptyDir | StoragePlan::Claim(_) => unreachable!("the spec has a server"),
+            StoragePlan::EmptyDir | StoragePlan::Claim(_) | StoragePlan::Managed(_) => unreachable!("it has a server"),
         }
     }
 
@@ -250,6 +249,9 @@ mod tests {
         assert!(uses(&resource(&server("https://qdrant.stores:6334")), &mine));
         assert!(!uses(&resource(&server("https://elsewhere")), &mine));
         assert!(!uses(&resource(&json!({})), &mine));
+        let theirs = json!({"url": "https://memory-context-qdrant.team.svc", "collection": "ctx_team_memory"});
+        let theirs = plan_of(&json!({"vectorStore": {"qdrant": theirs}}));
+        assert!(uses(&resource(&json!({"vectorStore": {"managed": {}}})), &theirs));
         // Nobody knows what a resource that breaks a rule uses, so its word is taken.
         let mut broken = server("https://elsewhere");
         broken["sidecar"] = json!({"adminPort": 7419});

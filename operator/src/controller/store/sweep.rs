@@ -20,7 +20,7 @@ use super::probe::Target;
 use crate::controller::{
     error::call,
     metrics::Swept,
-    plan::{Plan, StoragePlan},
+    plan::Plan,
     reconcile::{Context, jittered},
 };
 
@@ -84,7 +84,7 @@ async fn visit(context: &Context, object: Arc<DeserializeGuard<ContextManager>>,
         return None;
     }
     let plan = Plan::of(resource).ok().filter(|plan| !plan.suspended)?;
-    let StoragePlan::Qdrant(_) = &plan.storage else { return None };
+    plan.storage.server()?;
     // A server that is away or refuses is the reconciliation's business.
     let target = context.probes.well(&plan.owner.uid)?;
     match sweep(context, &plan, &target, settings).await {

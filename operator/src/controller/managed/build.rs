@@ -1,0 +1,262 @@
+//! The objects of a managed Qdrant as they should be: pure.
+
+use context_manager_protocol::names;
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Service},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{config, pod};
+use crate::controller::{
+    build::{RESOURCE, metadata},
+    plan::{ManagedPlan, Plan},
+};
+
+/// Label of the nodes.
+const NODE: (&str, &str) = ("app.kubernetes.io/name", "context-manager-qdrant");
+
+/// Whether all nodes have been ready at once.
+pub(super) fn is_formed(map: &ConfigMap) -> bool {
+    map.data.as_ref().is_some_and(|data| data.contains_key(config::FORMED_FILE))
+}
+
+/// The names of the nodes' certificate.
+pub(super) fn hosts(plan: &Plan) -> Vec<String> {
+    let namespace = &plan.namespace;
+    vec![
+        format!("{}.{namespace}.svc", names::qdrant(&plan.name)),
+        format!("*.{}.{namespace}.svc", names::qdrant_peers(&plan.name)),
+        // For a person with `kubectl port-forward`.
+        "localhost".to_owned(),
+    ]
+}
+
+/// Makes the objects.
+pub(super) struct Builder<'a> {
+    plan: &'a Plan,
+    wanted: &'a ManagedPlan,
+    /// Namespace of the controller.
+    home: &'a str,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) const fn new(plan: &'a Plan, wanted: &'a ManagedPlan, home: &'a str) -> Self {
+        Self { plan, wanted, home }
+    }
+
+    fn named(&self, name: String) -> ObjectMeta {
+        let mut metadata = metadata(self.plan, name, true);
+        metadata.labels.get_or_insert_default().insert(NODE.0.to_owned(), NODE.1.to_owned());
+        metadata
+    }
+
+    fn metadata(&self) -> ObjectMeta {
+        self.named(names::qdrant(&self.plan.name))
+    }
+
+    fn selector(&self) -> Value {
+        json!({NODE.0: NODE.1, RESOURCE: self.plan.name})
+    }
+
+    /// The Service of sidecars and operator: the nodes that are ready.
+    pub(super) fn service(&self) -> Service {
+        made(json!({
+            "metadata": self.metadata(),
+            "spec": {"selector": self.selector(), "ports": ports(&[("rest", config::REST), ("grpc", config::GRPC)])},
+        }))
+    }
+
+    /// The Service by which nodes find each other, ready or not.
+    pub(super) fn peers(&self) -> Service {
+        made(json!({
+            "metadata": self.named(names::qdrant_peers(&self.plan.name)),
+            "spec": {
+                "clusterIP": "None",
+                "publishNotReadyAddresses": true,
+                "selector": self.selector(),
+                "ports": ports(&[("peer", config::PEER)]),
+            },
+        }))
+    }
+
+    /// What nodes read. That the cluster is formed is remembered here, and no reason to start nodes anew.
+    pub(super) fn config_map(&self, formed: bool) -> ConfigMap {
+        let mut data = json!({
+            config::CONFIG_FILE: config::yaml(self.wanted),
+            config::START_FILE: config::start(self.plan, self.wanted),
+        });
+        if formed {
+            data[config::FORMED_FILE] = json!("true");
+        }
+        made(json!({"metadata": self.metadata(), "data": data}))
+    }
+
+    /// Whoever empties machines takes one node at a time.
+    pub(super) fn budget(&self) -> PodDisruptionBudget {
+        made(json!({
+            "metadata": self.metadata(),
+            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": self.selector()}},
+        }))
+    }
+
+    /// Nodes reach each other, the resource's pods reach gRPC, the controller reaches gRPC and REST, and nobody else anything.
+    pub(super) fn policy(&self) -> NetworkPolicy {
+        let port = |port: u16| json!({"port": port, "protocol": "TCP"});
+        let nodes = json!({"podSelector": {"matchLabels": self.selector()}});
+        let agents = json!({"podSelector": {"matchLabels": {names::INJECTED: self.plan.name}}});
+        let home = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.home}}});
+        made(json!({
+            "metadata": self.metadata(),
+            "spec": {
+                "podSelector": {"matchLabels": self.selector()},
+                "policyTypes": ["Ingress"],
+                "ingress": [
+                    {"from": [nodes], "ports": [port(config::REST), port(config::GRPC), port(config::PEER)]},
+                    {"from": [agents], "ports": [port(config::GRPC)]},
+                    {"from": [home], "ports": [port(config::REST), port(config::GRPC)]},
+                ],
+            },
+        }))
+    }
+
+    /// The nodes. Another `fingerprint` of their Secret makes them start anew, one by one.
+    pub(super) fn stateful_set(&self, fingerprint: &str) -> StatefulSet {
+        let Self { plan, wanted, .. } = self;
+        let policy = if wanted.retain { "Retain" } else { "Delete" };
+        let labels = self.metadata().labels;
+        let mut claim = json!({
+            "metadata": {"name": pod::VOLUME_DATA, "labels": labels},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": wanted.size.to_string()}},
+            },
+        });
+        if let Some(class) = &wanted.storage_class {
+            claim["spec"]["storageClassName"] = json!(class);
+        }
+        made(json!({
+            "metadata": self.metadata(),
+            "spec": {
+                "serviceName": names::qdrant_peers(&plan.name),
+                "replicas": wanted.nodes,
+                // At once: after an outage of all, none becomes ready before most of them run. Updates go one by one all the same.
+                "podManagementPolicy": "Parallel",
+                "updateStrategy": {"type": "RollingUpdate"},
+                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy, "whenScaled": "Retain"},
+                "selector": {"matchLabels": self.selector()},
+                "template": pod::template(plan, wanted, (json!(labels), self.selector()), fingerprint),
+                "volumeClaimTemplates": [claim],
+            },
+        }))
+    }
+}
+
+fn ports(ports: &[(&str, u16)]) -> Value {
+    ports
+        .iter()
+        .map(|(name, port)| json!({"name": name, "port": port, "targetPort": name, "protocol": "TCP"}))
+        .collect()
+}
+
+/// The object that a text describes.
+fn made<K: DeserializeOwned>(object: Value) -> K {
+    serde_json::from_value(object).expect("what is written here is an object of this kind, as a test shows")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::controller::plan::{StoragePlan, tests::resource};
+
+    fn with<T>(managed: &Value, policy: &str, look: impl Fn(&Builder<'_>) -> T) -> T {
+        let plan = Plan::of(&resource(&json!({"vectorStore": {"managed": managed}, "reclaimPolicy": policy}))).unwrap();
+        let StoragePlan::Managed(wanted) = &plan.storage else { unreachable!("the spec has it") };
+        look(&Builder::new(&plan, wanted, "home"))
+    }
+
+    #[test]
+    fn every_object_can_be_made_and_has_the_owner() {
+        let full = json!({
+            "replicas": 3, "storage": {"storageClassName": "fast", "size": "1Gi"},
+            "resources": {"requests": {"cpu": 1}, "limits": {"memory": "2Gi"}},
+            "scheduling": {
+                "nodeSelector": {"disk": "nvme"}, "priorityClassName": "stores", "spread": "Required",
+                "tolerations": [{"key": "stores", "operator": "Exists", "effect": "NoSchedule"}],
+            },
+        });
+        for managed in [json!({}), json!({"tls": {"enabled": false}}), full] {
+            with(&managed, "Retain", |builder| {
+                let all = [
+                    builder.service().metadata,
+                    builder.peers().metadata,
+                    builder.config_map(true).metadata,
+                    builder.budget().metadata,
+                    builder.policy().metadata,
+                    builder.stateful_set("x").metadata,
+                ];
+                for metadata in all {
+                    assert_eq!(metadata.owner_references.unwrap().len(), 1);
+                    assert_eq!(metadata.labels.unwrap()[RESOURCE], "memory");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn volumes_follow_the_reclaim_policy_and_nodes_what_they_read_at_their_start() {
+        for policy in ["Retain", "Delete"] {
+            with(&json!({"replicas": 3}), policy, |builder| {
+                let set = serde_json::to_value(builder.stateful_set("a")).unwrap();
+                assert_eq!(set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], policy);
+                assert_eq!(set["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"], Value::Null);
+                let template = |fingerprint: &str| {
+                    serde_json::to_value(builder.stateful_set(fingerprint)).unwrap()["spec"]["template"].clone()
+                };
+                assert_ne!(template("a"), template("b"));
+            });
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_is_formed_is_remembered() {
+        with(&json!({}), "Retain", |builder| {
+            assert!(is_formed(&builder.config_map(true)) && !is_formed(&builder.config_map(false)));
+        });
+    }
+
+    #[test]
+    fn the_first_node_begins_and_joins_later_when_its_volume_is_lost() {
+        let script = |managed: &Value| {
+            with(managed, "Retain", |builder| builder.config_map(false).data.unwrap()[config::START_FILE].clone())
+        };
+        let three = script(&json!({"replicas": 3}));
+        let expected = "set -eu
+if [ \"$POD_NAME\" != memory-context-qdrant-0 ]; then
+  set -- --bootstrap https://memory-context-qdrant-0.memory-context-qdrant-peers.team.svc:6335
+elif [ -e /etc/qdrant/formed ]; then
+  set -- --bootstrap https://memory-context-qdrant-1.memory-context-qdrant-peers.team.svc:6335
+fi
+exec ./qdrant --config-path /etc/qdrant/config.yaml --uri https://$POD_NAME.memory-context-qdrant-peers.team.svc:6335 \"$@\"
+";
+        assert_eq!(three, expected);
+        assert!(!script(&json!({})).contains("formed"), "a node alone has nobody to join");
+    }
+
+    #[test]
+    fn only_the_resources_pods_and_the_controller_reach_the_nodes() {
+        let policy = with(&json!({}), "Retain", |builder| builder.policy());
+        let ingress = serde_json::to_value(policy).unwrap()["spec"]["ingress"].clone();
+        assert_eq!(ingress.as_array().unwrap().len(), 3);
+        assert_eq!(ingress[1]["from"][0]["podSelector"]["matchLabels"], json!({names::INJECTED: "memory"}));
+        assert_eq!(ingress[1]["ports"], json!([{"port": 6334, "protocol": "TCP"}]));
+        assert_eq!(ingress[2]["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "home");
+    }
+}

@@ -1,0 +1,60 @@
+//! Writing of one object of a managed Qdrant.
+
+use std::fmt::Debug;
+
+use kube::{Api, Resource, ResourceExt as _};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+
+use crate::controller::{
+    apply::{Manager, apply, covers},
+    build,
+    error::Error,
+    keys::{name_taken, owned, suspended},
+    plan::Plan,
+    reconcile::Context,
+    status::Trouble,
+};
+
+/// Annotation: the digest of what was applied last. What is not desired any more is found by it, because the object itself does not show
+/// who asked for what it has.
+const APPLIED: &str = "contextmanager.dev/applied";
+
+/// Brings an object to what it should be.
+pub(super) async fn bring<K>(
+    context: &Context,
+    plan: &Plan,
+    api: &Api<K>,
+    live: Option<K>,
+    mut desired: K,
+    action: &'static str,
+) -> Result<Result<(), Trouble>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let name = desired.name_any();
+    if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(live.meta()) && !owned(*live, plan)) {
+        return Ok(Err(name_taken(foreign, &name)));
+    }
+    let digest = digest(&desired);
+    desired.annotations_mut().insert(APPLIED.to_owned(), digest);
+    if live.is_some_and(|live| covers(&live, &desired)) {
+        return Ok(Ok(()));
+    }
+    if plan.suspended {
+        return Ok(Err(suspended(&format!("The {} {name} is not up to date", K::kind(&())))));
+    }
+    apply(api, &name, &desired, &context.manager(Manager::Store), action).await?;
+    context.wrote("qdrant");
+    Ok(Ok(()))
+}
+
+fn digest(desired: &impl Serialize) -> String {
+    let text = serde_json::to_vec(desired).unwrap_or_default();
+    hexadecimal(&Sha256::digest(text)[..8])
+}
+
+/// Bytes as text.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}

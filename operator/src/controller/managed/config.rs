@@ -1,0 +1,82 @@
+//! What a node of a managed Qdrant reads when it starts: its configuration, and how it finds the others.
+
+use context_manager_protocol::names;
+
+use crate::controller::plan::{ManagedPlan, Plan};
+
+/// Where the node's files are inside the container.
+pub(super) const CONFIG_DIRECTORY: &str = "/etc/qdrant";
+pub(super) const TLS_DIRECTORY: &str = "/etc/qdrant-tls";
+pub(super) const DATA_DIRECTORY: &str = "/qdrant/data";
+pub(super) const START_DIRECTORY: &str = "/qdrant/init";
+/// Keys of the `ConfigMap`.
+pub(super) const CONFIG_FILE: &str = "config.yaml";
+pub(super) const START_FILE: &str = "start.sh";
+pub(super) const FORMED_FILE: &str = "formed";
+/// Ports: REST, gRPC, and between nodes.
+pub(super) const REST: u16 = 6333;
+pub(super) const GRPC: u16 = 6334;
+pub(super) const PEER: u16 = 6335;
+
+/// The configuration. Usage is not reported to the makers of Qdrant, and nodes fetch nothing by URLs that a request names.
+pub(super) fn yaml(wanted: &ManagedPlan) -> String {
+    let encrypted = wanted.encrypted;
+    let tls = if encrypted {
+        format!(
+            "tls:\n  cert: {TLS_DIRECTORY}/{}\n  key: {TLS_DIRECTORY}/{}\n  ca_cert: {TLS_DIRECTORY}/{}\n",
+            names::CERTIFICATE_FILE,
+            names::PRIVATE_KEY_FILE,
+            names::CA_FILE
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "log_level: INFO
+telemetry_disabled: true
+storage:
+  storage_path: {DATA_DIRECTORY}/storage
+  snapshots_path: {DATA_DIRECTORY}/snapshots
+service:
+  host: 0.0.0.0
+  http_port: {REST}
+  grpc_port: {GRPC}
+  enable_tls: {encrypted}
+  jwt_rbac: true
+  enforce_internal_auth: true
+  enable_cors: false
+  enable_static_content: false
+  enable_snapshot_url_recovery: false
+cluster:
+  enabled: true
+  p2p:
+    port: {PEER}
+    enable_tls: {encrypted}
+{tls}"
+    )
+}
+
+/// The script that starts a node. The first one begins the cluster, the others join it; a node that belongs to one already takes no notice
+/// of whom it is to join. Once the cluster was formed the first one joins, too: with an empty volume it would otherwise begin another
+/// cluster beside the one that has the data. Qdrant then refuses it as long as the lost one has shards, at each start.
+pub(super) fn start(plan: &Plan, wanted: &ManagedPlan) -> String {
+    let scheme = if wanted.encrypted { "https" } else { "http" };
+    let name = names::qdrant(&plan.name);
+    let domain = format!("{}.{}.svc:{PEER}", names::qdrant_peers(&plan.name), plan.namespace);
+    let rejoin = if wanted.nodes > 1 {
+        format!(
+            "elif [ -e {CONFIG_DIRECTORY}/{FORMED_FILE} ]; then\n  \
+             set -- --bootstrap {scheme}://{name}-1.{domain}\n"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "set -eu
+if [ \"$POD_NAME\" != {name}-0 ]; then
+  set -- --bootstrap {scheme}://{name}-0.{domain}
+{rejoin}fi
+exec ./qdrant --config-path {CONFIG_DIRECTORY}/{CONFIG_FILE} --uri {scheme}://$POD_NAME.{domain} \"$@\"
+"
+    )
+}
