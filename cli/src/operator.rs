@@ -143,6 +143,12 @@ pub(crate) fn class(webhook: &Deployment) -> String {
     class.unwrap_or_else(|| names::DEFAULT_CLASS.to_owned())
 }
 
+/// The namespaces that a Deployment's program serves by rights in them alone; empty when it serves all.
+pub(crate) fn watched(deployment: &Deployment) -> Vec<String> {
+    let named = flag(deployment, "--watch-namespace", "CONTEXT_MANAGER_WATCH_NAMESPACES").unwrap_or_default();
+    named.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 /// The name of the lease by which one replica of the controller of a Deployment leads.
 pub(crate) fn lease(controller: &Deployment) -> Option<String> {
     flag(controller, "--lease", "CONTEXT_MANAGER_LEASE")
@@ -202,8 +208,10 @@ mod tests {
         }
         let blue = deployment(json!({"name": "a", "args": ["--controller-class=blue", "--lease=mine"]}));
         assert_eq!((class(&blue).as_str(), lease(&blue).as_deref()), ("blue", Some("mine")));
+        let narrow = deployment(json!({"name": "a", "args": ["--watch-namespace=team-a,team-b"]}));
+        assert_eq!(watched(&narrow), ["team-a", "team-b"]);
         let bare = deployment(json!({"name": "a"}));
-        assert_eq!((class(&bare).as_str(), lease(&bare)), ("default", None));
+        assert_eq!((class(&bare).as_str(), lease(&bare), watched(&bare)), ("default", None, Vec::new()));
         assert_eq!((sidecar_image(&bare), on_missing(&bare)), (None, OnMissing::Skip));
     }
 }

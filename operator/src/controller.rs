@@ -40,7 +40,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, PersistentVolumeClaim},
 };
 use kube::{
-    Api, Client, Config, ResourceExt,
+    Client, Config, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         controller::{self, Controller},
@@ -63,7 +63,11 @@ pub use store::{
     sweep,
 };
 
-use crate::{pki, watches};
+use crate::{
+    pki,
+    scope::{self, Scope},
+    watches,
+};
 
 /// Most reconciliations at once.
 const CONCURRENCY: u16 = 8;
@@ -71,6 +75,9 @@ const CONCURRENCY: u16 = 8;
 const ENDING: Duration = Duration::from_secs(15);
 /// Longest time without a look at an object whose certificates and Secrets cannot be watched.
 pub const RESYNC: Duration = Duration::from_mins(1);
+
+/// A resource, whether it can be read or not.
+type Object = DeserializeGuard<ContextManager>;
 
 /// Names, places and times.
 #[derive(Clone, Debug)]
@@ -81,6 +88,8 @@ pub struct Settings {
     pub namespace: String,
     /// The class of the resources that are reconciled.
     pub class: String,
+    /// Where they are looked for.
+    pub scope: Scope,
     /// Name of this replica.
     pub instance: String,
     /// Name of the `MutatingWebhookConfiguration` that injects sidecars.
@@ -190,73 +199,100 @@ pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationTok
 async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
     let reporter =
         Reporter { controller: "context-manager-controller".to_owned(), instance: Some(settings.instance.clone()) };
-    let sweep = settings.sweep;
+    let (sweep, scope) = (settings.sweep, settings.scope.clone());
     let client = clients.client.clone();
     let context = Arc::new(Context::new(clients, Recorder::new(client.clone(), reporter), settings, metrics));
+    let places = scope.places();
+    let concurrency = CONCURRENCY.div_ceil(u16::try_from(places.len()).unwrap_or(CONCURRENCY));
+    let (stores, reconciling): (Vec<_>, Vec<_>) = places
+        .into_iter()
+        .map(|place| {
+            let (changed, store) = watch::resources(scope::api::<Object>(&client, place));
+            let controller = Controller::for_stream(changed, store)
+                .with_config(controller::Config::default().concurrency(concurrency));
+            (controller.store(), reconcile_at(place, controller, &client, &context, &stop))
+        })
+        .unzip();
+    let sweeping = sweep::run(Arc::clone(&context), stores.clone(), sweep, stop.clone());
+    let forgetting = forget(Arc::clone(&context), stores.clone(), stop.clone());
+    let reconciling = async {
+        tokio::select! {
+            _ = futures::future::join_all(reconciling) => {}
+            () = stuck(stores, stop.clone()) => tracing::warn!("Left reconciliations unfinished, so as to end"),
+        }
+    };
+    tokio::join!(reconciling, sweeping, forgetting);
+}
+
+/// Reconciles the resources of a place.
+fn reconcile_at(
+    place: Option<&str>,
+    controller: Controller<Object>,
+    client: &Client,
+    context: &Arc<Context>,
+    stop: &CancellationToken,
+) -> impl Future<Output = ()> + use<> {
     let ours = watcher::Config::default().labels(&build::selector());
     let (concerned, by_pods) = mpsc::unbounded();
-    let (changed, store) = watch::resources(Api::all(client.clone()));
-    let controller = Controller::for_stream(changed, store);
     let (relisted, relists) = mpsc::unbounded();
-    let sweeping = sweep::run(Arc::clone(&context), controller.store(), sweep, stop.clone());
-    let forgetting = forget(Arc::clone(&context), controller.store(), stop.clone());
-    let stuck = stuck(controller.store(), stop.clone());
-    let following = Arc::clone(&context);
     let following = {
-        let (store, client, stop) = (controller.store(), client.clone(), stop.clone());
-        async move { following.pods.follow(client, store, concerned, stop).await }
+        let (pods, pods_there) = (context.pods_at(place), scope::api(client, place));
+        let (asking, store, stop) = (scope::api(client, place), controller.store(), stop.clone());
+        async move { pods.follow(pods_there, asking, store, concerned, stop).await }
     };
+    let stop = stop.clone();
     let reconciling = controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .owns_stream(watch::children("config maps", Api::<ConfigMap>::all(client.clone()), ours.clone(), &relisted))
-        .owns_stream(watch::children("stateful sets", Api::<StatefulSet>::all(client.clone()), ours.clone(), &relisted))
+        .owns_stream(watch::children("config maps", scope::api::<ConfigMap>(client, place), ours.clone(), &relisted))
+        .owns_stream(watch::children(
+            "stateful sets",
+            scope::api::<StatefulSet>(client, place),
+            ours.clone(),
+            &relisted,
+        ))
         .watches_stream(
-            watch::children("claims", Api::<PersistentVolumeClaim>::all(client), ours, &relisted),
+            watch::children("claims", scope::api::<PersistentVolumeClaim>(client, place), ours, &relisted),
             |claim| owner_by_label(&claim, build::RESOURCE),
         )
         .reconcile_on(by_pods)
         .reconcile_all_on(relists)
         .graceful_shutdown_on(async move { stop.cancelled().await })
-        .run(reconcile::reconcile, reconcile::after_error, context)
+        .run(reconcile::reconcile, reconcile::after_error, Arc::clone(context))
         .for_each(|result| async move {
             if let Err(error) = result {
                 // What reconciling returned was reported there; what is left are objects that are gone, and broken watches.
                 debug!(%error, "A trigger of the controller came to nothing");
             }
         });
-    let reconciling = async {
-        tokio::select! {
-            () = reconciling => {}
-            () = stuck => tracing::warn!("Left reconciliations unfinished, so as to end"),
-        }
-    };
-    tokio::join!(reconciling, sweeping, forgetting, following);
+    async move {
+        tokio::join!(reconciling, following);
+    }
 }
 
 /// Returns when the reconciliations have been told to stop and do not. They wait for the first list of resources even then, which may
 /// never come.
-async fn stuck(store: Store<DeserializeGuard<ContextManager>>, stop: CancellationToken) {
+async fn stuck(stores: Vec<Store<Object>>, stop: CancellationToken) {
     stop.cancelled().await;
-    if store.wait_until_ready().now_or_never().is_some() {
+    if stores.iter().all(|store| store.wait_until_ready().now_or_never().is_some()) {
         tokio::time::sleep(ENDING).await;
     }
 }
 
 /// Takes resources that are gone out of the metrics, where nothing else notices their end.
-async fn forget(context: Arc<Context>, store: Store<DeserializeGuard<ContextManager>>, stop: CancellationToken) {
+async fn forget(context: Arc<Context>, stores: Vec<Store<Object>>, stop: CancellationToken) {
     let rounds = async {
         loop {
             tokio::time::sleep(RESYNC).await;
-            context
-                .metrics
-                .keep_resources(|namespace, name| store.get(&ObjectRef::new(name).within(namespace)).is_some());
+            context.metrics.keep_resources(|namespace, name| {
+                let wanted = ObjectRef::new(name).within(namespace);
+                stores.iter().any(|store| store.get(&wanted).is_some())
+            });
         }
     };
     stop.run_until_cancelled(rounds).await;
 }
 
 /// The `ContextManager` that a label of an object names. A claim that is retained has no owner reference.
-fn owner_by_label<K: ResourceExt>(object: &K, label: &str) -> Option<ObjectRef<DeserializeGuard<ContextManager>>> {
+fn owner_by_label<K: ResourceExt>(object: &K, label: &str) -> Option<ObjectRef<Object>> {
     let name = object.labels().get(label)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
 }

@@ -5,6 +5,7 @@ pub mod controller;
 pub mod inject;
 pub mod pki;
 pub mod pods;
+pub mod scope;
 pub mod upgrade;
 pub mod watches;
 pub mod webhook;

@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     inject,
     pki::{self, Certificates},
+    scope::Scope,
     watches,
 };
 
@@ -46,6 +47,8 @@ pub struct Settings {
     pub address: SocketAddr,
     /// Where probes and metrics are served.
     pub admin_address: SocketAddr,
+    /// Where pods and resources are looked at.
+    pub scope: Scope,
     /// How injection is done.
     pub injection: inject::Settings,
     /// Certificates.
@@ -131,10 +134,10 @@ pub async fn serve(
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Settings { injection, pki, instance, times, address, .. } = settings;
+    let Settings { scope, injection, pki, instance, times, address, .. } = settings;
     let client = watches::restartable(client);
     let certificates = Certificates::default();
-    let caches = Caches::default();
+    let caches = Caches::new(&scope);
     let metrics = Arc::new(Metrics::new(certificates.clone())?);
     // Whichever way this function ends, what it started ends with it.
     let stop = shutdown.child_token();

@@ -50,11 +50,22 @@ pub fn asking(name: &str) -> Value {
 /// # Errors
 /// When the chart renders none of that kind and name.
 pub fn rendered(kind: &str, name: &str) -> Result<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/context-manager.yaml");
+    rendered_in("deploy/kustomize/base/context-manager.yaml", kind, name, None)
+}
+
+/// An object of a file that holds what helm renders, in a namespace if one is given.
+///
+/// # Errors
+/// When the file holds none of that kind and name.
+pub fn rendered_in(file: &str, kind: &str, name: &str, namespace: Option<&str>) -> Result<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
     let chart = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
     chart
         .split("\n---\n")
         .filter_map(|document| serde_saphyr::from_str::<Value>(document).ok())
-        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        .find(|object| {
+            let is_there = namespace.is_none_or(|namespace| object["metadata"]["namespace"] == namespace);
+            object["kind"] == kind && object["metadata"]["name"] == name && is_there
+        })
         .with_context(|| format!("the chart renders no {kind} {name}"))
 }

@@ -13,6 +13,7 @@ use context_manager_crds::ContextManager;
 use context_manager_operator::{
     controller::{self, Settings, keys, sweep, watchdog},
     pki,
+    scope::Scope,
 };
 use context_manager_protocol::names;
 use k8s_openapi::{api::core::v1::Namespace as NamespaceObject, apimachinery::pkg::apis::meta::v1::Condition};
@@ -128,6 +129,7 @@ pub fn settings(webhook: &Webhook) -> Result<Settings> {
         admin_address: dead_address()?,
         namespace: HOME.to_owned(),
         class: names::DEFAULT_CLASS.to_owned(),
+        scope: Scope::Cluster,
         instance: webhook.configuration().to_owned(),
         webhook_configuration: webhook.configuration().to_owned(),
         sidecar_image: Some(crate::webhook::sidecar_image()),

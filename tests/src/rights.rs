@@ -2,11 +2,11 @@
 //! every request is written down as the right it needs.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use http::{Method, Request, Uri};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use kube::{
@@ -14,21 +14,31 @@ use kube::{
     api::{DeleteParams, PostParams},
     client::Body,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::{BoxError, service_fn};
 
-use crate::{cluster, objects::rendered};
+use crate::{
+    cluster,
+    objects::{rendered, rendered_in},
+};
 
 /// A right: API group, resource with its subresource, verb.
 pub type Right = (String, String, String);
 
 /// What the chart permits a part.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// In the whole cluster.
     pub cluster: Vec<PolicyRule>,
     /// In the operator's namespace.
     pub home: Vec<PolicyRule>,
+    /// In these namespaces.
+    pub spaces: BTreeMap<String, Vec<PolicyRule>>,
+}
+
+/// The rules of a rendered `Role` or `ClusterRole`.
+fn rules_of(role: &Value) -> Result<Vec<PolicyRule>> {
+    Ok(serde_json::from_value(role["rules"].clone())?)
 }
 
 impl Rules {
@@ -39,20 +49,43 @@ impl Rules {
     /// When the rendered chart has none.
     pub fn of(part: &str, configuration: &str) -> Result<Self> {
         let name = format!("context-manager-{part}");
-        let role: ClusterRole = serde_json::from_value(rendered("ClusterRole", &name)?)?;
-        let home: Role = serde_json::from_value(rendered("Role", &name)?)?;
-        let mut cluster = role.rules.unwrap_or_default();
+        let mut cluster = rules_of(&rendered("ClusterRole", &name)?)?;
         for named in cluster.iter_mut().filter_map(|rule| rule.resource_names.as_mut()) {
             *named = vec![configuration.to_owned()];
         }
-        Ok(Self { cluster, home: home.rules.unwrap_or_default() })
+        Ok(Self { cluster, home: rules_of(&rendered("Role", &name)?)?, spaces: BTreeMap::new() })
+    }
+
+    /// Those of a part with `scope: Namespaced`, for these namespaces. The names of the chart's objects give way to those that are given.
+    ///
+    /// # Errors
+    /// When the rendered chart has none.
+    pub fn namespaced(part: &str, configuration: &str, ca: &str, namespaces: &[&str]) -> Result<Self> {
+        const FILE: &str = "tests/golden/chart/namespaced.yaml";
+        let name = format!("blue-{part}");
+        let mut cluster = rules_of(&rendered_in(FILE, "ClusterRole", &name, None)?)?;
+        for rule in &mut cluster {
+            let named = rule.resource_names.as_mut().context("a right in the whole cluster, by no name")?;
+            *named = if rule.resources.iter().flatten().any(|resource| resource == "namespaces") {
+                namespaces.iter().map(|&namespace| namespace.to_owned()).collect()
+            } else {
+                vec![configuration.to_owned()]
+            };
+        }
+        let mut home = rules_of(&rendered_in(FILE, "Role", &name, Some("context-manager-system"))?)?;
+        for named in home.iter_mut().filter_map(|rule| rule.resource_names.as_mut()) {
+            *named = vec![ca.to_owned()];
+        }
+        let there = rules_of(&rendered_in(FILE, "Role", &name, Some("team-a"))?)?;
+        let spaces = namespaces.iter().map(|&namespace| (namespace.to_owned(), there.clone())).collect();
+        Ok(Self { cluster, home, spaces })
     }
 
     /// One right for each group, resource and verb.
     #[must_use]
     pub fn rights(&self) -> BTreeSet<Right> {
         let mut rights = BTreeSet::new();
-        for rule in self.cluster.iter().chain(&self.home) {
+        for rule in self.cluster.iter().chain(&self.home).chain(self.spaces.values().flatten()) {
             for group in rule.api_groups.iter().flatten() {
                 for resource in rule.resources.iter().flatten() {
                     rights.extend(rule.verbs.iter().map(|verb| (group.clone(), resource.clone(), verb.clone())));
@@ -66,6 +99,8 @@ impl Rules {
 /// A user with these rights; they end when it is dropped.
 pub struct User {
     name: String,
+    /// Where it has a Role.
+    places: Vec<String>,
     home: String,
     used: Arc<Mutex<BTreeSet<Right>>>,
 }
@@ -76,8 +111,13 @@ impl User {
     /// # Errors
     /// When the API server refuses it.
     pub async fn create(client: &Client, home: &str, rules: &Rules) -> Result<Self> {
-        let user =
-            Self { name: format!("suite-{}", uuid::Uuid::new_v4()), home: home.to_owned(), used: Arc::default() };
+        let name = format!("suite-{}", uuid::Uuid::new_v4());
+        let local: Vec<_> = [(home, &rules.home)]
+            .into_iter()
+            .chain(rules.spaces.iter().map(|(at, rules)| (at.as_str(), rules)))
+            .collect();
+        let places = local.iter().map(|(place, _)| (*place).to_owned()).collect();
+        let user = Self { name, places, home: home.to_owned(), used: Arc::default() };
         let name = &user.name;
         let subjects = json!([{"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}]);
         let reference = |kind: &str| json!({"kind": kind, "name": name, "apiGroup": "rbac.authorization.k8s.io"});
@@ -89,10 +129,12 @@ impl User {
         Api::<ClusterRoleBinding>::all(client.clone())
             .create(&made, &serde_json::from_value(binding("ClusterRole"))?)
             .await?;
-        let at_home = Api::<Role>::namespaced(client.clone(), home);
-        at_home.create(&made, &serde_json::from_value(role(&rules.home))?).await?;
-        let bindings = Api::<RoleBinding>::namespaced(client.clone(), home);
-        bindings.create(&made, &serde_json::from_value(binding("Role"))?).await?;
+        for (place, rules) in local {
+            let there = Api::<Role>::namespaced(client.clone(), place);
+            there.create(&made, &serde_json::from_value(role(rules))?).await?;
+            let bindings = Api::<RoleBinding>::namespaced(client.clone(), place);
+            bindings.create(&made, &serde_json::from_value(binding("Role"))?).await?;
+        }
         Ok(user)
     }
 
@@ -135,13 +177,15 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        let (name, home) = (self.name.clone(), self.home.clone());
+        let (name, places) = (self.name.clone(), self.places.clone());
         cluster::clean_up(&format!("the rights of {name}"), async move |client| {
             let now = DeleteParams::default();
             Api::<ClusterRoleBinding>::all(client.clone()).delete(&name, &now).await?;
             Api::<ClusterRole>::all(client.clone()).delete(&name, &now).await?;
-            Api::<RoleBinding>::namespaced(client.clone(), &home).delete(&name, &now).await?;
-            Api::<Role>::namespaced(client, &home).delete(&name, &now).await?;
+            for place in places {
+                Api::<RoleBinding>::namespaced(client.clone(), &place).delete(&name, &now).await?;
+                Api::<Role>::namespaced(client.clone(), &place).delete(&name, &now).await?;
+            }
             Ok(())
         });
     }

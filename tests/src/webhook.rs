@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use context_manager_operator::{
     inject::{self, OnMissing},
     pki::{self, Issuer, Lifetimes},
+    scope::Scope,
     webhook::{self, Settings, Times},
 };
 use context_manager_protocol::names;
@@ -30,12 +31,15 @@ use crate::{
     background::Background,
     cluster::{self, Namespace, eventually},
     objects,
+    rights::{Rules, User},
 };
 
 /// Label of namespaces: which webhook of a suite looks at their pods.
 const SCOPE: &str = "suite/webhook";
 /// The name by which the API server reaches this machine.
 const HOST: &str = "127.0.0.1";
+/// Name of the Secret with its CA.
+const CA: &str = "webhook-ca";
 const START: Duration = Duration::from_secs(20);
 
 /// The image of the sidecar, unless the suite is told another one.
@@ -166,12 +170,35 @@ impl Webhook {
         cluster::install_definition(&client).await?;
         let home = Namespace::create(&client, "webhook", &[]).await?;
         let free: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let (process, address, admin) = start_process(settings(&home.name, free, &options)).await?;
+        let (process, address, admin) = start_process(settings(&home.name, free, &options), None).await?;
         let scopes: Vec<&str> = [home.name.as_str()].into_iter().chain(options.beside.as_deref()).collect();
         let registration = Registration::create(&client, &scopes, address).await?;
         let webhook = Self { registration: Some(registration), process: Some(process), options, home, address, admin };
         webhook.wait_until_ready().await?;
         Ok(webhook)
+    }
+
+    /// Starts one that serves a single namespace, by the rights that the chart gives it for that, and waits until a pod there gets a
+    /// sidecar. The rights are those of the user.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start_limited() -> Result<(Self, Namespace, Rules, User)> {
+        let client = cluster::client().await?;
+        cluster::install_definition(&client).await?;
+        let home = Namespace::create(&client, "webhook", &[]).await?;
+        let team = Namespace::create(&client, "team", &[(SCOPE, &home.name)]).await?;
+        let rules = Rules::namespaced("webhook", &home.name, CA, &[&team.name])?;
+        let user = User::create(&client, &home.name, &rules).await?;
+        let options = Options::default();
+        let free: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let settings = Settings { scope: Scope::of(vec![team.name.clone()]), ..settings(&home.name, free, &options) };
+        let (process, address, admin) = start_process(settings, Some(user.client().await?)).await?;
+        let registration = Registration::create(&client, &[&home.name], address).await?;
+        let webhook = Self { registration: Some(registration), process: Some(process), options, home, address, admin };
+        eventually("the webhook's readiness", START, || webhook.admin_page("/readyz")).await?;
+        webhook.injects_in(&team).await?;
+        Ok((webhook, team, rules, user))
     }
 
     /// Ends the process; the API server goes on calling it.
@@ -185,7 +212,7 @@ impl Webhook {
     /// When it does not become ready.
     pub async fn restart(&mut self) -> Result<()> {
         self.process = None;
-        let (process, _, admin) = start_process(settings(&self.home.name, self.address, &self.options)).await?;
+        let (process, _, admin) = start_process(settings(&self.home.name, self.address, &self.options), None).await?;
         self.process = Some(process);
         self.admin = admin;
         self.wait_until_ready().await
@@ -236,6 +263,10 @@ impl Webhook {
         eventually("the webhook's readiness", START, || self.admin_page("/readyz")).await?;
         let client = cluster::client().await?;
         let probe = self.namespace(&client, "probe", &[]).await?;
+        self.injects_in(&probe).await
+    }
+
+    async fn injects_in(&self, probe: &Namespace) -> Result<()> {
         probe.make_resource("probe", json!({"controllerClassName": self.options.class})).await?;
         eventually("injection by the webhook", START, || async {
             let pod = probe.try_pod(&objects::asking("probe")).await?;
@@ -249,6 +280,7 @@ impl Webhook {
 fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
     Settings {
         address,
+        scope: Scope::Cluster,
         admin_address: ([127, 0, 0, 1], 0).into(),
         injection: inject::Settings {
             sidecar_image: sidecar_image(),
@@ -258,7 +290,7 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
         pki: pki::Settings {
             namespace: home.to_owned(),
             issuer: Issuer::SelfManaged,
-            secret: "webhook-ca".to_owned(),
+            secret: CA.to_owned(),
             configuration: home.to_owned(),
             server_names: vec![HOST.to_owned()],
             lifetimes: options.lifetimes.clone(),
@@ -269,12 +301,12 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
     }
 }
 
-async fn start_process(settings: Settings) -> Result<(Background, SocketAddr, SocketAddr)> {
+async fn start_process(settings: Settings, limited: Option<Client>) -> Result<(Background, SocketAddr, SocketAddr)> {
     let (tell, told) = tokio::sync::oneshot::channel();
     let process = Background::start("the webhook", move |client, shutdown| async move {
         let listeners = webhook::bind(&settings).await?;
         let _ = tell.send((listeners.address()?, listeners.admin_address()?));
-        Ok(webhook::serve(client, settings, listeners, shutdown).await?)
+        Ok(webhook::serve(limited.unwrap_or(client), settings, listeners, shutdown).await?)
     });
     let (address, admin) = told.await.context("the webhook ended at once; is its port taken?")?;
     Ok((process, address, admin))

@@ -5,11 +5,15 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_crds::ContextManager;
-use context_manager_operator::controller::{self, Clients, Settings};
+use context_manager_operator::{
+    controller::{self, Clients, Settings},
+    pki,
+    scope::Scope,
+};
 use context_manager_protocol::names;
 use context_manager_tests::{
     background::Background,
-    cluster::{self, Namespace, eventually},
+    cluster::{self, Namespace, eventually, refusal},
     operator::{self, HOME},
     qdrant::Qdrant,
     rights::{Right, Rules, User},
@@ -18,7 +22,7 @@ use context_manager_tests::{
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     coordination::v1::Lease,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
     events::v1::Event,
     rbac::v1::PolicyRule,
 };
@@ -28,12 +32,15 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 /// How long a step may take. Nothing in a life waits for the resync, which is longer.
 const STEP: Duration = Duration::from_secs(8);
 const RESYNC: Duration = Duration::from_mins(10);
 
 const LEASE: &str = "context-manager-controller";
+/// Held by a test whose controllers must be the only ones.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// What a cluster without the admission plugin `OwnerReferencesPermissionEnforcement`, which is off by default, does not ask for.
 const ELSEWHERE: (&str, &str, &str) = ("contextmanager.dev", "contextmanagers/finalizers", "update");
@@ -135,13 +142,24 @@ async fn holder(client: &Client) -> Result<Option<String>> {
 async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTreeSet<Right>> {
     let client = cluster::client().await?;
     let user = User::create(&client, HOME, rules).await?;
+    let settings = Settings { resync: RESYNC, ..operator::settings(webhook)? };
+    under(&user, settings, async || {
+        let namespace = webhook.namespace(&client, "rights", &[]).await?;
+        life(&client, &namespace, server).await
+    })
+    .await?;
+    Ok(user.used())
+}
+
+/// Runs a controller as a user, and something meanwhile.
+async fn under(user: &User, settings: Settings, meanwhile: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    let client = cluster::client().await?;
     // Nobody holds it, and the first controller of a cluster has to make it.
     ensure!(holder(&client).await?.is_none(), "another controller leads");
     let leases = Api::<Lease>::namespaced(client.clone(), HOME);
     if leases.get_opt(LEASE).await?.is_some() {
         leases.delete(LEASE, &DeleteParams::default()).await?;
     }
-    let settings = Settings { resync: RESYNC, ..operator::settings(webhook)? };
     let admin = settings.admin_address;
     let limited = user.client().await?;
     let controller = Background::start("the controller", move |_, shutdown| async move {
@@ -159,8 +177,7 @@ async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTre
             Ok(())
         })
         .await?;
-        let namespace = webhook.namespace(&client, "rights", &[]).await?;
-        life(&client, &namespace, server).await
+        meanwhile().await
     }
     .await;
     let stopped = controller.stop();
@@ -168,7 +185,7 @@ async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTre
     stopped?;
     let holder = holder(&client).await?;
     ensure!(holder.is_none(), "the lease is still held by {holder:?}");
-    Ok(user.used())
+    Ok(())
 }
 
 /// The same without one rule.
@@ -209,6 +226,7 @@ async fn fails(webhook: &Webhook, server: &Qdrant, rules: &Rules, what: &str) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let webhook = Webhook::shared().await?;
     operator::make_home(&cluster::client().await?).await?;
     let folder = tempfile::tempdir()?;
@@ -235,11 +253,74 @@ async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<(
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    operator::make_home(&client).await?;
+    let folder = tempfile::tempdir()?;
+    let server = Qdrant::start(folder.path()).await?;
+    let [first, second] =
+        [webhook.namespace(&client, "first", &[]).await?, webhook.namespace(&client, "second", &[]).await?];
+    let elsewhere = webhook.namespace(&client, "elsewhere", &[]).await?;
+    let watched = [first.name.as_str(), second.name.as_str()];
+    let authority = "context-manager-client-ca-of-namespaces";
+    let rules = Rules::namespaced("controller", webhook.configuration(), authority, &watched)?;
+    let user = User::create(&client, HOME, &rules).await?;
+    // The first controller of a release makes its CA.
+    let secrets = Api::<Secret>::namespaced(client.clone(), HOME);
+    if secrets.get_opt(authority).await?.is_some() {
+        secrets.delete(authority, &DeleteParams::default()).await?;
+    }
+    let settings = Settings {
+        resync: RESYNC,
+        scope: Scope::of(watched.map(str::to_owned).into()),
+        authority: pki::client::Settings::new(HOME, authority),
+        ..operator::settings(&webhook)?
+    };
+    elsewhere.make_resource("memory", json!({})).await?;
+    under(&user, settings, async || {
+        life(&client, &first, &server).await?;
+        second.make_resource("memory", json!({})).await?;
+        ready(&second, "memory").await.map(drop)
+    })
+    .await?;
+    let (needed, given) = (user.used(), rules.rights());
+    let beyond: Vec<_> = needed.difference(&given).collect();
+    ensure!(beyond.is_empty(), "it asked for what it may not: {beyond:?}");
+    let unseen = elsewhere.api::<ContextManager>().get("memory").await?;
+    ensure!(unseen.status.is_none(), "it wrote where it does not look: {:?}", unseen.status);
+    let limited = user.client().await?;
+    for namespace in [elsewhere.name.as_str(), "default"] {
+        let said = refusal(Api::<Secret>::namespaced(limited.clone(), namespace).get("any").await)?;
+        ensure!(said.contains("forbidden"), "{said}");
+    }
+    let said = refusal(Api::<Secret>::namespaced(limited, HOME).get("context-manager-webhook-ca").await)?;
+    ensure!(said.contains("forbidden"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_of_a_namespace_needs_rights_in_it_and_its_name() -> Result<()> {
+    let (_webhook, _team, rules, user) = Webhook::start_limited().await?;
+    let (needed, given) = (user.used(), rules.rights());
+    let beyond: Vec<_> = needed.difference(&given).collect();
+    ensure!(beyond.is_empty(), "it asked for what it may not: {beyond:?}");
+    for (group, resource, verb) in
+        [("", "namespaces", "watch"), ("contextmanager.dev", "contextmanagers", "watch"), ("", "secrets", "create")]
+    {
+        let right = (group.to_owned(), resource.to_owned(), verb.to_owned());
+        ensure!(needed.contains(&right), "{right:?} is not among {needed:?}");
+    }
+    Ok(())
+}
+
 /// What `kubectl auth can-i --list` says of a part in its own namespace, without what every user may.
 async fn listed(part: &str) -> Result<String> {
     let client = cluster::client().await?;
     operator::make_home(&client).await?;
-    let nobody = User::create(&client, HOME, &Rules { cluster: Vec::new(), home: Vec::new() }).await?;
+    let nobody = User::create(&client, HOME, &Rules::default()).await?;
     let user = User::create(&client, HOME, &Rules::of(part, "context-manager")?).await?;
     let ask = async |user: &User| -> Result<BTreeSet<String>> {
         let arguments =

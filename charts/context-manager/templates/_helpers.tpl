@@ -112,3 +112,55 @@ securityContext:
 {{- define "context-manager.podValue" -}}
 object.metadata.?annotations[?"contextmanager.dev/inject"].or(object.metadata.?labels[?"contextmanager.dev/inject"])
 {{- end }}
+
+{{/* The namespaces that are served by rights in them alone, as JSON; empty when all are served. */}}
+{{- define "context-manager.watchNamespaces" -}}
+{{- if eq .Values.scope "Namespaced" }}
+{{- if not .Values.watchNamespaces }}
+{{- fail "scope: Namespaced needs watchNamespaces, the namespaces whose ContextManagers and pods are served" }}
+{{- end }}
+{{- if has .Release.Namespace .Values.watchNamespaces }}
+{{- fail "watchNamespaces must not have the release's own namespace, whose pods are never looked at" }}
+{{- end }}
+{{- toJson .Values.watchNamespaces }}
+{{- else }}
+{{- if .Values.watchNamespaces }}
+{{- fail "watchNamespaces needs scope: Namespaced" }}
+{{- end }}
+{{- toJson list }}
+{{- end }}
+{{- end }}
+
+{{/* A Role or ClusterRole and its binding. Arguments: root, component, name, namespace (none for the cluster), rules. */}}
+{{- define "context-manager.role" -}}
+{{- $kind := ternary "Role" "ClusterRole" (not (empty .namespace)) -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "context-manager.labels" . | nindent 4 }}
+rules:
+  {{- .rules | trim | nindent 2 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}Binding
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "context-manager.labels" . | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ $kind }}
+  name: {{ .name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ .name }}
+    namespace: {{ .root.Release.Namespace }}
+{{- end }}

@@ -23,9 +23,11 @@ use crate::{
 const AT_ONCE: usize = 8;
 
 /// Where a right is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Scope {
     Cluster,
+    /// A namespace that the operator serves, where it does not serve all.
+    In(String),
     /// The operator's namespace.
     Home,
     /// The namespace of the caller.
@@ -82,7 +84,7 @@ pub(super) async fn of_operator(cluster: &Cluster, findings: &mut Findings) {
     {
         // That the Deployment is missing or unreadable is a finding already.
         let Ok(Some(deployment)) = operator::deployment(cluster, component).await else { continue };
-        let rights = chart::of(component, &deployment.name_any());
+        let rights = narrowed(chart::of(component, &deployment.name_any()), &operator::watched(&deployment));
         let account = deployment.spec.template.spec.and_then(|spec| spec.service_account_name);
         let account = account.unwrap_or_else(|| "default".to_owned());
         let user = format!("system:serviceaccount:{}:{account}", cluster.operator_namespace);
@@ -96,6 +98,24 @@ pub(super) async fn of_operator(cluster: &Cluster, findings: &mut Findings) {
             Err(error) => findings.unknown(check, &error),
         }
     }
+}
+
+/// The rights of an operator that serves some namespaces alone: in each of them what it needs in the whole cluster otherwise.
+fn narrowed(rights: Vec<Right>, watched: &[String]) -> Vec<Right> {
+    if watched.is_empty() {
+        return rights;
+    }
+    let everywhere = |right: &Right| right.scope == Scope::Cluster && right.name.is_none();
+    let (wide, mut narrow): (Vec<_>, Vec<_>) = rights.into_iter().partition(everywhere);
+    for right in wide {
+        narrow.extend(watched.iter().map(|namespace| Right {
+            scope: Scope::In(namespace.clone()),
+            // A namespace is in itself, and the right to it is one by its name.
+            name: (right.resource == "namespaces").then(|| namespace.clone()),
+            ..right.clone()
+        }));
+    }
+    narrow
 }
 
 /// What the caller may do with this program.
@@ -138,13 +158,14 @@ async fn lacking(cluster: &Cluster, who: &Who, rights: &[Right]) -> Result<Vec<S
 
 fn words(cluster: &Cluster, right: &Right, verbs: &[&str]) -> String {
     let name = right.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
-    let place = place(cluster, right.scope).map(|place| format!(" in namespace {place}")).unwrap_or_default();
+    let place = place(cluster, &right.scope).map(|place| format!(" in namespace {place}")).unwrap_or_default();
     format!("{} {}{name}{place}", verbs.join(", "), right.resource)
 }
 
-fn place(cluster: &Cluster, scope: Scope) -> Option<String> {
+fn place(cluster: &Cluster, scope: &Scope) -> Option<String> {
     match scope {
         Scope::Cluster => None,
+        Scope::In(namespace) => Some(namespace.clone()),
         Scope::Home => Some(cluster.operator_namespace.clone()),
         Scope::Here => Some(cluster.namespace.clone()),
     }
@@ -157,7 +178,7 @@ fn attributes(cluster: &Cluster, right: &Right, verb: &str) -> ResourceAttribute
     let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
     ResourceAttributes {
         group: Some(group.to_owned()),
-        namespace: place(cluster, right.scope),
+        namespace: place(cluster, &right.scope),
         name: right.name.clone(),
         resource: Some(resource.to_owned()),
         subresource,
@@ -201,5 +222,27 @@ async fn allowed(cluster: &Cluster, who: &Who, attributes: ResourceAttributes) -
             let answer = call("ask for the operator's rights", right, api.create(&params, &review)).await?;
             Ok(answer.status.is_some_and(|status| status.allowed))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_of_some_namespaces_needs_its_rights_in_them() {
+        let named = Right { name: Some("hook".to_owned()), ..Right::new(Scope::Cluster, &["get"], "hooks") };
+        let home = Right::new(Scope::Home, &["create"], "secrets");
+        let all = vec![
+            named.clone(),
+            home.clone(),
+            Right::new(Scope::Cluster, &["list"], "pods"),
+            Right::new(Scope::Cluster, &["get"], "namespaces"),
+        ];
+        assert_eq!(narrowed(all.clone(), &[]), all);
+        let there = Right::new(Scope::In("a".to_owned()), &["list"], "pods");
+        let itself =
+            Right { name: Some("a".to_owned()), ..Right::new(Scope::In("a".to_owned()), &["get"], "namespaces") };
+        assert_eq!(narrowed(all, &["a".to_owned()]), [named, home, there, itself]);
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use context_manager_protocol::names;
 
 use super::{Settings, keys, store::sweep, watchdog};
-use crate::pki;
+use crate::{pki, scope::Scope};
 
 /// Flags of `context-manager-operator controller`.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,6 +19,9 @@ pub struct Args {
     /// Class of the `ContextManager`s that are reconciled: those whose spec.controllerClassName is the same
     #[arg(long, env = "CONTEXT_MANAGER_CONTROLLER_CLASS", default_value = names::DEFAULT_CLASS)]
     pub controller_class: String,
+    /// Namespace whose `ContextManager`s are reconciled, by rights in it alone; several separated by commas, all without it
+    #[arg(long, env = "CONTEXT_MANAGER_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
     /// Name of the `MutatingWebhookConfiguration` that injects sidecars
     #[arg(long, env = "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION", default_value = "context-manager")]
     pub webhook_configuration: String,
@@ -66,6 +69,7 @@ impl From<Args> for Settings {
             admin_address,
             namespace,
             controller_class,
+            watch_namespace,
             webhook_configuration,
             sidecar_image,
             lease,
@@ -86,6 +90,7 @@ impl From<Args> for Settings {
             admin_address,
             namespace,
             class: controller_class,
+            scope: Scope::of(watch_namespace),
             instance,
             webhook_configuration,
             sidecar_image,

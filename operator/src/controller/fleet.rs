@@ -32,10 +32,10 @@ pub(super) struct Fleet {
 
 /// Looks at the pods of a resource.
 pub(super) async fn look(context: &Context, plan: &Plan, resource: &ContextManager) -> Result<Fleet, Error> {
-    context.pods.listed().await?;
+    context.pods_of(&plan.namespace).listed().await?;
     let target = context.sidecar_image.as_ref().and_then(|image| Some(Target::of(view(resource)?, image)));
     let template = target.as_ref().map(|target| target.template.as_str());
-    let mut counted = context.pods.count(&plan.namespace, &plan.name, template);
+    let mut counted = context.pods_of(&plan.namespace).count(&plan.namespace, &plan.name, template);
     let missing = missing(context, plan).await?;
     counted.missing = i32::try_from(missing.len()).unwrap_or(i32::MAX);
     context.metrics.pods.count(plan, &counted);
@@ -48,7 +48,7 @@ pub(super) async fn look(context: &Context, plan: &Plan, resource: &ContextManag
 
 /// Pods of the resource that ask for a sidecar and have none.
 async fn missing(context: &Context, plan: &Plan) -> Result<Vec<String>, Error> {
-    let asking = context.pods.missing(&plan.namespace);
+    let asking = context.pods_of(&plan.namespace).missing(&plan.namespace);
     if asking.is_empty() {
         return Ok(Vec::new());
     }

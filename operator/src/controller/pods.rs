@@ -14,7 +14,7 @@ use context_manager_protocol::names;
 use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedSender};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, ResourceExt,
     api::PartialObjectMeta,
     core::DeserializeGuard,
     runtime::{
@@ -56,7 +56,7 @@ struct Missing {
     is_leaving: bool,
 }
 
-/// The pods of the cluster.
+/// The pods of the cluster, or of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     injected: Index<Injected>,
@@ -131,20 +131,21 @@ impl Pods {
         missing
     }
 
-    /// Follows the pods until `stop`, and sends the resources that they concern.
+    /// Follows the pods of a place until `stop`, and sends the resources that they concern.
     pub(super) async fn follow(
         &self,
-        client: Client,
+        pods: Api<Pod>,
+        metadata: Api<PartialObjectMeta<Pod>>,
         resources: Store<DeserializeGuard<ContextManager>>,
         concerned: UnboundedSender<Reference>,
         stop: CancellationToken,
     ) {
         let config = || watcher::Config::default().page_size(PAGE);
-        let with = watcher(Api::<Pod>::all(client.clone()), config().labels(names::INJECTED)).default_backoff();
+        let with = watcher(pods, config().labels(names::INJECTED)).default_backoff();
         let asking = format!("{}=true,!{}", names::INJECT, names::INJECTED);
         // One that has ended needs no sidecar any more.
         let asking = config().labels(&asking).fields("status.phase!=Succeeded,status.phase!=Failed");
-        let without = watcher(Api::<PartialObjectMeta<Pod>>::all(client), asking).default_backoff();
+        let without = watcher(metadata, asking).default_backoff();
         let with = self.injected.follow(with, Injected::of, |namespace, pod| {
             let _ = concerned.unbounded_send(ObjectRef::new(&pod.resource).within(namespace));
         });

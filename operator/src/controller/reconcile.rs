@@ -39,6 +39,7 @@ use super::{
     },
     upgrade, watchdog,
 };
+use crate::scope::Scope;
 
 /// Pause before what passes by itself is looked at again.
 const WAITING: Duration = Duration::from_secs(2);
@@ -70,6 +71,8 @@ pub(super) struct Context {
     pub(super) evicting: Client,
     /// The class of the resources that are reconciled.
     class: String,
+    /// Where resources are looked for.
+    pub(super) scope: Scope,
     pub(super) authority: Authority,
     /// Namespace of the controller itself.
     pub(super) namespace: String,
@@ -87,7 +90,7 @@ pub(super) struct Context {
     /// What is done with pods that have no sidecar.
     pub(super) watchdog: watchdog::Mode,
     /// What is known of all pods.
-    pub(super) pods: Pods,
+    pods: HashMap<Option<String>, Arc<Pods>>,
     /// What the watchdog evicted.
     pub(super) evictions: watchdog::Shared,
     resync: Duration,
@@ -112,6 +115,7 @@ impl Context {
             recorder,
             metrics,
             class: settings.class,
+            scope: settings.scope.clone(),
             authority: Authority::new(settings.authority),
             namespace: settings.namespace,
             webhook_configuration: settings.webhook_configuration,
@@ -120,13 +124,24 @@ impl Context {
             deletions: Semaphore::new(DELETIONS),
             keys: settings.keys,
             watchdog: settings.watchdog,
-            pods: Pods::default(),
+            pods: settings.scope.places().into_iter().map(|place| (place.map(str::to_owned), Arc::default())).collect(),
             evictions: watchdog::Shared::default(),
             resync: settings.resync,
             failures: Mutex::default(),
             invalid: Mutex::default(),
             rests: Mutex::default(),
         }
+    }
+
+    /// What is known of the pods of a place.
+    pub(super) fn pods_at(&self, place: Option<&str>) -> Arc<Pods> {
+        self.pods.get(&place.map(str::to_owned)).cloned().unwrap_or_default()
+    }
+
+    /// What is known of the pods of a namespace.
+    pub(super) fn pods_of(&self, namespace: &str) -> Arc<Pods> {
+        let everywhere = self.scope == Scope::Cluster;
+        self.pods_at((!everywhere).then_some(namespace))
     }
 
     /// The name under which fields of a concern are written.
@@ -258,7 +273,7 @@ async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Err
         return end(object, context).await;
     }
     let result = match &object.0 {
-        Ok(resource) => provision(resource, context).await,
+        Ok(resource) => Box::pin(provision(resource, context)).await,
         Err(unreadable) => {
             let message = format!("the resource cannot be read: {}", unreadable.error);
             refuse(context, metadata, None, &message).await

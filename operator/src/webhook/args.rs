@@ -8,6 +8,7 @@ use super::{Settings, Times};
 use crate::{
     inject::{self, OnMissing},
     pki::{self, Issuer, Lifetimes},
+    scope::Scope,
 };
 
 /// Flags of `context-manager-operator webhook`.
@@ -28,6 +29,9 @@ pub struct Args {
     /// Class of the `ContextManager`s that are served: those whose spec.controllerClassName is the same
     #[arg(long, env = "CONTEXT_MANAGER_CONTROLLER_CLASS", default_value = names::DEFAULT_CLASS)]
     pub controller_class: String,
+    /// Namespace whose pods are looked at, by rights in it alone; several separated by commas, all without it
+    #[arg(long, env = "CONTEXT_MANAGER_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
     /// Namespace of this process; the CA's secret is kept there
     #[arg(long, env = "CONTEXT_MANAGER_NAMESPACE")]
     pub namespace: String,
@@ -113,6 +117,7 @@ impl TryFrom<Args> for Settings {
             sidecar_image,
             on_missing,
             controller_class,
+            watch_namespace,
             namespace,
             service,
             webhook_configuration,
@@ -152,6 +157,7 @@ impl TryFrom<Args> for Settings {
         Ok(Self {
             address,
             admin_address,
+            scope: Scope::of(watch_namespace),
             injection: inject::Settings { sidecar_image, on_missing, class: Some(controller_class) },
             pki: pki::Settings {
                 namespace,

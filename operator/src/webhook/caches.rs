@@ -27,7 +27,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::view;
-use crate::inject::{NamespaceFacts, Resource};
+use crate::{
+    inject::{NamespaceFacts, Resource},
+    scope::Scope,
+};
 
 /// Longest wait for an answer of the API server while somebody waits for an admission.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,13 +40,15 @@ type NamespaceMeta = PartialObjectMeta<Namespace>;
 /// The caches. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Caches {
-    namespaces: Store<NamespaceMeta>,
-    resources: Store<DynamicObject>,
-    writers: Arc<std::sync::Mutex<Option<Writers>>>,
+    /// One for each place that is watched.
+    namespaces: Vec<Store<NamespaceMeta>>,
+    resources: Vec<Store<DynamicObject>>,
+    writers: Arc<std::sync::Mutex<Vec<Writers>>>,
     synced: Arc<Synced>,
 }
 
 struct Writers {
+    place: Option<String>,
     namespaces: Writer<NamespaceMeta>,
     resources: Writer<DynamicObject>,
 }
@@ -74,54 +79,46 @@ pub(super) fn api_resource() -> ApiResource {
     }
 }
 
-impl Default for Caches {
-    fn default() -> Self {
-        let namespaces = Writer::default();
-        let resources = Writer::new(api_resource());
+impl Caches {
+    /// Empty ones.
+    pub(super) fn new(scope: &Scope) -> Self {
+        let writers = |place: Option<&str>| Writers {
+            place: place.map(str::to_owned),
+            namespaces: Writer::default(),
+            resources: Writer::new(api_resource()),
+        };
+        let writers: Vec<_> = scope.places().into_iter().map(writers).collect();
         Self {
-            namespaces: namespaces.as_reader(),
-            resources: resources.as_reader(),
-            writers: Arc::new(std::sync::Mutex::new(Some(Writers { namespaces, resources }))),
+            namespaces: writers.iter().map(|writers| writers.namespaces.as_reader()).collect(),
+            resources: writers.iter().map(|writers| writers.resources.as_reader()).collect(),
+            writers: Arc::new(std::sync::Mutex::new(writers)),
             synced: Arc::default(),
         }
     }
-}
 
-impl Caches {
     /// Follows the cluster until `shutdown`.
     pub(super) async fn follow(self, client: Client, shutdown: CancellationToken) {
-        let taken = self.writers.lock().ok().and_then(|mut writers| writers.take());
-        let Some(Writers { namespaces, resources }) = taken else { return };
-        let config = watcher::Config::default;
-        let all_namespaces = Api::<NamespaceMeta>::all(client.clone());
-        let all_resources = Api::<DynamicObject>::all_with(client, &api_resource());
-        let namespaces = watcher(all_namespaces, config())
-            .default_backoff()
-            .modify(|namespace| trim(&mut namespace.metadata))
-            .reflect(namespaces)
-            .for_each(|event| async { complain("namespaces", event.err()) });
-        let resources = watcher(all_resources, config())
-            .default_backoff()
-            .modify(|resource| trim(&mut resource.metadata))
-            .reflect(resources)
-            .for_each(|event| async { complain("contextmanagers", event.err()) });
+        let writers = self.writers.lock().map(|mut writers| std::mem::take(&mut *writers)).unwrap_or_default();
+        let watches = futures::future::join_all(writers.into_iter().map(|writers| follow(client.clone(), writers)));
         tokio::select! {
             () = shutdown.cancelled() => {}
-            ((), (), ()) = async { tokio::join!(namespaces, resources, self.note_when_synced()) } => {}
+            _ = async { tokio::join!(watches, self.note_when_synced()) } => {}
         }
     }
 
     async fn note_when_synced(&self) {
         let namespaces = async {
-            if self.namespaces.wait_until_ready().await.is_ok() {
+            let all = futures::future::join_all(self.namespaces.iter().map(Store::wait_until_ready)).await;
+            if all.iter().all(Result::is_ok) {
                 self.synced.namespaces.store(true, Ordering::Release);
-                info!(count = self.namespaces.len(), "Namespaces are known");
+                info!(count = self.namespaces.iter().map(Store::len).sum::<usize>(), "Namespaces are known");
             }
         };
         let resources = async {
-            if self.resources.wait_until_ready().await.is_ok() {
+            let all = futures::future::join_all(self.resources.iter().map(Store::wait_until_ready)).await;
+            if all.iter().all(Result::is_ok) {
                 self.synced.resources.store(true, Ordering::Release);
-                info!(count = self.resources.len(), "ContextManagers are known");
+                info!(count = self.resources.iter().map(Store::len).sum::<usize>(), "ContextManagers are known");
             }
         };
         tokio::join!(namespaces, resources);
@@ -142,7 +139,7 @@ impl Caches {
             name: name.to_owned(),
             labels: metadata.labels.clone().unwrap_or_default(),
         };
-        if let Some(found) = self.namespaces.get(&ObjectRef::new(name)) {
+        if let Some(found) = self.namespaces.iter().find_map(|store| store.get(&ObjectRef::new(name))) {
             return Ok(facts(&found.metadata));
         }
         let api = Api::<Namespace>::all(client.clone());
@@ -152,8 +149,9 @@ impl Caches {
 
     /// The `ContextManager`s of a namespace, as far as the cache knows.
     pub(super) fn resources(&self, namespace: &str) -> Vec<Resource> {
-        let here = self.resources.state_filter(|found| found.namespace().as_deref() == Some(namespace));
-        here.iter().filter_map(|found| view::resource(found)).collect()
+        let here =
+            |store: &Store<DynamicObject>| store.state_filter(|found| found.namespace().as_deref() == Some(namespace));
+        self.resources.iter().flat_map(here).filter_map(|found| view::resource(&found)).collect()
     }
 
     /// The `ContextManager`s of a namespace, asked for anew: a resource and its pods are often applied in one go, and the
@@ -164,6 +162,29 @@ impl Caches {
         let found = bounded(what, api.list(&ListParams::default())).await?;
         Ok(found.items.iter().filter_map(view::resource).collect())
     }
+}
+
+/// Watches a place for as long as it is let. One namespace is watched by its name, which needs a right to that one alone.
+async fn follow(client: Client, Writers { place, namespaces, resources }: Writers) {
+    let config = watcher::Config::default;
+    let (named, api) = match &place {
+        None => (config(), Api::<DynamicObject>::all_with(client.clone(), &api_resource())),
+        Some(place) => (
+            config().fields(&format!("metadata.name={place}")),
+            Api::namespaced_with(client.clone(), place, &api_resource()),
+        ),
+    };
+    let namespaces = watcher(Api::<NamespaceMeta>::all(client), named)
+        .default_backoff()
+        .modify(|namespace| trim(&mut namespace.metadata))
+        .reflect(namespaces)
+        .for_each(|event| async { complain("namespaces", event.err()) });
+    let resources = watcher(api, config())
+        .default_backoff()
+        .modify(|resource| trim(&mut resource.metadata))
+        .reflect(resources)
+        .for_each(|event| async { complain("contextmanagers", event.err()) });
+    tokio::join!(namespaces, resources);
 }
 
 async fn bounded<T>(what: String, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {

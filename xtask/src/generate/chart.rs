@@ -15,7 +15,7 @@ use crate::paths::{self, Home};
 const CHART: &str = "charts/context-manager";
 
 /// A file of golden output, and the values it is rendered with. The first one is what kustomize starts from.
-const CASES: [(&str, &[&str]); 5] = [
+const CASES: [(&str, &[&str]); 6] = [
     ("deploy/kustomize/base/context-manager.yaml", &[]),
     (
         "tests/golden/chart/monitoring.yaml",
@@ -43,6 +43,10 @@ const CASES: [(&str, &[&str]); 5] = [
             "controller.podDisruptionBudget=false",
             "webhook.podDisruptionBudget=false",
         ],
+    ),
+    (
+        "tests/golden/chart/namespaced.yaml",
+        &["scope=Namespaced", "watchNamespaces={team-a,team-b}", "controllerClass=blue", "fullnameOverride=blue"],
     ),
     (
         "tests/golden/chart/every-option.yaml",
@@ -155,6 +159,10 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("webhook.certificates.issuer=Nobody", "issuer"),
         ("webhook.certificates.issuer=Existing", "existingSecret"),
         ("webhook.hostNetwork=true", "hostNetwork"),
+        ("controllerClass=Blue", "controllerClass"),
+        ("scope=Everywhere", "scope"),
+        ("scope=Namespaced", "watchNamespaces"),
+        ("watchNamespaces={team-a}", "scope: Namespaced"),
         ("monitoring.interval=often", "interval"),
         ("monitoring.podMonitors.enabled=true", "podMonitors"),
     ] {

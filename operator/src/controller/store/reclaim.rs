@@ -25,6 +25,7 @@ use crate::controller::{
     reconcile::Context,
     status::Trouble,
 };
+use crate::scope::{self, Scope};
 
 /// The finalizer.
 pub const FINALIZER: &str = "contextmanager.dev/store-data";
@@ -131,6 +132,8 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
         },
     };
     let others = sharing(context, plan, wanted).await?;
+    // Where not all resources can be seen, somebody else may use the collection.
+    let alone = others.is_empty() && context.scope == Scope::Cluster;
     if let Some(name) = others.iter().find(|other| other.namespace == plan.namespace).map(|other| &other.name) {
         let note = format!(
             "Kept the contexts in collection {}: ContextManager {name} of this namespace uses them",
@@ -142,7 +145,7 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
         let note = format!("Nothing was stored for {}, which cannot be a tenant", plan.namespace);
         return Ok(Ok(Done { reason: "DataKept", note }));
     };
-    let deleting = delete_from(&target, &tenant, others.is_empty());
+    let deleting = delete_from(&target, &tenant, alone);
     Ok(match tokio::time::timeout(DEADLINE, deleting).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(target.trouble(&error)),
@@ -167,8 +170,10 @@ async fn delete_from(target: &Target, tenant: &TenantId, alone: bool) -> Result<
         return done("DataDeleted", format!("Dropped the collection {name}"));
     }
     collection.delete_tenant(tenant).await?;
-    let note =
-        format!("Deleted the contexts of namespace {} from collection {name}, which others use too", tenant.as_str());
+    let note = format!(
+        "Deleted the contexts of namespace {} from collection {name}, which others may use too",
+        tenant.as_str()
+    );
     done("DataDeleted", note)
 }
 
@@ -178,12 +183,16 @@ struct Other {
     name: String,
 }
 
-/// Other resources with the same collection, as the API server has them now. Those that are being deleted too do not count: none of two
+/// Other resources with the same collection where this operator looks, as the API server has them now. Those that are being deleted too do not count: none of two
 /// that go together waits for the other.
 async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<Vec<Other>, Error> {
-    let api = Api::<DeserializeGuard<ContextManager>>::all(context.client.clone());
-    let all = call("list the resources that may share a collection", api.list(&ListParams::default())).await?;
-    let others = all.items.into_iter().filter_map(|object| object.0.ok()).filter(|other| {
+    let mut all = Vec::new();
+    for place in context.scope.places() {
+        let api = scope::api::<DeserializeGuard<ContextManager>>(&context.client, place);
+        let here = call("list the resources that may share a collection", api.list(&ListParams::default())).await?;
+        all.extend(here.items);
+    }
+    let others = all.into_iter().filter_map(|object| object.0.ok()).filter(|other| {
         let same = other.uid().is_some_and(|uid| uid == plan.owner.uid);
         !same && other.metadata.deletion_timestamp.is_none() && uses(other, wanted)
     });

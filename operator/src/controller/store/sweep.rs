@@ -58,7 +58,7 @@ pub enum Mode {
 /// Visits all resources again and again, until `stop`.
 pub(in crate::controller) async fn run(
     context: Arc<Context>,
-    resources: Store<DeserializeGuard<ContextManager>>,
+    resources: Vec<Store<DeserializeGuard<ContextManager>>>,
     settings: Settings,
     stop: CancellationToken,
 ) {
@@ -70,7 +70,8 @@ pub(in crate::controller) async fn run(
         if stop.run_until_cancelled(pause).await.is_none() {
             return;
         }
-        let visits = futures::stream::iter(resources.state()).map(|object| visit(&context, object, settings));
+        let all: Vec<_> = resources.iter().flat_map(Store::state).collect();
+        let visits = futures::stream::iter(all).map(|object| visit(&context, object, settings));
         let round = visits.buffer_unordered(CONCURRENCY).collect::<Vec<Option<usize>>>();
         let Some(waiting) = stop.run_until_cancelled(round).await else { return };
         context.metrics.sweepable(waiting.into_iter().flatten().sum());

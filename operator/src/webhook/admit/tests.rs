@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{inject::OnMissing, pki::Certificates};
+use crate::{inject::OnMissing, pki::Certificates, scope::Scope};
 
 type Handle = tower_test::mock::Handle<HttpRequest<KubeBody>, http::Response<KubeBody>>;
 
@@ -33,7 +33,8 @@ fn webhook() -> (Webhook, Handle) {
     let shutdown = CancellationToken::new();
     let events = Events::start(client.clone(), "test".to_owned(), Arc::clone(&metrics), shutdown.clone());
     let settings = inject::Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip, class: None };
-    let admitter = Admitter { client, caches: Caches::default(), settings, events, metrics: Arc::clone(&metrics) };
+    let admitter =
+        Admitter { client, caches: Caches::new(&Scope::Cluster), settings, events, metrics: Arc::clone(&metrics) };
     (Webhook { router: router(Arc::new(admitter)), metrics, shutdown }, handle)
 }
 
