@@ -72,7 +72,7 @@ pub(super) async fn storage(
         }
         StoragePlan::Claim(wanted) => Ok(("Embedded/Claim".to_owned(), settled(claim(context, plan, wanted).await?))),
         StoragePlan::Managed(wanted) => {
-            Ok(("Managed".to_owned(), managed::ensure(context, plan, wanted, current).await?))
+            Ok(("Managed".to_owned(), Box::pin(managed::ensure(context, plan, wanted, current)).await?))
         }
         StoragePlan::Qdrant(wanted) => Ok(("Qdrant".to_owned(), store::ensure(context, plan, wanted, current).await?)),
     }

@@ -1,5 +1,5 @@
 //! The Qdrant cluster that the operator runs for a resource: its Secret, configuration, Services, disruption budget, network policy and
-//! StatefulSet, and how far it is.
+//! `StatefulSet`, and how far it is.
 //!
 //! The collection is made when all nodes are there, so that its shards lie on all of them. From then on the cluster counts as formed,
 //! which its `ConfigMap` remembers, and the store is looked at like any other server.
@@ -31,7 +31,7 @@ use super::{
     store::{self, Found},
 };
 
-/// Pause before nodes that are missing are counted again; a change of the StatefulSet is noticed at once.
+/// Pause before nodes that are missing are counted again; a change of the `StatefulSet` is noticed at once.
 const WAITING: Duration = Duration::from_secs(15);
 
 /// Brings the cluster to what it should be, and looks at it.
@@ -46,7 +46,7 @@ pub(super) async fn ensure(
         Ok(material) => material,
         Err(trouble) => return settled(trouble),
     };
-    let nodes = match objects(context, plan, wanted, &material.fingerprint).await? {
+    let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint)).await? {
         Ok(nodes) => nodes,
         Err(trouble) => return settled(trouble),
     };

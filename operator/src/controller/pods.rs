@@ -165,6 +165,7 @@ impl Pods {
                 }
             },
         );
+        let (with, without) = (Box::pin(with), Box::pin(without));
         stop.run_until_cancelled(async { tokio::join!(with, without) }).await;
     }
 }
@@ -210,7 +211,9 @@ impl<T: PartialEq> Index<T> {
     fn replace(&self, list: HashMap<String, HashMap<String, T>>, concerns: impl Fn(&str, &T)) {
         let visit = |pods: &HashMap<String, HashMap<String, T>>| {
             for (namespace, pods) in pods {
-                pods.values().for_each(|pod| concerns(namespace, pod));
+                for pod in pods.values() {
+                    concerns(namespace, pod);
+                }
             }
         };
         visit(&list);
@@ -225,13 +228,13 @@ impl<T: PartialEq> Index<T> {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         let here = pods.entry(namespace.clone()).or_default();
         let before = here.remove(&name);
+        // The resource that it belonged to has to know as well.
+        if let Some(before) = before.filter(|before| known.as_ref() != Some(before)) {
+            concerns(&namespace, &before);
+        }
         if let Some(known) = known {
-            // The one that it belonged to has to know as well.
-            before.filter(|before| *before != known).iter().for_each(|before| concerns(&namespace, before));
             concerns(&namespace, &known);
             here.insert(name, known);
-        } else {
-            before.iter().for_each(|before| concerns(&namespace, before));
         }
         if here.is_empty() {
             pods.remove(&namespace);

@@ -351,7 +351,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let found_keys = keys::ensure(context, &plan, resource.status.as_ref()).await?;
     let embedding_key = children::embedding_key(context, &plan).await?;
     let found_certificate = certificate::ensure(context, &plan).await?;
-    let (store_kind, store) = children::storage(context, &plan, resource.status.as_ref()).await?;
+    let (store_kind, store) = Box::pin(children::storage(context, &plan, resource.status.as_ref())).await?;
     let (store, next_look) = (store.finding, store.next);
     let config = children::config(context, &plan).await?;
     let injection = children::injection(context).await?;

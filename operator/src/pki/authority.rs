@@ -280,7 +280,8 @@ mod tests {
         let lifetimes = lifetimes();
         let mut state = Authorities::start(at(0), &lifetimes).unwrap();
         let mut replaced = Vec::new();
-        for day in 0..MOST_PREVIOUS as i64 {
+        let last = i64::try_from(MOST_PREVIOUS).unwrap();
+        for day in 0..last {
             replaced.push(state.signing.certificate.clone());
             state = state.advance(Step::Prepare, at(day), &lifetimes).unwrap();
             assert_eq!(state.due(at(day + 1), Published::Everywhere, &lifetimes), Step::Promote);
@@ -290,7 +291,6 @@ mod tests {
                 assert!(state.bundle().contains(certificate.trim_end()), "day {day}");
             }
         }
-        let last = MOST_PREVIOUS as i64;
         state = state.advance(Step::Prepare, at(last), &lifetimes).unwrap();
         assert_eq!(state.due(at(last + 1), Published::Everywhere, &lifetimes), Step::Keep, "the bundle has an end");
         assert_eq!(state.due(at(last + 2), Published::Everywhere, &lifetimes), Step::Forget);

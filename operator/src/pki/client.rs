@@ -153,7 +153,7 @@ impl Trust {
     pub(super) fn examine(
         &self,
         pair: &Pair,
-        named: impl Fn(&[GeneralName<'_>]) -> bool,
+        is_right: impl Fn(&[GeneralName<'_>]) -> bool,
         now: Timestamp,
     ) -> Result<Facts, String> {
         let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes())
@@ -165,7 +165,7 @@ impl Trust {
             return Err("key and certificate do not belong together".to_owned());
         }
         let names = parsed.subject_alternative_name().ok().flatten();
-        if !names.is_some_and(|names| named(&names.value.general_names)) {
+        if !names.is_some_and(|names| is_right(&names.value.general_names)) {
             return Err("the certificate speaks for somebody else".to_owned());
         }
         self.verify(&der, now)?;

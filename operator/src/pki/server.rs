@@ -32,14 +32,14 @@ impl Trust {
     /// # Errors
     /// When it is not.
     pub fn check_server(&self, pair: &Pair, names: &[String], now: Timestamp) -> Result<Facts, String> {
-        let named = |found: &[GeneralName<'_>]| {
+        let is_right = |found: &[GeneralName<'_>]| {
             found.len() == names.len()
                 && found
                     .iter()
                     .zip(names)
                     .all(|(found, name)| matches!(found, GeneralName::DNSName(found) if found == name))
         };
-        self.examine(pair, named, now)
+        self.examine(pair, is_right, now)
     }
 }
 

@@ -500,7 +500,7 @@ async fn the_rarity_of_a_term_is_told_and_can_be_given(place: Place) {
     let store = place.open().await;
     let text = |number: u16| {
         let words = [(2, "tea"), (3, "coffee"), (7, "violin"), (211, "heron")];
-        let words = words.iter().filter(|(every, _)| number % every == 0).map(|(_, word)| *word);
+        let words = words.iter().filter(|(every, _)| number.is_multiple_of(*every)).map(|(_, word)| *word);
         words.chain(["again", "again"]).collect::<Vec<_>>().join(" ")
     };
     let mut points: Vec<Point> = (0..300).map(|number| point("t", number, &text(number))).collect();

@@ -60,13 +60,13 @@ pub(super) fn of(component: Component, deployment: &str) -> Vec<Right> {
     let role = format!("{FULL_NAME}-{}", component.as_str());
     let installed = deployment.strip_suffix(component.as_str()).and_then(|name| name.strip_suffix('-'));
     let installed = installed.unwrap_or(FULL_NAME);
-    let named =
+    let as_installed =
         |name: &str| name.strip_prefix(FULL_NAME).map_or_else(|| name.to_owned(), |rest| installed.to_owned() + rest);
     let mut rights = Vec::new();
     for object in objects().into_iter().filter(|object| object.metadata.name == role) {
         for PolicyRule { api_groups, resources, resource_names, verbs, .. } in &object.rules {
             let names: Vec<_> = match resource_names.as_deref() {
-                Some(names) if !names.is_empty() => names.iter().map(|name| Some(named(name))).collect(),
+                Some(names) if !names.is_empty() => names.iter().map(|name| Some(as_installed(name))).collect(),
                 Some(_) | None => vec![None],
             };
             for group in api_groups.iter().flatten() {

@@ -201,14 +201,12 @@ async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<
 
 /// Whether a resource uses a collection; one that breaks a rule may.
 fn uses(other: &ContextManager, wanted: &QdrantPlan) -> bool {
-    match Plan::of(other).map(|plan| plan.storage) {
-        Ok(storage) => storage.server().is_some_and(|theirs| theirs.shares_with(wanted)),
-        Err(_) => {
-            let qdrant = other.spec.vector_store.as_ref().and_then(|store| store.qdrant.as_ref());
-            let namespace = other.namespace().unwrap_or_default();
-            qdrant.is_some_and(|qdrant| qdrant.collection(&namespace, &other.name_any()) == wanted.store.collection)
-        }
+    if let Ok(plan) = Plan::of(other) {
+        return plan.storage.server().is_some_and(|theirs| theirs.shares_with(wanted));
     }
+    let qdrant = other.spec.vector_store.as_ref().and_then(|store| store.qdrant.as_ref());
+    let namespace = other.namespace().unwrap_or_default();
+    qdrant.is_some_and(|qdrant| qdrant.collection(&namespace, &other.name_any()) == wanted.store.collection)
 }
 
 fn waits(reason: &'static str, message: &str, metadata: &ObjectMeta) -> Trouble {
