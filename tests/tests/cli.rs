@@ -118,7 +118,7 @@ async fn refusals_and_skips_are_explained_with_the_webhooks_own_reasons() -> Res
     namespace.make_resource("memory", json!({})).await?;
     let mut host = asking("host");
     host["spec"]["hostNetwork"] = json!(true);
-    let mut taken = asking("taken");
+    let mut taken = annotated(asking("taken"), "contextmanager.dev/protocol-port", "7419");
     taken["spec"]["containers"][0]["ports"] = json!([{"containerPort": 7419}]);
     let mut volume = asking("volume");
     volume["spec"]["volumes"] = json!([{"name": "context-manager-data", "emptyDir": {}}]);

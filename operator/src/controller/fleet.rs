@@ -39,7 +39,8 @@ pub(super) async fn look(context: &Context, plan: &Plan, resource: &ContextManag
     let missing = missing(context, plan).await?;
     counted.missing = i32::try_from(missing.len()).unwrap_or(i32::MAX);
     context.metrics.pods.count(plan, &counted);
-    let injected = match plan.upgrade.strategy {
+    let asked = |target: &Target| plan.upgrade.asked(plan.upgrade_request.as_ref(), &target.image).strategy;
+    let injected = match target.as_ref().map_or(UpgradeStrategy::OnRecreate, asked) {
         UpgradeStrategy::OnRecreate => Vec::new(),
         UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => injected(context, plan).await?,
     };
