@@ -96,6 +96,14 @@ impl Counts {
         lexical::idf(self.all, self.with(term))
     }
 
+    /// A query's terms with their weights, for an engine that is told to weigh by [`Clauses::nothing`](crate::store::Clauses::nothing):
+    /// it multiplies each by the weight of a term in a corpus of nothing.
+    #[must_use]
+    pub fn weighted(&self, query: &SparseVector) -> SparseVector {
+        let of_nothing = lexical::idf(0, 0);
+        SparseVector::from_pairs(query.iter().map(|(term, value)| (term, value * self.weight(term) / of_nothing)))
+    }
+
     fn add(&mut self, vector: &SparseVector, is_counted: impl Fn(u32) -> bool) {
         if !vector.is_empty() {
             self.all += 1;

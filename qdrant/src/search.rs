@@ -3,9 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use context_manager_memory::{
-    ContextId, LegScores, QueryVectors, SparseVector,
-    frequencies::{Counts, DocumentFrequencies},
-    lexical,
+    ContextId, LegScores, QueryVectors,
+    frequencies::DocumentFrequencies,
     rank::Candidate,
     store::{Clauses, DenseNames, Search, schema},
 };
@@ -112,7 +111,7 @@ impl Collection {
         let Search { query, selection, per_leg: _, frequencies } = search;
         let legs = self.legs(query, frequencies.as_ref())?;
         let corpus = match frequencies {
-            Some(_) => Clauses::ids(&[]),
+            Some(_) => Clauses::nothing(),
             None => Clauses::corpus(&selection.owner),
         };
         Ok(Asked { search, legs, corpus: filter::of(&corpus) })
@@ -133,7 +132,7 @@ impl Collection {
         if let Some(terms) = query.sparse.as_ref().filter(|terms| !terms.is_empty()) {
             let [own, with_previous] = match frequencies {
                 Some(frequencies) => {
-                    [&frequencies.own, &frequencies.with_previous].map(|counts| weighted(terms, counts))
+                    [&frequencies.own, &frequencies.with_previous].map(|counts| counts.weighted(terms))
                 }
                 None => [terms.clone(), terms.clone()],
             };
@@ -192,12 +191,6 @@ impl Collection {
         let answer = self.call(action, self.points.clone().query_batch(request)).await?;
         Ok(answer.result.into_iter().map(|batch| batch.result).collect())
     }
-}
-
-/// The terms with their weights; the server multiplies by the weight of a corpus of nothing.
-fn weighted(terms: &SparseVector, counts: &Counts) -> SparseVector {
-    let of_nothing = lexical::idf(0, 0);
-    SparseVector::from_pairs(terms.iter().map(|(term, value)| (term, value * counts.weight(term) / of_nothing)))
 }
 
 fn scores(points: Vec<ScoredPoint>) -> HashMap<ContextId, f32> {

@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 
 use context_manager_memory::{
     ContextId, SparseVector,
-    frequencies::{Counts, DocumentFrequencies},
+    frequencies::DocumentFrequencies,
     store::{Clause, Clauses, Owner, schema},
 };
 use qdrant_edge::{
@@ -26,8 +26,6 @@ use crate::{Error, filter};
 const MOST: usize = 32;
 /// Contexts that are read at once while a corpus is counted.
 const PAGE: usize = 1_000;
-/// What the engine's own weight is for a term of an empty corpus; it multiplies every weight, so each is divided by it before.
-const ENGINES_WEIGHT: f32 = std::f32::consts::LN_2;
 
 /// The corpora that have been searched.
 #[derive(Debug, Default)]
@@ -126,7 +124,7 @@ impl Shard {
     }
 }
 
-/// The query's terms with their weights. The engine must be told to weigh by [`nothing`].
+/// The query's terms with their weights. The engine must be told to weigh by [`Clauses::nothing`].
 pub(super) struct Weighed {
     pub(super) own: SparseVector,
     pub(super) with_previous: SparseVector,
@@ -136,17 +134,8 @@ pub(super) struct Weighed {
 
 impl Weighed {
     pub(super) fn by(DocumentFrequencies { own, with_previous }: &DocumentFrequencies, query: &SparseVector) -> Self {
-        let weighted = |counts: &Counts| {
-            let weight = |(term, value)| (term, value * counts.weight(term) / ENGINES_WEIGHT);
-            SparseVector::from_pairs(query.iter().map(weight))
-        };
-        Self { own: weighted(own), with_previous: weighted(with_previous), corpus: with_previous.all() }
+        Self { own: own.weighted(query), with_previous: with_previous.weighted(query), corpus: with_previous.all() }
     }
-}
-
-/// The corpus by which the engine weighs when the weights are made here.
-pub(super) fn nothing() -> Clauses {
-    Clauses::ids(&[])
 }
 
 impl Frequencies {

@@ -19,11 +19,7 @@ use qdrant_edge::{
     ScoringQuery, SearchParams, VectorInternal,
 };
 
-use super::{
-    Shard,
-    frequencies::{self, Weighed},
-    read, write,
-};
+use super::{Shard, frequencies::Weighed, read, write};
 use crate::{Error, filter};
 
 /// How many more than the best are looked at when there is no filter, for those that are not selected.
@@ -196,7 +192,7 @@ impl Shard {
         limit: usize,
     ) -> Result<Vec<Scores>, Error> {
         // The terms have their weights already.
-        let corpus = filter::of(&frequencies::nothing())?;
+        let corpus = filter::of(&Clauses::nothing())?;
         let request = |(leg, vector): &(Leg, VectorInternal)| {
             let idf = match vector {
                 VectorInternal::Sparse(_) => Some(IdfParams::Corpus(IdfCorpusParams { corpus: corpus.clone() })),

@@ -156,6 +156,12 @@ impl Clauses {
         Self { must: vec![Clause::HasId(ids.to_vec())], must_not: Vec::new() }
     }
 
+    /// No context at all.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::ids(&[])
+    }
+
     /// The owner's contexts among `ids` that have this version.
     #[must_use]
     pub fn at_version(owner: &Owner, ids: &[ContextId], version: i64) -> Self {
