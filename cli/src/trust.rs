@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use context_manager_operator::hexadecimal::hexadecimal;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -50,8 +51,7 @@ pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, S
 
 /// The SHA-256 of a certificate, in hexadecimal.
 pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    let digest = sha2::Sha256::digest(certificate.as_ref());
-    digest.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    hexadecimal(&sha2::Sha256::digest(certificate.as_ref()))
 }
 
 /// The name by which the API server knows the webhook.

@@ -1,9 +1,6 @@
 //! The pods of a resource, counted for the status.
 
-use context_manager_crds::{
-    ContextManager,
-    context_manager::{sidecar::UpgradeStrategy, status::Pods},
-};
+use context_manager_crds::{ContextManager, context_manager::status::Pods};
 use context_manager_protocol::names;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -22,8 +19,6 @@ use crate::{inject, pods::has_ended, upgrade::Target, webhook::view};
 pub(super) struct Fleet {
     /// How many there are.
     pub(super) counted: Pods,
-    /// Those with a sidecar, for a strategy that upgrades them; empty for one that does not.
-    pub(super) injected: Vec<Pod>,
     /// The names of those that ask for one by their label and have none.
     pub(super) missing: Vec<String>,
     /// What they would get now, if that is known.
@@ -39,12 +34,7 @@ pub(super) async fn look(context: &Context, plan: &Plan, resource: &ContextManag
     let missing = missing(context, plan).await?;
     counted.missing = i32::try_from(missing.len()).unwrap_or(i32::MAX);
     context.metrics.pods.count(plan, &counted);
-    let asked = |target: &Target| plan.upgrade.asked(plan.upgrade_request.as_ref(), &target.image).strategy;
-    let injected = match target.as_ref().map_or(UpgradeStrategy::OnRecreate, asked) {
-        UpgradeStrategy::OnRecreate => Vec::new(),
-        UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => injected(context, plan).await?,
-    };
-    Ok(Fleet { counted, injected, missing, target })
+    Ok(Fleet { counted, missing, target })
 }
 
 /// Pods of the resource that ask for a sidecar and have none.
@@ -63,7 +53,8 @@ pub(super) async fn running(context: &Context, plan: &Plan) -> Result<usize, Err
     Ok(injected(context, plan).await?.iter().filter(|pod| !has_ended(pod)).count())
 }
 
-async fn injected(context: &Context, plan: &Plan) -> Result<Vec<Pod>, Error> {
+/// The pods of a resource that have a sidecar, whole.
+pub(super) async fn injected(context: &Context, plan: &Plan) -> Result<Vec<Pod>, Error> {
     let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
     let params = ListParams::default().labels(&format!("{}={}", names::INJECTED, plan.name)).match_any();
     Ok(call("list the pods with a sidecar", api.list(&params)).await?.items)

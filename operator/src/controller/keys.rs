@@ -35,6 +35,8 @@ use super::{
 use state::State;
 use step::{Change, Phase, Step, Times, Wish};
 
+use crate::hexadecimal::hexadecimal;
+
 /// Bytes of a key that is made here.
 const KEY_BYTES: usize = 32;
 /// Most steps of one reconciliation; more follow with the next one.
@@ -311,8 +313,7 @@ fn ring_in(secret: &Secret, key: &str) -> Result<KeyRing, String> {
 }
 
 fn new_key(now: Timestamp) -> Result<Key, Error> {
-    let suffix: [u8; 3] = rand::random();
-    let suffix = suffix.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let suffix = hexadecimal(&rand::random::<[u8; 3]>());
     let id = format!("k-{}-{suffix}", now.strftime("%Y%m%d%H%M%S"));
     let material: [u8; KEY_BYTES] = rand::random();
     Key::new(id, material.to_vec()).map_err(Error::Key)

@@ -5,38 +5,34 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use context_manager_crds::{ContextManager, context_manager::status::Pods as Counted};
+use context_manager_crds::context_manager::status::Pods as Counted;
 use context_manager_protocol::names;
-use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedSender};
+use futures::{Stream, StreamExt as _, channel::mpsc::UnboundedSender, future::ready};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::PartialObjectMeta,
-    core::DeserializeGuard,
     runtime::{
-        WatchStreamExt as _,
         reflector::{ObjectRef, Store},
         watcher,
         watcher::Event,
     },
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch as channel, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-use super::error::Error;
+use super::{Object, error::Error, watch};
 use crate::pods::{has_ended, sidecar_status};
 
 /// Pods of one page of the first list. A page is in memory as a whole, so a small one bounds what a start takes.
 const PAGE: u32 = 100;
 /// How long a reconciliation waits for the first list; then it is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-type Reference = ObjectRef<DeserializeGuard<ContextManager>>;
 
 /// A pod with a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,12 +63,12 @@ pub(super) struct Pods {
 #[derive(Debug)]
 struct Index<T> {
     pods: Mutex<HashMap<String, HashMap<String, T>>>,
-    is_listed: watch::Sender<bool>,
+    is_listed: channel::Sender<bool>,
 }
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self { pods: Mutex::default(), is_listed: watch::Sender::new(false) }
+        Self { pods: Mutex::default(), is_listed: channel::Sender::new(false) }
     }
 }
 
@@ -136,16 +132,16 @@ impl Pods {
         &self,
         pods: Api<Pod>,
         metadata: Api<PartialObjectMeta<Pod>>,
-        resources: Store<DeserializeGuard<ContextManager>>,
-        concerned: UnboundedSender<Reference>,
+        resources: Store<Object>,
+        concerned: UnboundedSender<ObjectRef<Object>>,
         stop: CancellationToken,
     ) {
         let config = || watcher::Config::default().page_size(PAGE);
-        let with = watcher(pods, config().labels(names::INJECTED)).default_backoff();
+        let with = watch::events("pods with a sidecar", pods, config().labels(names::INJECTED));
         let asking = format!("{}=true,!{}", names::INJECT, names::INJECTED);
         // One that has ended needs no sidecar any more.
         let asking = config().labels(&asking).fields("status.phase!=Succeeded,status.phase!=Failed");
-        let without = watcher(metadata, asking).default_backoff();
+        let without = watch::events("pods without a sidecar", metadata, asking);
         let with = self.injected.follow(with, Injected::of, |namespace, pod| {
             let _ = concerned.unbounded_send(ObjectRef::new(&pod.resource).within(namespace));
         });
@@ -153,7 +149,7 @@ impl Pods {
             without,
             |pod| Some(Missing::of(pod)),
             |namespace, pod| {
-                let meant = |reference: &Reference| match &pod.resource {
+                let meant = |reference: &ObjectRef<Object>| match &pod.resource {
                     Some(name) => reference.name == *name,
                     None => true,
                 };
@@ -185,25 +181,25 @@ impl<T: PartialEq> Index<T> {
 
     async fn follow<K: ResourceExt>(
         &self,
-        events: impl futures::Stream<Item = Result<Event<K>, watcher::Error>>,
+        events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
         of: impl Fn(&K) -> Option<T>,
         concerns: impl Fn(&str, &T),
     ) {
         // A new list takes the place of what is known when it is complete.
         let mut list = HashMap::<String, HashMap<String, T>>::new();
-        let mut events = std::pin::pin!(events.into_stream());
+        // Failures are logged by the watch, which goes on after them.
+        let mut events = pin!(events.filter_map(|event| ready(event.ok())));
         while let Some(event) = events.next().await {
             match event {
-                Ok(Event::Init) => list.clear(),
-                Ok(Event::InitApply(pod)) => {
+                Event::Init => list.clear(),
+                Event::InitApply(pod) => {
                     if let (Some(namespace), Some(known)) = (pod.namespace(), of(&pod)) {
                         list.entry(namespace).or_default().insert(pod.name_any(), known);
                     }
                 }
-                Ok(Event::InitDone) => self.replace(std::mem::take(&mut list), &concerns),
-                Ok(Event::Apply(pod)) => self.put(&pod, of(&pod), &concerns),
-                Ok(Event::Delete(pod)) => self.put(&pod, None, &concerns),
-                Err(error) => warn!(%error, "The watch of pods is broken; it is begun again"),
+                Event::InitDone => self.replace(std::mem::take(&mut list), &concerns),
+                Event::Apply(pod) => self.put(&pod, of(&pod), &concerns),
+                Event::Delete(pod) => self.put(&pod, None, &concerns),
             }
         }
     }

@@ -12,7 +12,6 @@ use jiff::Timestamp;
 use kube::{
     Api, Client, Resource as _,
     api::{ApiResource, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams},
-    core::DeserializeGuard,
     runtime::{
         controller::Action,
         events::{Event, EventType, Recorder},
@@ -23,7 +22,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::{
-    Clients, Settings,
+    Clients, Object, Settings,
     apply::Manager,
     certificate::{self, Authority},
     children,
@@ -61,8 +60,6 @@ const FAILURES_SHOWN: u32 = 2;
 const PACE: Duration = Duration::from_millis(200);
 /// Pauses vary by this share either way, so that objects that failed together are not tried together.
 const JITTER: f64 = 0.25;
-
-type Object = DeserializeGuard<ContextManager>;
 
 /// What reconciliations share.
 pub(super) struct Context {
@@ -358,7 +355,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let fleet = fleet::look(context, &plan, resource).await?;
     let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
     let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
-    let upgrade = upgrade::ensure(context, &plan, fleet.target.as_ref(), &fleet.injected, &injection).await?;
+    let upgrade = upgrade::ensure(context, &plan, fleet.target.as_ref(), &injection).await?;
     let pods = fleet.counted;
 
     let rotation = found_keys.rotation;
@@ -440,7 +437,7 @@ async fn write_status(
     }
     let (Some(name), Some(namespace)) = (&metadata.name, &metadata.namespace) else { return Ok(()) };
     // A resource whose spec cannot be read still has a status that can be written.
-    let api = Api::<DeserializeGuard<ContextManager>>::namespaced(context.client.clone(), namespace);
+    let api = Api::<Object>::namespaced(context.client.clone(), namespace);
     let patch = json!({
         "apiVersion": ContextManager::api_version(&()),
         "kind": ContextManager::kind(&()),

@@ -23,6 +23,7 @@ use serde_json::json;
 
 use super::{
     error::{Error, call},
+    fleet,
     metrics::Upgraded,
     plan::Plan,
     reconcile::Context,
@@ -49,7 +50,6 @@ pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     target: Option<&Target>,
-    pods: &[Pod],
     injection: &Finding,
 ) -> Result<Found, Error> {
     let Some(target) = target else { return Ok(Found::default()) };
@@ -59,7 +59,7 @@ pub(super) async fn ensure(
         // Most resources ask for nothing, and then nobody has to know what each pod would have got.
         UpgradeStrategy::OnRecreate => Vec::new(),
         UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => {
-            pods.iter().filter_map(|pod| Seen::of(pod, target)).collect()
+            fleet::injected(context, plan).await?.iter().filter_map(|pod| Seen::of(pod, target)).collect()
         }
     };
     let Some(Verdict { mut acts, finding, next }) = decide::decide(&pods, &target.image, &upgrade, now) else {

@@ -3,11 +3,9 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use context_manager_crds::ContextManager;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, channel::mpsc};
 use kube::{
     Api, Resource,
-    core::DeserializeGuard,
     runtime::{
         WatchStreamExt as _,
         reflector::{self, Store},
@@ -18,7 +16,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use super::reconcile::jittered;
+use super::{Object, reconcile::jittered};
 
 /// First pause after a failure, doubled with each further one up to the longest; the next success ends the row.
 const FIRST: Duration = Duration::from_millis(500);
@@ -42,15 +40,12 @@ impl Backoff for Pauses {
     }
 }
 
-type Object = DeserializeGuard<ContextManager>;
-
 /// Resources that change, and all that there are.
 pub(super) fn resources(
     api: Api<Object>,
 ) -> (impl Stream<Item = Result<Object, watcher::Error>> + Send, Store<Object>) {
     let (store, writer) = reflector::store();
-    let events = watcher(api, watcher::Config::default()).backoff(Pauses(FIRST)).reflect(writer).applied_objects();
-    (without_failures("resources", events), store)
+    (events("resources", api, watcher::Config::default()).reflect(writer).applied_objects(), store)
 }
 
 /// Children that change. A watch that was lost for too long begins with a new list, which does not name what was deleted meanwhile: that is
@@ -65,21 +60,25 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let (relisted, mut is_first) = (relisted.clone(), true);
-    let events = watcher(api, config).backoff(Pauses(FIRST)).inspect_ok(move |event| {
+    let events = events(kind, api, config).inspect_ok(move |event| {
         if matches!(event, watcher::Event::InitDone) && !std::mem::take(&mut is_first) {
             // Without a receiver the controller has ended.
             let _ = relisted.unbounded_send(());
         }
     });
-    without_failures(kind, events.touched_objects())
+    events.touched_objects()
 }
 
-/// Failures are logged here. After each of them comes a pause.
-fn without_failures<K: Send>(
+/// What happens to objects. Failures are logged here; after each of them comes a pause.
+pub(super) fn events<K>(
     what: &'static str,
-    events: impl Stream<Item = Result<K, watcher::Error>> + Send,
-) -> impl Stream<Item = Result<K, watcher::Error>> + Send {
-    events.filter_map(move |event| async move {
+    api: Api<K>,
+    config: watcher::Config,
+) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    watcher(api, config).backoff(Pauses(FIRST)).filter_map(move |event| async move {
         let failure = |error: &watcher::Error| {
             let error: &dyn std::error::Error = error;
             warn!(what, error, "Failed to watch; it is tried again");

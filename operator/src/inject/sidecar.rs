@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{ConfigMapKey, Injection, Resource, SecretKey, Storage, options::Options, ports::Ports};
+use crate::hexadecimal::hexadecimal;
 
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -68,7 +69,7 @@ fn hash(mut content: Value) -> String {
     // Whether a map keeps the order of its keys depends on what else is compiled with it.
     content.sort_all_objects();
     let digest = Sha256::digest(content.to_string());
-    digest.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    hexadecimal(&digest[..8])
 }
 
 fn container(input: &Input<'_>) -> Value {

@@ -23,6 +23,7 @@ use super::{
     certificate::{self, BACKDATED},
     secret::{self, Stored, Written},
 };
+use crate::hexadecimal::hexadecimal;
 
 /// Where the CA is kept, and how long it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,10 +232,6 @@ pub async fn keep(client: &Client, settings: &Settings, now: Timestamp) -> Resul
         Written::Done => Ok(Trust { authorities }),
         Written::Conflict => Err(Error::Raced { secret: secret.clone() }),
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 #[cfg(test)]

@@ -6,14 +6,17 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use crate::controller::{
-    apply::{Manager, apply, covers},
-    build,
-    error::Error,
-    keys::{name_taken, owned, suspended},
-    plan::Plan,
-    reconcile::Context,
-    status::Trouble,
+use crate::{
+    controller::{
+        apply::{Manager, apply, covers},
+        build,
+        error::Error,
+        keys::{name_taken, owned, suspended},
+        plan::Plan,
+        reconcile::Context,
+        status::Trouble,
+    },
+    hexadecimal::hexadecimal,
 };
 
 /// Annotation: the digest of what was applied last. What is not desired any more is found by it, because the object itself does not show
@@ -52,9 +55,4 @@ where
 fn digest(desired: &impl Serialize) -> String {
     let text = serde_json::to_vec(desired).unwrap_or_default();
     hexadecimal(&Sha256::digest(text)[..8])
-}
-
-/// Bytes as text.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }

@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    child::hexadecimal,
     config::{self, CONFIG_DIRECTORY, DATA_DIRECTORY, START_DIRECTORY, TLS_DIRECTORY},
     secret::API_KEY,
 };
-use crate::controller::plan::{ManagedPlan, Plan};
+use crate::{
+    controller::plan::{ManagedPlan, Plan},
+    hexadecimal::hexadecimal,
+};
 
 /// The volume with the data; also the claim's name.
 pub(super) const VOLUME_DATA: &str = "data";

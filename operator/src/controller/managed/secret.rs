@@ -9,7 +9,7 @@ use kube::Api;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
-use super::{build, child::hexadecimal};
+use super::build;
 use crate::{
     controller::{
         apply::{Manager, apply, covers},
@@ -22,6 +22,7 @@ use crate::{
         status::Trouble,
         store::Credentials,
     },
+    hexadecimal::hexadecimal,
     pki::client::Pair,
 };
 

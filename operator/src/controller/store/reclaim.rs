@@ -12,13 +12,13 @@ use context_manager_qdrant::{Collection, Failure, Found};
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{ListParams, ObjectMeta, Patch, PatchParams},
-    core::DeserializeGuard,
 };
 use serde_json::json;
 use tracing::info;
 
 use super::{credentials, probe::Target};
 use crate::controller::{
+    Object,
     error::{Error, call},
     fleet,
     plan::{Plan, QdrantPlan, StoragePlan},
@@ -64,10 +64,7 @@ pub(in crate::controller) async fn hold(
 }
 
 /// Deletes what the finalizer was for, as far as it is this resource's, and takes the finalizer away.
-pub(in crate::controller) async fn release(
-    context: &Context,
-    object: &DeserializeGuard<ContextManager>,
-) -> Result<Released, Error> {
+pub(in crate::controller) async fn release(context: &Context, object: &Object) -> Result<Released, Error> {
     let metadata = object.meta();
     if metadata.annotations.as_ref().is_some_and(|all| all.get(ABANDON).is_some_and(|value| value == "true")) {
         info!(
@@ -188,7 +185,7 @@ struct Other {
 async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<Vec<Other>, Error> {
     let mut all = Vec::new();
     for place in context.scope.places() {
-        let api = scope::api::<DeserializeGuard<ContextManager>>(&context.client, place);
+        let api = scope::api::<Object>(&context.client, place);
         let here = call("list the resources that may share a collection", api.list(&ListParams::default())).await?;
         all.extend(here.items);
     }
@@ -229,7 +226,7 @@ async fn set(context: &Context, metadata: &ObjectMeta, wanted: bool) -> Result<(
         finalizers.push(FINALIZER.to_owned());
     }
     let (Some(name), Some(namespace)) = (&metadata.name, &metadata.namespace) else { return Ok(()) };
-    let api = Api::<DeserializeGuard<ContextManager>>::namespaced(context.client.clone(), namespace);
+    let api = Api::<Object>::namespaced(context.client.clone(), namespace);
     let patch = json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}});
     call("write the finalizer", api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
     context.wrote("finalizer");

@@ -6,18 +6,18 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use context_manager_crds::ContextManager;
 use context_manager_memory::{AgentId, TenantId, Timestamp};
 use context_manager_protocol::names;
 use context_manager_qdrant::Orphans;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams, core::DeserializeGuard, runtime::reflector::Store};
+use kube::{Api, api::ListParams, runtime::reflector::Store};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::probe::Target;
 use crate::controller::{
+    Object,
     error::call,
     metrics::Swept,
     plan::Plan,
@@ -58,7 +58,7 @@ pub enum Mode {
 /// Visits all resources again and again, until `stop`.
 pub(in crate::controller) async fn run(
     context: Arc<Context>,
-    resources: Vec<Store<DeserializeGuard<ContextManager>>>,
+    resources: Vec<Store<Object>>,
     settings: Settings,
     stop: CancellationToken,
 ) {
@@ -79,7 +79,7 @@ pub(in crate::controller) async fn run(
 }
 
 /// One visit; how many orphans were counted and left, if that was asked.
-async fn visit(context: &Context, object: Arc<DeserializeGuard<ContextManager>>, settings: Settings) -> Option<usize> {
+async fn visit(context: &Context, object: Arc<Object>, settings: Settings) -> Option<usize> {
     let resource = object.0.as_ref().ok().filter(|resource| resource.metadata.deletion_timestamp.is_none())?;
     if !context.serves(&object).await.is_ok_and(|ours| ours) {
         return None;
