@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use context_manager_operator::{
     inject::{self, OnMissing},
     pki::{self, Issuer, Lifetimes},
@@ -31,6 +31,7 @@ use crate::{
     background::Background,
     cluster::{self, Namespace, eventually},
     objects,
+    program::page,
     rights::{Rules, User},
 };
 
@@ -247,14 +248,7 @@ impl Webhook {
     /// # Errors
     /// When it does not answer, or answers that something is wrong.
     pub async fn admin_page(&self, path: &str) -> Result<String> {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
-        let answer = http.get(format!("http://{}{path}", self.admin)).send().await?;
-        let status = answer.status();
-        let text = answer.text().await?;
-        if !status.is_success() {
-            bail!("{status}: {text}");
-        }
-        Ok(text)
+        page(self.admin, path).await
     }
 
     /// Its own readiness tells that caches and certificates are there; that the API server has read the configuration is seen

@@ -1,72 +1,36 @@
 //! The controller as a program that is killed after every step of a rotation: the next one goes on where it stopped.
 
-use std::{
-    collections::BTreeMap,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
 use context_manager_protocol::{keyring::KeyRing, names};
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
+    operator::{HOME, make_home},
+    program::Operator,
     rotation::FakePod,
-    sidecar::program,
-    webhook::dead_address,
 };
-use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Secret};
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
-};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-const HOME: &str = "context-manager-system";
 /// A killed controller keeps its lease for six seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// More than this happens in no rotation.
 const MOST_STEPS: usize = 12;
 
-/// A controller; it is killed when dropped, and has no time to say good-bye.
-struct Controller(Child);
-
-impl Controller {
-    fn start(number: usize) -> Result<Self> {
-        let arguments = [
-            ["--namespace", HOME],
-            ["--instance", &format!("crash-{number}")],
-            ["--admin-address", &dead_address()?.to_string()],
-            ["--lease-duration", "6s"],
-            ["--resync", "1s"],
-            ["--rotation-settle", "1s"],
-            ["--sweep", "off"],
-        ];
-        let child = Command::new(program("context-manager-operator")?)
-            .arg("controller")
-            .args(arguments.as_flattened())
-            .env("KUBECONFIG", cluster::kubeconfig()?)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("failed to start the controller")?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-async fn home(client: &Client) -> Result<()> {
-    let object = serde_json::from_value(json!({"metadata": {"name": HOME}}))?;
-    match Api::<NamespaceObject>::all(client.clone()).create(&PostParams::default(), &object).await {
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        made => made.map(drop).context("failed to make the operator's namespace"),
-    }
+/// A controller that has no time to say good-bye.
+fn start(number: usize, folder: &Path) -> Result<Operator> {
+    let arguments = [
+        ["--namespace", HOME],
+        ["--instance", &format!("crash-{number}")],
+        ["--lease-duration", "6s"],
+        ["--resync", "1s"],
+        ["--rotation-settle", "1s"],
+        ["--sweep", "off"],
+    ];
+    Operator::start(&[&["controller"], arguments.as_flattened()].concat(), &folder.join("controller.log"))
 }
 
 /// Where the rotation is: ids of active, next and previous keys, and the annotations.
@@ -98,13 +62,13 @@ async fn changed(namespace: &Namespace, from: &Place) -> Result<Place> {
 async fn a_controller_that_is_killed_after_every_step_leaves_a_rotation_that_goes_on() -> Result<()> {
     let client = cluster::client().await?;
     cluster::install_definition(&client).await?;
-    home(&client).await?;
+    make_home(&client).await?;
+    let folder = tempfile::tempdir()?;
     let namespace = Namespace::create(&client, "crash", &[]).await?;
     namespace.make_resource("memory", json!({"auth": {"rotation": {"overlap": "2s"}}})).await?;
-    let mut controller = Controller::start(0)?;
+    let mut controller = start(0, folder.path())?;
     let mut at = eventually("the key ring", PATIENCE, || place(&namespace)).await?;
     let first = at.ids.clone();
-    let folder = tempfile::tempdir()?;
     let pod = FakePod::start(&namespace, "memory", "a", folder.path()).await?;
     let ask = json!({"metadata": {"annotations": {names::ROTATE: "now"}}});
     namespace.api::<ContextManager>().patch("memory", &PatchParams::default(), &Patch::Merge(ask)).await?;
@@ -119,11 +83,11 @@ async fn a_controller_that_is_killed_after_every_step_leaves_a_rotation_that_goe
             break;
         }
         ensure!(steps.len() < MOST_STEPS, "no end of {steps:?}");
-        controller = Controller::start(steps.len())?;
+        controller = start(steps.len(), folder.path())?;
     }
     ensure!(steps.len() >= 4, "published, active, overlapping and retired are four steps: {steps:?}");
     // The annotation is still there, and the last controller knows that it was answered.
-    let _last = Controller::start(steps.len())?;
+    let _last = start(steps.len(), folder.path())?;
     tokio::time::sleep(Duration::from_secs(15)).await;
     ensure!(place(&namespace).await?.ids == at.ids, "it rotated again");
     let count = pod.stop()?;

@@ -7,6 +7,7 @@ mod requests;
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     objects::{annotated, asking},
     operator::{HOME, condition, make_home},
+    program::Operator,
     rights::{Rules, User},
     webhook::{Registration, dead_address, sidecar_image},
 };
@@ -28,9 +30,8 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::figure::Figures;
+use crate::{figure::Figures, sizes::Memory};
 use kwok::Nodes;
-use part::Part;
 use requests::Requests;
 
 /// How long is waited for anything.
@@ -64,13 +65,13 @@ pub async fn measure(figures: &mut Figures, extent: Extent) -> Result<()> {
     let address = dead_address()?;
     let webhook_home = Namespace::create(&client, "scale-webhook", &[]).await?;
     let registration = Registration::create(&client, &[&webhook_home.name], address).await?;
-    let webhook = webhook(&webhook_home.name, &address.to_string()).await?;
+    let folder = tempfile::tempdir()?;
+    let webhook = webhook(folder.path(), &webhook_home.name, &address.to_string()).await?;
     let user = User::create(&client, HOME, &Rules::of("controller", &webhook_home.name)?).await?;
     let requests = Requests::of(&client, user.name()).await?;
-    let folder = tempfile::tempdir()?;
     let kubeconfig = folder.path().join("kubeconfig");
     part::kubeconfig_of(user.name(), &kubeconfig)?;
-    let start = || controller(&kubeconfig, &webhook_home.name);
+    let start = || controller(folder.path(), &kubeconfig, &webhook_home.name);
 
     let mut namespaces = Vec::with_capacity(NAMESPACES);
     for number in 0..NAMESPACES {
@@ -123,7 +124,7 @@ pub async fn measure(figures: &mut Figures, extent: Extent) -> Result<()> {
     let since = Instant::now();
     let controller = start().await?;
     eventually("a look at every resource", PATIENCE, || async {
-        let looked = controller.metric("context_manager_reconcile_duration_seconds_count").await?;
+        let looked = part::metric(&controller, "context_manager_reconcile_duration_seconds_count").await?;
         ensure!(looked >= each(u64::try_from(resources)?, 1), "{looked} of {resources}");
         Ok::<_, anyhow::Error>(())
     })
@@ -145,7 +146,7 @@ pub async fn measure(figures: &mut Figures, extent: Extent) -> Result<()> {
     site.remove_pods().await
 }
 
-async fn webhook(home: &str, address: &str) -> Result<Part> {
+async fn webhook(folder: &Path, home: &str, address: &str) -> Result<Operator> {
     let flags = [
         ["--address", address],
         ["--namespace", home],
@@ -153,10 +154,10 @@ async fn webhook(home: &str, address: &str) -> Result<Part> {
         ["--server-name", "127.0.0.1"],
         ["--sidecar-image", &sidecar_image()],
     ];
-    Part::start(&cluster::kubeconfig()?, &[&["webhook"], flags.as_flattened()].concat()).await
+    part::start(&[&["webhook"], flags.as_flattened()].concat(), folder, &cluster::kubeconfig()?).await
 }
 
-async fn controller(kubeconfig: &std::path::Path, configuration: &str) -> Result<Part> {
+async fn controller(folder: &Path, kubeconfig: &Path, configuration: &str) -> Result<Operator> {
     let instance = uuid::Uuid::new_v4().to_string();
     let flags = [
         ["--namespace", HOME],
@@ -165,9 +166,9 @@ async fn controller(kubeconfig: &std::path::Path, configuration: &str) -> Result
         ["--instance", &instance],
         ["--sweep", "off"],
     ];
-    let part = Part::start(kubeconfig, &[&["controller"], flags.as_flattened()].concat()).await?;
+    let part = part::start(&[&["controller"], flags.as_flattened()].concat(), folder, kubeconfig).await?;
     eventually("the controller's lease", PATIENCE, || async {
-        ensure!(part.metric("context_manager_leader").await? > 0.0, "another one has it");
+        ensure!(part::metric(&part, "context_manager_leader").await? > 0.0, "another one has it");
         Ok::<_, anyhow::Error>(())
     })
     .await
@@ -175,8 +176,8 @@ async fn controller(kubeconfig: &std::path::Path, configuration: &str) -> Result
     Ok(part)
 }
 
-fn memory(figures: &mut Figures, what: &str, part: &Part, most: f64) -> Result<()> {
-    let memory = part.memory()?;
+fn memory(figures: &mut Figures, what: &str, part: &Operator, most: f64) -> Result<()> {
+    let memory = Memory::of(part.id())?;
     figures.at_most(format!("{what}, resident memory"), memory.resident, "MiB", most);
     figures.add(format!("{what}, anonymous memory"), memory.anonymous, "MiB");
     Ok(())
