@@ -125,6 +125,16 @@ async fn a_cluster_is_made_whole_and_the_status_says_what_it_waits_for() -> Resu
     .await
 }
 
+async fn version<K>(namespace: &Namespace, name: &str) -> Result<Option<String>>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    Ok(namespace.api::<K>().get(name).await?.resource_version())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn more_reconciles_write_nothing_whatever_the_words_of_the_spec() -> Result<()> {
     let operator = Operator::shared().await?;
@@ -135,15 +145,6 @@ async fn more_reconciles_write_nothing_whatever_the_words_of_the_spec() -> Resul
     });
     namespace.make_resource("memory", spec(managed)).await?;
     provisioning(&namespace).await?;
-    async fn version<K>(namespace: &Namespace, name: &str) -> Result<Option<String>>
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + DeserializeOwned,
-    {
-        Ok(namespace.api::<K>().get(name).await?.resource_version())
-    }
     let versions = async || -> Result<Vec<Option<String>>> {
         Ok(vec![
             version::<ContextManager>(&namespace, "memory").await?,

@@ -65,7 +65,7 @@ impl<'c> Looker<'c> {
         };
         let suspended = object.data.pointer("/spec/suspend").and_then(Value::as_bool).unwrap_or_default();
         let generation = object.metadata.generation.unwrap_or_default();
-        let mut plan = Plan::new((namespace, name, generation), &target, &asked, &pods);
+        let mut plan = Plan::new((namespace, name, generation), &target, asked, &pods);
         plan.said = said(object);
         if suspended {
             plan.suspend();

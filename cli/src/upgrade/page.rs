@@ -1,5 +1,7 @@
 //! Upgrades for people.
 
+use std::fmt::Write as _;
+
 use context_manager_operator::upgrade::Standing;
 
 use super::plan::{Line, State, Step, Upgrade};
@@ -43,7 +45,7 @@ pub(super) fn page(upgrades: &[Upgrade]) -> String {
     }
     for Upgrade { namespace, name, message, state, .. } in upgrades {
         if let Some(message) = message.as_ref().filter(|_| *state != State::UpToDate) {
-            text.push_str(&format!("\n{namespace}/{name}: {message}\n"));
+            let _ = writeln!(text, "\n{namespace}/{name}: {message}");
         }
     }
     text

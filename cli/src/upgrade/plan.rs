@@ -125,10 +125,10 @@ impl Plan {
     pub(super) fn new(
         (namespace, name, generation): (String, String, i64),
         target: &Target,
-        asked: &Asked,
+        asked: Asked,
         pods: &[Pod],
     ) -> Self {
-        let Asked { configured, before, now } = *asked;
+        let Asked { configured, before, now } = asked;
         let in_force = before.unwrap_or(configured);
         let strategy = now.unwrap_or(in_force);
         let alive = || pods.iter().filter(|pod| !has_ended(pod) && pod.metadata.deletion_timestamp.is_none());
@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn plan(asked: Asked, pods: &[Pod]) -> Plan {
-        Plan::new(("team".to_owned(), "memory".to_owned(), 1), &target("sidecar:2"), &asked, pods)
+        Plan::new(("team".to_owned(), "memory".to_owned(), 1), &target("sidecar:2"), asked, pods)
     }
 
     fn steps(plan: &Plan) -> Vec<Step> {
