@@ -252,8 +252,8 @@ exec ./qdrant --config-path /etc/qdrant/config.yaml --uri https://$POD_NAME.memo
 
     #[test]
     fn only_the_resources_pods_and_the_controller_reach_the_nodes() {
-        let policy = with(&json!({}), "Retain", |builder| builder.policy());
-        let ingress = serde_json::to_value(policy).unwrap()["spec"]["ingress"].clone();
+        let policy = with(&json!({}), "Retain", |builder| serde_json::to_value(builder.policy()).unwrap());
+        let ingress = policy["spec"]["ingress"].clone();
         assert_eq!(ingress.as_array().unwrap().len(), 3);
         assert_eq!(ingress[1]["from"][0]["podSelector"]["matchLabels"], json!({names::INJECTED: "memory"}));
         assert_eq!(ingress[1]["ports"], json!([{"port": 6334, "protocol": "TCP"}]));
