@@ -328,7 +328,8 @@ fn gc(check: &mut Check, Gc { interval, batch_size, dry_run: _ }: &Gc) {
 }
 
 fn retrieval(check: &mut Check, retrieval: &Retrieval) {
-    let Retrieval { legs, nudges, recency_half_life, levels, default_token_budget, min_score } = retrieval;
+    let Retrieval { legs, nudges, recency_half_life, levels, default_token_budget, min_score, tokenizer: _ } =
+        retrieval;
     check.optional(legs.as_ref(), self::legs);
     if let Some(Nudges { recency, frequency, level }) = nudges {
         for (name, nudge) in [("recency", recency), ("frequency", frequency), ("level", level)] {

@@ -1,10 +1,80 @@
 //! How long a text is in tokens.
 //!
-//! Owns an estimate, not a tokenizer: every model cuts text in its own way, and a vocabulary of megabytes has no place in a
-//! small sidecar. The estimate is fitted to `o200k_base`, and is rather too high than too low, because what is too low exceeds a
-//! caller's budget. It never falls when text is appended.
+//! Every model cuts text in its own way. The estimate needs no vocabulary and so no memory; it is fitted to `o200k_base`, and is rather
+//! too high than too low, because what is too low exceeds a caller's budget. It never falls when text is appended. Whoever fills the
+//! window of an OpenAI model to the brim counts by its vocabulary instead.
 
 mod estimate;
+
+use crate::Context;
+
+/// What counts tokens.
+///
+/// ```
+/// use context_manager_memory::tokens::Tokenizer;
+///
+/// assert_eq!(Tokenizer::Estimate.count("internationalization"), 5);
+/// assert_eq!(Tokenizer::O200kBase.count("internationalization"), 2);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tokenizer {
+    /// [`estimate`].
+    #[default]
+    Estimate,
+    /// The vocabulary of OpenAI's models since GPT-4o.
+    O200kBase,
+    /// The vocabulary of GPT-4 and GPT-3.5.
+    Cl100kBase,
+}
+
+impl Tokenizer {
+    /// The tokens of a text. A vocabulary is unpacked when it is first asked.
+    #[must_use]
+    pub fn count(self, text: &str) -> u32 {
+        match self.vocabulary() {
+            None => estimate(text),
+            Some(vocabulary) => u32::try_from(vocabulary.count(text)).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The tokens of a context's text. What was counted when it was written is an estimate.
+    #[must_use]
+    pub fn tokens_of(self, context: &Context) -> u32 {
+        match self {
+            Self::Estimate => context.tokens,
+            Self::O200kBase | Self::Cl100kBase => self.count(&context.text),
+        }
+    }
+
+    /// The longest beginning of a text that has at most `most` tokens, cut after a word; cut inside a word if the first one is
+    /// too long.
+    ///
+    /// ```
+    /// use context_manager_memory::tokens::Tokenizer;
+    ///
+    /// assert_eq!(Tokenizer::O200kBase.shorten("one two three", 2), "one two");
+    /// assert_eq!(Tokenizer::O200kBase.shorten("one", 0), "");
+    /// ```
+    #[must_use]
+    pub fn shorten(self, text: &str, most: u32) -> &str {
+        let mut short = shorten_by(|text| self.count(text), text, most);
+        // A longer beginning can have fewer tokens of a vocabulary, so the search by halves may end a little too far.
+        while self.count(short) > most {
+            let end = short.char_indices().next_back().map_or(0, |(at, _)| at);
+            short = text[..end].trim_end();
+        }
+        short
+    }
+
+    fn vocabulary(self) -> Option<&'static tiktoken::CoreBpe> {
+        let name = match self {
+            Self::Estimate => return None,
+            Self::O200kBase => "o200k_base",
+            Self::Cl100kBase => "cl100k_base",
+        };
+        Some(tiktoken::get_encoding(name).expect("the vocabulary is compiled in"))
+    }
+}
 
 /// The estimated number of tokens of a text.
 ///
@@ -20,24 +90,13 @@ pub fn estimate(text: &str) -> u32 {
     estimate::estimate(text)
 }
 
-/// The longest beginning of a text that has at most `most` tokens, cut after a word; cut inside a word if the first one is too
-/// long.
-///
-/// ```
-/// use context_manager_memory::tokens::shorten;
-///
-/// assert_eq!(shorten("one two three", 2), "one two");
-/// assert_eq!(shorten("one", 9), "one");
-/// assert_eq!(shorten("one", 0), "");
-/// ```
-#[must_use]
-pub fn shorten(text: &str, most: u32) -> &str {
-    if estimate(text) <= most {
+fn shorten_by(count: impl Fn(&str) -> u32, text: &str, most: u32) -> &str {
+    if count(text) <= most {
         return text;
     }
     let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
-    // The estimate never falls with the length, so the longest beginning that fits can be searched for by halves.
-    let fitting = ends.partition_point(|&end| estimate(&text[..end]) <= most).saturating_sub(1);
+    // The count hardly ever falls with the length, so the longest beginning that fits can be searched for by halves.
+    let fitting = ends.partition_point(|&end| count(&text[..end]) <= most).saturating_sub(1);
     let cut = ends.get(fitting).copied().unwrap_or(0);
     let inside = text[cut..].starts_with(|next: char| !next.is_whitespace());
     let after_word =
@@ -72,6 +131,40 @@ mod tests {
     }
 
     #[test]
+    fn a_vocabulary_counts_exactly() {
+        for (kind, tokens, text) in CORPUS {
+            assert_eq!(Tokenizer::O200kBase.count(text), *tokens, "{kind}");
+        }
+        // What the platform's own tokenizer says of its example.
+        assert_eq!(Tokenizer::Cl100kBase.count("tiktoken is great!"), 6);
+    }
+
+    #[test]
+    fn a_context_is_counted_by_its_text() {
+        let [tenant, agent] = ["t", "a"];
+        let tenant = crate::TenantId::new(tenant).expect("a name");
+        let agent = crate::AgentId::new(agent).expect("a name");
+        let id = crate::ContextId::new(uuid::Uuid::from_u128(1));
+        let now = crate::Timestamp::from_millis(0);
+        let context = Context::new(id, tenant, agent, crate::Level::LongTerm, "internationalization", now);
+        let of = [Tokenizer::Estimate, Tokenizer::O200kBase].map(|tokenizer| tokenizer.tokens_of(&context));
+        assert_eq!(of, [5, 2]);
+    }
+
+    #[test]
+    fn special_tokens_in_a_text_are_text() {
+        assert!(Tokenizer::O200kBase.count("<|endoftext|>") > 1);
+    }
+
+    #[test]
+    fn a_text_without_words_to_cut_at_is_counted_too() {
+        let text = "a".repeat(100_000);
+        assert!(Tokenizer::O200kBase.count(&text) > 1_000);
+        let short = Tokenizer::Cl100kBase.shorten(&text, 7);
+        assert!(!short.is_empty() && Tokenizer::Cl100kBase.count(short) <= 7, "{short}");
+    }
+
+    #[test]
     fn a_text_of_everything_is_no_exception() {
         let text: String = CORPUS.iter().flat_map(|(_, _, text)| [*text, "\n\n"]).collect();
         let all: u32 = CORPUS.iter().map(|(_, tokens, _)| tokens + 1).sum();
@@ -87,9 +180,11 @@ mod tests {
 
         #[test]
         fn shortened_text_fits_and_is_a_beginning(text in "[a-zA-Zäß日本 .,0-9\\n]{0,200}", most in 0_u32..60) {
-            let short = shorten(&text, most);
-            prop_assert!(estimate(short) <= most);
-            prop_assert!(text.starts_with(short));
+            for tokenizer in [Tokenizer::Estimate, Tokenizer::O200kBase, Tokenizer::Cl100kBase] {
+                let short = tokenizer.shorten(&text, most);
+                prop_assert!(tokenizer.count(short) <= most);
+                prop_assert!(text.starts_with(short));
+            }
         }
     }
 
@@ -102,6 +197,6 @@ mod tests {
 
     #[test]
     fn a_first_word_that_is_too_long_is_cut_inside() {
-        assert_eq!(shorten("internationalization", 1), "interna");
+        assert_eq!(Tokenizer::Estimate.shorten("internationalization", 1), "interna");
     }
 }

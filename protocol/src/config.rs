@@ -334,6 +334,29 @@ pub struct Retrieval {
     /// Least score of a returned context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f64>,
+    /// What counts the tokens of contexts. Left out unless chosen, because sidecars before it refuse fields that they do not know.
+    #[serde(skip_serializing_if = "is_estimate")]
+    pub tokenizer: Tokenizer,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_estimate(tokenizer: &Tokenizer) -> bool {
+    *tokenizer == Tokenizer::Estimate
+}
+
+/// What counts the tokens of contexts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokenizer {
+    /// An estimate of the tokens of `o200k_base`, which needs no memory.
+    #[default]
+    Estimate,
+    /// The vocabulary of OpenAI's models since GPT-4o.
+    #[serde(rename = "o200k_base")]
+    O200kBase,
+    /// The vocabulary of GPT-4 and GPT-3.5.
+    #[serde(rename = "cl100k_base")]
+    Cl100kBase,
 }
 
 /// Weights of the four legs: dense and sparse, over the context itself and over the context with the one before it.
@@ -591,6 +614,7 @@ impl Default for Retrieval {
             long_term: BudgetShare::default(),
             default_token_budget: 2_000,
             min_score: None,
+            tokenizer: Tokenizer::Estimate,
         }
     }
 }

@@ -165,7 +165,7 @@ fn good_specs() -> Vec<(&'static str, Value)> {
                 "levels": {
                     "immediate": {"floor": 0.2, "cap": 0.5}, "shortTerm": {"floor": 0.3}, "longTerm": {"cap": 1},
                 },
-                "defaultTokenBudget": 4000, "minScore": 0.1,
+                "defaultTokenBudget": 4000, "minScore": 0.1, "tokenizer": "cl100k_base",
             }}),
         ),
         (

@@ -1,6 +1,7 @@
 //! `spec.retrieval`: how answers are ranked and packed into a token budget.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{duration::Duration, rules};
@@ -30,6 +31,25 @@ pub struct Retrieval {
     #[schemars(range(min = -10.0, max = 10.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f64>,
+    /// What counts the tokens of contexts. Default: estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// What counts the tokens of contexts. Default: estimate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Tokenizer {
+    /// An estimate of the tokens of `o200k_base`, which needs no memory.
+    #[default]
+    #[serde(rename = "estimate")]
+    Estimate,
+    /// The vocabulary of OpenAI's models since GPT-4o.
+    #[serde(rename = "o200k_base")]
+    O200kBase,
+    /// The vocabulary of GPT-4 and GPT-3.5.
+    #[serde(rename = "cl100k_base")]
+    Cl100kBase,
 }
 
 /// Weights of the four legs: dense and sparse, over the context itself and over the context with the one before it.

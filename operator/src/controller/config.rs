@@ -183,6 +183,14 @@ fn retrieval(config: &mut config::Retrieval, given: &retrieval::Retrieval) {
     }
     set(&mut config.default_token_budget, count(given.default_token_budget));
     config.min_score = given.min_score.or(config.min_score);
+    set(
+        &mut config.tokenizer,
+        given.tokenizer.map(|given| match given {
+            retrieval::Tokenizer::Estimate => config::Tokenizer::Estimate,
+            retrieval::Tokenizer::O200kBase => config::Tokenizer::O200kBase,
+            retrieval::Tokenizer::Cl100kBase => config::Tokenizer::Cl100kBase,
+        }),
+    );
 }
 
 fn set<T>(value: &mut T, given: Option<T>) {
@@ -262,7 +270,7 @@ mod tests {
                 "legs": {"dense": 0.1, "denseWithPrevious": 0.2, "sparse": 0.4, "sparseWithPrevious": 0.5},
                 "nudges": {"recency": 0.01, "frequency": 0.02, "level": 0.03}, "recencyHalfLife": "2h",
                 "levels": {"immediate": {"floor": 0.2, "cap": 0.3}, "shortTerm": {"floor": 0.1}, "longTerm": {"cap": 0.9}},
-                "defaultTokenBudget": 500, "minScore": 0.25,
+                "defaultTokenBudget": 500, "minScore": 0.25, "tokenizer": "o200k_base",
             },
             "gc": {"interval": "30s", "batchSize": 11, "dryRun": true},
             "auth": {"timestampWindow": "1m"},
@@ -332,6 +340,7 @@ min_accesses = 9
 recency_half_life = "2h"
 default_token_budget = 500
 min_score = 0.25
+tokenizer = "o200k_base"
 
 [retrieval.legs]
 dense = 0.1

@@ -4,6 +4,7 @@ use context_manager_memory::{
     self as memory, Actor, ContextId, Holder, SessionId, Timestamp, Ttl,
     expiry::{self, LevelTtls},
     limits::Limits,
+    tokens::Tokenizer,
 };
 use context_manager_protocol::{
     duration::HumanDuration,
@@ -12,7 +13,7 @@ use context_manager_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Error, filter};
+use super::{Error, Inner, filter};
 use crate::{access::Reach, ports::vector_store::Owner};
 
 /// Most contexts whose place one context takes.
@@ -83,14 +84,33 @@ pub(super) fn new_context(
     })
 }
 
+impl Inner {
+    /// The message of a context.
+    pub(super) fn message(&self, context: memory::Context) -> Context {
+        message(context, &self.owner, self.policy.load().tokenizer)
+    }
+
+    /// What is said of a context that was written.
+    pub(super) fn acknowledgment(&self, context: &memory::Context, status: AckStatus) -> Acknowledgment {
+        Acknowledgment {
+            id: context.id.as_uuid(),
+            status,
+            version: context.version,
+            tokens: self.policy.load().tokenizer.tokens_of(context) as usize,
+            expires_at: context.expires_at.map(Timestamp::as_millis),
+        }
+    }
+}
+
 /// The message of a context, for the agent that holds the memory `own`.
-pub(super) fn message(context: memory::Context, own: &Owner) -> Context {
+pub(super) fn message(context: memory::Context, own: &Owner, tokenizer: Tokenizer) -> Context {
     let (agent, space) = match &context.holder {
         _ if own.owns(&context) => (None, None),
         Holder::Agent(agent) => (Some(agent.to_string()), None),
         Holder::Space(space) => (None, Some(space.to_string())),
     };
     let occurred_at = context.event_time().as_millis();
+    let tokens = tokenizer.tokens_of(&context) as usize;
     Context {
         id: context.id.as_uuid(),
         text: context.text,
@@ -101,7 +121,7 @@ pub(super) fn message(context: memory::Context, own: &Owner) -> Context {
         session: context.session.map(Into::into),
         actor: context.actor.map(Into::into),
         metadata: context.metadata,
-        tokens: context.tokens as usize,
+        tokens,
         version: context.version,
         occurred_at,
         created_at: context.created_at.as_millis(),
@@ -124,15 +144,5 @@ fn superseded(id: ContextId, ids: Vec<Uuid>) -> Result<Vec<ContextId>, Error> {
     match ids.iter().position(|superseded| *superseded == id) {
         Some(place) => Err(Error::field(format!("supersedes[{place}]"), "a context cannot supersede itself")),
         None => Ok(ids),
-    }
-}
-
-pub(super) fn acknowledgment(context: &memory::Context, status: AckStatus) -> Acknowledgment {
-    Acknowledgment {
-        id: context.id.as_uuid(),
-        status,
-        version: context.version,
-        tokens: context.tokens as usize,
-        expires_at: context.expires_at.map(Timestamp::as_millis),
     }
 }

@@ -5,7 +5,7 @@ use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared, Cont
 use tokio::sync::MutexGuard;
 
 use super::{
-    Error, Inner, convert,
+    Error, Inner,
     filter::{self, Wanted},
     locks::Key,
     now,
@@ -22,7 +22,7 @@ impl Inner {
     pub(super) async fn remove(&self, reach: &Reach, id: ContextId) -> Result<Acknowledgment, Error> {
         let _held = self.lock_context(reach.owner(), id).await;
         match self.unless_journaling(self.remove_now(reach, id)).await? {
-            Some(context) => Ok(convert::acknowledgment(&context, AckStatus::Deleted)),
+            Some(context) => Ok(self.acknowledgment(&context, AckStatus::Deleted)),
             None => self.journal_removal(reach, id).await,
         }
     }

@@ -14,7 +14,7 @@ use context_manager_protocol::{
 use tracing::warn;
 
 use super::{
-    Error, Inner, convert,
+    Error, Inner,
     filter::{self, Wanted},
     immediate, now,
     pending::{Effect, Entry, cleared},
@@ -142,7 +142,7 @@ impl Inner {
         let entry = Entry::Update { id, holder: other(reach), expected, text, metadata, ttl, at: now };
         let point = Point { context: changed.clone(), vectors };
         self.pending.append(entry, Effect::Put(vec![point])).await?;
-        Ok(convert::acknowledgment(&changed, AckStatus::Journaled))
+        Ok(self.acknowledgment(&changed, AckStatus::Journaled))
     }
 
     /// Journals a deletion. A context that only the store knows is deleted when the deletion gets there; but only if it may be
@@ -163,7 +163,7 @@ impl Inner {
         }
         let unknown =
             Acknowledgment { id: id.as_uuid(), status: AckStatus::Journaled, version: 0, tokens: 0, expires_at: None };
-        Ok(known.map_or(unknown, |context| convert::acknowledgment(&context, AckStatus::Journaled)))
+        Ok(known.map_or(unknown, |context| self.acknowledgment(&context, AckStatus::Journaled)))
     }
 
     /// Journals the end of a session's contexts. What another sidecar stores later is not meant.

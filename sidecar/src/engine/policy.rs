@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use context_manager_memory::{Level, PerLevel, Timestamp, Ttl, budget::Share, expiry::LevelTtls, rank};
-use context_manager_protocol::config::{BudgetShare, LevelConfig, SidecarConfig};
+use context_manager_memory::{
+    Level, PerLevel, Timestamp, Ttl, budget::Share, expiry::LevelTtls, rank, tokens::Tokenizer,
+};
+use context_manager_protocol::config::{self, BudgetShare, LevelConfig, SidecarConfig};
 
 /// The decisions.
 #[derive(Clone, Debug)]
@@ -15,6 +17,7 @@ pub(super) struct Policy {
     pub(super) shares: PerLevel<Share>,
     pub(super) default_token_budget: usize,
     pub(super) min_score: Option<f64>,
+    pub(super) tokenizer: Tokenizer,
     history: Duration,
 }
 
@@ -28,6 +31,13 @@ impl Policy {
             }
         };
         let retrieval = &config.retrieval;
+        let tokenizer = match retrieval.tokenizer {
+            config::Tokenizer::Estimate => Tokenizer::Estimate,
+            config::Tokenizer::O200kBase => Tokenizer::O200kBase,
+            config::Tokenizer::Cl100kBase => Tokenizer::Cl100kBase,
+        };
+        // A vocabulary is unpacked now, and not while somebody waits for an answer.
+        let _ = tokenizer.count("");
         let share = |share: &BudgetShare| Share { floor: share.floor, cap: share.cap };
         Self {
             ttls: PerLevel::from_fn(|of| level(of).ttl.and_then(|ttl| Ttl::new(ttl.get()))),
@@ -55,6 +65,7 @@ impl Policy {
             },
             default_token_budget: retrieval.default_token_budget,
             min_score: retrieval.min_score,
+            tokenizer,
             history: config.history.keep_for.get(),
         }
     }

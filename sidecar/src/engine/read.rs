@@ -22,14 +22,14 @@ const VERSIONS_AT_ONCE: usize = 100;
 
 impl Inner {
     pub(super) async fn context(&self, reach: &Reach, id: ContextId) -> Result<Context, Error> {
-        Ok(convert::message(self.point(reach, id).await?.context, &self.owner))
+        Ok(self.message(self.point(reach, id).await?.context))
     }
 
     /// A context as it was, as far as that was kept.
     pub(super) async fn context_at(&self, reach: &Reach, id: ContextId, at: Timestamp) -> Result<Context, Error> {
         let current = self.point(reach, id).await?.context;
         if current.is_valid_at(at) {
-            return Ok(convert::message(current, &self.owner));
+            return Ok(self.message(current));
         }
         if at >= current.updated_at {
             // It was superseded by then.
@@ -40,7 +40,7 @@ impl Inner {
             let found = self.store_health.note(self.store.get(reach.owner(), ids.to_vec(), now()).await)?;
             let is_it = |point: &Point| point.context.is_valid_at(at) && reach.admits(&point.context);
             if let Some(point) = found.into_iter().find(is_it) {
-                return Ok(convert::message(point.context, &self.owner));
+                return Ok(self.message(point.context));
             }
         }
         Err(Error::NotFound(id))
@@ -100,7 +100,7 @@ impl Inner {
             Err(error) => return Err(error),
         };
         Ok(ContextList {
-            contexts: page.contexts.into_iter().map(|context| convert::message(context, &self.owner)).collect(),
+            contexts: page.contexts.into_iter().map(|context| self.message(context)).collect(),
             next: page.next.map(|next| next.to_string()),
             degraded,
         })

@@ -14,7 +14,7 @@ use context_manager_memory::{
     budget::{self, Item, Packing},
     lexical, local,
     rank::{self, Candidate, QueryFacts, Ranked},
-    tokens,
+    tokens::Tokenizer,
 };
 use context_manager_protocol::message::{ContextRequest, ContextResponse, LeftOut, Retrieved};
 use tracing::warn;
@@ -68,13 +68,15 @@ impl Inner {
         if let Some(least) = ask.min_score {
             ranked.retain(|ranked| ranked.score >= least);
         }
-        let items: Vec<Item> =
-            ranked.iter().map(|ranked| Item { level: ranked.context.level, tokens: ranked.context.tokens }).collect();
+        let items: Vec<Item> = ranked
+            .iter()
+            .map(|ranked| Item { level: ranked.context.level, tokens: policy.tokenizer.tokens_of(&ranked.context) })
+            .collect();
         let budget = u32::try_from(ask.budget).unwrap_or(u32::MAX);
         let packing = budget::pack(&items, budget, ask.limit, &policy.shares);
         drop(ranking);
         self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.as_ref()), now);
-        let response = respond(ranked, &packing, &ask, &degraded, &self.owner);
+        let response = respond(ranked, &items, &packing, &ask, &degraded, (&self.owner, policy.tokenizer));
         for (level, tokens) in &response.tokens_by_level {
             self.metrics.contexts.tokens_returned.add(*level, *tokens as u64);
         }
@@ -237,14 +239,16 @@ fn without_doubles(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
 
 fn respond(
     ranked: Vec<Ranked>,
+    items: &[Item],
     packing: &Packing,
     ask: &Ask,
     degraded: &[Degradation],
-    own: &Owner,
+    (own, tokenizer): (&Owner, Tokenizer),
 ) -> ContextResponse {
-    let left_out = packing.left_out.iter().map(|&place| {
-        let context = &ranked[place].context;
-        LeftOut { id: context.id.as_uuid(), tokens: context.tokens as usize, rank: place + 1 }
+    let left_out = packing.left_out.iter().map(|&place| LeftOut {
+        id: ranked[place].context.id.as_uuid(),
+        tokens: items[place].tokens as usize,
+        rank: place + 1,
     });
     let left_out = left_out.collect();
     let mut used = PerLevel::<usize>::default();
@@ -254,16 +258,18 @@ fn respond(
         let Some(Ranked { context, score, parts, folded }) = ranked[taken.place].take() else { continue };
         let mut context = Arc::unwrap_or_clone(context);
         if taken.shortened {
-            let shortened = tokens::shorten(&context.text, taken.tokens).len();
+            let shortened = tokenizer.shorten(&context.text, taken.tokens).len();
             context.text.truncate(shortened);
-            context.tokens = tokens::estimate(&context.text);
+            context.tokens = Tokenizer::Estimate.count(&context.text);
         }
-        used[context.level] += context.tokens as usize;
+        let level = context.level;
+        let context = convert::message(context, own, tokenizer);
+        used[level] += context.tokens;
         let explanation = ask.explain.then(|| {
             parts.named().into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>()
         });
         contexts.push(Retrieved {
-            context: convert::message(context, own),
+            context,
             score,
             truncated: taken.shortened,
             folded: folded.into_iter().map(ContextId::as_uuid).collect(),

@@ -112,7 +112,7 @@ impl Inner {
             None => (self.journal_contexts(&reaches, contexts, now).await?, AckStatus::Journaled),
         };
         self.metrics.contexts.store_duration.observe(since.elapsed().as_secs_f64());
-        Ok(drafts.iter().map(|draft| convert::acknowledgment(draft.context(), status)).collect())
+        Ok(drafts.iter().map(|draft| self.acknowledgment(draft.context(), status)).collect())
     }
 
     async fn store_now(

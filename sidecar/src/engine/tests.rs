@@ -8,7 +8,7 @@ use std::{
 
 use context_manager_memory::Context as Stored;
 use context_manager_protocol::{
-    config::{Embedding as EmbeddingConfig, Provider},
+    config::{self, Embedding as EmbeddingConfig, Provider},
     duration::HumanDuration,
     message::AckStatus,
     problem::Problem,
@@ -320,6 +320,31 @@ async fn an_answer_stays_within_its_budget_and_says_what_it_left_out() {
     }
     let limited = fixture.search(json!({"query": "ferry", "limit": 2})).await;
     assert_eq!(limited.contexts.len(), 2);
+}
+
+#[tokio::test]
+async fn tokens_are_counted_by_the_tokenizer_of_the_moment() {
+    let mut fixture = Fixture::new().await;
+    let word = "internationalization";
+    let estimated = store(&fixture.engine, json!({"text": word})).await.expect("stored");
+    fixture.config.retrieval.tokenizer = config::Tokenizer::O200kBase;
+    fixture.engine.reconfigure(&fixture.config).await.expect("a valid configuration");
+    let second = format!("{word} {word}");
+    let counted = store(&fixture.engine, json!({"text": second})).await.expect("stored");
+    assert_eq!((estimated.tokens, counted.tokens), (5, 4));
+
+    // What was estimated when it was written is counted as well, and both fit where only one did.
+    let answer = fixture.search(json!({"query": word, "token_budget": 6})).await;
+    assert_eq!((answer.contexts.len(), answer.tokens_used), (2, 6), "{answer:?}");
+    let read = fixture.engine.get(&mine(&fixture.engine), estimated.id, None).await.expect("a context");
+    assert_eq!(read.tokens, 2);
+    let short = fixture.search(json!({"query": word, "token_budget": 3, "limit": 1})).await;
+    assert!(short.tokens_used <= 3 && short.contexts[0].context.tokens == short.tokens_used, "{short:?}");
+
+    fixture.config.retrieval.tokenizer = config::Tokenizer::Estimate;
+    fixture.engine.reconfigure(&fixture.config).await.expect("a valid configuration");
+    let answer = fixture.search(json!({"query": word, "token_budget": 6})).await;
+    assert_eq!((answer.contexts.len(), answer.left_out.len()), (1, 1), "{answer:?}");
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ impl Inner {
         let change = Change { text, metadata, ttl, if_version };
         let _held = self.lock_context(reach.owner(), id).await;
         match self.unless_journaling(self.change_now(reach, id, change.clone())).await? {
-            Some(changed) => Ok(convert::acknowledgment(&changed, AckStatus::Updated)),
+            Some(changed) => Ok(self.acknowledgment(&changed, AckStatus::Updated)),
             None => self.journal_change(reach, id, change).await,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::str;
 
-use context_manager_memory::{AgentId, SessionId, TenantId, date, lexical, tokens};
+use context_manager_memory::{AgentId, SessionId, TenantId, date, lexical, tokens::Tokenizer};
 use context_manager_protocol::{duration::HumanDuration, size::ByteSize};
 
 /// What is accepted is written so that it means the same again.
@@ -33,14 +33,13 @@ pub fn texts(data: &[u8]) {
     let query = lexical::query(text);
     assert_eq!(query.indices().len(), query.values().len());
     assert!(query.values().iter().all(|value| value.is_finite()));
-    let all = tokens::estimate(text);
-    for most in [0, 1, 7, all / 2, all] {
-        let shortened = tokens::shorten(text, most);
-        assert!(text.starts_with(shortened), "a shortened text is the beginning of the text");
-        assert!(
-            tokens::estimate(shortened) <= most.max(1),
-            "{} tokens are more than {most}",
-            tokens::estimate(shortened)
-        );
+    for tokenizer in [Tokenizer::Estimate, Tokenizer::O200kBase, Tokenizer::Cl100kBase] {
+        let all = tokenizer.count(text);
+        for most in [0, 1, 7, all / 2, all] {
+            let shortened = tokenizer.shorten(text, most);
+            assert!(text.starts_with(shortened), "a shortened text is the beginning of the text");
+            let tokens = tokenizer.count(shortened);
+            assert!(tokens <= most.max(1), "{tokens} tokens are more than {most}");
+        }
     }
 }
