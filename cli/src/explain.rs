@@ -191,7 +191,8 @@ fn explain(subject: &Subject, facts: &Facts, asked: Asked, live: bool) -> Result
 
 impl Explanation {
     fn inject(&mut self, injection: Injection, image_known: bool) {
-        let Injection { resource, agent, sidecar, containers, ports, warnings, .. } = injection;
+        let resource = injection.resource_name();
+        let Injection { agent, sidecar, containers, ports, warnings, .. } = injection;
         let image = sidecar.get("image").and_then(Value::as_str).map(str::to_owned);
         self.outcome = Outcome::Injected;
         self.message = format!("the pod gets a sidecar of ContextManager {resource:?}");

@@ -3,7 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "texts of arguments become help, which is shown as plain text")]
 
 use context_manager_operator::{
-    inject::{self, Decision, NamespaceFacts, OnMissing, Resource, Settings},
+    inject::{self, Decision, NamespaceFacts, OnMissing, Reason, Resource, Settings},
     webhook::view,
 };
 use k8s_openapi::api::core::v1::Namespace;
@@ -52,6 +52,8 @@ impl From<Missing> for OnMissing {
 pub(crate) struct Facts {
     pub(crate) namespace: NamespaceFacts,
     resources: Result<Vec<Resource>, Error>,
+    /// Resources of other namespaces that allow this one.
+    granted: Result<Vec<Resource>, Error>,
     pub(crate) settings: Settings,
     /// Whether the image of the settings is a real one.
     pub(crate) image_known: bool,
@@ -67,15 +69,20 @@ impl Facts {
             notes.push(format!("{error}; so the labels of namespace {namespace:?} are not known, and taken as absent"));
             NamespaceFacts { name: namespace.to_owned(), ..NamespaceFacts::default() }
         });
-        let resources = cluster.resources(Some(namespace)).await;
+        let views = |found: Vec<DynamicObject>| found.iter().filter_map(view::resource).collect::<Vec<_>>();
+        // Who may not list those of other namespaces may know enough by those of this one.
+        let (resources, granted) = match cluster.resources(None).await.map(views) {
+            Ok(all) => {
+                let (own, others): (Vec<_>, Vec<_>) = all
+                    .into_iter()
+                    .filter(|found| found.serves(namespace))
+                    .partition(|found| found.namespace == namespace);
+                (Ok(own), Ok(others))
+            }
+            Err(error) => (cluster.resources(Some(namespace)).await.map(views), Err(error)),
+        };
         let (settings, image_known) = read_settings(cluster, settings, &mut notes).await;
-        Self {
-            namespace: known,
-            resources: resources.map(|found| found.iter().filter_map(view::resource).collect()),
-            settings,
-            image_known,
-            notes,
-        }
+        Self { namespace: known, resources, granted, settings, image_known, notes }
     }
 
     /// What files and flags say.
@@ -84,6 +91,7 @@ impl Facts {
         Self {
             namespace: NamespaceFacts { name: namespace.to_owned(), ..NamespaceFacts::default() },
             resources: Ok(Vec::new()),
+            granted: Ok(Vec::new()),
             image_known: sidecar_image.is_some(),
             settings: Settings {
                 sidecar_image: sidecar_image.clone().unwrap_or_else(|| UNKNOWN_IMAGE.to_owned()),
@@ -94,25 +102,27 @@ impl Facts {
         }
     }
 
-    /// Takes a resource of a file, which wins over one of the same name.
+    /// Takes a resource of a file, which wins over one of the same name. One that says no namespace is of this one.
     pub(crate) fn add(&mut self, object: &DynamicObject) {
-        let Some(resource) = view::resource(object) else { return };
-        let mut known = std::mem::replace(&mut self.resources, Ok(Vec::new())).unwrap_or_default();
-        known.retain(|other| other.name != resource.name);
+        let Some(mut resource) = view::resource(object) else { return };
+        if resource.namespace.is_empty() {
+            resource.namespace.clone_from(&self.namespace.name);
+        }
+        let list = if resource.namespace == self.namespace.name { &mut self.resources } else { &mut self.granted };
+        let mut known = std::mem::replace(list, Ok(Vec::new())).unwrap_or_default();
+        known.retain(|other| (&other.namespace, &other.name) != (&resource.namespace, &resource.name));
         known.push(resource);
-        self.resources = Ok(known);
+        *list = Ok(known);
     }
 
     /// The webhook's decision. Where it hangs on resources that could not be read, there is none.
     pub(crate) fn decide(&self, subject: &Subject) -> Result<Decision, Error> {
-        let none = Vec::new();
-        let resources = self.resources.as_ref().unwrap_or(&none);
-        let decision = inject::decide(&subject.pod, &self.namespace, resources, &self.settings);
-        match &self.resources {
-            Err(error) if decision.reason().may_be_stale() => {
-                Err(Error::Refused(format!("the decision hangs on what cannot be read: {error}")))
-            }
-            Ok(_) | Err(_) => Ok(decision),
+        let known: Vec<_> = [&self.resources, &self.granted].into_iter().flatten().flatten().cloned().collect();
+        let decision = inject::decide(&subject.pod, &self.namespace, &known, &self.settings);
+        let hangs_on = if decision.reason() == Reason::NotGranted { &self.granted } else { &self.resources };
+        match hangs_on.as_ref().err().filter(|_| decision.reason().may_be_stale()) {
+            Some(error) => Err(Error::Refused(format!("the decision hangs on what cannot be read: {error}"))),
+            None => Ok(decision),
         }
     }
 }

@@ -140,7 +140,7 @@ async fn choose(cluster: &Cluster, named: Option<&str>) -> Result<Pod, Error> {
 /// The key that signs for the pod's resource.
 async fn key(cluster: &Cluster, pod: &Pod) -> Result<Key, Error> {
     let resource = pod.labels().get(names::INJECTED).cloned().unwrap_or_default();
-    let secret = names::keys_secret(&resource);
+    let secret = pods::keys_secret(pod).unwrap_or_default();
     let right = format!("get the Secret {secret} of namespace {}", cluster.namespace);
     let found = call(
         "read the key ring that requests are signed with",

@@ -140,7 +140,7 @@ mod tests {
 
     fn decided(subject: &Subject) -> Box<context_manager_operator::inject::Injection> {
         let resource: DynamicObject = serde_json::from_value(json!({
-            "apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "metadata": {"name": "memory"}, "spec": {},
+            "apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "metadata": {"name": "memory", "namespace": "team"}, "spec": {},
         }))
         .unwrap();
         let resource = context_manager_operator::webhook::view::resource(&resource).unwrap();

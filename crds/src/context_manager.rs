@@ -68,6 +68,7 @@ pub use status::ContextManagerStatus;
     validation = rules::STORAGE_KIND_IS_FIXED,
     validation = rules::MODEL_IS_FIXED,
     validation = rules::ACCESS_NEEDS_A_SERVER,
+    validation = rules::GRANTED_STORAGE,
     validation = rules::CLASS_IS_FIXED
 )]
 #[serde(rename_all = "camelCase")]
@@ -105,6 +106,13 @@ pub struct ContextManagerSpec {
     /// Which pods and containers get access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injection: Option<injection::Injection>,
+    /// Other namespaces whose pods may use this resource, by the annotation contextmanager.dev/name: <namespace>/<name>. The operator keeps
+    /// a copy of keys, certificate and configuration there, until the namespace is taken from this list. Each namespace is a tenant of
+    /// its own. Default: none.
+    #[x_kube(validation = rules::ALLOWED_NAMESPACES, merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_namespaces: Option<Vec<String>>,
     /// What can be seen of the sidecars from outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observability: Option<observability::Observability>,
@@ -127,6 +135,18 @@ impl ContextManagerSpec {
     #[must_use]
     pub fn class(&self) -> &str {
         self.controller_class_name.as_deref().unwrap_or(context_manager_protocol::names::DEFAULT_CLASS)
+    }
+
+    /// Other namespaces whose pods may use this.
+    ///
+    /// ```
+    /// use context_manager_crds::ContextManagerSpec;
+    ///
+    /// assert!(ContextManagerSpec::default().allowed_namespaces().is_empty());
+    /// ```
+    #[must_use]
+    pub fn allowed_namespaces(&self) -> &[String] {
+        self.allowed_namespaces.as_deref().unwrap_or_default()
     }
 }
 

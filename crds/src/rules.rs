@@ -39,6 +39,16 @@ pub const CLASS_NAME: CelRule = rule(
     "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
     "spec.controllerClassName must be made of lower-case letters, digits and -, and begin and end with a letter or digit",
 );
+/// Names that a namespace can have.
+pub const ALLOWED_NAMESPACES: CelRule = rule(
+    "self.all(name, name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))",
+    "spec.allowedNamespaces must be names of namespaces: lower-case letters, digits and -, with a letter or digit at both ends; selectors and * are not supported",
+);
+/// A claim belongs to a namespace.
+pub const GRANTED_STORAGE: CelRule = rule(
+    "!has(self.allowedNamespaces) || !self.?vectorStore.?embedded.?storage.?volumeClaimTemplate.hasValue()",
+    "spec.allowedNamespaces cannot stand beside spec.vectorStore.embedded.storage.volumeClaimTemplate, because a claim cannot be mounted from another namespace; use a Qdrant server or an emptyDir, or make a ContextManager in each namespace",
+);
 /// Two operators must never work on one resource.
 pub const CLASS_IS_FIXED: CelRule = rule(
     "(has(self.controllerClassName) ? self.controllerClassName : 'default') \

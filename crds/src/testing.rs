@@ -98,6 +98,20 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             managed(json!({"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "512Mi"}}})),
             rules::MANAGED_MEMORY_FITS,
         ),
+        broken("a pattern of namespaces", json!({"allowedNamespaces": ["team-*"]}), rules::ALLOWED_NAMESPACES),
+        broken(
+            "a resource instead of a namespace",
+            json!({"allowedNamespaces": ["team/memory"]}),
+            rules::ALLOWED_NAMESPACES,
+        ),
+        broken(
+            "a claim for several namespaces",
+            json!({
+                "allowedNamespaces": ["other"],
+                "vectorStore": {"embedded": {"storage": {"volumeClaimTemplate": {"resources": {"requests": {"storage": "1Gi"}}}}}},
+            }),
+            rules::GRANTED_STORAGE,
+        ),
         broken("a collector without a scheme", traced("otel:4318", "1s"), rules::OTLP_ENDPOINT),
         broken("a collector's credentials", traced("http://me:secret@otel:4318", "1s"), rules::OTLP_ENDPOINT),
         broken("a collector's whole URL", traced("http://otel:4318/v1/traces", "1s"), rules::OTLP_ENDPOINT),

@@ -63,6 +63,7 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
         tls,
         sidecar,
         injection,
+        allowed_namespaces,
         observability,
         reclaim_policy: _,
         suspend: _,
@@ -78,6 +79,7 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
     let shares = auth.as_ref().is_some_and(|auth| auth.access.is_some());
     let has_server = vector_store.as_ref().is_some_and(|store| store.qdrant.is_some() || store.managed.is_some());
     check.rule(!shares || has_server, rules::ACCESS_NEEDS_A_SERVER);
+    check.optional(allowed_namespaces.as_ref(), |check, allowed| self::grants(check, allowed, vector_store.as_ref()));
     check.optional(tls.as_ref(), self::tls);
     check.optional(sidecar.as_ref(), self::sidecar);
     let tracing = observability.as_ref().and_then(|observability| observability.tracing.as_ref());
@@ -91,6 +93,18 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
         check.that(!repeated, || "spec.injection.containers names a container twice".to_owned());
     }
     check.problems
+}
+
+fn grants(check: &mut Check, allowed: &[String], store: Option<&VectorStore>) {
+    check.range("spec.allowedNamespaces (items)", Some(allowed.len()), 0, 64);
+    for name in allowed {
+        check.length("spec.allowedNamespaces[*]", Some(name), 1, 63);
+    }
+    check.rule(allowed.iter().all(|name| is_label(name)), rules::ALLOWED_NAMESPACES);
+    let repeated = allowed.iter().enumerate().any(|(index, name)| allowed[..index].contains(name));
+    check.that(!repeated, || "spec.allowedNamespaces names a namespace twice".to_owned());
+    let storage = store.and_then(|store| store.embedded.as_ref()?.storage.as_ref());
+    check.rule(storage.is_none_or(|storage| storage.volume_claim_template.is_none()), rules::GRANTED_STORAGE);
 }
 
 /// Lower-case letters, digits and dashes, with no dash at either end.

@@ -16,8 +16,10 @@ mod children;
 pub mod config;
 mod error;
 mod fence;
+mod finalizers;
 mod fleet;
 mod given;
+mod grants;
 pub mod keys;
 mod lease;
 pub mod managed;
@@ -34,7 +36,7 @@ pub mod watchdog;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use context_manager_crds::ContextManager;
-use futures::{FutureExt as _, StreamExt as _, channel::mpsc};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, channel::mpsc};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim},
@@ -55,8 +57,10 @@ use tracing::{debug, info};
 
 pub use args::Args;
 pub use error::Error;
+pub use grants::FINALIZER as COPIES_FINALIZER;
 use lease::Lease;
 use metrics::Metrics;
+use pods::Concerned;
 use reconcile::Context;
 pub use store::{
     reclaim::{ABANDON, FINALIZER},
@@ -204,13 +208,16 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
     let context = Arc::new(Context::new(clients, Recorder::new(client.clone(), reporter), settings, metrics));
     let places = scope.places();
     let concurrency = CONCURRENCY.div_ceil(u16::try_from(places.len()).unwrap_or(CONCURRENCY));
+    let (concerned, told) = Concerned::of(&scope);
     let (stores, reconciling): (Vec<_>, Vec<_>) = places
         .into_iter()
-        .map(|place| {
+        .zip(told)
+        .map(|(place, told)| {
             let (changed, store) = watch::resources(scope::api::<Object>(&client, place));
             let controller = Controller::for_stream(changed, store)
                 .with_config(controller::Config::default().concurrency(concurrency));
-            (controller.store(), reconcile_at(place, controller, &client, &context, &stop))
+            let concerning = (concerned.clone(), told);
+            (controller.store(), reconcile_at(place, controller, concerning, &context, &stop))
         })
         .unzip();
     let sweeping = sweep::run(Arc::clone(&context), stores.clone(), sweep, stop.clone());
@@ -228,13 +235,24 @@ async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metric
 fn reconcile_at(
     place: Option<&str>,
     controller: Controller<Object>,
-    client: &Client,
+    (concerned, told): (Concerned, mpsc::UnboundedReceiver<ObjectRef<Object>>),
     context: &Arc<Context>,
     stop: &CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
+    let client = &context.client;
     let ours = watcher::Config::default().labels(&build::selector());
-    let (concerned, by_pods) = mpsc::unbounded();
     let (relisted, relists) = mpsc::unbounded();
+    let config_maps = {
+        let all = scope::api::<ConfigMap>(client, place);
+        let all = watch::children("config maps", all, ours.clone(), &relisted);
+        let concerned = concerned.clone();
+        // A copy has no owner in its namespace.
+        all.inspect_ok(move |map| {
+            if let Some((namespace, name)) = grants::original(&map.metadata) {
+                concerned.tell(namespace, name);
+            }
+        })
+    };
     let following = {
         let (pods, pods_there) = (context.pods_at(place), scope::api(client, place));
         let (asking, store, stop) = (scope::api(client, place), controller.store(), stop.clone());
@@ -242,7 +260,7 @@ fn reconcile_at(
     };
     let stop = stop.clone();
     let reconciling = controller
-        .owns_stream(watch::children("config maps", scope::api::<ConfigMap>(client, place), ours.clone(), &relisted))
+        .owns_stream(config_maps)
         .owns_stream(watch::children(
             "stateful sets",
             scope::api::<StatefulSet>(client, place),
@@ -253,7 +271,7 @@ fn reconcile_at(
             watch::children("claims", scope::api::<PersistentVolumeClaim>(client, place), ours, &relisted),
             |claim| owner_by_label(&claim, build::RESOURCE),
         )
-        .reconcile_on(by_pods)
+        .reconcile_on(told)
         .reconcile_all_on(relists)
         .graceful_shutdown_on(async move { stop.cancelled().await })
         .run(reconcile::reconcile, reconcile::after_error, Arc::clone(context))

@@ -33,6 +33,7 @@ pub use patch::patch;
 pub use ports::Ports;
 pub use reason::Reason;
 pub use resource::{ConfigMapKey, OnMissing, Resource, SecretKey, Storage};
+pub use select::foreign;
 
 use opt_in::OptIn;
 use options::Options;
@@ -104,6 +105,8 @@ pub struct Denial {
 pub struct Injection {
     /// The `ContextManager` it uses.
     pub resource: String,
+    /// The namespace of that, if it is another one than the pod's.
+    pub from: Option<String>,
     /// Its agent's id.
     pub agent: String,
     /// The sidecar container.
@@ -126,9 +129,18 @@ pub struct Injection {
     pub warnings: Vec<String>,
 }
 
+impl Injection {
+    /// What a person calls the `ContextManager` in the pod's namespace.
+    #[must_use]
+    pub fn resource_name(&self) -> String {
+        self.from.as_ref().map_or_else(|| self.resource.clone(), |from| format!("{from}/{}", self.resource))
+    }
+}
+
 /// Decides about a pod as it was submitted, or as it already runs: an injected pod gets the decision it got before.
 ///
-/// `resources` are the `ContextManager`s of the pod's namespace, in any order.
+/// `resources` are the `ContextManager`s of the pod's namespace, in any order, and those of other namespaces as far as they are known.
+/// Of the latter none is taken that the pod does not name and that does not allow its namespace.
 ///
 /// ```
 /// use context_manager_operator::inject::{Decision, NamespaceFacts, OnMissing, Reason, Settings, decide};
@@ -201,6 +213,8 @@ fn inject(
     if settings.class.as_ref().is_some_and(|class| *class != resource.class) {
         return Err(Decision::Skip(Skip { reason: Reason::OtherClass, warning: None }));
     }
+    let copied = (resource.namespace != namespace.name).then(|| resource.granted());
+    let resource = copied.as_ref().unwrap_or(resource);
     let options = Options::read(pod, resource).map_err(Decision::Deny)?;
     clash::check(pod).map_err(Decision::Deny)?;
     let (ports, moves) = ports::choose(pod, &options).map_err(Decision::Deny)?;

@@ -5,7 +5,49 @@ use k8s_openapi::{
     api::core::v1::{Container, ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
-use kube::api::ObjectMeta;
+use kube::{ResourceExt as _, api::ObjectMeta};
+
+/// The label selector for the pods that use a resource in a namespace; `from` is the resource's namespace, if that is another one.
+///
+/// ```
+/// use context_manager_operator::pods::selector;
+///
+/// let own = "contextmanager.dev/context-manager=memory,!contextmanager.dev/context-manager-namespace";
+/// assert_eq!(selector("memory", None), own);
+/// let other = "contextmanager.dev/context-manager=memory,contextmanager.dev/context-manager-namespace=team";
+/// assert_eq!(selector("memory", Some("team")), other);
+/// ```
+#[must_use]
+pub fn selector(resource: &str, from: Option<&str>) -> String {
+    let (name, namespace) = (names::INJECTED, names::INJECTED_FROM);
+    match from {
+        None => format!("{name}={resource},!{namespace}"),
+        Some(from) => format!("{name}={resource},{namespace}={from}"),
+    }
+}
+
+/// The namespace of the resource that a pod uses, if it is another one than the pod's.
+#[must_use]
+pub fn used_from(pod: &Pod) -> Option<&str> {
+    pod.labels().get(names::INJECTED_FROM).map(String::as_str)
+}
+
+/// What a person who looks at a pod's resource calls the pod: with its namespace, if that is another one.
+#[must_use]
+pub fn title(pod: &Pod) -> String {
+    let name = pod.name_any();
+    match (used_from(pod), &pod.metadata.namespace) {
+        (Some(_), Some(namespace)) => format!("{namespace}/{name}"),
+        (Some(_) | None, _) => name,
+    }
+}
+
+/// The `Secret` with the key ring that a pod mounts, if it has a sidecar.
+#[must_use]
+pub fn keys_secret(pod: &Pod) -> Option<String> {
+    let resource = pod.labels().get(names::INJECTED)?;
+    Some(used_from(pod).map_or_else(|| names::keys_secret(resource), |from| names::granted(from, resource)))
+}
 
 /// Whether a pod's work is over.
 #[must_use]

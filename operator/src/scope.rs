@@ -37,6 +37,22 @@ impl Scope {
             Self::Namespaces(names) => names.iter().map(|name| Some(name.as_str())).collect(),
         }
     }
+
+    /// Whether objects of a namespace are looked at.
+    ///
+    /// ```
+    /// use context_manager_operator::scope::Scope;
+    ///
+    /// assert!(Scope::Cluster.contains("a"));
+    /// assert!(!Scope::of(vec!["a".to_owned()]).contains("b"));
+    /// ```
+    #[must_use]
+    pub fn contains(&self, namespace: &str) -> bool {
+        match self {
+            Self::Cluster => true,
+            Self::Namespaces(names) => names.contains(namespace),
+        }
+    }
 }
 
 /// Objects of a place.

@@ -36,9 +36,18 @@ impl Target {
         Self { image, template, resource }
     }
 
+    /// The same for pods of other namespaces that may use the resource.
+    #[must_use]
+    pub fn granted(&self) -> Self {
+        Self::of(self.resource.granted(), &self.image)
+    }
+
     /// How far a pod is from it. One without a sidecar has everything to get.
     #[must_use]
     pub fn standing(&self, pod: &Pod) -> Standing {
+        if pods::used_from(pod).is_some() && !self.resource.granted {
+            return self.granted().standing(pod);
+        }
         let image = pods::sidecar(pod).and_then(|sidecar| sidecar.image.as_deref()).unwrap_or_default();
         match pod.annotations().get(names::INJECTED_TEMPLATE) {
             Some(template) if *template == self.template => Standing::Current,

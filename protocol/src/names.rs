@@ -1,5 +1,7 @@
 //! Names that two processes must agree on: label and annotation keys, children's names, files, ports, environment variables.
 
+use sha2::{Digest as _, Sha256};
+
 /// API group of the resource, and prefix of every label and annotation key.
 pub const GROUP: &str = "contextmanager.dev";
 
@@ -8,7 +10,8 @@ pub const DEFAULT_CLASS: &str = "default";
 
 /// Label or annotation `"true"`/`"false"` on a pod, or label on a namespace: whether pods get a sidecar.
 pub const INJECT: &str = "contextmanager.dev/inject";
-/// Annotation on a pod, or label on a namespace: which `ContextManager` of the pod's namespace to use.
+/// Annotation on a pod, or label on a namespace: which `ContextManager` of the pod's namespace to use. The annotation may also name one
+/// of another namespace, as `namespace/name`.
 pub const NAME: &str = "contextmanager.dev/name";
 /// Annotation on a pod: the agent's id; by default the name of the owning workload.
 pub const AGENT_ID: &str = "contextmanager.dev/agent-id";
@@ -33,6 +36,8 @@ pub const SIDECAR_MEMORY_LIMIT: &str = "contextmanager.dev/sidecar-resources-lim
 
 /// Label that injection puts on a pod: the name of the `ContextManager` it uses.
 pub const INJECTED: &str = "contextmanager.dev/context-manager";
+/// Label that injection puts on a pod that uses a `ContextManager` of another namespace: that namespace.
+pub const INJECTED_FROM: &str = "contextmanager.dev/context-manager-namespace";
 /// Annotation that injection puts on a pod: a hash of what was injected, to recognise its own work and outdated pods.
 pub const INJECTED_HASH: &str = "contextmanager.dev/injected-hash";
 
@@ -141,6 +146,23 @@ pub fn tls_secret(name: &str) -> String {
 #[must_use]
 pub fn store_secret(name: &str) -> String {
     format!("{name}-context-store")
+}
+
+/// Name of the `Secret` and of the `ConfigMap` that pods of other namespaces mount for the `ContextManager` called `name` of `namespace`,
+/// in their own namespace. Nothing else that the operator makes there can have it, whatever the resources of that namespace are called.
+///
+/// ```
+/// use context_manager_protocol::names::granted;
+///
+/// assert_eq!(granted("team-a", "memory"), "memory-f41d24480e-context-granted");
+/// assert_ne!(granted("team-b", "memory"), granted("team-a", "memory"));
+/// ```
+#[must_use]
+pub fn granted(namespace: &str, name: &str) -> String {
+    // Neither part of the text can have a slash.
+    let digest = Sha256::digest(format!("{namespace}/{name}"));
+    let short: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    format!("{name}-{short}-context-granted")
 }
 
 /// Name of what makes up the managed Qdrant of the `ContextManager` called `name`: `StatefulSet`, `Service`, `Secret` and the rest.

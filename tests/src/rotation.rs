@@ -77,7 +77,8 @@ impl Count {
 }
 
 impl FakePod {
-    /// Starts sidecar and agent of a resource called `resource`, and makes their pod.
+    /// Starts sidecar and agent of a resource called `resource`, and makes their pod. One of another namespace is called as pods call it,
+    /// `namespace/name`.
     ///
     /// # Errors
     /// When one of them does not start.
@@ -155,7 +156,13 @@ impl Drop for FakePod {
 /// # Errors
 /// When the API server refuses it.
 pub async fn make(namespace: &Namespace, resource: &str, name: &str, admin: u16) -> Result<()> {
-    let mut pod = objects::labelled(objects::pod(name), names::INJECTED, resource);
+    let mut pod = match resource.split_once('/') {
+        None => objects::labelled(objects::pod(name), names::INJECTED, resource),
+        Some((from, resource)) => {
+            let pod = objects::labelled(objects::pod(name), names::INJECTED, resource);
+            objects::labelled(pod, names::INJECTED_FROM, from)
+        }
+    };
     pod["spec"]["initContainers"] = json!([{
         "name": names::CONTAINER, "image": "localhost/sidecar:1", "restartPolicy": "Always",
         "ports": [{"name": names::ADMIN_PORT_NAME, "containerPort": admin}],
@@ -189,7 +196,8 @@ async fn kubelet(secrets: Api<Secret>, resource: String, folder: PathBuf) {
 }
 
 async fn ring(secrets: &Api<Secret>, resource: &str) -> Result<Vec<u8>> {
-    let secret = secrets.get(&names::keys_secret(resource)).await?;
+    let of_another = resource.split_once('/').map(|(from, name)| names::granted(from, name));
+    let secret = secrets.get(&of_another.unwrap_or_else(|| names::keys_secret(resource))).await?;
     Ok(secret.data.unwrap_or_default().remove(names::KEYS_FILE).context("the Secret has no ring")?.0)
 }
 

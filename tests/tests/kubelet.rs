@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
+    objects::annotated,
     operator::{Operator, condition, provision, wait_for},
     plugin::{run, unpack},
     pods::{self, START, container},
@@ -282,6 +283,70 @@ async fn keys_are_rotated_under_load_without_a_failed_request_or_a_restart() -> 
         ensure!(container(&pod, name).context("a container")?.restart_count == 0, "{name} was restarted");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_of_another_namespace_lives_on_copies_through_a_rotation() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let guest = operator.namespace(&client, "guest", &[("pod-security.kubernetes.io/enforce", "restricted")]).await?;
+    pods::make_document(&guest).await?;
+    let auth = json!({"timestampWindow": "30s", "rotation": {"overlap": "5s"}});
+    let spec = json!({"allowedNamespaces": [guest.name], "auth": auth});
+    let (_, owner) = namespace(&operator, "host", spec).await?;
+    wait_for(&owner, "memory", "GrantsReady", "True", None).await?;
+    let full_name = format!("{}/memory", owner.name);
+    let make = async |pod: Value| guest.make::<Pod>(&annotated(pod, names::NAME, &full_name)).await;
+    make(pods::agent("reader", pods::STAYING)).await?;
+    make(pods::agent("load", &["load", "--every-ms", "5"])).await?;
+    pods::ready(&guest, "reader").await?;
+    let query = ["query", "What colour is the boat?", "--pod", "reader", "-n", guest.name.as_str()];
+    let said = run(&query).await?.expect(0)?;
+    ensure!(said.text.contains("painted green"), "{said:?}");
+    let count = async || Count::last(&pods::logs(&guest, "load", "agent").await?);
+    eventually("the first requests", START, || async {
+        let count = count().await?;
+        ensure!(count.sent > 100 && count.failed == 0, "{count:?}");
+        Ok(())
+    })
+    .await?;
+    let resources = owner.api::<context_manager_crds::ContextManager>();
+    let keys = async || resources.get("memory").await?.status.and_then(|status| status.keys).context("keys");
+    let before = keys().await?.active;
+    let ask = Patch::Merge(json!({"metadata": {"annotations": {names::ROTATE: "now"}}}));
+    resources.patch("memory", &PatchParams::default(), &ask).await?;
+    eventually("another key alone", 3 * START, || async {
+        for pod in ["reader", "load"] {
+            pods::nudge(&guest, pod).await?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let keys = keys().await?;
+        ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    let count = eventually("the second key", START, || async {
+        pods::nudge(&guest, "load").await?;
+        let count = count().await?;
+        ensure!(count.keys.len() == 2, "{count:?}");
+        Ok::<_, anyhow::Error>(count)
+    })
+    .await?;
+    println!("{} requests, {} failed, keys {:?}", count.sent, count.failed, count.keys);
+    ensure!(count.failed == 0 && pods::restarts(&guest, "load").await? == 0, "{count:?}");
+    let pods = resources.get("memory").await?.status.and_then(|status| status.pods).context("pods")?;
+    ensure!((pods.injected, pods.ready, pods.outdated) == (2, 2, 0), "{pods:?}");
+    // Without the grant they live on, and no other one comes.
+    let withdrawn = Patch::Merge(json!({"spec": {"allowedNamespaces": null}}));
+    resources.patch("memory", &PatchParams::default(), &withdrawn).await?;
+    eventually("the refusal", START, || async {
+        let late = annotated(pods::agent("late", pods::STAYING), names::NAME, &full_name);
+        let said = cluster::refusal(guest.try_pod(&late).await)?;
+        ensure!(said.contains("spec.allowedNamespaces must list"), "{said}");
+        Ok(())
+    })
+    .await?;
+    pods::stats(&guest, "reader").await.map(drop)
 }
 
 #[tokio::test]

@@ -19,12 +19,15 @@ use context_manager_tests::{
     rights::{Right, Rules, User},
     webhook::Webhook,
 };
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    coordination::v1::Lease,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
-    events::v1::Event,
-    rbac::v1::PolicyRule,
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
+        events::v1::Event,
+        rbac::v1::PolicyRule,
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -76,8 +79,24 @@ async fn ready(namespace: &Namespace, name: &str) -> Result<ContextManager> {
     operator::wait_within(STEP, namespace, name, "Ready", |said| said.status == "True").await
 }
 
+/// A grant to another namespace, until it is withdrawn.
+async fn share(namespace: &Namespace, guest: &Namespace) -> Result<()> {
+    namespace.make_resource("shared", json!({"allowedNamespaces": [guest.name]})).await?;
+    operator::wait_within(STEP, namespace, "shared", "GrantsReady", |said| said.status == "True").await?;
+    let copy = names::granted(&namespace.name, "shared");
+    let (secrets, maps) = (guest.api::<Secret>(), guest.api::<ConfigMap>());
+    ensure!(secrets.get_opt(&copy).await?.is_some() && maps.get_opt(&copy).await?.is_some(), "there are no copies");
+    patch(&namespace.api::<ContextManager>(), "shared", json!({"spec": {"allowedNamespaces": null}})).await?;
+    eventually("the end of the copies", STEP, || async {
+        let gone = secrets.get_opt(&copy).await?.is_none() && maps.get_opt(&copy).await?.is_none();
+        ensure!(gone, "they are still there");
+        Ok(())
+    })
+    .await
+}
+
 /// All that a controller does.
-async fn life(client: &Client, namespace: &Namespace, server: &Qdrant) -> Result<()> {
+async fn life(client: &Client, namespace: &Namespace, guest: &Namespace, server: &Qdrant) -> Result<()> {
     let resources = namespace.api::<ContextManager>();
     let claim = json!({"volumeClaimTemplate": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     let spec = json!({"vectorStore": {"embedded": {"storage": claim}}, "auth": {"rotation": {"overlap": "1s"}}});
@@ -114,6 +133,7 @@ async fn life(client: &Client, namespace: &Namespace, server: &Qdrant) -> Result
         Ok(())
     })
     .await?;
+    share(namespace, guest).await?;
     // Its pods stay where no machine takes them.
     let nowhere = json!({"vectorStore": {"managed": {"scheduling": {"nodeSelector": {"nowhere": "true"}}}}});
     namespace.make_resource("stored", nowhere).await?;
@@ -145,7 +165,8 @@ async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTre
     let settings = Settings { resync: RESYNC, ..operator::settings(webhook)? };
     under(&user, settings, async || {
         let namespace = webhook.namespace(&client, "rights", &[]).await?;
-        life(&client, &namespace, server).await
+        let guest = webhook.namespace(&client, "guest", &[]).await?;
+        life(&client, &namespace, &guest, server).await
     })
     .await?;
     Ok(user.used())
@@ -281,9 +302,22 @@ async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
     };
     elsewhere.make_resource("memory", json!({})).await?;
     under(&user, settings, async || {
-        life(&client, &first, &server).await?;
-        second.make_resource("memory", json!({})).await?;
-        ready(&second, "memory").await.map(drop)
+        life(&client, &first, &second, &server).await?;
+        second.make_resource("memory", json!({"allowedNamespaces": [first.name, elsewhere.name]})).await?;
+        ready(&second, "memory").await?;
+        // Where the operator has no rights it tries nothing, and says so.
+        let refused = |said: &Condition| said.reason == "NamespaceNotServed" && said.message.contains(&elsewhere.name);
+        operator::wait_within(STEP, &second, "memory", "GrantsReady", refused).await?;
+        let copy = names::granted(&second.name, "memory");
+        ensure!(first.api::<Secret>().get_opt(&copy).await?.is_some(), "the namespace that is served has no copy");
+        let beyond = elsewhere.api::<Secret>().get_opt(&copy).await?;
+        ensure!(beyond.is_none(), "it wrote where it does not look: {beyond:?}");
+        second.api::<ContextManager>().delete("memory", &DeleteParams::default()).await?;
+        eventually("the end of the copy", STEP, || async {
+            ensure!(first.api::<Secret>().get_opt(&copy).await?.is_none(), "it is still there");
+            Ok(())
+        })
+        .await
     })
     .await?;
     let (needed, given) = (user.used(), rules.rights());

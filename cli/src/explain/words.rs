@@ -23,6 +23,7 @@ pub(super) const fn meaning(reason: Reason) -> &'static str {
         Reason::NoResource => "the namespace has no ContextManager",
         Reason::AmbiguousResource => "the namespace has several ContextManagers, and none is named",
         Reason::UnknownResource => "the named ContextManager does not exist",
+        Reason::NotGranted => "the named ContextManager of another namespace is not there, or does not allow the pod's",
         Reason::OtherClass => "its ContextManager belongs to another operator, whose webhook decides",
         Reason::InvalidAnnotation => "an annotation has a value it cannot have",
         Reason::UnknownContainer => "an annotation names a container that the pod does not have",
@@ -58,6 +59,7 @@ pub(super) const fn remedy(reason: Reason) -> Option<&'static str> {
         | Reason::MirrorPod
         | Reason::HostNetwork
         | Reason::UnknownResource
+        | Reason::NotGranted
         | Reason::InvalidAnnotation
         | Reason::UnknownContainer
         | Reason::NoMatchingContainer

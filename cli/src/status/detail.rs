@@ -2,14 +2,14 @@
 
 use context_manager_crds::context_manager::status::{Certificate, Keys};
 use context_manager_operator::{
-    inject,
+    inject::Resource,
     pods::{self, sidecar_status},
+    upgrade::{Standing, Target},
     webhook::view,
 };
-use context_manager_protocol::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{ResourceExt as _, api::ListParams};
+use kube::api::ListParams;
 use serde::Serialize;
 
 use super::{Summary, age, summary, until};
@@ -50,12 +50,11 @@ pub(super) async fn run(cluster: &Cluster, name: &str, output: Output) -> Result
     let object = cluster.resource(name).await?;
     let summary = summary(&object);
     let mut notes = Vec::new();
-    let wanted = match view::resource(&object) {
-        Some(resource) if resource.image.is_some() => Some(inject::template(&resource, "")),
-        Some(resource) => match operator::deployment(cluster, Component::Webhook).await {
-            Ok(webhook) => {
-                webhook.as_ref().and_then(operator::sidecar_image).map(|image| inject::template(&resource, &image))
-            }
+    let resource = view::resource(&object);
+    let image = match &resource {
+        Some(Resource { image: Some(image), .. }) => Some(image.clone()),
+        Some(_) => match operator::deployment(cluster, Component::Webhook).await {
+            Ok(webhook) => webhook.as_ref().and_then(operator::sidecar_image),
             Err(error) => {
                 notes.push(format!("{error}; so it is not known which pods are outdated"));
                 None
@@ -63,8 +62,15 @@ pub(super) async fn run(cluster: &Cluster, name: &str, output: Output) -> Result
         },
         None => None,
     };
-    let pods = match pods(cluster, &cluster.namespace, name).await {
-        Ok(pods) => Some(pods.iter().map(|pod| line(pod, wanted.as_deref())).collect()),
+    let granted = resource.as_ref().map(|resource| resource.allowed_namespaces.clone()).unwrap_or_default();
+    let target = resource.zip(image).map(|(resource, image)| Target::of(resource, &image));
+    let mut found = pods(cluster, &cluster.namespace, name, &granted).await;
+    if let (Err(error), false) = (&found, granted.is_empty()) {
+        notes.push(format!("{error}; so only pods of namespace {:?} are shown", cluster.namespace));
+        found = pods(cluster, &cluster.namespace, name, &[]).await;
+    }
+    let pods = match found {
+        Ok(pods) => Some(pods.iter().map(|pod| line(pod, target.as_ref())).collect()),
         Err(error) => {
             notes.push(error.to_string());
             None
@@ -75,27 +81,38 @@ pub(super) async fn run(cluster: &Cluster, name: &str, output: Output) -> Result
     Ok(Answer::new(text, exit).noting(notes))
 }
 
-/// The pods with a sidecar of a resource.
-pub(crate) async fn pods(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<Pod>, Error> {
-    let api = cluster.of::<Pod>(namespace);
+/// The pods with a sidecar of a resource, in its own namespace and in these others that may use it.
+pub(crate) async fn pods(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    granted: &[String],
+) -> Result<Vec<Pod>, Error> {
+    let mut found = pods_in(cluster, namespace, &pods::selector(name, None)).await?;
+    for other in granted.iter().filter(|other| *other != namespace) {
+        found.extend(pods_in(cluster, other, &pods::selector(name, Some(namespace))).await?);
+    }
+    Ok(found)
+}
+
+async fn pods_in(cluster: &Cluster, namespace: &str, selector: &str) -> Result<Vec<Pod>, Error> {
     let action = format!("list the pods of namespace {namespace:?}");
-    let params = ListParams::default().labels(&format!("{}={name}", names::INJECTED));
-    Ok(call(&action, "list pods", api.list(&params)).await?.items)
+    let params = ListParams::default().labels(selector);
+    Ok(call(&action, "list pods", cluster.of::<Pod>(namespace).list(&params)).await?.items)
 }
 
 /// What is to be said of a pod.
-pub(crate) fn line(pod: &Pod, wanted: Option<&str>) -> Line {
+pub(crate) fn line(pod: &Pod, target: Option<&Target>) -> Line {
     let status = pod.status.as_ref();
     let sidecar = sidecar_status(pod);
     let image = pods::sidecar(pod).and_then(|sidecar| sidecar.image.clone());
-    let template = pod.annotations().get(names::INJECTED_TEMPLATE);
     Line {
-        name: pod.name_any(),
+        name: pods::title(pod),
         phase: status.and_then(|status| status.phase.clone()).unwrap_or_else(|| "Unknown".to_owned()),
         sidecar_ready: sidecar.is_some_and(|sidecar| sidecar.ready),
         restarts: sidecar.map_or(0, |sidecar| sidecar.restart_count),
         image: image.unwrap_or_default(),
-        outdated: wanted.map(|wanted| template.map(String::as_str) != Some(wanted)),
+        outdated: target.map(|target| target.standing(pod) != Standing::Current),
         since: pod.metadata.creation_timestamp.as_ref().map(|at| at.0),
     }
 }
@@ -165,25 +182,38 @@ fn pod_table(pods: &[Line], now: Timestamp) -> String {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use context_manager_protocol::names;
     use serde_json::json;
 
     use super::*;
 
     #[test]
     fn a_pod_is_outdated_when_its_template_is_another_one() {
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "a", "annotations": {names::INJECTED_TEMPLATE: "t"}},
+        let mut pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "a"},
             "spec": {"initContainers": [{"name": "context-manager", "image": "sidecar:1"}], "containers": [{"name": "agent"}]},
             "status": {"phase": "Running", "initContainerStatuses": [
                 {"name": "context-manager", "ready": true, "restartCount": 2, "image": "", "imageID": ""}]},
         }))
         .unwrap();
-        let seen = line(&pod, Some("t"));
+        let target = |image: &str| {
+            let resource = json!({"apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager",
+                "metadata": {"name": "memory", "namespace": "team"}, "spec": {}});
+            Target::of(view::resource(&serde_json::from_value(resource).unwrap()).unwrap(), image)
+        };
+        let templates = [(names::INJECTED_TEMPLATE.to_owned(), target("sidecar:1").template)];
+        pod.metadata.annotations = Some(templates.into());
+        let seen = line(&pod, Some(&target("sidecar:1")));
         assert_eq!(
             (seen.outdated, seen.sidecar_ready, seen.restarts, seen.image.as_str()),
             (Some(false), true, 2, "sidecar:1")
         );
-        assert_eq!(line(&pod, Some("other")).outdated, Some(true));
+        assert_eq!(line(&pod, Some(&target("other"))).outdated, Some(true));
+        let labels = [(names::INJECTED_FROM.to_owned(), "team".to_owned())];
+        pod.metadata.labels = Some(labels.into());
+        pod.metadata.namespace = Some("guests".to_owned());
+        let seen = line(&pod, Some(&target("sidecar:1")));
+        assert_eq!((seen.name, seen.outdated), ("guests/a".to_owned(), Some(true)), "it would mount copies");
         assert_eq!(line(&pod, None).outdated, None);
     }
 }

@@ -54,8 +54,8 @@ impl<'c> Looker<'c> {
                 )));
             }
         };
+        let pods = pods(self.cluster, &namespace, &name, &resource.allowed_namespaces).await?;
         let target = Target::of(resource, &image);
-        let pods = pods(self.cluster, &namespace, &name).await?;
         let configured = object.data.pointer("/spec/sidecar/upgrade/strategy").cloned().unwrap_or(Value::Null);
         let asked = Asked {
             // A strategy of another version is none that this one could speak of.

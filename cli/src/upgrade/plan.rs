@@ -2,11 +2,10 @@
 
 use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
 use context_manager_operator::{
-    pods::{has_ended, sidecar, sidecar_status},
+    pods::{has_ended, sidecar, sidecar_status, title},
     upgrade::{Note, Outcome, Standing, Target, replacer},
 };
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
 use serde::Serialize;
 
 /// Who chose the strategy.
@@ -146,7 +145,7 @@ impl Plan {
                 (_, UpgradeStrategy::RollingRestart) if replacer(pod).is_some() => Step::Evict,
                 (Standing::OtherImage | Standing::OtherSettings, _) => Step::Remain,
             };
-            Line { name: pod.name_any(), image: image(pod), standing, step, ready: is_ready(pod) }
+            Line { name: title(pod), image: image(pod), standing, step, ready: is_ready(pod) }
         };
         let mut pods: Vec<_> = alive().map(line).collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));
@@ -223,6 +222,7 @@ fn is_ready(pod: &Pod) -> bool {
 mod tests {
     use context_manager_operator::webhook::view;
     use context_manager_protocol::names;
+    use kube::ResourceExt as _;
     use serde_json::json;
 
     use super::*;

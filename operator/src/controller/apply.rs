@@ -29,6 +29,8 @@ pub enum Manager {
     Storage,
     /// What sidecars need to reach a Qdrant server.
     Store,
+    /// Copies in other namespaces.
+    Grants,
     /// Sidecars of running pods.
     Upgrade,
     /// The status.
@@ -52,6 +54,7 @@ impl Manager {
             Self::Config => "config",
             Self::Storage => "storage",
             Self::Store => "store",
+            Self::Grants => "grants",
             Self::Upgrade => "upgrade",
             Self::Status => "status",
         };

@@ -16,7 +16,9 @@ use crate::pki::client::Pair;
 /// Label of every child: the resource it belongs to.
 pub const RESOURCE: &str = "contextmanager.dev/owned-by";
 /// Label by which every child is found.
-const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "context-manager");
+pub(in crate::controller) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "context-manager");
+/// Labels of a copy in another namespace: the resource's namespace and its name.
+pub const GRANTED_BY: (&str, &str) = ("contextmanager.dev/granted-by-namespace", "contextmanager.dev/granted-by");
 /// Annotation of the key ring: since when its active key signs.
 pub const ROTATED_AT: &str = "contextmanager.dev/rotated-at";
 

@@ -1,7 +1,6 @@
 //! The pods of a resource, counted for the status.
 
 use context_manager_crds::{ContextManager, context_manager::status::Pods};
-use context_manager_protocol::names;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
@@ -10,54 +9,99 @@ use kube::{
 
 use super::{
     error::{Error, call},
+    grants::Grants,
     plan::Plan,
     reconcile::Context,
 };
-use crate::{inject, pods::has_ended, upgrade::Target, webhook::view};
+use crate::{
+    inject,
+    pods::{has_ended, selector},
+    upgrade::Target,
+    webhook::view,
+};
 
 /// What was found of a resource's pods.
 pub(super) struct Fleet {
     /// How many there are.
     pub(super) counted: Pods,
-    /// The names of those that ask for one by their label and have none.
-    pub(super) missing: Vec<String>,
+    /// Those that ask for one by their label and have none.
+    pub(super) missing: Vec<PodName>,
     /// What they would get now, if that is known.
     pub(super) target: Option<Target>,
 }
 
-/// Looks at the pods of a resource.
-pub(super) async fn look(context: &Context, plan: &Plan, resource: &ContextManager) -> Result<Fleet, Error> {
-    context.pods_of(&plan.namespace).listed().await?;
+/// A pod, in whichever namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PodName {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl PodName {
+    /// What a person who reads the resource's status calls it.
+    pub(super) fn title(&self, plan: &Plan) -> String {
+        if self.namespace == plan.namespace { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// Looks at the pods of a resource, in its own namespace and in those that it allows.
+pub(super) async fn look(
+    context: &Context,
+    plan: &Plan,
+    resource: &ContextManager,
+    grants: &Grants,
+) -> Result<Fleet, Error> {
     let target = context.sidecar_image.as_ref().and_then(|image| Some(Target::of(view(resource)?, image)));
-    let template = target.as_ref().map(|target| target.template.as_str());
-    let mut counted = context.pods_of(&plan.namespace).count(&plan.namespace, &plan.name, template);
-    let missing = missing(context, plan).await?;
+    let template = target.as_ref().map(|target| target.template.clone());
+    context.pods_of(&plan.namespace).listed().await?;
+    let mut counted = context.pods_of(&plan.namespace).count(&plan.namespace, (None, &plan.name), template.as_deref());
+    let mut missing = missing(context, plan).await?;
+    let granted = (!grants.namespaces().is_empty()).then(|| target.as_ref().map(|target| target.granted().template));
+    for namespace in grants.namespaces() {
+        let (pods, owner) = (context.pods_of(namespace), (Some(plan.namespace.as_str()), plan.name.as_str()));
+        pods.listed().await?;
+        let Pods { injected, ready, outdated, missing: _ } =
+            pods.count(namespace, owner, granted.as_ref().and_then(|template| template.as_deref()));
+        counted.injected += injected;
+        counted.ready += ready;
+        counted.outdated += outdated;
+        let named = format!("{}/{}", plan.namespace, plan.name);
+        let asking = pods.missing(namespace).into_iter().filter(|(_, wanted)| wanted.as_ref() == Some(&named));
+        missing.extend(asking.map(|(name, _)| PodName { namespace: namespace.clone(), name }));
+    }
     counted.missing = i32::try_from(missing.len()).unwrap_or(i32::MAX);
     context.metrics.pods.count(plan, &counted);
     Ok(Fleet { counted, missing, target })
 }
 
-/// Pods of the resource that ask for a sidecar and have none.
-async fn missing(context: &Context, plan: &Plan) -> Result<Vec<String>, Error> {
+/// Pods of the resource's namespace that mean it, ask for a sidecar and have none.
+async fn missing(context: &Context, plan: &Plan) -> Result<Vec<PodName>, Error> {
     let asking = context.pods_of(&plan.namespace).missing(&plan.namespace);
     if asking.is_empty() {
         return Ok(Vec::new());
     }
     let alone = is_alone(context, plan).await?;
-    let meant = asking.into_iter().filter(|(_, resource)| is_meant(resource.as_deref(), &plan.name, alone));
-    Ok(meant.map(|(pod, _)| pod).collect())
+    let meant = asking.into_iter().filter(|(_, wanted)| is_meant(wanted.as_deref(), plan, alone));
+    Ok(meant.map(|(name, _)| PodName { namespace: plan.namespace.clone(), name }).collect())
 }
 
 /// How many pods with a sidecar have not ended, by the API server's own word.
 pub(super) async fn running(context: &Context, plan: &Plan) -> Result<usize, Error> {
-    Ok(injected(context, plan).await?.iter().filter(|pod| !has_ended(pod)).count())
+    let granted: Vec<_> = plan.grants.namespaces.iter().filter(|at| context.scope.contains(at)).cloned().collect();
+    Ok(injected(context, plan, &granted).await?.iter().filter(|pod| !has_ended(pod)).count())
 }
 
-/// The pods of a resource that have a sidecar, whole.
-pub(super) async fn injected(context: &Context, plan: &Plan) -> Result<Vec<Pod>, Error> {
-    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
-    let params = ListParams::default().labels(&format!("{}={}", names::INJECTED, plan.name)).match_any();
-    Ok(call("list the pods with a sidecar", api.list(&params)).await?.items)
+/// The pods of a resource that have a sidecar, whole, in its own namespace and in these.
+pub(super) async fn injected(context: &Context, plan: &Plan, granted: &[String]) -> Result<Vec<Pod>, Error> {
+    let own = (plan.namespace.as_str(), None);
+    let others = granted.iter().map(|namespace| (namespace.as_str(), Some(plan.namespace.as_str())));
+    let mut found = Vec::new();
+    for (namespace, from) in std::iter::once(own).chain(others) {
+        let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
+        let params = ListParams::default().labels(&selector(&plan.name, from)).match_any();
+        found.extend(call("list the pods with a sidecar", api.list(&params)).await?.items);
+    }
+    Ok(found)
 }
 
 /// Whether a pod that names no resource means this one.
@@ -67,8 +111,11 @@ async fn is_alone(context: &Context, plan: &Plan) -> Result<bool, Error> {
     Ok(call("list the resources of a namespace", api.list_metadata(&two)).await?.items.len() == 1)
 }
 
-fn is_meant(named: Option<&str>, resource: &str, alone: bool) -> bool {
-    named.map_or(alone, |name| name == resource)
+fn is_meant(named: Option<&str>, plan: &Plan, alone: bool) -> bool {
+    named.map_or(alone, |named| match named.split_once('/') {
+        Some((namespace, name)) => namespace == plan.namespace && name == plan.name,
+        None => named == plan.name,
+    })
 }
 
 /// The resource as injection sees it.
@@ -97,7 +144,9 @@ mod tests {
 
     #[test]
     fn a_pod_that_names_no_resource_means_the_only_one() {
-        assert!(is_meant(Some("x"), "x", false) && !is_meant(Some("x"), "y", true));
-        assert!(is_meant(None, "x", true) && !is_meant(None, "x", false));
+        let plan = Plan::of(&crate::controller::plan::tests::resource(&json!({}))).unwrap();
+        assert!(is_meant(Some("memory"), &plan, false) && !is_meant(Some("y"), &plan, true));
+        assert!(is_meant(None, &plan, true) && !is_meant(None, &plan, false));
+        assert!(is_meant(Some("team/memory"), &plan, false) && !is_meant(Some("other/memory"), &plan, true));
     }
 }

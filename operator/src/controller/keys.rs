@@ -28,6 +28,7 @@ use super::{
     apply::{Manager, covers},
     build,
     error::{Error, call},
+    grants::Grants,
     plan::{KeySource, Plan},
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
@@ -72,6 +73,7 @@ pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     current: Option<&ContextManagerStatus>,
+    grants: &mut Grants,
 ) -> Result<Found, Error> {
     let name = names::keys_secret(&plan.name);
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
@@ -100,7 +102,7 @@ pub(super) async fn ensure(
         );
         return Ok(Trouble::stalled("SecretInvalid", message).into());
     }
-    rotate(context, plan, &api, (live, state), given.as_ref(), current).await
+    rotate(context, plan, grants, (live, state), given.as_ref(), current).await
 }
 
 /// The ring that is there, or a new one.
@@ -162,18 +164,21 @@ async fn begin(
 async fn rotate(
     context: &Context,
     plan: &Plan,
-    api: &Api<Secret>,
+    grants: &mut Grants,
     (mut live, mut state): (Secret, State),
     given: Option<&KeyRing>,
     current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
     let Settings { settle, patience } = context.keys;
-    let times = Times { overlap: plan.rotation.overlap, settle, patience };
+    let mut times = Times { overlap: plan.rotation.overlap, settle, patience, copied: None };
+    let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
     let request = plan.rotation.request.as_deref();
     let wish = given.map_or(Wish::Made { every: plan.rotation.every, request }, |ring| Wish::Given { ring, request });
     for _ in 0..STEPS {
+        // Before anybody is asked: who starts in another namespace from now on has what is in force.
+        times.copied = grants.copy_keys(context, plan, &live).await?;
         let waiting = match step::question(&state, &wish) {
-            Some(question) => Some(fleet::ask(&context.client, plan, &question).await?),
+            Some(question) => Some(fleet::ask(&context.client, plan, grants.namespaces(), &question).await?),
             None => None,
         };
         let now = Timestamp::now();
@@ -192,10 +197,11 @@ async fn rotate(
                 (State { rotated_for: request, ..new }, Change::Published)
             }
         };
-        live = write(context, plan, api, live, &new).await?;
+        live = write(context, plan, &api, live, &new).await?;
         tell(context, plan, &state, &new, &change).await;
         state = new;
     }
+    grants.copy_keys(context, plan, &live).await?;
     Ok(report::found(&state, &wish, &Phase::Settled, &times, Timestamp::now()).again())
 }
 

@@ -11,6 +11,7 @@ use context_manager_crds::{
         ReclaimPolicy,
         auth::SecretPolicy,
         embedding::SecretKeyRef,
+        qdrant::ConfigMapKeyRef,
         sidecar::UpgradeStrategy,
         vector_store::{AccessMode, VolumeClaimTemplate},
     },
@@ -57,6 +58,8 @@ pub struct Plan {
     pub config: SidecarConfig,
     /// Where contexts are kept.
     pub storage: StoragePlan,
+    /// What pods of other namespaces get of it.
+    pub grants: GrantPlan,
     /// How running pods get another version of the sidecar.
     pub upgrade: UpgradePlan,
     /// One upgrade that a person asked for.
@@ -88,6 +91,17 @@ pub struct RotationPlan {
     pub overlap: Duration,
     /// The value of the annotation that asks for a new key.
     pub request: Option<String>,
+}
+
+/// Other namespaces whose pods may use the resource, and what they need beside what every pod mounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrantPlan {
+    /// The namespaces; never the resource's own.
+    pub namespaces: Vec<String>,
+    /// The Secret with the headers of exports of traces; made by the user.
+    pub otlp_headers: Option<SecretKeyRef>,
+    /// The ConfigMap with the CA of the trace collector; made by the user.
+    pub otlp_ca: Option<ConfigMapKeyRef>,
 }
 
 /// How running pods get another version of the sidecar.
@@ -204,6 +218,7 @@ impl Plan {
                 renew_before: tls.renew_before.map_or(lifetime / 3, DurationText::get),
             },
             storage: storage(resource, &name, &config),
+            grants: grants(resource, &namespace),
             upgrade: upgrade(resource),
             upgrade_request: Request::of(&resource.metadata),
             config,
@@ -233,6 +248,16 @@ fn rotation(resource: &ContextManager) -> RotationPlan {
         every: rotation.every.map(DurationText::get),
         overlap: rotation.overlap.map_or(KEY_OVERLAP, DurationText::get),
         request: request.cloned(),
+    }
+}
+
+/// The schema cannot compare with the namespace of an object, so a resource may list its own: that means nothing.
+fn grants(resource: &ContextManager, own: &str) -> GrantPlan {
+    let tracing = resource.spec.observability.as_ref().and_then(|observability| observability.tracing.as_ref());
+    GrantPlan {
+        namespaces: resource.spec.allowed_namespaces().iter().filter(|name| *name != own).cloned().collect(),
+        otlp_headers: tracing.and_then(|tracing| tracing.headers_secret_ref.clone()),
+        otlp_ca: tracing.and_then(|tracing| tracing.ca_config_map_ref.clone()),
     }
 }
 

@@ -6,13 +6,17 @@
 use std::{
     collections::HashMap,
     pin::pin,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use context_manager_crds::context_manager::status::Pods as Counted;
 use context_manager_protocol::names;
-use futures::{Stream, StreamExt as _, channel::mpsc::UnboundedSender, future::ready};
+use futures::{
+    Stream, StreamExt as _,
+    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
+    future::ready,
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
@@ -27,7 +31,10 @@ use tokio::{sync::watch as channel, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Object, error::Error, watch};
-use crate::pods::{has_ended, sidecar_status};
+use crate::{
+    pods::{has_ended, sidecar_status, used_from},
+    scope::Scope,
+};
 
 /// Pods of one page of the first list. A page is in memory as a whole, so a small one bounds what a start takes.
 const PAGE: u32 = 100;
@@ -37,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A pod with a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Injected {
+    /// The namespace of the resource, if it is another one than the pod's.
+    from: Option<String>,
     resource: String,
     /// The fingerprint of what it got.
     template: Option<String>,
@@ -50,6 +59,29 @@ struct Missing {
     /// The resource that it names.
     resource: Option<String>,
     is_leaving: bool,
+}
+
+/// Where to say that a resource is to be looked at: each place has a controller of its own, which knows the resources of that place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Concerned(Arc<HashMap<Option<String>, UnboundedSender<ObjectRef<Object>>>>);
+
+impl Concerned {
+    /// One for each place, and what each of them is told.
+    pub(super) fn of(scope: &Scope) -> (Self, Vec<UnboundedReceiver<ObjectRef<Object>>>) {
+        let pairs = scope.places().into_iter().map(|place| {
+            let (sender, receiver) = unbounded();
+            ((place.map(str::to_owned), sender), receiver)
+        });
+        let (senders, receivers): (HashMap<_, _>, Vec<_>) = pairs.unzip();
+        (Self(Arc::new(senders)), receivers)
+    }
+
+    /// Says so; in vain if nobody looks there.
+    pub(super) fn tell(&self, namespace: &str, name: &str) {
+        if let Some(sender) = self.0.get(&None).or_else(|| self.0.get(&Some(namespace.to_owned()))) {
+            let _ = sender.unbounded_send(ObjectRef::new(name).within(namespace));
+        }
+    }
 }
 
 /// The pods of the cluster, or of a namespace.
@@ -75,6 +107,7 @@ impl<T> Default for Index<T> {
 impl Injected {
     fn of(pod: &Pod) -> Option<Self> {
         Some(Self {
+            from: used_from(pod).map(str::to_owned),
             resource: pod.labels().get(names::INJECTED)?.clone(),
             template: pod.annotations().get(names::INJECTED_TEMPLATE).cloned(),
             ready: sidecar_status(pod).is_some_and(|sidecar| sidecar.ready),
@@ -100,11 +133,17 @@ impl Pods {
         timeout(PATIENCE, both).await.map_err(|_| Error::Timeout { action: "list the pods" })
     }
 
-    /// Counts the pods of a resource that have a sidecar and have not ended. `template` is what they would get now, if it is known.
-    pub(super) fn count(&self, namespace: &str, resource: &str, template: Option<&str>) -> Counted {
+    /// Counts the pods of a namespace that have a sidecar of a resource and have not ended; `from` is the resource's namespace, if that is
+    /// another one. `template` is what they would get now, if it is known.
+    pub(super) fn count(
+        &self,
+        namespace: &str,
+        (from, resource): (Option<&str>, &str),
+        template: Option<&str>,
+    ) -> Counted {
         let mut counted = Counted::default();
         self.injected.each(namespace, |_, pod| {
-            if pod.resource != resource || pod.has_ended {
+            if pod.resource != resource || pod.from.as_deref() != from || pod.has_ended {
                 return;
             }
             counted.injected += 1;
@@ -133,7 +172,7 @@ impl Pods {
         pods: Api<Pod>,
         metadata: Api<PartialObjectMeta<Pod>>,
         resources: Store<Object>,
-        concerned: UnboundedSender<ObjectRef<Object>>,
+        concerned: Concerned,
         stop: CancellationToken,
     ) {
         let config = || watcher::Config::default().page_size(PAGE);
@@ -143,12 +182,16 @@ impl Pods {
         let asking = config().labels(&asking).fields("status.phase!=Succeeded,status.phase!=Failed");
         let without = watch::events("pods without a sidecar", metadata, asking);
         let with = self.injected.follow(with, Injected::of, |namespace, pod| {
-            let _ = concerned.unbounded_send(ObjectRef::new(&pod.resource).within(namespace));
+            concerned.tell(pod.from.as_deref().unwrap_or(namespace), &pod.resource);
         });
         let without = self.missing.follow(
             without,
             |pod| Some(Missing::of(pod)),
             |namespace, pod| {
+                if let Some((namespace, name)) = pod.resource.as_ref().and_then(|named| named.split_once('/')) {
+                    concerned.tell(namespace, name);
+                    return;
+                }
                 let meant = |reference: &ObjectRef<Object>| match &pod.resource {
                     Some(name) => reference.name == *name,
                     None => true,
@@ -157,7 +200,7 @@ impl Pods {
                 let here = all.iter().map(|object| ObjectRef::from_obj(&**object));
                 let here = here.filter(|reference| reference.namespace.as_deref() == Some(namespace));
                 for reference in here.filter(meant) {
-                    let _ = concerned.unbounded_send(reference);
+                    concerned.tell(namespace, &reference.name);
                 }
             },
         );
@@ -280,9 +323,14 @@ mod tests {
             .into_iter()
             .chain([pod("c", "m", "Failed", false, "y"), pod("e", "other", "Running", true, "x")]);
         told(&pods, events.map(Event::Apply).collect()).await;
-        assert_eq!(pods.count("n", "m", Some("x")), Counted { injected: 3, ready: 1, outdated: 2, missing: 0 });
-        assert_eq!(pods.count("n", "m", None).outdated, 0, "nothing is known of what they would get");
-        assert_eq!(pods.count("elsewhere", "m", None), Counted::default());
+        assert_eq!(pods.count("n", (None, "m"), Some("x")), Counted { injected: 3, ready: 1, outdated: 2, missing: 0 });
+        assert_eq!(pods.count("n", (None, "m"), None).outdated, 0, "nothing is known of what they would get");
+        assert_eq!(
+            pods.count("n", (Some("other"), "m"), None),
+            Counted::default(),
+            "they use one of their own namespace"
+        );
+        assert_eq!(pods.count("elsewhere", (None, "m"), None), Counted::default());
     }
 
     #[tokio::test]
@@ -296,7 +344,10 @@ mod tests {
         pods.injected.listed().await;
         let again = vec![Event::Init, Event::InitApply(pod("b", "other", "Running", true, "x")), Event::InitDone];
         assert_eq!(told(&pods, again).await, ["m", "other"], "the one that lost its pod is concerned too");
-        assert_eq!((pods.count("n", "m", None).injected, pods.count("n", "other", None).injected), (0, 1));
+        assert_eq!(
+            (pods.count("n", (None, "m"), None).injected, pods.count("n", (None, "other"), None).injected),
+            (0, 1)
+        );
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use super::{
     certificate::{self, Authority},
     children,
     error::{Error, call},
-    fleet, keys,
+    finalizers, fleet, grants, keys,
     metrics::{Metrics, Outcome},
     plan::Plan,
     pods::Pods,
@@ -289,7 +289,14 @@ async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Err
 /// The end of a resource. Children go with their owner; what lies on a Qdrant server goes first, if the resource says so.
 async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
     let metadata = object.meta();
-    let released = if reclaim::is_held(metadata) { reclaim::release(context, object).await? } else { Released::Yes };
+    let released = if reclaim::is_held(metadata) {
+        reclaim::release(context, object).await?
+    } else {
+        if grants::is_held(metadata) {
+            grants::release(context, metadata).await?;
+        }
+        Released::Yes
+    };
     let pause = match released {
         Released::Yes => {
             context.succeeded(metadata);
@@ -342,20 +349,25 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         }
     };
     context.forget_invalid(&resource.metadata);
-    // Before anything is stored, what deletes it later is in place.
-    reclaim::hold(context, resource, &plan).await?;
+    let metadata = &resource.metadata;
+    // Before anything is stored or copied, what deletes it later is in place.
+    if !plan.suspended {
+        finalizers::set(context, metadata, &[reclaim::holds(&plan), grants::holds(metadata, &plan)]).await?;
+    }
+    let mut grants = grants::open(context, &plan, metadata).await?;
     // Configuration last: a sidecar that reads it finds what it names.
-    let found_keys = keys::ensure(context, &plan, resource.status.as_ref()).await?;
+    let found_keys = keys::ensure(context, &plan, resource.status.as_ref(), &mut grants).await?;
     let embedding_key = children::embedding_key(context, &plan).await?;
     let found_certificate = certificate::ensure(context, &plan).await?;
     let (store_kind, store) = Box::pin(children::storage(context, &plan, resource.status.as_ref())).await?;
     let (store, next_look) = (store.finding, store.next);
     let config = children::config(context, &plan).await?;
     let injection = children::injection(context).await?;
-    let fleet = fleet::look(context, &plan, resource).await?;
+    let fleet = fleet::look(context, &plan, resource, &grants).await?;
     let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
     let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
-    let upgrade = upgrade::ensure(context, &plan, fleet.target.as_ref(), &injection).await?;
+    let upgrade = upgrade::ensure(context, &plan, fleet.target.as_ref(), &grants, &injection).await?;
+    let grants = grants.fill(context, &plan).await?;
     let pods = fleet.counted;
 
     let rotation = found_keys.rotation;
@@ -384,6 +396,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         rotation,
         upgrade,
         injected,
+        grants,
         suspended,
     };
     let (outcome, pause) = match report.trouble() {

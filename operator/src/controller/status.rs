@@ -78,6 +78,8 @@ pub struct Report {
     pub upgrade: Option<Finding>,
     /// Whether every pod that asks for a sidecar has one.
     pub injected: Finding,
+    /// Whether other namespaces have what their pods need, if any is allowed. It says nothing of the resource's own.
+    pub grants: Option<Finding>,
     /// Whether the operator only observes.
     pub suspended: bool,
 }
@@ -110,7 +112,8 @@ impl Report {
     ) -> ContextManagerStatus {
         let rotation = self.rotation.iter().map(|finding| ("KeysRotated", finding));
         let upgrade = self.upgrade.iter().map(|finding| ("SidecarsCurrent", finding));
-        let beside = rotation.chain(upgrade).chain([("PodsInjected", &self.injected)]);
+        let grants = self.grants.iter().map(|finding| ("GrantsReady", finding));
+        let beside = rotation.chain(upgrade).chain([("PodsInjected", &self.injected)]).chain(grants);
         let parts = self.parts().into_iter().chain(beside).map(|(kind, finding)| match finding {
             Ok(Good(reason, message)) => (kind, true, *reason, message.clone()),
             Err(trouble) => (kind, false, trouble.reason, trouble.message.clone()),
@@ -259,6 +262,7 @@ mod tests {
             pods: Pods::default(),
             rotation: None,
             upgrade: None,
+            grants: None,
             injected: good(),
             suspended: false,
         }

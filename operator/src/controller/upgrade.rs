@@ -24,6 +24,7 @@ use serde_json::json;
 use super::{
     error::{Error, call},
     fleet,
+    grants::Grants,
     metrics::Upgraded,
     plan::Plan,
     reconcile::Context,
@@ -50,6 +51,7 @@ pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     target: Option<&Target>,
+    grants: &Grants,
     injection: &Finding,
 ) -> Result<Found, Error> {
     let Some(target) = target else { return Ok(Found::default()) };
@@ -59,7 +61,8 @@ pub(super) async fn ensure(
         // Most resources ask for nothing, and then nobody has to know what each pod would have got.
         UpgradeStrategy::OnRecreate => Vec::new(),
         UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => {
-            fleet::injected(context, plan).await?.iter().filter_map(|pod| Seen::of(pod, target)).collect()
+            let pods = fleet::injected(context, plan, grants.namespaces()).await?;
+            pods.iter().filter_map(|pod| Seen::of(pod, target)).collect()
         }
     };
     let Some(Verdict { mut acts, finding, next }) = decide::decide(&pods, &target.image, &upgrade, now) else {
@@ -76,7 +79,7 @@ pub(super) async fn ensure(
     }
     let mut done = Done::default();
     for act in acts {
-        let carried = carry_out(context, plan, target, &pods, &act, now).await;
+        let carried = carry_out(context, target, &pods, &act, now).await;
         match carried {
             Ok(()) => done.note(context, act),
             Err(error) => match obstacle(&error, &act) {
@@ -94,19 +97,13 @@ pub(super) async fn ensure(
     Ok(Found { finding: Some(finding), next })
 }
 
-async fn carry_out(
-    context: &Context,
-    plan: &Plan,
-    target: &Target,
-    pods: &[Seen],
-    act: &Act,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
-    let evicting = Api::<Pod>::namespaced(context.evicting.clone(), &plan.namespace);
+async fn carry_out(context: &Context, target: &Target, pods: &[Seen], act: &Act, now: Timestamp) -> Result<(), Error> {
     let manager = context.manager(super::apply::Manager::Upgrade);
     let (Act::Replace(name) | Act::Restore(name, _) | Act::Evict(name)) = act;
     let Some(pod) = pods.iter().find(|pod| pod.name == *name) else { return Ok(()) };
+    let (namespace, name) = &pod.place;
+    let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
+    let evicting = Api::<Pod>::namespaced(context.evicting.clone(), namespace);
     match act {
         Act::Evict(_) => call("evict a pod", evicting.evict(name, &EvictParams::default())).await.map(drop),
         Act::Replace(_) => {
@@ -120,7 +117,8 @@ async fn carry_out(
                 was_ready: pod.ready,
                 outcome: Outcome::Begun,
             };
-            replace(&api, &manager, pod, &target.image, &target.template, &note).await
+            let template = if pod.granted { target.granted().template } else { target.template.clone() };
+            replace(&api, &manager, pod, &target.image, &template, &note).await
         }
         Act::Restore(..) => {
             let Some(note) = pod.note.clone() else { return Ok(()) };
@@ -150,7 +148,7 @@ async fn replace(
     ]);
     let patch: json_patch::Patch = serde_json::from_value(operations).unwrap_or_default();
     let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
-    call("replace the image of a sidecar", api.patch(&pod.name, &params, &Patch::<Pod>::Json(patch))).await.map(drop)
+    call("replace the image of a sidecar", api.patch(&pod.place.1, &params, &Patch::<Pod>::Json(patch))).await.map(drop)
 }
 
 /// What a refusal means to a person.

@@ -15,7 +15,7 @@ use kube::{Api, api::EvictParams};
 
 use super::{
     error::{Error, call},
-    fleet::Fleet,
+    fleet::{Fleet, PodName},
     plan::Plan,
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
@@ -86,7 +86,7 @@ pub(super) async fn watch(
     let message = format!(
         "{} asked for a sidecar and got none: the webhook was away when they were made, or skipped them; delete them, and what \
          takes their place gets one",
-        listed(missing)
+        listed(&missing.iter().map(|pod| pod.title(plan)).collect::<Vec<_>>())
     );
     if was.unwrap_or_default() < i32::try_from(missing.len()).unwrap_or(i32::MAX) {
         context.warn(plan, "SidecarMissing", &message).await;
@@ -100,14 +100,20 @@ pub(super) async fn watch(
 }
 
 /// Evicts the first that may be, and names it.
-async fn evict_one(context: &Context, plan: &Plan, fleet: &Fleet, missing: &[String]) -> Result<Option<String>, Error> {
-    let api = Api::<Pod>::namespaced(context.client.clone(), &plan.namespace);
-    let evicting = Api::<Pod>::namespaced(context.evicting.clone(), &plan.namespace);
+async fn evict_one(
+    context: &Context,
+    plan: &Plan,
+    fleet: &Fleet,
+    missing: &[PodName],
+) -> Result<Option<String>, Error> {
     let Some(target) = &fleet.target else { return Ok(None) };
-    for name in missing {
+    for found in missing {
+        let PodName { namespace, name } = found;
+        let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
+        let evicting = Api::<Pod>::namespaced(context.evicting.clone(), namespace);
         let Some(pod) = call("read a pod without a sidecar", api.get_opt(name)).await? else { continue };
         let Some(owner) = replacer(&pod) else { continue };
-        if pod.metadata.deletion_timestamp.is_some() || !is_injected_now(&pod, plan, target) {
+        if pod.metadata.deletion_timestamp.is_some() || !is_injected_now(&pod, namespace, target) {
             continue;
         }
         let permitted = {
@@ -118,7 +124,7 @@ async fn evict_one(context: &Context, plan: &Plan, fleet: &Fleet, missing: &[Str
             continue;
         }
         return match call("evict a pod without a sidecar", evicting.evict(name, &EvictParams::default())).await {
-            Ok(_) => Ok(Some(name.clone())),
+            Ok(_) => Ok(Some(found.title(plan))),
             // Gone, or its budget does not permit it now.
             Err(error) if error.status().is_some_and(|status| matches!(status.code, 404 | 429)) => Ok(None),
             Err(error) => Err(error),
@@ -128,9 +134,9 @@ async fn evict_one(context: &Context, plan: &Plan, fleet: &Fleet, missing: &[Str
 }
 
 /// Whether the webhook would give such a pod a sidecar of this resource.
-fn is_injected_now(pod: &Pod, plan: &Plan, target: &Target) -> bool {
+fn is_injected_now(pod: &Pod, namespace: &str, target: &Target) -> bool {
     let Ok(pod) = serde_json::to_value(pod) else { return false };
-    let namespace = NamespaceFacts { name: plan.namespace.clone(), ..NamespaceFacts::default() };
+    let namespace = NamespaceFacts { name: namespace.to_owned(), ..NamespaceFacts::default() };
     let settings = inject::Settings { sidecar_image: target.image.clone(), on_missing: OnMissing::Skip, class: None };
     matches!(inject::decide(&pod, &namespace, std::slice::from_ref(&target.resource), &settings), Decision::Inject(_))
 }

@@ -20,6 +20,10 @@ pub fn patch(pod: &Value, injection: &Injection) -> Patch {
     let injected = pod.injected();
     if !injected {
         mark(&mut operations, pod, "labels", names::INJECTED, &injection.resource);
+        if let Some(from) = &injection.from {
+            // The map of labels is there by now.
+            add(&mut operations, &["metadata", "labels", names::INJECTED_FROM], json!(from));
+        }
         mark(&mut operations, pod, "annotations", names::INJECTED_HASH, &injection.hash);
         // The map of annotations is there by now, whoever made it.
         add(&mut operations, &["metadata", "annotations", names::INJECTED_TEMPLATE], json!(injection.template));

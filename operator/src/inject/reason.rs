@@ -25,6 +25,8 @@ pub enum Reason {
     AmbiguousResource,
     /// The named `ContextManager` does not exist.
     UnknownResource,
+    /// The named `ContextManager` is one of another namespace, and is not there or does not allow the pod's.
+    NotGranted,
     /// The `ContextManager` belongs to another operator, whose webhook decides.
     OtherClass,
     /// An annotation has a value it cannot have.
@@ -58,6 +60,7 @@ impl Reason {
             Self::NoResource => "NoResource",
             Self::AmbiguousResource => "AmbiguousResource",
             Self::UnknownResource => "UnknownResource",
+            Self::NotGranted => "NotGranted",
             Self::OtherClass => "OtherClass",
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::UnknownContainer => "UnknownContainer",
@@ -72,7 +75,10 @@ impl Reason {
     /// Whether a list of resources that is older than the cluster's can be the cause, so that a fresh one may help.
     #[must_use]
     pub const fn may_be_stale(self) -> bool {
-        matches!(self, Self::NoResource | Self::AmbiguousResource | Self::UnknownResource | Self::OtherClass)
+        matches!(
+            self,
+            Self::NoResource | Self::AmbiguousResource | Self::UnknownResource | Self::NotGranted | Self::OtherClass
+        )
     }
 }
 

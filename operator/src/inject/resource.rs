@@ -1,12 +1,19 @@
 //! What injection has to know of a `ContextManager`: a slim view, so that decisions do not depend on the rest of it.
 
+use context_manager_protocol::names;
 use serde_json::Value;
 
 /// A `ContextManager` as injection sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
+    /// Its namespace.
+    pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Other namespaces whose pods may use it.
+    pub allowed_namespaces: Vec<String>,
+    /// Whether this is what pods of those namespaces see of it: all that they mount is a copy in their own namespace.
+    pub granted: bool,
     /// The class of the operator that it belongs to.
     pub class: String,
     /// The sidecar's image; the operator's default when absent.
@@ -21,8 +28,12 @@ pub struct Resource {
     pub resources: Option<Value>,
     /// Where the embedded store's data lies, or the journal beside a Qdrant server.
     pub storage: Storage,
+    /// The `ConfigMap` that holds the configuration.
+    pub config_map: String,
     /// The `Secret` that holds the key ring.
     pub keys_secret: String,
+    /// The `Secret` that holds CA bundle and client certificate.
+    pub tls_secret: String,
     /// Where the embedding API's key is, if there is one.
     pub embedding_key: Option<SecretKey>,
     /// The `Secret` with what the sidecar shows to and asks of a Qdrant server, if that is the store.
@@ -35,6 +46,38 @@ pub struct Resource {
     pub containers: Vec<String>,
     /// What happens to a pod of an opted-in namespace for which no resource can be chosen.
     pub on_missing: OnMissing,
+}
+
+impl Resource {
+    /// What pods of other namespaces see of it. They mount one `Secret` and one `ConfigMap` of their own namespace, in which the operator
+    /// keeps copies of all that pods of the resource's namespace mount.
+    #[must_use]
+    pub fn granted(&self) -> Self {
+        let copy = names::granted(&self.namespace, &self.name);
+        Self {
+            granted: true,
+            config_map: copy.clone(),
+            keys_secret: copy.clone(),
+            tls_secret: copy.clone(),
+            store_secret: Some(copy),
+            embedding_key: None,
+            otlp_headers: None,
+            otlp_ca: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether pods of a namespace may use it.
+    #[must_use]
+    pub fn serves(&self, namespace: &str) -> bool {
+        self.namespace == namespace || self.allowed_namespaces.iter().any(|allowed| allowed == namespace)
+    }
+
+    /// What a person calls it in another namespace, and the pod's annotation.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
 }
 
 /// Where the embedded store's data lies.

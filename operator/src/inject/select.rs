@@ -1,6 +1,7 @@
 //! Chooses the `ContextManager` of a pod, and the containers that get access to its memory.
 
 use context_manager_protocol::names;
+use serde_json::Value;
 
 use super::{
     Decision, Denial, NamespaceFacts, OnMissing, Origin, Reason, Resource, Settings,
@@ -9,7 +10,7 @@ use super::{
     unsuitable,
 };
 
-/// The resource that pod or namespace names, or the only one there is.
+/// The resource that pod or namespace names, or the only one of the namespace.
 pub(super) fn select<'a>(
     pod: Pod<'_>,
     namespace: &NamespaceFacts,
@@ -18,16 +19,22 @@ pub(super) fn select<'a>(
     origin: Origin,
 ) -> Result<&'a Resource, Decision> {
     let wanted = pod.annotation(names::NAME).or_else(|| namespace.labels.get(names::NAME).map(String::as_str));
-    let (reason, message) = match (wanted, resources) {
-        (Some(name), _) => match resources.iter().find(|resource| resource.name == name) {
+    let here: Vec<&Resource> = resources.iter().filter(|resource| resource.namespace == namespace.name).collect();
+    if let Some((wanted, other)) = wanted.and_then(|wanted| Some((wanted, elsewhere(wanted, namespace)?))) {
+        return granted(other, namespace, resources).ok_or_else(|| {
+            missing(&here, settings, origin, Reason::NotGranted, not_granted_message(wanted, namespace))
+        });
+    }
+    let (reason, message) = match (wanted.map(|wanted| own(wanted, namespace)), here.as_slice()) {
+        (Some(name), _) => match here.iter().find(|resource| resource.name == name) {
             Some(resource) => return Ok(resource),
-            None if resources.is_empty() => (Reason::NoResource, none_message(namespace)),
+            None if here.is_empty() => (Reason::NoResource, none_message(namespace)),
             None => (
                 Reason::UnknownResource,
                 format!(
                     "namespace {:?} has no ContextManager {name:?}; there is {}",
                     namespace.name,
-                    candidates(resources)
+                    candidates(&here)
                 ),
             ),
         },
@@ -43,10 +50,48 @@ pub(super) fn select<'a>(
             ),
         ),
     };
-    Err(missing(resources, settings, origin, reason, message))
+    Err(missing(&here, settings, origin, reason, message))
 }
 
-fn missing(resources: &[Resource], settings: &Settings, origin: Origin, reason: Reason, message: String) -> Decision {
+/// The namespace of the resource that a pod names, if it is another one than its own.
+#[must_use]
+pub fn foreign<'a>(pod: &'a Value, namespace: &str) -> Option<&'a str> {
+    let (other, _) = Pod::new(pod).annotation(names::NAME)?.split_once('/')?;
+    (other != namespace).then_some(other)
+}
+
+/// Namespace and name of what a word means in another namespace.
+fn elsewhere<'w>(wanted: &'w str, namespace: &NamespaceFacts) -> Option<(&'w str, &'w str)> {
+    wanted.split_once('/').filter(|(other, _)| *other != namespace.name)
+}
+
+/// What a word means in the pod's own namespace, which may be named too.
+fn own<'w>(wanted: &'w str, namespace: &NamespaceFacts) -> &'w str {
+    wanted.strip_prefix(namespace.name.as_str()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(wanted)
+}
+
+/// The resource of another namespace, if it is there and says so.
+fn granted<'a>(
+    (other, name): (&str, &str),
+    namespace: &NamespaceFacts,
+    resources: &'a [Resource],
+) -> Option<&'a Resource> {
+    let named = |resource: &&Resource| resource.namespace == other && resource.name == name;
+    resources.iter().find(named).filter(|resource| resource.serves(&namespace.name))
+}
+
+/// The same whether there is such a resource or not: who may not use it learns nothing of it.
+fn not_granted_message(wanted: &str, namespace: &NamespaceFacts) -> String {
+    format!(
+        "namespace {:?} may not use a ContextManager {wanted:?}; if there is one, its spec.allowedNamespaces must list {:?}, or name one \
+         of this namespace by the annotation {}",
+        namespace.name,
+        namespace.name,
+        names::NAME
+    )
+}
+
+fn missing(resources: &[&Resource], settings: &Settings, origin: Origin, reason: Reason, message: String) -> Decision {
     let strict = settings.on_missing == OnMissing::Deny
         || resources.iter().any(|resource| resource.on_missing == OnMissing::Deny);
     match origin {
@@ -64,7 +109,7 @@ fn none_message(namespace: &NamespaceFacts) -> String {
 }
 
 /// The names in order, as in `"a", "b" or "c"`, so that the message does not depend on the order of the list.
-fn candidates(resources: &[Resource]) -> String {
+fn candidates(resources: &[&Resource]) -> String {
     let mut quoted: Vec<_> = resources.iter().map(|resource| format!("{:?}", resource.name)).collect();
     quoted.sort();
     listed(&quoted)

@@ -45,12 +45,13 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
         // Whoever may only read the folder can connect, and cannot put another socket in its place.
         mounts.push(json!({"name": names::VOLUME_SOCKET, "mountPath": names::SOCKET_DIRECTORY, "readOnly": true}));
     }
-    let mut content =
-        vec![json!(input.resource.name), sidecar.clone(), json!(volumes), json!(input.containers), json!(env)];
+    let name = if input.resource.granted { input.resource.full_name() } else { input.resource.name.clone() };
+    let mut content = vec![json!(name), sidecar.clone(), json!(volumes), json!(input.containers), json!(env)];
     content.extend(mounts.iter().cloned());
     let hash = hash(Value::Array(content));
     Injection {
         resource: input.resource.name.clone(),
+        from: input.resource.granted.then(|| input.resource.namespace.clone()),
         agent: input.agent.to_owned(),
         sidecar,
         volumes,
@@ -144,16 +145,28 @@ fn probe(input: &Input<'_>, period_seconds: i32, failure_threshold: i32) -> Valu
 }
 
 fn volumes(resource: &Resource) -> Vec<Value> {
-    let Resource { name, storage, keys_secret, embedding_key, store_secret, otlp_headers, otlp_ca, socket, .. } =
-        resource;
-    let mut sources = vec![
-        json!({"configMap": {"name": names::config_map(name), "items": items(&[names::CONFIG_FILE])}}),
-        json!({"secret": {"name": keys_secret, "items": items(&[names::KEYS_FILE])}}),
-        json!({"secret": {
-            "name": names::tls_secret(name),
+    let Resource {
+        config_map,
+        storage,
+        keys_secret,
+        tls_secret,
+        embedding_key,
+        store_secret,
+        otlp_headers,
+        otlp_ca,
+        socket,
+        granted,
+        ..
+    } = resource;
+    let mut sources = vec![json!({"configMap": {"name": config_map, "items": items(&[names::CONFIG_FILE])}})];
+    // A copy has all of it in one Secret, which is mounted whole, as that of the store.
+    if !granted {
+        sources.push(json!({"secret": {"name": keys_secret, "items": items(&[names::KEYS_FILE])}}));
+        sources.push(json!({"secret": {
+            "name": tls_secret,
             "items": items(&[names::CA_FILE, names::CERTIFICATE_FILE, names::PRIVATE_KEY_FILE]),
-        }}),
-    ];
+        }}));
+    }
     if let Some(SecretKey { secret, key }) = embedding_key {
         let item = json!({"key": key, "path": names::EMBEDDING_API_KEY_FILE});
         sources.push(json!({"secret": {"name": secret, "items": [item]}}));

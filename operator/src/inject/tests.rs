@@ -24,7 +24,10 @@ fn namespace(labels: &[(&str, &str)]) -> NamespaceFacts {
 
 fn resource(name: &str) -> Resource {
     Resource {
+        namespace: "team-a".to_owned(),
         name: name.to_owned(),
+        allowed_namespaces: Vec::new(),
+        granted: false,
         class: names::DEFAULT_CLASS.to_owned(),
         image: None,
         protocol_port: names::DEFAULT_PROTOCOL_PORT,
@@ -32,7 +35,9 @@ fn resource(name: &str) -> Resource {
         admin_port: names::DEFAULT_ADMIN_PORT,
         resources: None,
         storage: Storage::EmptyDir { size_limit: Some("1Gi".to_owned()) },
+        config_map: names::config_map(name),
         keys_secret: names::keys_secret(name),
+        tls_secret: names::tls_secret(name),
         embedding_key: None,
         store_secret: None,
         otlp_headers: None,
@@ -222,6 +227,60 @@ fn of_two_operators_one_injects_and_both_choose_alike() {
         unreachable!()
     };
     assert_eq!((skip.reason, skip.warning), (Reason::OtherClass, None));
+}
+
+/// A resource of another namespace that allows these.
+fn shared(allowed: &[&str]) -> Resource {
+    let allowed_namespaces = allowed.iter().map(|&name| name.to_owned()).collect();
+    Resource { namespace: "platform".to_owned(), allowed_namespaces, ..resource("memory") }
+}
+
+#[test]
+fn a_resource_of_another_namespace_is_used_only_if_it_says_so_and_the_pod_names_it() {
+    let named = asking(&[(names::NAME, "platform/memory")]);
+    let decided = |pod: &Value, resources: &[Resource]| decide(pod, &namespace(&[]), resources, &settings());
+    let made = injection(decided(&named, &[shared(&["team-b", "team-a"]), resource("memory")]));
+    assert_eq!((made.resource_name().as_str(), made.from.as_deref()), ("platform/memory", Some("platform")));
+    let refused = denial(decided(&named, &[shared(&["team-b"]), resource("memory")]));
+    assert_eq!(refused, denial(decided(&named, &[])), "who may not use it does not learn whether it is there");
+    assert!(refused.0 == Reason::NotGranted && refused.1.contains("spec.allowedNamespaces"), "{refused:?}");
+    assert!(refused.1.contains("\"platform/memory\"") && refused.1.contains("\"team-a\""), "{refused:?}");
+    // A pod that names none means its own namespace, whatever others allow.
+    assert_eq!(denial(decided(&asking(&[]), &[shared(&["team-a"])])).0, Reason::NoResource);
+    let own = injection(decided(&asking(&[]), &[shared(&["team-a"]), resource("memory")]));
+    assert_eq!((own.resource_name().as_str(), own.from), ("memory", None));
+    let unnamed = asking(&[(names::NAME, "memory")]);
+    assert_eq!(injection(decided(&unnamed, &[shared(&["team-a"]), resource("memory")])).from, None);
+    // The own namespace may be named as well.
+    let full = asking(&[(names::NAME, "team-a/memory")]);
+    assert_eq!(injection(decided(&full, &[resource("memory")])).hash, own.hash);
+    assert_eq!(denial(decided(&asking(&[(names::NAME, "platform/")]), &[shared(&["team-a"])])).0, Reason::NotGranted);
+}
+
+#[test]
+fn pods_of_other_namespaces_mount_copies_and_are_their_own_tenant() {
+    let secret = SecretKey { secret: "provider".to_owned(), key: "token".to_owned() };
+    let resources = [Resource { embedding_key: Some(secret), ..shared(&["team-a"]) }];
+    let pod = asking(&[(names::NAME, "platform/memory")]);
+    let made = injection(decide(&pod, &namespace(&[]), &resources, &settings()));
+    let copy = names::granted("platform", "memory");
+    let text = serde_json::to_string(&made.volumes).expect("volumes are JSON");
+    for other in ["memory-context-keys", "memory-context-tls", "memory-context-config", "provider"] {
+        assert!(!text.contains(other), "{other} is not in this namespace: {text}");
+    }
+    let sources = &made.volumes[0]["projected"]["sources"];
+    assert_eq!(sources.as_array().map(Vec::len), Some(2), "{sources}");
+    assert_eq!((&sources[0]["configMap"]["name"], &sources[1]["secret"]), (&json!(copy), &json!({"name": copy})));
+    let keys = made.volumes.iter().find(|volume| volume["name"] == names::VOLUME_KEYS).expect("the agent's keys");
+    assert_eq!(keys["secret"]["secretName"], copy);
+    assert_eq!(keys["secret"]["items"], json!([{"key": "keys.json", "path": "keys.json"}]), "and nothing else of it");
+    assert_eq!(made.sidecar["env"][0], json!({"name": names::ENV_TENANT, "value": "team-a"}));
+    let patched = applied(&pod, &made);
+    assert_eq!(patched["metadata"]["labels"][names::INJECTED], "memory");
+    assert_eq!(patched["metadata"]["labels"][names::INJECTED_FROM], "platform");
+    assert_eq!(applied(&patched, &made), patched, "the patch is idempotent");
+    assert_eq!(made.template, template(&resources[0].granted(), IMAGE));
+    assert_ne!(made.template, template(&resources[0], IMAGE), "its own pods mount something else");
 }
 
 #[test]

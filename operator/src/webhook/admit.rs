@@ -20,7 +20,7 @@ use super::{
     metrics::Metrics,
     review::{Request, Response, Review},
 };
-use crate::inject::{self, Decision, Denial, Injection, Skip, decide, patch};
+use crate::inject::{self, Decision, Denial, Injection, Skip, decide, foreign, patch};
 
 #[cfg(test)]
 mod tests;
@@ -79,12 +79,13 @@ impl Admitter {
     async fn decide(&self, request: &Request) -> Result<Decision, caches::Error> {
         let Request { object: pod, namespace, .. } = request;
         let namespace = self.caches.namespace(&self.client, namespace).await?;
-        let decision = decide(pod, &namespace, &self.caches.resources(&namespace.name), &self.settings);
+        let foreign = foreign(pod, &namespace.name);
+        let decision = decide(pod, &namespace, &self.caches.resources(&namespace.name, foreign), &self.settings);
         if !decision.reason().may_be_stale() {
             return Ok(decision);
         }
         self.metrics.fresh_reads.inc();
-        let fresh = self.caches.fresh_resources(&self.client, &namespace.name).await?;
+        let fresh = self.caches.fresh_resources(&self.client, &namespace.name, foreign).await?;
         Ok(decide(pod, &namespace, &fresh, &self.settings))
     }
 
@@ -93,7 +94,8 @@ impl Admitter {
         let (word, outcome, response) = match decision {
             Decision::Inject(injection) => {
                 let patch = patch(&request.object, &injection);
-                let Injection { resource, agent, warnings, .. } = *injection;
+                let resource = injection.resource_name();
+                let Injection { agent, warnings, .. } = *injection;
                 let response = Response::inject(&request.uid, &resource, &patch, warnings);
                 // A second call for the same pod, after another webhook changed it, is not news.
                 let news = !request.object.pointer("/metadata/annotations").is_some_and(|annotations| {

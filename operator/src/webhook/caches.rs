@@ -15,7 +15,7 @@ use context_manager_protocol::names;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client,
     api::{ApiResource, DynamicObject, ListParams, ObjectMeta, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
@@ -44,6 +44,7 @@ pub(super) struct Caches {
     namespaces: Vec<Store<NamespaceMeta>>,
     resources: Vec<Store<DynamicObject>>,
     writers: Arc<std::sync::Mutex<Vec<Writers>>>,
+    scope: Scope,
     synced: Arc<Synced>,
 }
 
@@ -92,6 +93,7 @@ impl Caches {
             namespaces: writers.iter().map(|writers| writers.namespaces.as_reader()).collect(),
             resources: writers.iter().map(|writers| writers.resources.as_reader()).collect(),
             writers: Arc::new(std::sync::Mutex::new(writers)),
+            scope: scope.clone(),
             synced: Arc::default(),
         }
     }
@@ -147,20 +149,32 @@ impl Caches {
         Ok(facts(&found.metadata))
     }
 
-    /// The `ContextManager`s of a namespace, as far as the cache knows.
-    pub(super) fn resources(&self, namespace: &str) -> Vec<Resource> {
-        let here =
-            |store: &Store<DynamicObject>| store.state_filter(|found| found.namespace().as_deref() == Some(namespace));
+    /// The `ContextManager`s of a namespace, and of the other one that a pod names, as far as the cache knows.
+    pub(super) fn resources(&self, namespace: &str, foreign: Option<&str>) -> Vec<Resource> {
+        let meant = |found: &DynamicObject| {
+            found.metadata.namespace.as_deref().is_some_and(|at| at == namespace || Some(at) == foreign)
+        };
+        let here = |store: &Store<DynamicObject>| store.state_filter(meant);
         self.resources.iter().flat_map(here).filter_map(|found| view::resource(&found)).collect()
     }
 
-    /// The `ContextManager`s of a namespace, asked for anew: a resource and its pods are often applied in one go, and the
-    /// cache is always a moment behind.
-    pub(super) async fn fresh_resources(&self, client: &Client, namespace: &str) -> Result<Vec<Resource>, Error> {
-        let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &api_resource());
-        let what = format!("the contextmanagers of namespace {namespace:?}");
-        let found = bounded(what, api.list(&ListParams::default())).await?;
-        Ok(found.items.iter().filter_map(view::resource).collect())
+    /// The same, asked for anew: a resource and its pods are often applied in one go, and the cache is always a moment behind. A namespace
+    /// that is not watched is not asked for.
+    pub(super) async fn fresh_resources(
+        &self,
+        client: &Client,
+        namespace: &str,
+        foreign: Option<&str>,
+    ) -> Result<Vec<Resource>, Error> {
+        let foreign = foreign.filter(|name| self.scope.contains(name) && is_namespace(name));
+        let mut resources = Vec::new();
+        for namespace in std::iter::once(namespace).chain(foreign) {
+            let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &api_resource());
+            let what = format!("the contextmanagers of namespace {namespace:?}");
+            let found = bounded(what, api.list(&ListParams::default())).await?;
+            resources.extend(found.items.iter().filter_map(view::resource));
+        }
+        Ok(resources)
     }
 }
 
@@ -185,6 +199,12 @@ async fn follow(client: Client, Writers { place, namespaces, resources }: Writer
         .reflect(resources)
         .for_each(|event| async { complain("contextmanagers", event.err()) });
     tokio::join!(namespaces, resources);
+}
+
+/// Whether a text can be a namespace's name, and so a part of a path.
+fn is_namespace(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.len() <= 63 && text.bytes().all(allowed)
 }
 
 async fn bounded<T>(what: String, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {

@@ -26,8 +26,14 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
     let on_a_server = ["/vectorStore/qdrant", "/vectorStore/managed"]
         .iter()
         .any(|store| spec.pointer(store).is_some_and(Value::is_object));
-    let containers = spec.pointer("/injection/containers").and_then(Value::as_array).into_iter().flatten();
+    let texts = |pointer: &str| {
+        let all = spec.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+        all.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
     Some(Resource {
+        namespace: object.namespace().unwrap_or_default(),
+        allowed_namespaces: texts("/allowedNamespaces"),
+        granted: false,
         class: text("/controllerClassName").unwrap_or_else(|| names::DEFAULT_CLASS.to_owned()),
         image: text("/sidecar/image"),
         protocol_port: port("/sidecar/protocolPort", names::DEFAULT_PROTOCOL_PORT),
@@ -35,12 +41,14 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
         admin_port: port("/sidecar/adminPort", names::DEFAULT_ADMIN_PORT),
         resources: spec.pointer("/sidecar/resources").filter(|value| value.is_object()).cloned(),
         storage: storage(spec, &name),
+        config_map: names::config_map(&name),
         keys_secret: names::keys_secret(&name),
+        tls_secret: names::tls_secret(&name),
         embedding_key: secret("/embedding/apiKeySecretRef"),
         otlp_headers: secret("/observability/tracing/headersSecretRef"),
         otlp_ca: otlp_ca.map(|(config_map, key)| ConfigMapKey { config_map, key }),
         store_secret: on_a_server.then(|| names::store_secret(&name)),
-        containers: containers.filter_map(Value::as_str).map(str::to_owned).collect(),
+        containers: texts("/injection/containers"),
         on_missing: match text("/injection/onMissing").as_deref() {
             Some("Deny") => OnMissing::Deny,
             Some(_) | None => OnMissing::Skip,
@@ -109,9 +117,13 @@ mod tests {
                 "caConfigMapRef": {"name": "otel-ca", "key": "ca.crt"},
             }},
             "injection": {"onMissing": "Deny", "containers": ["agent"]},
+            "allowedNamespaces": ["other"],
         });
-        let seen = view(&json!({"name": "memory"}), &spec).unwrap();
+        let seen = view(&json!({"name": "memory", "namespace": "team"}), &spec).unwrap();
         let expected = Resource {
+            namespace: "team".to_owned(),
+            allowed_namespaces: vec!["other".to_owned()],
+            granted: false,
             name: "memory".to_owned(),
             class: "blue".to_owned(),
             image: Some("sidecar:2".to_owned()),
@@ -120,7 +132,9 @@ mod tests {
             admin_port: 9002,
             resources: Some(json!({"limits": {"memory": "1Gi"}})),
             storage: Storage::Claim { name: "memory-context-data".to_owned() },
+            config_map: "memory-context-config".to_owned(),
             keys_secret: "memory-context-keys".to_owned(),
+            tls_secret: "memory-context-tls".to_owned(),
             embedding_key: Some(SecretKey { secret: "provider".to_owned(), key: "token".to_owned() }),
             store_secret: None,
             otlp_headers: Some(SecretKey { secret: "otel".to_owned(), key: "headers".to_owned() }),

@@ -98,8 +98,16 @@ impl fmt::Display for Waiting {
 }
 
 /// Asks every sidecar of the resource.
-pub(super) async fn ask(client: &Client, plan: &Plan, question: &Question) -> Result<Waiting, Error> {
-    let places = places(client, plan).await?;
+pub(super) async fn ask(
+    client: &Client,
+    plan: &Plan,
+    granted: &[String],
+    question: &Question,
+) -> Result<Waiting, Error> {
+    let mut places = places(client, plan, None).await?;
+    for namespace in granted {
+        places.extend(self::places(client, plan, Some(namespace.as_str())).await?);
+    }
     let mut waiting = Waiting { asked: places.len(), ..Waiting::default() };
     let answers = stream::iter(places.into_iter().map(async |Place { pod, address }| {
         let answer = match address {
@@ -121,14 +129,19 @@ pub(super) async fn ask(client: &Client, plan: &Plan, question: &Question) -> Re
     Ok(waiting)
 }
 
-async fn places(client: &Client, plan: &Plan) -> Result<Vec<Place>, Error> {
-    let api = Api::<Pod>::namespaced(client.clone(), &plan.namespace);
-    let mut params = ListParams::default().labels(&format!("{}={}", names::INJECTED, plan.name)).limit(PAGE);
+/// The pods of the resource's own namespace, or of another one that it allows.
+async fn places(client: &Client, plan: &Plan, granted: Option<&str>) -> Result<Vec<Place>, Error> {
+    let api = Api::<Pod>::namespaced(client.clone(), granted.unwrap_or(&plan.namespace));
+    let from = granted.map(|_| plan.namespace.as_str());
+    let mut params = ListParams::default().labels(&pods::selector(&plan.name, from)).limit(PAGE);
     let mut places = Vec::new();
     loop {
         // The newest state, and not what a cache has: a pod that is missing here would not be waited for.
         let page = call("list the pods with a sidecar", api.list(&params)).await?;
-        places.extend(page.items.iter().filter_map(place));
+        places.extend(page.items.iter().filter_map(place).map(|place| match granted {
+            Some(namespace) => Place { pod: format!("{namespace}/{}", place.pod), ..place },
+            None => place,
+        }));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(places),

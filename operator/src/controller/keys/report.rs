@@ -45,7 +45,7 @@ pub(super) fn found(state: &State, wish: &Wish<'_>, phase: &Phase, times: &Times
         let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
         (waited / 8).clamp(FIRST_LOOK, LAST_LOOK)
     };
-    let published = state.next_since.unwrap_or(now);
+    let published = times.published(state).unwrap_or(now);
     let next = match phase {
         Phase::Published(waiting) if waiting.is_empty() => Some(until(later(published, times.settle))),
         Phase::Published(_) => Some(look(published)),

@@ -42,6 +42,15 @@ pub(super) struct Times {
     pub(super) settle: Duration,
     /// How long a pod that cannot be asked is waited for.
     pub(super) patience: Duration,
+    /// Since when every copy in another namespace has what is published.
+    pub(super) copied: Option<Timestamp>,
+}
+
+impl Times {
+    /// Since when every pod that is made has the next key, if there is one.
+    pub(super) fn published(&self, state: &State) -> Option<Timestamp> {
+        state.next_since.map(|since| self.copied.map_or(since, |copied| copied.max(since)))
+    }
 }
 
 /// What the sidecars are to be asked before the next step can be known.
@@ -164,7 +173,7 @@ pub(super) fn step(
         let waiting = waiting.unwrap_or_default();
         let ready =
             waiting.lagging.is_empty() && (waiting.silent.is_empty() || is_over(state.next_since, times.patience, now));
-        if ready && is_over(state.next_since, times.settle, now) {
+        if ready && is_over(times.published(state), times.settle, now) {
             return write(state.activate(wish.given(), waiting.silent_pods(), now)?, Change::Activated);
         }
         return Ok(Step::Rest(Phase::Published(waiting)));

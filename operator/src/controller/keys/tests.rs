@@ -8,7 +8,8 @@ use serde_json::json;
 use super::{fleet::Waiting, step::Question, *};
 
 const SECOND: Duration = Duration::from_secs(1);
-const TIMES: Times = Times { overlap: Duration::from_secs(20), settle: SECOND, patience: Duration::from_mins(1) };
+const TIMES: Times =
+    Times { overlap: Duration::from_secs(20), settle: SECOND, patience: Duration::from_mins(1), copied: None };
 
 fn secret(json: &str) -> Secret {
     let data = [("keys.json".to_owned(), ByteString(json.as_bytes().to_vec()))].into();

@@ -111,6 +111,17 @@ impl<'a> Builder<'a> {
         let port = |port: u16| json!({"port": port, "protocol": "TCP"});
         let nodes = json!({"podSelector": {"matchLabels": self.selector()}});
         let agents = json!({"podSelector": {"matchLabels": {names::INJECTED: self.plan.name}}});
+        // Pods of other namespaces that the resource allows.
+        let guests = self.plan.grants.namespaces.iter().map(|namespace| {
+            json!({
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "podSelector": {"matchLabels": {
+                    names::INJECTED: self.plan.name,
+                    names::INJECTED_FROM: self.plan.namespace,
+                }},
+            })
+        });
+        let agents: Vec<_> = std::iter::once(agents).chain(guests).collect();
         let home = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.home}}});
         made(json!({
             "metadata": self.metadata(),
@@ -119,7 +130,7 @@ impl<'a> Builder<'a> {
                 "policyTypes": ["Ingress"],
                 "ingress": [
                     {"from": [nodes], "ports": [port(config::REST), port(config::GRPC), port(config::PEER)]},
-                    {"from": [agents], "ports": [port(config::GRPC)]},
+                    {"from": agents, "ports": [port(config::GRPC)]},
                     {"from": [home], "ports": [port(config::REST), port(config::GRPC)]},
                 ],
             },
@@ -256,6 +267,7 @@ exec ./qdrant --config-path /etc/qdrant/config.yaml --uri https://$POD_NAME.memo
         let ingress = policy["spec"]["ingress"].clone();
         assert_eq!(ingress.as_array().unwrap().len(), 3);
         assert_eq!(ingress[1]["from"][0]["podSelector"]["matchLabels"], json!({names::INJECTED: "memory"}));
+        assert_eq!(ingress[1]["from"].as_array().map(Vec::len), Some(1));
         assert_eq!(ingress[1]["ports"], json!([{"port": 6334, "protocol": "TCP"}]));
         assert_eq!(ingress[2]["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "home");
     }

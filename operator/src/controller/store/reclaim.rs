@@ -10,17 +10,16 @@ use context_manager_crds::{ContextManager, context_manager::ReclaimPolicy};
 use context_manager_memory::TenantId;
 use context_manager_qdrant::{Collection, Failure, Found};
 use kube::{
-    Api, Resource as _, ResourceExt as _,
-    api::{ListParams, ObjectMeta, Patch, PatchParams},
+    Resource as _, ResourceExt as _,
+    api::{ListParams, ObjectMeta},
 };
-use serde_json::json;
 use tracing::info;
 
 use super::{credentials, probe::Target};
 use crate::controller::{
     Object,
     error::{Error, call},
-    fleet,
+    finalizers, fleet,
     plan::{Plan, QdrantPlan, StoragePlan},
     reconcile::Context,
     status::Trouble,
@@ -47,20 +46,13 @@ pub(in crate::controller) enum Released {
 
 /// Whether a resource is kept by the finalizer.
 pub(in crate::controller) fn is_held(metadata: &ObjectMeta) -> bool {
-    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+    finalizers::has(metadata, FINALIZER)
 }
 
-/// Puts the finalizer where the contexts are to be deleted with the resource, and takes it away elsewhere.
-pub(in crate::controller) async fn hold(
-    context: &Context,
-    resource: &ContextManager,
-    plan: &Plan,
-) -> Result<(), Error> {
-    let wanted = matches!(&plan.storage, StoragePlan::Qdrant(store) if store.reclaim == ReclaimPolicy::Delete);
-    if plan.suspended || wanted == is_held(&resource.metadata) {
-        return Ok(());
-    }
-    set(context, &resource.metadata, wanted).await
+/// The finalizer belongs where the contexts are to be deleted with the resource, and nowhere else.
+pub(in crate::controller) fn holds(plan: &Plan) -> finalizers::Wanted {
+    let deletes = matches!(&plan.storage, StoragePlan::Qdrant(store) if store.reclaim == ReclaimPolicy::Delete);
+    (FINALIZER, deletes)
 }
 
 /// Deletes what the finalizer was for, as far as it is this resource's, and takes the finalizer away.
@@ -72,7 +64,7 @@ pub(in crate::controller) async fn release(context: &Context, object: &Object) -
             name = metadata.name,
             "Abandoned the contexts of a resource as its annotation asks"
         );
-        return set(context, metadata, false).await.map(|()| Released::Yes);
+        return let_go(context, metadata).await;
     }
     let resource = match &object.0 {
         Ok(resource) => resource,
@@ -86,10 +78,10 @@ pub(in crate::controller) async fn release(context: &Context, object: &Object) -
         Err(invalid) => return Ok(Released::Waits(waits("InvalidSpec", &invalid.to_string(), metadata))),
     };
     let StoragePlan::Qdrant(wanted) = &plan.storage else {
-        return set(context, metadata, false).await.map(|()| Released::Yes);
+        return let_go(context, metadata).await;
     };
     if wanted.reclaim == ReclaimPolicy::Retain {
-        return set(context, metadata, false).await.map(|()| Released::Yes);
+        return let_go(context, metadata).await;
     }
     if plan.suspended {
         let message = "spec.suspend is true, so nothing is deleted; set it to false";
@@ -106,8 +98,7 @@ pub(in crate::controller) async fn release(context: &Context, object: &Object) -
     match delete(context, &plan, wanted).await? {
         Ok(done) => {
             context.tell(&plan, done.reason, &done.note).await;
-            set(context, metadata, false).await?;
-            Ok(Released::Yes)
+            let_go(context, metadata).await
         }
         Err(trouble) => Ok(Released::Waits(waits(trouble.reason, &trouble.message, metadata))),
     }
@@ -131,7 +122,7 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
     let others = sharing(context, plan, wanted).await?;
     // Where not all resources can be seen, somebody else may use the collection.
     let alone = others.is_empty() && context.scope == Scope::Cluster;
-    if let Some(name) = others.iter().find(|other| other.namespace == plan.namespace).map(|other| &other.name) {
+    if let Some(name) = others.iter().find(|other| other.serves(&plan.namespace)).map(|other| &other.name) {
         let note = format!(
             "Kept the contexts in collection {}: ContextManager {name} of this namespace uses them",
             wanted.store.collection
@@ -142,7 +133,10 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
         let note = format!("Nothing was stored for {}, which cannot be a tenant", plan.namespace);
         return Ok(Ok(Done { reason: "DataKept", note }));
     };
-    let deleting = delete_from(&target, &tenant, alone);
+    // What pods of other namespaces stored is the resource's as well, unless somebody else may have stored it too.
+    let guests = plan.grants.namespaces.iter().filter(|_| alone);
+    let guests: Vec<_> = guests.filter_map(|guest| TenantId::new(guest.as_str()).ok()).collect();
+    let deleting = delete_from(&target, &tenant, &guests, alone);
     Ok(match tokio::time::timeout(DEADLINE, deleting).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(target.trouble(&error)),
@@ -150,7 +144,12 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
     })
 }
 
-async fn delete_from(target: &Target, tenant: &TenantId, alone: bool) -> Result<Done, context_manager_qdrant::Error> {
+async fn delete_from(
+    target: &Target,
+    tenant: &TenantId,
+    guests: &[TenantId],
+    alone: bool,
+) -> Result<Done, context_manager_qdrant::Error> {
     let collection: Collection = target.connect()?;
     let name = &target.scope.collection;
     let done = |reason, note| Ok(Done { reason, note });
@@ -161,6 +160,9 @@ async fn delete_from(target: &Target, tenant: &TenantId, alone: bool) -> Result<
             return done("DataKept", format!("Kept the collection {name}, which is not this resource's: {error}"));
         }
         Err(error) => return Err(error),
+    }
+    for guest in guests {
+        collection.delete_tenant(guest).await?;
     }
     if alone && collection.count_of_others(tenant).await? == 0 {
         collection.drop_collection().await?;
@@ -174,10 +176,17 @@ async fn delete_from(target: &Target, tenant: &TenantId, alone: bool) -> Result<
     done("DataDeleted", note)
 }
 
-/// The name and namespace of a resource.
+/// A resource, and whose contexts are its own.
 struct Other {
     namespace: String,
+    allowed: Vec<String>,
     name: String,
+}
+
+impl Other {
+    fn serves(&self, namespace: &str) -> bool {
+        self.namespace == namespace || self.allowed.iter().any(|allowed| allowed == namespace)
+    }
 }
 
 /// Other resources with the same collection where this operator looks, as the API server has them now. Those that are being deleted too do not count: none of two
@@ -193,7 +202,12 @@ async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<
         let same = other.uid().is_some_and(|uid| uid == plan.owner.uid);
         !same && other.metadata.deletion_timestamp.is_none() && uses(other, wanted)
     });
-    Ok(others.map(|other| Other { namespace: other.namespace().unwrap_or_default(), name: other.name_any() }).collect())
+    let found = |other: ContextManager| Other {
+        namespace: other.namespace().unwrap_or_default(),
+        allowed: other.spec.allowed_namespaces().to_vec(),
+        name: other.name_any(),
+    };
+    Ok(others.map(found).collect())
 }
 
 /// Whether a resource uses a collection; one that breaks a rule may.
@@ -218,24 +232,15 @@ fn waits(reason: &'static str, message: &str, metadata: &ObjectMeta) -> Trouble 
     Trouble::passing(reason, message)
 }
 
-/// Adds or removes the finalizer, unless the resource was changed meanwhile.
-async fn set(context: &Context, metadata: &ObjectMeta, wanted: bool) -> Result<(), Error> {
-    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
-    if wanted {
-        finalizers.push(FINALIZER.to_owned());
-    }
-    let (Some(name), Some(namespace)) = (&metadata.name, &metadata.namespace) else { return Ok(()) };
-    let api = Api::<Object>::namespaced(context.client.clone(), namespace);
-    let patch = json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}});
-    call("write the finalizer", api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
-    context.wrote("finalizer");
-    Ok(())
+async fn let_go(context: &Context, metadata: &ObjectMeta) -> Result<Released, Error> {
+    finalizers::set(context, metadata, &[(FINALIZER, false)]).await.map(|()| Released::Yes)
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::controller::plan::tests::resource;
 

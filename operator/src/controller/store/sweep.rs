@@ -101,18 +101,30 @@ async fn visit(context: &Context, object: Arc<Object>, settings: Settings) -> Op
     }
 }
 
-async fn sweep(
+async fn sweep(context: &Context, plan: &Plan, target: &Target, settings: Settings) -> anyhow::Result<Option<usize>> {
+    let mut waiting = None;
+    let granted = plan.grants.namespaces.iter().filter(|namespace| context.scope.contains(namespace));
+    for namespace in std::iter::once(&plan.namespace).chain(granted) {
+        let found = sweep_tenant(context, plan, target, namespace, settings).await?;
+        waiting = found.map(|found| found + waiting.unwrap_or_default()).or(waiting);
+    }
+    Ok(waiting)
+}
+
+/// The same for one namespace.
+async fn sweep_tenant(
     context: &Context,
     plan: &Plan,
     target: &Target,
+    tenant: &str,
     Settings { mode, interval: _, grace }: Settings,
 ) -> anyhow::Result<Option<usize>> {
     let now = Timestamp::from_millis(jiff::Timestamp::now().as_millisecond());
     let grace = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
     let orphans = Orphans {
-        tenant: TenantId::new(plan.namespace.as_str())?,
+        tenant: TenantId::new(tenant)?,
         expired_before: Timestamp::from_millis(now.as_millis().saturating_sub(grace)),
-        living: living(context, &plan.namespace).await?,
+        living: living(context, tenant).await?,
     };
     let collection = target.connect()?;
     let (namespace, name) = (&plan.namespace, &plan.name);

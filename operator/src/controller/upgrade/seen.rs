@@ -26,7 +26,12 @@ const STUCK: [&str; 8] = [
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Seen {
+    /// What a person who reads the resource's status calls it.
     pub(super) name: String,
+    /// Its namespace and name.
+    pub(super) place: (String, String),
+    /// Whether it is of another namespace than the resource.
+    pub(super) granted: bool,
     /// Where the sidecar is among the init containers.
     pub(super) index: usize,
     /// The sidecar's image.
@@ -60,8 +65,11 @@ impl Seen {
         let image = containers.get(index)?.image.clone()?;
         let template = pod.annotations().get(names::INJECTED_TEMPLATE).cloned();
         let sidecar = pods::sidecar_status(pod);
+        let (namespace, name) = (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone()?);
         Some(Self {
-            name: pod.metadata.name.clone()?,
+            name: pods::title(pod),
+            place: (namespace, name),
+            granted: pods::used_from(pod).is_some(),
             index,
             image,
             template,

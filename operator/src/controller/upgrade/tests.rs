@@ -26,6 +26,8 @@ fn plan(strategy: UpgradeStrategy, batch_percent: usize) -> UpgradePlan {
 fn pod(number: usize) -> Seen {
     Seen {
         name: format!("pod-{number:02}"),
+        place: ("team".to_owned(), format!("pod-{number:02}")),
+        granted: false,
         index: 0,
         image: OLD.to_owned(),
         template: Some("old".to_owned()),
