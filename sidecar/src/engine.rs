@@ -142,6 +142,10 @@ struct Inner {
     /// Whether the start is over.
     requests_are_served: AtomicBool,
     sessions: Sessions,
+    /// Shared by writes, so that the last journaled ones can reach the store while no others join them. Taken before `locks`.
+    writes: RwLock<()>,
+    /// Whether the store has taken the journaled writes that were brought to it last.
+    takes_writes: AtomicBool,
     locks: Locks,
     upkeep: Upkeep,
     re_embedding: ReEmbedding,
@@ -214,6 +218,8 @@ impl Engine {
                 newest: AtomicI64::new(i64::MIN),
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
+                writes: RwLock::default(),
+                takes_writes: AtomicBool::new(false),
                 locks: Locks::default(),
                 upkeep: Upkeep::default(),
                 re_embedding: ReEmbedding::default(),

@@ -84,6 +84,32 @@ async fn a_killed_server_costs_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Recovery does not wait for a pause of the writers: soon each write goes to the server itself again.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_to_the_server_again_while_writers_go_on() -> Result<()> {
+    const IN_A_ROW: usize = 20;
+    let mut setup = Setup::new().await?;
+    setup.server.kill()?;
+    let writers = Writers::start("recovery", 4 * WRITERS, &setup.sidecar.client()?);
+    pause(1_500).await;
+    setup.server.restart().await?;
+    let client = setup.sidecar.client()?;
+    let since = Instant::now();
+    let mut stored = 0;
+    for number in 0.. {
+        let text = json!({"text": format!("beside the writers, number {number}"), "level": "long_term"});
+        stored = if client.post("/v1/contexts", &text).await?.status == 201 { stored + 1 } else { 0 };
+        if stored == IN_A_ROW {
+            break;
+        }
+        ensure!(since.elapsed() < PATIENCE, "the journal never ends while writers go on\n{}", setup.sidecar.log()?);
+    }
+    let tally = writers.stop().await?;
+    let verdict = judge("recovery while writers go on", &setup.sidecar, &tally).await?;
+    ensure!(verdict.journaled > 0, "no write met the outage: {verdict}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_costs_nothing() -> Result<()> {
     let setup = Setup::new().await?;

@@ -20,6 +20,7 @@ const BATCH: usize = 500;
 
 impl Inner {
     pub(super) async fn remove(&self, reach: &Reach, id: ContextId) -> Result<Acknowledgment, Error> {
+        let _write = self.writes.read().await;
         let _held = self.lock_context(reach.owner(), id).await;
         match self.unless_journaling(self.remove_now(reach, id)).await? {
             Some(context) => Ok(self.acknowledgment(&context, AckStatus::Deleted)),
@@ -74,6 +75,7 @@ impl Inner {
             return Err(Error::field("session", "session is missing; name the session to clear"));
         };
         let wanted = Wanted::within(reach);
+        let _write = self.writes.read().await;
         if let Some(deleted) = self.unless_journaling(self.delete_wanted(&wanted)).await? {
             return Ok(Cleared { deleted, journaled: false });
         }
@@ -90,6 +92,7 @@ impl Inner {
             let deleted = self.store_health.note(self.store.count(selection).await)?;
             return Ok(Cleared { deleted, journaled: false });
         }
+        let _write = self.writes.read().await;
         match self.unless_journaling(self.delete_wanted(&wanted)).await? {
             Some(deleted) => Ok(Cleared { deleted, journaled: false }),
             None => self.journal_deletion(message, wanted).await,

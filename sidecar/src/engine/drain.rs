@@ -3,7 +3,7 @@
 //! A write is marked complete after the store has it, so an end of the process in between brings it again: every step
 //! looks first whether it was done.
 
-use std::{collections::HashMap, io::Write as _, path::PathBuf, time::Duration};
+use std::{collections::HashMap, io::Write as _, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use context_manager_memory::{Context, ContextId, Timestamp, update};
 use tracing::{info, warn};
@@ -28,9 +28,26 @@ const BATCH_BYTES: usize = 256 << 10;
 /// Attempts of one change against changes from elsewhere.
 const ATTEMPTS: usize = 5;
 
+/// Most contexts and other writes that are still waiting when new ones stop joining them. Writes that come at the pace at which others leave
+/// would keep the journal in use for ever; for these last ones they wait, and then go to the store themselves.
+const LAST: usize = 1_000;
+
 impl Inner {
-    /// Brings the oldest waiting writes to the store. Says whether more are waiting.
+    /// Brings the oldest waiting writes to the store, or all when they are the last. Says whether more are waiting.
     pub(super) async fn drain(&self) -> Result<bool, Error> {
+        // Nobody waits for a store that may not answer.
+        let ends = self.takes_writes.load(Ordering::Acquire) && self.pending.contexts() <= LAST;
+        let _alone = if ends { Some(self.writes.write().await) } else { None };
+        loop {
+            let drained = self.drain_oldest().await;
+            self.takes_writes.store(matches!(drained, Ok(true)), Ordering::Release);
+            if !(ends && matches!(drained, Ok(true))) {
+                return drained;
+            }
+        }
+    }
+
+    async fn drain_oldest(&self) -> Result<bool, Error> {
         let mut load = Load::default();
         let mut is_first = true;
         let batch = self.pending.front(|entry| match entry {

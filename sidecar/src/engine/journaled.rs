@@ -80,24 +80,35 @@ impl Inner {
         }
     }
 
-    /// Journals new contexts. Whether the store has their ids already is found out when they get there.
+    /// Journals new contexts, and those which are there already but may not have superseded others yet, because the store went away in
+    /// between. Whether the store has their ids is found out when they get there.
     pub(super) async fn journal_contexts(
         &self,
         reaches: &[Reach],
         contexts: Vec<Context>,
         now: Timestamp,
-    ) -> Result<Vec<Draft>, Error> {
+    ) -> Result<(Vec<Draft>, AckStatus), Error> {
         let supersedes = |(reach, context): (&Reach, &Context)| !reach.is_own() && !context.supersedes.is_empty();
         if reaches.iter().zip(&contexts).any(supersedes) {
             // Whether it may take their place depends on what they are, and that is in the store.
             return Err(Error::Journaling);
         }
-        let compared = contexts.into_iter().map(|context| {
-            let there = self.known(&Owner::of(&context), context.id, now).map(|point| point.context);
-            Draft::of(there, context, now)
-        });
-        let mut drafts = compared.collect::<Result<Vec<_>, _>>()?;
         let view = self.pending.view();
+        let mut unfinished = Vec::new();
+        let mut waits = false;
+        let mut drafts = Vec::with_capacity(contexts.len());
+        for context in contexts {
+            let known = self.known(&Owner::of(&context), context.id, now);
+            let draft = Draft::of(known.as_ref().map(|point| point.context.clone()), context, now)?;
+            if let (Draft::There(there), Some(point)) = (&draft, known) {
+                if view.as_ref().is_some_and(|view| view.get(there.id).is_some()) {
+                    waits = true;
+                } else if !there.supersedes.is_empty() {
+                    unfinished.push(point);
+                }
+            }
+            drafts.push(draft);
+        }
         let mut ends: HashMap<Thread, SessionEnd> = HashMap::new();
         for (owner, session) in sessions_of(&drafts) {
             let end = match view.as_ref().and_then(|view| view.session_end(&owner, &session)) {
@@ -106,12 +117,14 @@ impl Inner {
             };
             ends.insert((owner, session), end.unwrap_or_default());
         }
-        let points = self.make_points(&mut drafts, &mut ends).await;
-        if !points.is_empty() {
-            let contexts = points.iter().map(|point| point.context.clone()).collect();
-            self.pending.append(Entry::Store { contexts }, Effect::Put(points)).await?;
+        let mut points = self.make_points(&mut drafts, &mut ends).await;
+        points.append(&mut unfinished);
+        if points.is_empty() {
+            return Ok((drafts, if waits { AckStatus::Journaled } else { AckStatus::Stored }));
         }
-        Ok(drafts)
+        let contexts = points.iter().map(|point| point.context.clone()).collect();
+        self.pending.append(Entry::Store { contexts }, Effect::Put(points)).await?;
+        Ok((drafts, AckStatus::Journaled))
     }
 
     /// Journals a change. The context must be known, because the answer depends on it.

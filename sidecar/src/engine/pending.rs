@@ -95,6 +95,13 @@ pub(super) enum Entry {
 }
 
 impl Entry {
+    fn contexts(&self) -> usize {
+        match self {
+            Self::Store { contexts } => contexts.len(),
+            Self::Update { .. } | Self::Delete { .. } | Self::Clear { .. } | Self::DeleteMatching { .. } => 1,
+        }
+    }
+
     fn at(&self) -> Option<Timestamp> {
         match self {
             Self::Store { contexts } => contexts.first().map(|context| context.created_at),
@@ -382,6 +389,11 @@ impl Pending {
 
     pub(super) fn len(&self) -> usize {
         self.waiting().queue.len()
+    }
+
+    /// How many contexts and other writes wait.
+    pub(super) fn contexts(&self) -> usize {
+        self.waiting().queue.iter().map(|(_, entry)| entry.contexts()).sum()
     }
 
     /// What the waiting writes make of the contexts. Take it before asking the store: a write that reaches the store in

@@ -10,7 +10,7 @@ use std::{
 };
 
 use context_manager_memory::{
-    Context, ContextId, Level, SessionId, Timestamp, Vectors,
+    Context, ContextId, Level, SessionId, Timestamp, Vectors, history,
     index_text::{IndexTexts, index_texts},
     lexical::Bm25,
     promotion,
@@ -97,6 +97,7 @@ impl Inner {
             }
             contexts.push(context);
         }
+        let _write = self.writes.read().await;
         let ids = contexts.iter().map(|context| Key::Context(context.id));
         let sessions = contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session);
         let superseded = self.superseded(&contexts).await;
@@ -109,7 +110,7 @@ impl Inner {
             contexts.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(context, _)| context.id).collect();
         let (drafts, status) = match self.unless_journaling(self.store_now(&reaches, &contexts, chosen, now)).await? {
             Some(drafts) => (drafts, AckStatus::Stored),
-            None => (self.journal_contexts(&reaches, contexts, now).await?, AckStatus::Journaled),
+            None => self.journal_contexts(&reaches, contexts, now).await?,
         };
         self.metrics.contexts.store_duration.observe(since.elapsed().as_secs_f64());
         Ok(drafts.iter().map(|draft| self.acknowledgment(draft.context(), status)).collect())
@@ -122,10 +123,13 @@ impl Inner {
         chosen: Vec<ContextId>,
         now: Timestamp,
     ) -> Result<Vec<Draft>, Error> {
-        for (reach, context) in reaches.iter().zip(contexts) {
-            self.check_superseded(reach, context).await?;
-        }
         let mut drafts = self.compare(contexts.to_vec(), chosen, now).await?;
+        for (reach, draft) in reaches.iter().zip(&drafts) {
+            // What the first of two equal requests superseded may be gone by now.
+            if let Draft::New(context) = draft {
+                self.check_superseded(reach, context).await?;
+            }
+        }
         self.write(&mut drafts, now).await?;
         self.close_all_superseded(&drafts).await?;
         Ok(drafts)
@@ -183,7 +187,25 @@ impl Inner {
             let found = self.store_health.note(self.store.find(chosen).await)?;
             taken.extend(found.into_iter().map(|context| (context.id, context)));
         }
-        contexts.into_iter().map(|context| Draft::of(taken.remove(&context.id), context, now)).collect()
+        let mut drafts = Vec::with_capacity(contexts.len());
+        for context in contexts {
+            let there = taken.remove(&context.id);
+            drafts.push(match there {
+                Some(there) if self.was_stored_as(&there, &context, now).await? => Draft::There(there),
+                there => Draft::of(there, context, now)?,
+            });
+        }
+        Ok(drafts)
+    }
+
+    /// Whether a context that was changed since was the same when it was stored, as far as that is kept.
+    async fn was_stored_as(&self, there: &Context, new: &Context, now: Timestamp) -> Result<bool, Error> {
+        if there.version == 1 || there.is_expired(now) || !is_owned_alike(there, new) || says_the_same(there, new) {
+            return Ok(false);
+        }
+        let first = history::version_id(there.id, 1);
+        let found = self.store_health.note(self.store.get(&Owner::of(there), vec![first], now).await)?;
+        Ok(found.iter().any(|first| says_the_same(&first.context, new)))
     }
 
     pub(super) async fn write(&self, drafts: &mut [Draft], now: Timestamp) -> Result<(), Error> {

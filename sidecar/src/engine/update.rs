@@ -36,6 +36,7 @@ impl Inner {
         }
         let ttl = ttl.map(convert::ttl).transpose()?;
         let change = Change { text, metadata, ttl, if_version };
+        let _write = self.writes.read().await;
         let _held = self.lock_context(reach.owner(), id).await;
         match self.unless_journaling(self.change_now(reach, id, change.clone())).await? {
             Some(changed) => Ok(self.acknowledgment(&changed, AckStatus::Updated)),

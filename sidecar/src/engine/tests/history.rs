@@ -110,3 +110,31 @@ async fn without_history_nothing_past_is_kept() {
     assert_eq!(fixture.read(old, None).await, None);
     assert_eq!(fixture.found("where does Ann live", None).await, ["Ann lives in Rome"]);
 }
+
+async fn store_by_key(fixture: &Fixture, value: Value) -> Result<Acknowledgment, Error> {
+    let key = IdempotencyKey::new("k").expect("a key");
+    fixture.engine.store(&mine(&fixture.engine), message(value), Some(key)).await
+}
+
+#[tokio::test]
+async fn what_was_changed_or_superseded_since_may_be_sent_again_under_its_key() {
+    let mut fixture = Fixture::new().await;
+    let tea = json!({"text": "tea at four"});
+    let first = store_by_key(&fixture, tea.clone()).await.expect("stored").id;
+    fixture.change(first, json!({"text": "tea at five"})).await;
+    let again = store_by_key(&fixture, tea).await.expect("the same write");
+    assert_eq!((again.id, again.version), (first, 2));
+    let other = store_by_key(&fixture, json!({"text": "coffee at four"})).await;
+    assert!(matches!(other, Err(Error::KeyReused)), "{other:?}");
+
+    // Nothing past is kept, so what was superseded is gone when the write is sent again.
+    fixture.config.history.keep_for = HumanDuration::from_secs(0);
+    fixture.engine.reconfigure(&fixture.config).await.expect("a valid configuration");
+    let old = fixture.stored(json!({"text": "supper at seven"})).await;
+    let key = || Some(IdempotencyKey::new("l").expect("a key"));
+    let new = json!({"text": "supper at eight", "supersedes": [old]});
+    let stored = fixture.engine.store(&mine(&fixture.engine), message(new.clone()), key()).await.expect("stored");
+    assert!(fixture.engine.get(&mine(&fixture.engine), old, None).await.is_err(), "nothing past is kept");
+    let again = fixture.engine.store(&mine(&fixture.engine), message(new), key()).await.expect("the same write");
+    assert_eq!(again.id, stored.id);
+}

@@ -29,6 +29,8 @@ struct Switch {
     away: AtomicBool,
     /// Writes take effect but their answers are lost.
     mute: AtomicBool,
+    /// It goes away as soon as it has written new contexts.
+    leaves_after_upsert: AtomicBool,
     /// Contexts and bytes of each upsert.
     upserts: Mutex<Vec<(usize, usize)>>,
 }
@@ -63,6 +65,9 @@ macro_rules! switched {
                 let bytes = points.iter().map(|point| point.context.text.len() + metadata(point)).sum();
                 self.upserts.lock().expect("not poisoned").push((points.len(), bytes));
                 self.store.upsert(points).await?;
+                if self.leaves_after_upsert.swap(false, Ordering::AcqRel) {
+                    self.away.store(true, Ordering::Release);
+                }
                 self.answer(())
             }
 
@@ -114,7 +119,13 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
     let model = Model { name: embedder.model().to_owned(), dimensions: embedder.dimensions() };
     let opening = Embedded::open(store, model, OnModelChange::Refuse, Arc::clone(&metrics));
     let store = Box::pin(opening).await.expect("a store");
-    let switch = Arc::new(Switch { store, away: away.into(), mute: false.into(), upserts: Mutex::default() });
+    let switch = Arc::new(Switch {
+        store,
+        away: away.into(),
+        mute: false.into(),
+        leaves_after_upsert: false.into(),
+        upserts: Mutex::default(),
+    });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;
     let engine = Engine::with_store(config, &identity, None, metrics, store, embedder).await;
     (engine.expect("an engine"), switch)
@@ -256,6 +267,82 @@ async fn a_write_whose_answer_was_lost_is_not_stored_twice() {
     ]
     .map(|point| point.expect("stored").context.sequence);
     assert_eq!(numbers, [0, 1]);
+}
+
+#[tokio::test]
+async fn what_supersedes_does_so_also_when_the_store_goes_away_in_between() {
+    for level in ["immediate", "short_term", "long_term"] {
+        let outage = Outage::new().await;
+        let old = outage.store(json!({"text": "the kettle is red", "level": level})).await.id;
+        outage.switch.leaves_after_upsert.store(true, Ordering::Release);
+        let new = json!({"text": "the kettle is blue", "level": level, "supersedes": [old]});
+        let written = outage.store(new).await;
+        assert_eq!(written.status, AckStatus::Journaled, "{level}");
+        assert_eq!(outage.engine.stats(&mine(&outage.engine)).await.map_or(1, |stats| stats.journaled_writes), 1);
+        outage.back().await;
+        assert_eq!(outage.texts("kettle").await, ["the kettle is blue"], "{level}");
+        let closed = outage.engine.get(&mine(&outage.engine), old, None).await.expect("kept");
+        assert_eq!(closed.superseded_by, Some(written.id), "{level}");
+    }
+}
+
+/// Writers that never pause would keep the journal in use for ever if nobody waited for its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_reach_the_store_again_while_writers_go_on() {
+    const WRITERS: usize = 8;
+    const IN_A_ROW: usize = 25;
+    let outage = Arc::new(Outage::new().await);
+    outage.cut();
+    let finished = Arc::new(AtomicBool::new(false));
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let (outage, finished) = (Arc::clone(&outage), Arc::clone(&finished));
+        writers.spawn(async move {
+            let (mut journaled, mut stored, mut number) = (0, 0, 0);
+            while !finished.load(Ordering::Acquire) {
+                let text = format!("note {number} of {writer}");
+                number += 1;
+                match outage.store(json!({"text": text, "level": "long_term"})).await.status {
+                    AckStatus::Journaled => {
+                        journaled += 1;
+                        stored = 0;
+                    }
+                    _ => stored += 1,
+                }
+                if stored == IN_A_ROW {
+                    break;
+                }
+            }
+            (journaled, stored, number)
+        });
+    }
+    while outage.engine.inner.pending.len() < 200 {
+        tokio::task::yield_now().await;
+    }
+    outage.switch.away.store(false, Ordering::Release);
+    let drain = {
+        let outage = Arc::clone(&outage);
+        tokio::spawn(async move {
+            loop {
+                outage.engine.journaled().await;
+                while outage.engine.drain().await.expect("drained") {}
+            }
+        })
+    };
+    let all = tokio::time::timeout(std::time::Duration::from_secs(120), async {
+        let mut written = 0;
+        while let Some(writer) = writers.join_next().await {
+            let (journaled, stored, number) = writer.expect("a writer");
+            assert!(journaled > 0 && stored == IN_A_ROW, "{journaled} journaled, {stored} in a row stored");
+            written += number;
+        }
+        written
+    });
+    let written = all.await.expect("the journal never ends while writers go on");
+    finished.store(true, Ordering::Release);
+    drain.abort();
+    let stats = outage.engine.stats(&mine(&outage.engine)).await.expect("figures");
+    assert_eq!(stats.contexts.values().sum::<usize>(), written);
 }
 
 #[tokio::test]
