@@ -139,6 +139,15 @@ async fn life(client: &Client, namespace: &Namespace, guest: &Namespace, server:
     namespace.make_resource("stored", nowhere).await?;
     operator::wait_within(STEP, namespace, "stored", "StoreReady", |said| said.reason == "Provisioning").await?;
     repaired::<StatefulSet>(namespace, "stored", &names::qdrant("stored")).await?;
+    let image = "localhost/qdrant:next";
+    patch(&resources, "stored", json!({"spec": {"vectorStore": {"managed": {"image": image}}}})).await?;
+    eventually("a node with another image", STEP, || async {
+        let node = namespace.api::<Pod>().get(&format!("{}-0", names::qdrant("stored"))).await?;
+        let containers = node.spec.context("a spec")?.containers;
+        ensure!(containers[0].image.as_deref() == Some(image), "{containers:?}");
+        Ok(())
+    })
+    .await?;
     let url = format!("http://{}", server.address());
     namespace
         .make_resource("served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))

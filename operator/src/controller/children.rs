@@ -64,7 +64,7 @@ pub(super) async fn storage(
     plan: &Plan,
     current: Option<&ContextManagerStatus>,
 ) -> Result<(String, store::Found), Error> {
-    let settled = |finding| store::Found { finding, next: None };
+    let settled = |finding| store::Found::of(finding, None);
     match &plan.storage {
         StoragePlan::EmptyDir => {
             let good = Good("EmptyDir", "each pod has a volume that ends with it".to_owned());

@@ -6,9 +6,13 @@
 
 mod build;
 mod child;
+mod client;
 mod config;
+mod nodes;
 mod pod;
+mod rollout;
 mod secret;
+mod view;
 
 use std::time::Duration;
 
@@ -22,7 +26,7 @@ use k8s_openapi::api::{
 };
 use kube::Api;
 
-use self::{build::Builder, child::bring};
+use self::{build::Builder, child::bring, client::Client};
 use super::{
     error::{Error, call},
     plan::{ManagedPlan, Plan},
@@ -41,7 +45,7 @@ pub(super) async fn ensure(
     wanted: &ManagedPlan,
     current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
-    let settled = |trouble| Ok(Found { finding: Err(trouble), next: None });
+    let settled = |trouble| Ok(Found::of(Err(trouble), None));
     let material = match secret::ensure(context, plan, wanted).await? {
         Ok(material) => material,
         Err(trouble) => return settled(trouble),
@@ -50,13 +54,15 @@ pub(super) async fn ensure(
         Ok(nodes) => nodes,
         Err(trouble) => return settled(trouble),
     };
+    let restarts = restarts(context, plan, &nodes, &material.credentials).await?;
     if !nodes.formed || nodes.ready == 0 {
         if let Err(trouble) = store::publish(context, plan, &wanted.qdrant, &material.credentials).await? {
             return settled(trouble);
         }
-        return Ok(Found { finding: Err(nodes.trouble(plan)), next: Some(WAITING) });
+        return Ok(Found::of(Err(nodes.trouble(plan)), Some(WAITING)).with(restarts));
     }
-    let mut found = store::follow(context, plan, &wanted.qdrant, &material.credentials, current).await?;
+    let found = store::follow(context, plan, &wanted.qdrant, &material.credentials, current).await?;
+    let mut found = found.with(restarts);
     if let Ok(Good(reason, message)) = &mut found.finding
         && nodes.ready < nodes.wanted
     {
@@ -66,8 +72,32 @@ pub(super) async fn ensure(
     Ok(found)
 }
 
+impl Found {
+    /// The same with how far restarts are.
+    fn with(self, restarts: Option<rollout::Found>) -> Self {
+        let Some(rollout::Found { finding, next }) = restarts else { return self };
+        let mut beside = self.beside;
+        beside.push(("StoreCurrent", finding));
+        Self { beside, step: self.step.into_iter().chain(next).min(), ..self }
+    }
+}
+
+/// Restarts the next node that has not the newest template. Before the cluster is formed there is something to say only while that lasts.
+async fn restarts(
+    context: &Context,
+    plan: &Plan,
+    nodes: &Nodes,
+    credentials: &store::Credentials,
+) -> Result<Option<rollout::Found>, Error> {
+    let (Some(live), Some(client)) = (&nodes.live, Client::new(credentials)) else { return Ok(None) };
+    let found = rollout::ensure(context, plan, live, &client, nodes.formed).await?;
+    Ok(Some(found).filter(|found| nodes.formed || found.next.is_some()))
+}
+
 /// How far the nodes are.
 struct Nodes {
+    /// The set as it was when it was looked at.
+    live: Option<StatefulSet>,
     wanted: i32,
     ready: i32,
     /// Whether all of them have been ready at once.
@@ -77,11 +107,11 @@ struct Nodes {
 impl Nodes {
     fn of(live: Option<&StatefulSet>, remembered: bool, wanted: &ManagedPlan) -> Self {
         let ready = live.and_then(|live| live.status.as_ref()?.ready_replicas).unwrap_or_default();
-        Self { wanted: wanted.nodes, ready, formed: remembered || ready >= wanted.nodes }
+        Self { live: live.cloned(), wanted: wanted.nodes, ready, formed: remembered || ready >= wanted.nodes }
     }
 
     fn trouble(&self, plan: &Plan) -> Trouble {
-        let Self { wanted, ready, formed } = self;
+        let Self { live: _, wanted, ready, formed } = self;
         let reason = if *formed { "StoreUnreachable" } else { "Provisioning" };
         let describe =
             format!("kubectl describe pods -n {} -l {}={}", plan.namespace, super::build::RESOURCE, plan.name);
@@ -136,7 +166,7 @@ async fn objects(
     // Last: what its pods mount is there.
     let set = builder.stateful_set(fingerprint);
     let written = bring(context, plan, &sets, live_set, set, "write the managed Qdrant's StatefulSet").await?;
-    Ok(written.map(|()| nodes))
+    Ok(written.map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), ..nodes }))
 }
 
 #[cfg(test)]

@@ -360,6 +360,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let embedding_key = children::embedding_key(context, &plan).await?;
     let found_certificate = certificate::ensure(context, &plan).await?;
     let (store_kind, store) = Box::pin(children::storage(context, &plan, resource.status.as_ref())).await?;
+    let (store_beside, next_step) = (store.beside, store.step);
     let (store, next_look) = (store.finding, store.next);
     let config = children::config(context, &plan).await?;
     let injection = children::injection(context).await?;
@@ -381,13 +382,14 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         Err(trouble) => (Vec::new(), Err(trouble)),
     };
     let suspended = plan.suspended;
-    let next = [found_keys.next, upgrade.next, next_eviction].into_iter().flatten().min();
+    let next = [found_keys.next, upgrade.next, next_eviction, next_step].into_iter().flatten().min();
     let upgrade = upgrade.finding;
     let report = Report {
         secrets,
         tls,
         config,
         store,
+        store_beside,
         injection,
         keys,
         certificates,

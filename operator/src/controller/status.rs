@@ -62,6 +62,8 @@ pub struct Report {
     pub config: Finding,
     /// The volume.
     pub store: Finding,
+    /// What is said beside of a store that the operator runs, by the conditions' types.
+    pub store_beside: Vec<(&'static str, Finding)>,
     /// The webhook.
     pub injection: Finding,
     /// Ids of the keys.
@@ -112,8 +114,9 @@ impl Report {
     ) -> ContextManagerStatus {
         let rotation = self.rotation.iter().map(|finding| ("KeysRotated", finding));
         let upgrade = self.upgrade.iter().map(|finding| ("SidecarsCurrent", finding));
-        let grants = self.grants.iter().map(|finding| ("GrantsReady", finding));
-        let beside = rotation.chain(upgrade).chain([("PodsInjected", &self.injected)]).chain(grants);
+let grants = self.grants.iter().map(|finding| ("GrantsReady", finding));
+        let store = self.store_beside.iter().map(|(kind, finding)| (*kind, finding));
+        let beside = rotation.chain(upgrade).chain([("PodsInjected", &self.injected)]).chain(grants).chain(store);
         let parts = self.parts().into_iter().chain(beside).map(|(kind, finding)| match finding {
             Ok(Good(reason, message)) => (kind, true, *reason, message.clone()),
             Err(trouble) => (kind, false, trouble.reason, trouble.message.clone()),
@@ -255,6 +258,7 @@ mod tests {
             tls: good(),
             config: good(),
             store: good(),
+            store_beside: Vec::new(),
             injection: good(),
             keys: None,
             certificates: Vec::new(),

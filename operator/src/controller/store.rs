@@ -30,6 +30,16 @@ pub(super) struct Found {
     pub(super) finding: Finding,
     /// Nothing when only the resync or a person can change it.
     pub(super) next: Option<Duration>,
+    /// What is said beside it of a store that the operator runs; the resource can be used all the same.
+    pub(super) beside: Vec<(&'static str, Finding)>,
+    /// When there is more to do.
+    pub(super) step: Option<Duration>,
+}
+
+impl Found {
+    pub(super) const fn of(finding: Finding, next: Option<Duration>) -> Self {
+        Self { finding, next, beside: Vec::new(), step: None }
+    }
 }
 
 /// Looks at the server, and brings the store's Secret to what it should be.
@@ -41,7 +51,7 @@ pub(super) async fn ensure(
 ) -> Result<Found, Error> {
     let credentials = match credentials::fetch(context, plan, wanted).await? {
         Ok(credentials) => credentials,
-        Err(trouble) => return Ok(Found { finding: Err(trouble), next: None }),
+        Err(trouble) => return Ok(Found::of(Err(trouble), None)),
     };
     follow(context, plan, wanted, &credentials, current).await
 }
@@ -58,14 +68,14 @@ pub(super) async fn follow(
     let known = context.probes.look(&plan.owner.uid, &target).await;
     let seen = (&target.scope, known.seen.as_ref());
     if let Err(trouble) = secret::ensure(context, plan, wanted, credentials, seen).await? {
-        return Ok(Found { finding: Err(trouble), next: None });
+        return Ok(Found::of(Err(trouble), None));
     }
     let finding = match &known.seen {
         Some(seen) => judge(wanted, seen),
         None => before(current),
     };
     announce(context, plan, current, &finding).await;
-    Ok(Found { finding, next: Some(known.next) })
+    Ok(Found::of(finding, Some(known.next)))
 }
 
 /// Brings the store's Secret to what it should be, before there is a server to look at.

@@ -157,7 +157,7 @@ fn obstacle(error: &Error, act: &Act) -> Option<Trouble> {
     match (status.code, act) {
         (403, _) => Some(Trouble::stalled(
             "Forbidden",
-            "the operator may not change or evict pods; install the chart with controller.upgradeSidecars=true, or set \
+            "the operator may not change pods; install the chart with controller.upgradeSidecars=true, or set \
              spec.sidecar.upgrade.strategy to OnRecreate and take the annotation contextmanager.dev/upgrade-sidecars away",
         )),
         (429, Act::Evict(pod)) => Some(Trouble::passing(

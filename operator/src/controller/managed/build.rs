@@ -27,6 +27,11 @@ pub(super) fn is_formed(map: &ConfigMap) -> bool {
     map.data.as_ref().is_some_and(|data| data.contains_key(config::FORMED_FILE))
 }
 
+/// The selector of the nodes' pods.
+pub(super) fn node_selector(plan: &Plan) -> String {
+    format!("{}={},{RESOURCE}={}", NODE.0, NODE.1, plan.name)
+}
+
 /// The names of the nodes' certificate.
 pub(super) fn hosts(plan: &Plan) -> Vec<String> {
     let namespace = &plan.namespace;
@@ -102,7 +107,12 @@ impl<'a> Builder<'a> {
     pub(super) fn budget(&self) -> PodDisruptionBudget {
         made(json!({
             "metadata": self.metadata(),
-            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": self.selector()}},
+            "spec": {
+                "maxUnavailable": 1,
+                // A node that is of no use does not keep itself from being replaced.
+                "unhealthyPodEvictionPolicy": "AlwaysAllow",
+                "selector": {"matchLabels": self.selector()},
+            },
         }))
     }
 
@@ -157,9 +167,10 @@ impl<'a> Builder<'a> {
             "spec": {
                 "serviceName": names::qdrant_peers(&plan.name),
                 "replicas": wanted.nodes,
-                // At once: after an outage of all, none becomes ready before most of them run. Updates go one by one all the same.
+                // At once: after an outage of all, none becomes ready before most of them run.
                 "podManagementPolicy": "Parallel",
-                "updateStrategy": {"type": "RollingUpdate"},
+                // Which node is next, and when, is decided by what Qdrant says of its replicas.
+                "updateStrategy": {"type": "OnDelete"},
                 "persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy, "whenScaled": "Retain"},
                 "selector": {"matchLabels": self.selector()},
                 "template": pod::template(plan, wanted, (json!(labels), self.selector()), fingerprint),

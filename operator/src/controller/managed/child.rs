@@ -23,7 +23,7 @@ use crate::{
 /// who asked for what it has.
 const APPLIED: &str = "contextmanager.dev/applied";
 
-/// Brings an object to what it should be.
+/// Brings an object to what it should be, and says whether it was written.
 pub(super) async fn bring<K>(
     context: &Context,
     plan: &Plan,
@@ -31,7 +31,7 @@ pub(super) async fn bring<K>(
     live: Option<K>,
     mut desired: K,
     action: &'static str,
-) -> Result<Result<(), Trouble>, Error>
+) -> Result<Result<bool, Trouble>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
@@ -42,14 +42,14 @@ where
     let digest = digest(&desired);
     desired.annotations_mut().insert(APPLIED.to_owned(), digest);
     if live.is_some_and(|live| covers(&live, &desired)) {
-        return Ok(Ok(()));
+        return Ok(Ok(false));
     }
     if plan.suspended {
         return Ok(Err(suspended(&format!("The {} {name} is not up to date", K::kind(&())))));
     }
     apply(api, &name, &desired, &context.manager(Manager::Store), action).await?;
     context.wrote("qdrant");
-    Ok(Ok(()))
+    Ok(Ok(true))
 }
 
 fn digest(desired: &impl Serialize) -> String {

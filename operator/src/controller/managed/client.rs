@@ -1,0 +1,163 @@
+//! Calls of one node's REST interface. They go to the pod itself and not through the Service, because what is asked is this node's own
+//! view; its certificate is for its name.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::controller::store::Credentials;
+
+/// Longest time of one call.
+const CALL: Duration = Duration::from_secs(5);
+/// Largest answer that is read; a collection of a thousand shards on each of 32 nodes is well within.
+const LARGEST: usize = 16 << 20;
+
+/// Why a node did not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// It has another API key, or another CA: it was started with an older Secret.
+    Refused,
+    /// It cannot be reached, or does not do what it was asked.
+    Away(String),
+}
+
+/// The way to the nodes of a cluster.
+pub(super) struct Client {
+    tls: Option<TlsConnector>,
+    key: SecretString,
+}
+
+impl Client {
+    /// The way, if key and CA can be used.
+    pub(super) fn new(credentials: &Credentials) -> Option<Self> {
+        let key = credentials.key.clone()?;
+        let tls = match &credentials.ca {
+            Some(pem) => Some(connector(pem)?),
+            None => None,
+        };
+        Some(Self { tls, key })
+    }
+
+    /// What a node answers to a question.
+    pub(super) async fn get(&self, node: (&str, SocketAddr), path: &str) -> Result<Value, Silence> {
+        self.call(node, Method::GET, path, None).await
+    }
+
+    /// What a node answers; `name` is what its certificate is for.
+    pub(super) async fn call(
+        &self,
+        (name, address): (&str, SocketAddr),
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Silence> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, name)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("api-key", self.key.expose_secret())
+            .body(Full::new(body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()))));
+        let request = request.map_err(|_| Silence::Away("cannot be asked".to_owned()))?;
+        let exchange = async {
+            let stream = TcpStream::connect(address).await.map_err(|_| away("cannot be reached"))?;
+            let Some(tls) = &self.tls else { return exchange(stream, request).await };
+            let host = ServerName::try_from(name.to_owned()).map_err(|_| away("has a name that is none"))?;
+            let stream = tls.connect(host, stream).await.map_err(|error| {
+                if is_distrust(&error) { Silence::Refused } else { away("breaks the connection off") }
+            })?;
+            exchange(stream, request).await
+        };
+        tokio::time::timeout(CALL, exchange).await.unwrap_or_else(|_| Err(away("does not answer in time")))
+    }
+}
+
+fn away(what: &str) -> Silence {
+    Silence::Away(what.to_owned())
+}
+
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Value, Silence>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |_| away("breaks the connection off");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let exchange = async {
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+        let body = body.map_err(|_| away("breaks its answer off"))?.to_bytes();
+        read(status, &body)
+    };
+    // The exchange itself notices when the connection breaks.
+    let carried = async {
+        let _ = connection.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = exchange => answer,
+        never = carried => never,
+    }
+}
+
+/// The result, without what is around it.
+fn read(status: StatusCode, body: &[u8]) -> Result<Value, Silence> {
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        return Err(Silence::Refused);
+    }
+    let mut answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    if status.is_success() {
+        return Ok(answer["result"].take());
+    }
+    let said = answer["status"]["error"].as_str().unwrap_or("gives no reason");
+    Err(Silence::Away(format!("answers {}: {said}", status.as_u16())))
+}
+
+fn connector(pem: &[u8]) -> Option<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.ok()?).ok()?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
+    Some(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
+}
+
+fn is_distrust(error: &io::Error) -> bool {
+    let carried = error.get_ref().and_then(|carried| carried.downcast_ref::<rustls::Error>());
+    matches!(carried, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_result_a_reason_or_a_refusal() {
+        let good = br#"{"result":{"peer_id":1},"status":"ok","time":0.1}"#;
+        assert_eq!(read(StatusCode::OK, good), Ok(json!({"peer_id": 1})));
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            assert_eq!(read(status, b"Must provide an API key"), Err(Silence::Refused));
+        }
+        let bad = br#"{"status":{"error":"Service internal error: No leader"},"time":0.1}"#;
+        let said = read(StatusCode::INTERNAL_SERVER_ERROR, bad);
+        assert_eq!(said, Err(Silence::Away("answers 500: Service internal error: No leader".to_owned())));
+    }
+}

@@ -1,0 +1,248 @@
+//! The nodes of a managed Qdrant where no image of one is at hand: pods that no machine takes are called ready by their status, and the
+//! REST interface of Qdrant's cluster mode answers for them, on addresses of this machine's loopback, with the shapes of a real cluster's
+//! answers and with certificate and key of the Secret that the operator made.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri},
+    response::{IntoResponse as _, Response},
+    serve::Listener,
+};
+use context_manager_protocol::names;
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Pod, Secret},
+};
+use kube::api::{Patch, PatchParams};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::cluster::Namespace;
+
+/// The port of Qdrant's REST interface.
+const PORT: u16 = 6333;
+/// The first node's peer id; the others follow.
+const FIRST_PEER: u64 = 100;
+
+/// A replica of a shard: of which collection, which shard, on which peer, in which state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// The collection.
+    pub collection: String,
+    /// The shard.
+    pub shard: u64,
+    /// The peer.
+    pub peer: u64,
+    /// The state, in Qdrant's word.
+    pub state: String,
+}
+
+/// What is true of the cluster.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// Peers and where they are.
+    pub peers: BTreeMap<u64, String>,
+    /// All replicas.
+    pub replicas: Vec<Replica>,
+    /// Shards on their way.
+    pub transfers: Vec<Value>,
+    /// What was asked for that changes something: method, path and body.
+    pub changes: Vec<(String, Value)>,
+    key: String,
+}
+
+/// The nodes; they end when dropped.
+pub struct Nodes {
+    truth: Arc<Mutex<Truth>>,
+    network: [u8; 2],
+    certificate: TlsAcceptor,
+    name: String,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Clone)]
+struct Served {
+    truth: Arc<Mutex<Truth>>,
+    peer: u64,
+}
+
+/// The peer id of a node.
+#[must_use]
+pub const fn peer(ordinal: u8) -> u64 {
+    FIRST_PEER + ordinal as u64
+}
+
+impl Nodes {
+    /// The nodes of a resource whose Secret is made.
+    ///
+    /// # Errors
+    /// When there is no such Secret.
+    pub async fn of(namespace: &Namespace, resource: &str) -> Result<Self> {
+        let name = names::qdrant(resource);
+        let data = namespace.api::<Secret>().get(&name).await?.data.context("the Secret is empty")?;
+        let file = |file: &str| data.get(file).map(|ByteString(bytes)| bytes.clone()).context(file.to_owned());
+        crate::cluster::install_tls();
+        let chain = CertificateDer::pem_slice_iter(&file(names::CERTIFICATE_FILE)?).collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(&file(names::PRIVATE_KEY_FILE)?)?;
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+        let truth = Truth { key: String::from_utf8(file("api-key")?)?, ..Truth::default() };
+        let network = [rand::random_range(1..=254), rand::random_range(1..=254)];
+        let certificate = TlsAcceptor::from(Arc::new(config));
+        Ok(Self { truth: Arc::new(Mutex::new(truth)), network, certificate, name, tasks: JoinSet::new() })
+    }
+
+    /// What is true of the cluster, to be looked at and changed.
+    pub fn truth(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes replicas that are whole: of which collection, which shard, on which node.
+    pub fn put(&self, replicas: &[(&str, u64, u8)]) {
+        let replicas = replicas.iter().map(|&(collection, shard, ordinal)| Replica {
+            collection: collection.to_owned(),
+            shard,
+            peer: peer(ordinal),
+            state: "Active".to_owned(),
+        });
+        self.truth().replicas.extend(replicas);
+    }
+
+    /// Lets a node answer and join the cluster.
+    ///
+    /// # Errors
+    /// When its address is taken.
+    pub async fn serve(&mut self, ordinal: u8) -> Result<()> {
+        let listener = TcpListener::bind(SocketAddr::new(self.address(ordinal), PORT)).await?;
+        let uri = format!("https://{}-{ordinal}.peers.svc:6335/", self.name);
+        self.truth().peers.insert(peer(ordinal), uri);
+        let served = Served { truth: Arc::clone(&self.truth), peer: peer(ordinal) };
+        let router = Router::new().fallback(answer).with_state(served);
+        let listener = Encrypted { listener, certificate: self.certificate.clone() };
+        self.tasks.spawn(async move { axum::serve(listener, router).await.unwrap_or_default() });
+        Ok(())
+    }
+
+    fn address(&self, ordinal: u8) -> IpAddr {
+        let [a, b] = self.network;
+        Ipv4Addr::new(127, a, b, 10 + ordinal).into()
+    }
+
+    /// Says of a node's pod that it runs and is ready, as a kubelet would.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub async fn ready(&self, namespace: &Namespace, ordinal: u8) -> Result<()> {
+        let address = self.address(ordinal).to_string();
+        let now = jiff::Timestamp::now().to_string();
+        let status = json!({"status": {
+            "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
+        }});
+        let pods = namespace.api::<Pod>();
+        let name = format!("{}-{ordinal}", self.name);
+        // Others write the status, too: of lists of conditions each entry is merged by its type.
+        pods.patch_status(&name, &PatchParams::default(), &Patch::Strategic(status)).await?;
+        Ok(())
+    }
+}
+
+struct Encrypted {
+    listener: TcpListener,
+    certificate: TlsAcceptor,
+}
+
+impl Listener for Encrypted {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let Ok((stream, address)) = self.listener.accept().await else { continue };
+            if let Ok(stream) = self.certificate.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+async fn answer(
+    State(Served { truth, peer }): State<Served>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut truth = truth.lock().unwrap_or_else(PoisonError::into_inner);
+    if headers.get("api-key").is_none_or(|key| key.as_bytes() != truth.key.as_bytes()) {
+        return (StatusCode::UNAUTHORIZED, "Must provide an API key or an Authorization bearer token").into_response();
+    }
+    let path: Vec<_> = uri.path().trim_matches('/').split('/').collect();
+    let result = match (&method, path.as_slice()) {
+        (&Method::GET, ["cluster"]) => truth.cluster(peer),
+        (&Method::GET, ["collections"]) => truth.collections(),
+        (&Method::GET, ["collections", name, "cluster"]) => truth.collection(name, peer),
+        _ => {
+            let asked = serde_json::from_slice(&body).unwrap_or_default();
+            truth.changes.push((format!("{method} {}", uri.path()), asked));
+            json!(true)
+        }
+    };
+    Json(json!({"result": result, "status": "ok", "time": 0.001})).into_response()
+}
+
+impl Truth {
+    fn cluster(&self, peer: u64) -> Value {
+        let peers: BTreeMap<_, _> = self.peers.iter().map(|(id, uri)| (id.to_string(), json!({"uri": uri}))).collect();
+        json!({
+            "status": "enabled", "peer_id": peer, "peers": peers,
+            "raft_info": {"term": 1, "commit": 10, "pending_operations": 0, "leader": FIRST_PEER, "role": "Follower", "is_voter": true},
+            "consensus_thread_status": {"consensus_thread_status": "working", "last_update": "2026-11-26T10:00:00Z"},
+            "message_send_failures": {},
+        })
+    }
+
+    fn collections(&self) -> Value {
+        let mut names: Vec<_> = self.replicas.iter().map(|replica| &replica.collection).collect();
+        names.sort_unstable();
+        names.dedup();
+        json!({"collections": names.into_iter().map(|name| json!({"name": name})).collect::<Vec<_>>()})
+    }
+
+    fn collection(&self, name: &str, peer: u64) -> Value {
+        let ours = || self.replicas.iter().filter(|replica| replica.collection == name);
+        let local = ours().filter(|replica| replica.peer == peer);
+        let remote = ours().filter(|replica| replica.peer != peer);
+        json!({
+            "peer_id": peer, "shard_count": 1,
+            "local_shards": local
+                .map(|replica| json!({"shard_id": replica.shard, "points_count": 0, "state": replica.state}))
+                .collect::<Vec<_>>(),
+            "remote_shards": remote
+                .map(|replica| json!({"shard_id": replica.shard, "peer_id": replica.peer, "state": replica.state}))
+                .collect::<Vec<_>>(),
+            "shard_transfers": self.transfers,
+        })
+    }
+}
