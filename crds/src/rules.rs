@@ -187,11 +187,6 @@ pub const MANAGED_CONSISTENCY_FITS: CelRule = rule(
      && self.writeConsistency <= self.?replicas.orValue(1)",
     "spec.vectorStore.managed.writeConsistency must not exceed replicationFactor, which is 2 unless given, or 1 with one node",
 );
-/// Shards do not move by themselves.
-pub const MANAGED_REPLICAS_ARE_FIXED: CelRule = rule(
-    "self.?replicas.orValue(1) == oldSelf.?replicas.orValue(1)",
-    "spec.vectorStore.managed.replicas cannot be changed, because shards do not move by themselves; create a new ContextManager instead",
-);
 /// A claim is bound once.
 pub const MANAGED_STORAGE_IS_FIXED: CelRule = rule(
     "has(self.storage) == has(oldSelf.storage)",

@@ -321,7 +321,6 @@ pub fn broken_changes() -> Vec<BrokenChange> {
         broken("the default operator", json!({"controllerClassName": "blue"}), json!({}), rules::CLASS_IS_FIXED),
         broken("from a server to a managed one", qdrant(json!({})), managed(json!({})), rules::STORE_IS_FIXED),
         broken("from a directory to a managed server", json!({}), managed(json!({})), rules::STORE_IS_FIXED),
-        broken("more nodes", managed(json!({})), managed(json!({"replicas": 3})), rules::MANAGED_REPLICAS_ARE_FIXED),
         broken(
             "larger nodes",
             managed(json!({})),

@@ -35,7 +35,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::cluster::Namespace;
+use crate::{
+    cluster::{Namespace, eventually},
+    operator::PATIENCE,
+};
 
 /// The port of Qdrant's REST interface.
 const PORT: u16 = 6333;
@@ -66,7 +69,22 @@ pub struct Truth {
     pub transfers: Vec<Value>,
     /// What was asked for that changes something: method, path and body.
     pub changes: Vec<(String, Value)>,
+    /// How many replicas each shard is to have.
+    pub factor: u64,
+    on_the_way: Option<OnTheWay>,
     key: String,
+}
+
+/// A replica that is being made.
+#[derive(Debug)]
+struct OnTheWay {
+    collection: String,
+    shard: u64,
+    to: u64,
+    /// The peer that gives it up.
+    from: Option<u64>,
+    /// Looks until it is whole.
+    looks: u8,
 }
 
 /// The nodes; they end when dropped.
@@ -91,6 +109,27 @@ pub const fn peer(ordinal: u8) -> u64 {
 }
 
 impl Nodes {
+    /// Makes a resource with so many nodes that no machine takes, and calls them ready.
+    ///
+    /// # Errors
+    /// When their pods are not made.
+    pub async fn start(namespace: &Namespace, resource: &str, count: u8) -> Result<Self> {
+        let managed = json!({
+            "replicas": count, "scheduling": {"nodeSelector": {"nowhere": "true"}},
+            "storage": {"storageClassName": "", "size": "1Gi"},
+        });
+        namespace.make_resource(resource, json!({"vectorStore": {"managed": managed}})).await?;
+        let last = format!("{}-{}", names::qdrant(resource), count - 1);
+        let pods = namespace.api::<Pod>();
+        eventually("the pods", PATIENCE, || pods.get(&last)).await?;
+        let mut nodes = Self::of(namespace, resource).await?;
+        for ordinal in 0..count {
+            nodes.serve(ordinal).await?;
+            eventually("a pod", PATIENCE, || nodes.ready(namespace, ordinal)).await?;
+        }
+        Ok(nodes)
+    }
+
     /// The nodes of a resource whose Secret is made.
     ///
     /// # Errors
@@ -103,7 +142,7 @@ impl Nodes {
         let chain = CertificateDer::pem_slice_iter(&file(names::CERTIFICATE_FILE)?).collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(&file(names::PRIVATE_KEY_FILE)?)?;
         let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
-        let truth = Truth { key: String::from_utf8(file("api-key")?)?, ..Truth::default() };
+        let truth = Truth { key: String::from_utf8(file("api-key")?)?, factor: 2, ..Truth::default() };
         let network = [rand::random_range(1..=254), rand::random_range(1..=254)];
         let certificate = TlsAcceptor::from(Arc::new(config));
         Ok(Self { truth: Arc::new(Mutex::new(truth)), network, certificate, name, tasks: JoinSet::new() })
@@ -202,10 +241,15 @@ async fn answer(
     let result = match (&method, path.as_slice()) {
         (&Method::GET, ["cluster"]) => truth.cluster(peer),
         (&Method::GET, ["collections"]) => truth.collections(),
-        (&Method::GET, ["collections", name, "cluster"]) => truth.collection(name, peer),
-        _ => {
-            let asked = serde_json::from_slice(&body).unwrap_or_default();
-            truth.changes.push((format!("{method} {}", uri.path()), asked));
+        (&Method::GET, ["collections", name, "cluster"]) => truth.look(name, peer),
+        (&Method::GET, ["collections", _]) => json!({"config": {"params": {"replication_factor": truth.factor}}}),
+        (_, path) => {
+            let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+            truth.changes.push((format!("{method} {}", uri.path()), asked.clone()));
+            if let Err(refused) = truth.change(path, &asked) {
+                let answer = json!({"status": {"error": refused}, "time": 0.001});
+                return (StatusCode::BAD_REQUEST, Json(answer)).into_response();
+            }
             json!(true)
         }
     };
@@ -228,6 +272,62 @@ impl Truth {
         names.sort_unstable();
         names.dedup();
         json!({"collections": names.into_iter().map(|name| json!({"name": name})).collect::<Vec<_>>()})
+    }
+
+    /// What Qdrant makes of what it is asked for.
+    fn change(&mut self, path: &[&str], asked: &Value) -> Result<(), &'static str> {
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        if let ["cluster", "peer", peer] = path {
+            let peer = peer.parse().unwrap_or_default();
+            if self.replicas.iter().any(|replica| replica.peer == peer) {
+                return Err("Bad request: Cannot remove peer as there are shards on it");
+            }
+            self.peers.remove(&peer);
+            return Ok(());
+        }
+        let ["collections", collection, ..] = path else { return Err("Not found") };
+        if let Some(factor) = asked["params"]["replication_factor"].as_u64() {
+            self.factor = factor;
+        }
+        if let Some(dropped) = asked.get("drop_replica") {
+            let (shard, peer) = (number(&dropped["shard_id"]), number(&dropped["peer_id"]));
+            self.replicas.retain(|replica| (replica.shard, replica.peer) != (shard, peer));
+        }
+        for (operation, is_move) in [("replicate_shard", false), ("move_shard", true)] {
+            let Some(asked) = asked.get(operation) else { continue };
+            if self.on_the_way.is_some() {
+                return Err("Bad request: Shard is already involved in transfer");
+            }
+            let (shard, from, to) =
+                (number(&asked["shard_id"]), number(&asked["from_peer_id"]), number(&asked["to_peer_id"]));
+            let collection = (*collection).to_owned();
+            self.replicas.push(Replica {
+                collection: collection.clone(),
+                shard,
+                peer: to,
+                state: "Partial".to_owned(),
+            });
+            self.transfers.push(json!({"shard_id": shard, "from": from, "to": to, "sync": !is_move}));
+            self.on_the_way = Some(OnTheWay { collection, shard, to, from: is_move.then_some(from), looks: 4 });
+        }
+        Ok(())
+    }
+
+    /// What a node sees; each look brings what is on its way nearer.
+    fn look(&mut self, name: &str, peer: u64) -> Value {
+        let seen = self.collection(name, peer);
+        let Some(OnTheWay { collection, shard, to, from, looks }) = self.on_the_way.take() else { return seen };
+        if looks > 0 {
+            self.on_the_way = Some(OnTheWay { collection, shard, to, from, looks: looks - 1 });
+            return seen;
+        }
+        self.transfers.clear();
+        let is_it = |replica: &Replica| replica.collection == collection && replica.shard == shard;
+        self.replicas.retain(|replica| !(is_it(replica) && Some(replica.peer) == from));
+        for replica in self.replicas.iter_mut().filter(|replica| is_it(replica) && replica.peer == to) {
+            replica.state = "Active".to_owned();
+        }
+        seen
     }
 
     fn collection(&self, name: &str, peer: u64) -> Value {

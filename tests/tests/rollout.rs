@@ -1,5 +1,7 @@
-//! Nodes of a managed Qdrant are restarted one at a time, and only while every replica is whole. API server, StatefulSet controller and
+//! Nodes of a managed Qdrant are restarted one at a time, and only while every replica is whole; they come and go with their replicas. API server, StatefulSet controller and
 //! disruption budget are real; the nodes' REST interface is scripted ([`context_manager_tests::nodes`]).
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
@@ -8,37 +10,40 @@ use context_manager_tests::{
     nodes::{Nodes, peer},
     operator::{Operator, PATIENCE, RESYNC, condition, wait_within},
 };
-use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolumeClaim, Pod},
+    events::v1::Event,
+};
 use kube::{
     ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
 const NODES: u8 = 3;
 
-/// Three nodes that no machine takes, called ready, with a collection of two shards.
+/// Three nodes with a collection of two shards.
 async fn formed(operator: &Operator, what: &str) -> Result<(Namespace, Nodes)> {
+    let (namespace, nodes) = started(operator, what, NODES).await?;
+    nodes.put(&[("contexts", 0, 0), ("contexts", 0, 1), ("contexts", 1, 1), ("contexts", 1, 2)]);
+    says(&namespace, "StoreCurrent", "Current").await?;
+    Ok((namespace, nodes))
+}
+
+/// Nodes that no machine takes, called ready.
+async fn started(operator: &Operator, what: &str, count: u8) -> Result<(Namespace, Nodes)> {
     let namespace = operator.namespace(&cluster::client().await?, what, &[]).await?;
-    let managed = json!({
-        "replicas": NODES, "scheduling": {"nodeSelector": {"nowhere": "true"}},
-        "storage": {"storageClassName": "", "size": "1Gi"},
-    });
-    namespace.make_resource("memory", json!({"vectorStore": {"managed": managed}})).await?;
-    eventually("the pods", PATIENCE, || async {
-        let found = pods(&namespace).await?;
-        ensure!(found.len() == usize::from(NODES), "{} pods", found.len());
+    let nodes = Nodes::start(&namespace, "memory", count).await?;
+    Ok((namespace, nodes))
+}
+
+async fn pods_are(namespace: &Namespace, count: u8) -> Result<()> {
+    eventually("the pods", 2 * PATIENCE, || async {
+        let found = pods(namespace).await?;
+        ensure!(found.len() == usize::from(count), "{} pods", found.len());
         Ok(())
     })
-    .await?;
-    let mut nodes = Nodes::of(&namespace, "memory").await?;
-    for ordinal in 0..NODES {
-        nodes.serve(ordinal).await?;
-        nodes.ready(&namespace, ordinal).await?;
-    }
-    nodes.put(&[("contexts", 0, 0), ("contexts", 0, 1), ("contexts", 1, 1), ("contexts", 1, 2)]);
-    says(&namespace, "Current").await?;
-    Ok((namespace, nodes))
+    .await
 }
 
 async fn pods(namespace: &Namespace) -> Result<Vec<Pod>> {
@@ -52,10 +57,10 @@ async fn identities(namespace: &Namespace) -> Result<Vec<Option<String>>> {
     Ok(pods(namespace).await?.iter().map(ResourceExt::uid).collect())
 }
 
-/// What the condition says once its reason is this one.
-async fn says(namespace: &Namespace, reason: &str) -> Result<String> {
-    let found = wait_within(2 * PATIENCE, namespace, "memory", "StoreCurrent", |said| said.reason == reason).await?;
-    Ok(condition(&found, "StoreCurrent").context("a condition")?.message)
+/// What a condition says once its reason is this one.
+async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<String> {
+    let found = wait_within(3 * PATIENCE, namespace, "memory", kind, |said| said.reason == reason).await?;
+    Ok(condition(&found, kind).context("a condition")?.message)
 }
 
 async fn change(namespace: &Namespace, managed: Value) -> Result<()> {
@@ -97,7 +102,7 @@ async fn the_next_node_is_restarted_when_all_are_ready_and_every_replica_is_whol
     let before = identities(&namespace).await?;
     nodes.truth().replicas[3].state = "Partial".to_owned();
     change(&namespace, json!({"image": IMAGE})).await?;
-    let said = says(&namespace, "WaitingForReplicas").await?;
+    let said = says(&namespace, "StoreCurrent", "WaitingForReplicas").await?;
     let expected = format!("0 sees shard 1 of contexts as Partial on peer {}", peer(2));
     ensure!(said.starts_with("0 of 3 nodes") && said.ends_with(&expected), "{said}");
     all_stay(&namespace, &before).await?;
@@ -108,7 +113,7 @@ async fn the_next_node_is_restarted_when_all_are_ready_and_every_replica_is_whol
         replaced(&namespace, node, &before, IMAGE).await?;
         before = identities(&namespace).await?;
         // It is not ready yet, so the others stay.
-        let said = says(&namespace, "NodeNotReady").await?;
+        let said = says(&namespace, "StoreCurrent", "NodeNotReady").await?;
         ensure!(said.contains(&format!("memory-context-qdrant-{node} is not ready")), "{said}");
         if node == NODES - 1 {
             all_stay(&namespace, &before).await?;
@@ -116,7 +121,7 @@ async fn the_next_node_is_restarted_when_all_are_ready_and_every_replica_is_whol
             let transfer = json!({"shard_id": 1, "from": peer(1), "to": peer(2), "sync": true});
             nodes.truth().transfers = vec![transfer];
             nodes.ready(&namespace, node).await?;
-            let said = says(&namespace, "WaitingForReplicas").await?;
+            let said = says(&namespace, "StoreCurrent", "WaitingForReplicas").await?;
             ensure!(said.contains("sees shards of contexts on their way"), "{said}");
             all_stay(&namespace, &before).await?;
             nodes.truth().transfers.clear();
@@ -124,7 +129,7 @@ async fn the_next_node_is_restarted_when_all_are_ready_and_every_replica_is_whol
             nodes.ready(&namespace, node).await?;
         }
     }
-    says(&namespace, "Current").await?;
+    says(&namespace, "StoreCurrent", "Current").await?;
     let events = namespace.api::<Event>().list(&ListParams::default()).await?;
     ensure!(events.iter().any(|event| event.reason.as_deref() == Some("NodeRestarted")), "nobody is told");
     Ok(())
@@ -138,7 +143,7 @@ async fn a_node_that_does_not_come_back_stops_all_until_the_resource_is_put_righ
     change(&namespace, json!({"image": "localhost/qdrant:wrong"})).await?;
     replaced(&namespace, 2, &before, "localhost/qdrant:wrong").await?;
     let stopped = identities(&namespace).await?;
-    let said = says(&namespace, "NodeNotReady").await?;
+    let said = says(&namespace, "StoreCurrent", "NodeNotReady").await?;
     ensure!(
         said.starts_with("1 of 3 nodes") && said.contains("kubectl describe pod memory-context-qdrant-2"),
         "{said}"
@@ -152,4 +157,58 @@ async fn a_node_that_does_not_come_back_stops_all_until_the_resource_is_put_righ
     all_stay(&namespace, &put_right).await?;
     nodes.ready(&namespace, 2).await?;
     replaced(&namespace, 1, &put_right, "localhost/qdrant:right").await
+}
+
+/// On how many peers each shard is, and how many replicas each peer has.
+fn spread(nodes: &Nodes) -> (BTreeMap<u64, usize>, BTreeMap<u64, usize>) {
+    let (mut shards, mut peers) = (BTreeMap::new(), BTreeMap::new());
+    for replica in &nodes.truth().replicas {
+        *shards.entry(replica.shard).or_default() += 1;
+        *peers.entry(replica.peer).or_default() += 1;
+    }
+    (shards, peers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_nodes_get_their_share_and_one_that_goes_gives_its_replicas_away_first() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (namespace, mut nodes) = started(&operator, "scale", 1).await?;
+    nodes.truth().factor = 1;
+    nodes.put(&[("contexts", 0, 0), ("contexts", 1, 0), ("contexts", 2, 0)]);
+    says(&namespace, "StoreCurrent", "Current").await?;
+    change(&namespace, json!({"replicas": 3})).await?;
+    pods_are(&namespace, 3).await?;
+    for ordinal in 1..3 {
+        nodes.serve(ordinal).await?;
+        nodes.ready(&namespace, ordinal).await?;
+    }
+    let shared = json!({"params": {"replication_factor": 2}});
+    says(&namespace, "StoreBalanced", "Moving").await?;
+    says(&namespace, "StoreBalanced", "Balanced").await?;
+    let (shards, peers) = spread(&nodes);
+    ensure!(shards.values().all(|replicas| *replicas == 2) && shards.len() == 3, "{shards:?}");
+    ensure!(peers.len() == 3 && peers.values().all(|replicas| *replicas == 2), "{peers:?}");
+    let changes = std::mem::take(&mut nodes.truth().changes);
+    ensure!(changes[0] == ("PATCH /collections/contexts".to_owned(), shared), "{changes:?}");
+    ensure!(changes.len() == 5, "each once, one after the other: {changes:?}");
+
+    // The last one is asked to go: it loses its replicas, then its place in the cluster, then its pod.
+    let stay = identities(&namespace).await?;
+    change(&namespace, json!({"replicas": 2})).await?;
+    pods_are(&namespace, 2).await?;
+    ensure!(identities(&namespace).await? == stay[..2], "another one went");
+    says(&namespace, "StoreBalanced", "Balanced").await?;
+    let (shards, peers) = spread(&nodes);
+    ensure!(shards.values().all(|replicas| *replicas == 2) && !peers.contains_key(&peer(2)), "{shards:?} {peers:?}");
+    let changes = std::mem::take(&mut nodes.truth().changes);
+    let last = changes.last().map(|change| change.0.clone());
+    ensure!(last == Some(format!("DELETE /cluster/peer/{}", peer(2))) && changes.len() == 3, "{changes:?}");
+    ensure!(!nodes.truth().peers.contains_key(&peer(2)), "the cluster knows it");
+
+    // Its claim is there, and would be the next one's.
+    change(&namespace, json!({"replicas": 3})).await?;
+    let said = says(&namespace, "StoreBalanced", "ClaimLeft").await?;
+    ensure!(said.contains("kubectl delete pvc data-memory-context-qdrant-2"), "{said}");
+    namespace.api::<PersistentVolumeClaim>().delete("data-memory-context-qdrant-2", &DeleteParams::default()).await?;
+    pods_are(&namespace, 3).await
 }

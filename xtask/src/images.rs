@@ -1,6 +1,7 @@
 //! `cargo xtask images`: the product's images, built without a container engine: static programs on an empty base.
 
 pub mod oci;
+mod qdrant;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,7 +36,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let _lock = Home::find()?.lock("installation")?;
     // Found out before the programs are compiled, which takes minutes.
     let cluster = args.load.then(|| cluster::ensure(&args.cluster)).transpose()?;
-    let archives = build(&args.cluster)?;
+    let mut archives = build(&args.cluster)?;
+    archives.extend(of_qdrant(&args.cluster)?);
     for archive in &archives {
         println!("{}", archive.display());
     }
@@ -47,6 +49,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the archive of an image for the suite of a managed Qdrant, if a program of one is given.
+pub fn of_qdrant(args: &ClusterArgs) -> Result<Option<PathBuf>> {
+    qdrant::build(args, Release::new(&Home::find()?)?.architecture()?)
 }
 
 /// Builds the programs and writes an archive for each image; returns the archives.

@@ -42,7 +42,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let cluster = cluster::ensure(&target)?;
     demo::check_absent(&cluster)?;
     // The suites start the programs themselves, on this machine and as pods.
-    cluster::load_images(&cluster, &images::build(&target)?)?;
+    let mut archives = images::build(&target)?;
+    archives.extend(images::of_qdrant(&target)?);
+    cluster::load_images(&cluster, &archives)?;
     // An upgrade needs another image to go to.
     let sidecar = target.image("context-manager-sidecar");
     cluster.name_image(&sidecar, &format!("{sidecar}-next"))?;
@@ -89,7 +91,9 @@ fn qdrant_used(is_set: impl Fn(&str) -> bool) -> String {
         if is_set(name) { format!("the real server of {name}") } else { format!("tests/qdrant, as {name} is not set") }
     };
     let contract = server("CONTEXT_MANAGER_TEST_QDRANT_URL");
-    format!("Qdrant: contract on {contract}; outages on {}", server("CONTEXT_MANAGER_TEST_QDRANT_PROGRAM"))
+    let program = "CONTEXT_MANAGER_TEST_QDRANT_PROGRAM";
+    let nodes = if is_set(program) { "started" } else { "not started" };
+    format!("Qdrant: contract on {contract}; outages on {}; nodes of a managed one: {nodes}", server(program))
 }
 
 /// Runs a test command, shows what it prints as it comes, and adds up its closing lines.

@@ -14,13 +14,12 @@ use crate::{duration::Duration, quantity::Quantity, rules};
 #[x_kube(
     validation = rules::MANAGED_REPLICATION_FITS,
     validation = rules::MANAGED_CONSISTENCY_FITS,
-    validation = rules::MANAGED_REPLICAS_ARE_FIXED,
     validation = rules::MANAGED_STORAGE_IS_FIXED,
     validation = rules::MANAGED_TLS_IS_FIXED
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Managed {
-    /// Nodes, each a pod with a volume of its own. It cannot be changed. Three outlast the loss of one. Default: 1.
+    /// Nodes, each a pod with a volume of its own. With more or fewer of them shards move. Three outlast the loss of one. Default: 1.
     #[schemars(range(min = 1, max = 32))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
@@ -44,7 +43,7 @@ pub struct Managed {
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<i32>,
-    /// Replicas of each shard of the collection when it is made. Default: 2, or 1 with one node.
+    /// Replicas of each shard; of a collection that is there, some are made or given up. Default: 2, or 1 with one node.
     #[schemars(range(min = 1, max = 32))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication_factor: Option<i32>,

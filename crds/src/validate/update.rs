@@ -56,7 +56,6 @@ fn managed(spec: &ContextManagerSpec) -> Option<&Managed> {
 }
 
 fn nodes(check: &mut Check, before: &Managed, now: &Managed) {
-    check.rule(now.replicas() == before.replicas(), rules::MANAGED_REPLICAS_ARE_FIXED);
     check.rule(now.storage.is_some() == before.storage.is_some(), rules::MANAGED_STORAGE_IS_FIXED);
     if let (Some(before), Some(now)) = (&before.storage, &now.storage) {
         check.rule(now == before, rules::MANAGED_VOLUMES_ARE_FIXED);

@@ -4,6 +4,7 @@
 //! The collection is made when all nodes are there, so that its shards lie on all of them. From then on the cluster counts as formed,
 //! which its `ConfigMap` remembers, and the store is looked at like any other server.
 
+mod balance;
 mod build;
 mod child;
 mod client;
@@ -11,6 +12,7 @@ mod config;
 mod nodes;
 mod pod;
 mod rollout;
+mod scale;
 mod secret;
 mod view;
 
@@ -26,7 +28,7 @@ use k8s_openapi::api::{
 };
 use kube::Api;
 
-use self::{build::Builder, child::bring, client::Client};
+use self::{build::Builder, child::bring, client::Client, rollout::Found as Said};
 use super::{
     error::{Error, call},
     plan::{ManagedPlan, Plan},
@@ -37,6 +39,11 @@ use super::{
 
 /// Pause before nodes that are missing are counted again; a change of the `StatefulSet` is noticed at once.
 const WAITING: Duration = Duration::from_secs(15);
+/// Pause before a set that was written is looked at.
+const SOON: Duration = Duration::from_secs(1);
+/// The conditions of what is done beside.
+const CURRENT: &str = "StoreCurrent";
+const BALANCED: &str = "StoreBalanced";
 
 /// Brings the cluster to what it should be, and looks at it.
 pub(super) async fn ensure(
@@ -50,19 +57,20 @@ pub(super) async fn ensure(
         Ok(material) => material,
         Err(trouble) => return settled(trouble),
     };
-    let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint)).await? {
+    let client = Client::new(&material.credentials);
+    let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint, client.as_ref())).await? {
         Ok(nodes) => nodes,
         Err(trouble) => return settled(trouble),
     };
-    let restarts = restarts(context, plan, &nodes, &material.credentials).await?;
+    let steps = Box::pin(steps(context, plan, wanted, &nodes, client.as_ref())).await?;
     if !nodes.formed || nodes.ready == 0 {
         if let Err(trouble) = store::publish(context, plan, &wanted.qdrant, &material.credentials).await? {
             return settled(trouble);
         }
-        return Ok(Found::of(Err(nodes.trouble(plan)), Some(WAITING)).with(restarts));
+        return Ok(Found::of(Err(nodes.trouble(plan)), Some(WAITING)).with(steps));
     }
     let found = store::follow(context, plan, &wanted.qdrant, &material.credentials, current).await?;
-    let mut found = found.with(restarts);
+    let mut found = found.with(steps);
     if let Ok(Good(reason, message)) = &mut found.finding
         && nodes.ready < nodes.wanted
     {
@@ -73,31 +81,58 @@ pub(super) async fn ensure(
 }
 
 impl Found {
-    /// The same with how far restarts are.
-    fn with(self, restarts: Option<rollout::Found>) -> Self {
-        let Some(rollout::Found { finding, next }) = restarts else { return self };
-        let mut beside = self.beside;
-        beside.push(("StoreCurrent", finding));
-        Self { beside, step: self.step.into_iter().chain(next).min(), ..self }
+    /// The same with what is said of steps beside.
+    fn with(self, steps: Vec<(&'static str, Said)>) -> Self {
+        let Self { finding, next, mut beside, mut step } = self;
+        for (kind, Said { finding, next }) in steps {
+            beside.push((kind, finding));
+            step = step.into_iter().chain(next).min();
+        }
+        Self { finding, next, beside, step }
     }
 }
 
-/// Restarts the next node that has not the newest template. Before the cluster is formed there is something to say only while that lasts.
-async fn restarts(
+/// Restarts the next node that has not the newest template, or moves the next replica when all have it. Before the cluster is formed there
+/// is something to say only while nodes are restarted.
+async fn steps(
     context: &Context,
     plan: &Plan,
+    wanted: &ManagedPlan,
     nodes: &Nodes,
-    credentials: &store::Credentials,
-) -> Result<Option<rollout::Found>, Error> {
-    let (Some(live), Some(client)) = (&nodes.live, Client::new(credentials)) else { return Ok(None) };
-    let found = rollout::ensure(context, plan, live, &client, nodes.formed).await?;
-    Ok(Some(found).filter(|found| nodes.formed || found.next.is_some()))
+    client: Option<&Client>,
+) -> Result<Vec<(&'static str, Said)>, Error> {
+    let Some(client) = client else { return Ok(Vec::new()) };
+    let Some(live) = &nodes.live else {
+        let changed = || Trouble::passing("Updating", "the StatefulSet was changed just now");
+        let said = |kind| (kind, Said { finding: Err(changed()), next: Some(SOON) });
+        let kinds: &[_] = if wanted.nodes > 1 { &[CURRENT, BALANCED] } else { &[CURRENT] };
+        return Ok(kinds.iter().filter(|_| nodes.formed).map(|kind| said(*kind)).collect());
+    };
+    let restarts = rollout::ensure(context, plan, live, client, nodes.formed).await?;
+    if !nodes.formed {
+        return Ok(if restarts.next.is_some() { vec![(CURRENT, restarts)] } else { Vec::new() });
+    }
+    let balance = match (&nodes.held, restarts.finding.is_ok()) {
+        (Some(trouble), _) => Some(Said { finding: Err(trouble.clone()), next: Some(WAITING) }),
+        (None, true) => scale::ensure(context, plan, wanted, live, client).await?,
+        (None, false) if wanted.nodes == 1 && live.spec.replicas == Some(1) => None,
+        (None, false) => {
+            let trouble = Trouble::passing("Restarting", "replicas are moved when all nodes have the newest template");
+            Some(Said { finding: Err(trouble), next: None })
+        }
+    };
+    Ok([(CURRENT, Some(restarts)), (BALANCED, balance)]
+        .into_iter()
+        .filter_map(|(kind, said)| Some((kind, said?)))
+        .collect())
 }
 
 /// How far the nodes are.
 struct Nodes {
-    /// The set as it was when it was looked at.
+    /// The set as it was when it was looked at, unless it was written since.
     live: Option<StatefulSet>,
+    /// Why there are not as many pods as the resource wants, if somebody has to do something about it.
+    held: Option<Trouble>,
     wanted: i32,
     ready: i32,
     /// Whether all of them have been ready at once.
@@ -107,11 +142,17 @@ struct Nodes {
 impl Nodes {
     fn of(live: Option<&StatefulSet>, remembered: bool, wanted: &ManagedPlan) -> Self {
         let ready = live.and_then(|live| live.status.as_ref()?.ready_replicas).unwrap_or_default();
-        Self { live: live.cloned(), wanted: wanted.nodes, ready, formed: remembered || ready >= wanted.nodes }
+        Self {
+            live: live.cloned(),
+            held: None,
+            wanted: wanted.nodes,
+            ready,
+            formed: remembered || ready >= wanted.nodes,
+        }
     }
 
     fn trouble(&self, plan: &Plan) -> Trouble {
-        let Self { live: _, wanted, ready, formed } = self;
+        let Self { live: _, held: _, wanted, ready, formed } = self;
         let reason = if *formed { "StoreUnreachable" } else { "Provisioning" };
         let describe =
             format!("kubectl describe pods -n {} -l {}={}", plan.namespace, super::build::RESOURCE, plan.name);
@@ -128,18 +169,19 @@ async fn objects(
     plan: &Plan,
     wanted: &ManagedPlan,
     fingerprint: &str,
+    client: Option<&Client>,
 ) -> Result<Result<Nodes, Trouble>, Error> {
     let name = names::qdrant(&plan.name);
     let namespace = &plan.namespace;
-    let client = || context.client.clone();
-    let sets = Api::<StatefulSet>::namespaced(client(), namespace);
-    let maps = Api::<ConfigMap>::namespaced(client(), namespace);
+    let cluster = || context.client.clone();
+    let sets = Api::<StatefulSet>::namespaced(cluster(), namespace);
+    let maps = Api::<ConfigMap>::namespaced(cluster(), namespace);
     let live_set = call("read the managed Qdrant's StatefulSet", sets.get_opt(&name)).await?;
     let live_map = call("read the managed Qdrant's ConfigMap", maps.get_opt(&name)).await?;
     let nodes = Nodes::of(live_set.as_ref(), live_map.as_ref().is_some_and(build::is_formed), wanted);
 
     let builder = Builder::new(plan, wanted, &context.namespace);
-    let services = Api::<Service>::namespaced(client(), namespace);
+    let services = Api::<Service>::namespaced(cluster(), namespace);
     for desired in [builder.peers(), builder.service()] {
         let name = desired.metadata.name.clone().unwrap_or_default();
         let live = call("read the managed Qdrant's Service", services.get_opt(&name)).await?;
@@ -150,9 +192,9 @@ async fn objects(
         }
     }
     let map = builder.config_map(nodes.formed);
-    let budgets = Api::<PodDisruptionBudget>::namespaced(client(), namespace);
+    let budgets = Api::<PodDisruptionBudget>::namespaced(cluster(), namespace);
     let budget = call("read the managed Qdrant's PodDisruptionBudget", budgets.get_opt(&name)).await?;
-    let policies = Api::<NetworkPolicy>::namespaced(client(), namespace);
+    let policies = Api::<NetworkPolicy>::namespaced(cluster(), namespace);
     let policy = call("read the managed Qdrant's NetworkPolicy", policies.get_opt(&name)).await?;
     let writing = "write the managed Qdrant's PodDisruptionBudget";
     let results = [
@@ -163,10 +205,14 @@ async fn objects(
     if let Some(trouble) = results.into_iter().find_map(Result::err) {
         return Ok(Err(trouble));
     }
+    let (pods, held) = match (&live_set, client) {
+        (Some(live), Some(client)) => scale::pods(context, plan, wanted, live, client, nodes.formed).await?,
+        (None, _) | (_, None) => (wanted.nodes, None),
+    };
     // Last: what its pods mount is there.
-    let set = builder.stateful_set(fingerprint);
+    let set = builder.stateful_set(fingerprint, pods);
     let written = bring(context, plan, &sets, live_set, set, "write the managed Qdrant's StatefulSet").await?;
-    Ok(written.map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), ..nodes }))
+    Ok(written.map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), held, ..nodes }))
 }
 
 #[cfg(test)]

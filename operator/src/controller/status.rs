@@ -114,7 +114,7 @@ impl Report {
     ) -> ContextManagerStatus {
         let rotation = self.rotation.iter().map(|finding| ("KeysRotated", finding));
         let upgrade = self.upgrade.iter().map(|finding| ("SidecarsCurrent", finding));
-let grants = self.grants.iter().map(|finding| ("GrantsReady", finding));
+        let grants = self.grants.iter().map(|finding| ("GrantsReady", finding));
         let store = self.store_beside.iter().map(|(kind, finding)| (*kind, finding));
         let beside = rotation.chain(upgrade).chain([("PodsInjected", &self.injected)]).chain(grants).chain(store);
         let parts = self.parts().into_iter().chain(beside).map(|(kind, finding)| match finding {

@@ -99,6 +99,10 @@ impl<'a> Builder<'a> {
         });
         if formed {
             data[config::FORMED_FILE] = json!("true");
+            // A node alone has nobody to join.
+            if self.wanted.nodes > 1 {
+                data[config::REJOIN_FILE] = json!("true");
+            }
         }
         made(json!({"metadata": self.metadata(), "data": data}))
     }
@@ -147,8 +151,8 @@ impl<'a> Builder<'a> {
         }))
     }
 
-    /// The nodes. Another `fingerprint` of their Secret makes them start anew, one by one.
-    pub(super) fn stateful_set(&self, fingerprint: &str) -> StatefulSet {
+    /// The nodes, of which there are to be so many now. Another `fingerprint` of their Secret makes them start anew, one by one.
+    pub(super) fn stateful_set(&self, fingerprint: &str, pods: i32) -> StatefulSet {
         let Self { plan, wanted, .. } = self;
         let policy = if wanted.retain { "Retain" } else { "Delete" };
         let labels = self.metadata().labels;
@@ -166,7 +170,7 @@ impl<'a> Builder<'a> {
             "metadata": self.metadata(),
             "spec": {
                 "serviceName": names::qdrant_peers(&plan.name),
-                "replicas": wanted.nodes,
+                "replicas": pods,
                 // At once: after an outage of all, none becomes ready before most of them run.
                 "podManagementPolicy": "Parallel",
                 // Which node is next, and when, is decided by what Qdrant says of its replicas.
@@ -222,7 +226,7 @@ mod tests {
                     builder.config_map(true).metadata,
                     builder.budget().metadata,
                     builder.policy().metadata,
-                    builder.stateful_set("x").metadata,
+                    builder.stateful_set("x", 3).metadata,
                 ];
                 for metadata in all {
                     assert_eq!(metadata.owner_references.unwrap().len(), 1);
@@ -236,11 +240,11 @@ mod tests {
     fn volumes_follow_the_reclaim_policy_and_nodes_what_they_read_at_their_start() {
         for policy in ["Retain", "Delete"] {
             with(&json!({"replicas": 3}), policy, |builder| {
-                let set = serde_json::to_value(builder.stateful_set("a")).unwrap();
+                let set = serde_json::to_value(builder.stateful_set("a", 3)).unwrap();
                 assert_eq!(set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], policy);
                 assert_eq!(set["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"], Value::Null);
                 let template = |fingerprint: &str| {
-                    serde_json::to_value(builder.stateful_set(fingerprint)).unwrap()["spec"]["template"].clone()
+                    serde_json::to_value(builder.stateful_set(fingerprint, 3)).unwrap()["spec"]["template"].clone()
                 };
                 assert_ne!(template("a"), template("b"));
             });
@@ -263,13 +267,17 @@ mod tests {
         let expected = "set -eu
 if [ \"$POD_NAME\" != memory-context-qdrant-0 ]; then
   set -- --bootstrap https://memory-context-qdrant-0.memory-context-qdrant-peers.team.svc:6335
-elif [ -e /etc/qdrant/formed ]; then
+elif [ -e /etc/qdrant/rejoin ]; then
   set -- --bootstrap https://memory-context-qdrant-1.memory-context-qdrant-peers.team.svc:6335
 fi
 exec ./qdrant --config-path /etc/qdrant/config.yaml --uri https://$POD_NAME.memory-context-qdrant-peers.team.svc:6335 \"$@\"
 ";
         assert_eq!(three, expected);
-        assert!(!script(&json!({})).contains("formed"), "a node alone has nobody to join");
+        assert_eq!(script(&json!({})), three, "nodes that come later do not change how one starts");
+        let joins = |managed: &Value| {
+            with(managed, "Retain", |builder| builder.config_map(true).data.unwrap().contains_key(config::REJOIN_FILE))
+        };
+        assert!(joins(&json!({"replicas": 3})) && !joins(&json!({})), "a node alone has nobody to join");
     }
 
     #[test]

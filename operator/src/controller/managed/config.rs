@@ -13,6 +13,7 @@ pub(super) const START_DIRECTORY: &str = "/qdrant/init";
 pub(super) const CONFIG_FILE: &str = "config.yaml";
 pub(super) const START_FILE: &str = "start.sh";
 pub(super) const FORMED_FILE: &str = "formed";
+pub(super) const REJOIN_FILE: &str = "rejoin";
 /// Ports: REST, gRPC, and between nodes.
 pub(super) const REST: u16 = 6333;
 pub(super) const GRPC: u16 = 6334;
@@ -57,25 +58,19 @@ cluster:
 }
 
 /// The script that starts a node. The first one begins the cluster, the others join it; a node that belongs to one already takes no notice
-/// of whom it is to join. Once the cluster was formed the first one joins, too: with an empty volume it would otherwise begin another
+/// of whom it is to join. Once a cluster of several was formed the first one joins, too: with an empty volume it would otherwise begin another
 /// cluster beside the one that has the data. Qdrant then refuses it as long as the lost one has shards, at each start.
 pub(super) fn start(plan: &Plan, wanted: &ManagedPlan) -> String {
     let scheme = if wanted.encrypted { "https" } else { "http" };
     let name = names::qdrant(&plan.name);
     let domain = format!("{}.{}.svc:{PEER}", names::qdrant_peers(&plan.name), plan.namespace);
-    let rejoin = if wanted.nodes > 1 {
-        format!(
-            "elif [ -e {CONFIG_DIRECTORY}/{FORMED_FILE} ]; then\n  \
-             set -- --bootstrap {scheme}://{name}-1.{domain}\n"
-        )
-    } else {
-        String::new()
-    };
     format!(
         "set -eu
 if [ \"$POD_NAME\" != {name}-0 ]; then
   set -- --bootstrap {scheme}://{name}-0.{domain}
-{rejoin}fi
+elif [ -e {CONFIG_DIRECTORY}/{REJOIN_FILE} ]; then
+  set -- --bootstrap {scheme}://{name}-1.{domain}
+fi
 exec ./qdrant --config-path {CONFIG_DIRECTORY}/{CONFIG_FILE} --uri {scheme}://$POD_NAME.{domain} \"$@\"
 "
     )

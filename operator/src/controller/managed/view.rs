@@ -31,6 +31,8 @@ pub(super) struct Collection {
     pub(super) replicas: Vec<Replica>,
     /// Whether shards are on their way.
     pub(super) is_moving: bool,
+    /// How many replicas it is to have of each shard, where that was asked.
+    pub(super) factor: Option<u32>,
 }
 
 /// A replica of a shard.
@@ -103,6 +105,17 @@ pub(super) async fn ask(client: &Client, node: &Node) -> Result<View, Silence> {
     Ok(view)
 }
 
+/// Asks a node how many replicas each collection is to have.
+pub(super) async fn factors(client: &Client, node: &Node, view: &mut View) -> Result<(), Silence> {
+    let Some(address) = node.address else { return Err(Silence::Away("has no address yet".to_owned())) };
+    for collection in &mut view.collections {
+        let found = client.get((&node.host, address), &format!("/collections/{}", collection.name)).await?;
+        let factor = found["config"]["params"]["replication_factor"].as_u64();
+        collection.factor = factor.and_then(|factor| factor.try_into().ok());
+    }
+    Ok(())
+}
+
 fn cluster(answer: Value) -> Result<View, Silence> {
     let Cluster { peers, consensus_thread_status, raft_info } = understood(answer)?;
     let peers = peers.into_iter().filter_map(|(id, Peer { uri })| Some((id.parse().ok()?, uri))).collect();
@@ -124,7 +137,7 @@ fn collection(name: String, answer: Value) -> Result<Collection, Silence> {
         Replica { shard: shard_id, peer, state }
     });
     let is_moving = !shard_transfers.is_empty() || resharding_operations.is_some_and(|going| !going.is_empty());
-    Ok(Collection { name, replicas: replicas.collect(), is_moving })
+    Ok(Collection { name, replicas: replicas.collect(), is_moving, factor: None })
 }
 
 fn understood<T: for<'de> Deserialize<'de>>(answer: Value) -> Result<T, Silence> {
@@ -141,7 +154,7 @@ impl View {
             return Some(format!("knows {} of {nodes} nodes", self.peers.len()));
         }
         self.collections.iter().find_map(|collection| {
-            let Collection { name, replicas, is_moving } = collection;
+            let Collection { name, replicas, is_moving, factor: _ } = collection;
             let bad = replicas.iter().find(|replica| replica.state != ACTIVE);
             match (bad, is_moving) {
                 (Some(Replica { shard, peer, state }), _) => {

@@ -25,6 +25,8 @@ pub struct ManagedPlan {
     pub qdrant: QdrantPlan,
     /// Number of nodes.
     pub nodes: i32,
+    /// Replicas of each shard.
+    pub replicas: u32,
     /// The image.
     pub image: String,
     /// The class of the volumes; `None` is the cluster's default.
@@ -70,6 +72,7 @@ impl ManagedPlan {
         Some(Self {
             qdrant: QdrantPlan::managed(config)?,
             nodes: given.replicas(),
+            replicas: u32::try_from(given.replication_factor()).unwrap_or(1),
             image: image.clone().unwrap_or_else(|| IMAGE.to_owned()),
             storage_class: storage_class_name,
             size,

@@ -34,8 +34,11 @@ fn set() -> Set {
 
 fn whole() -> View {
     let replica = |shard, peer| Replica { shard, peer, state: ACTIVE.to_owned() };
-    let contexts =
-        Collection { name: "contexts".to_owned(), replicas: vec![replica(0, 11), replica(0, 12)], is_moving: false };
+    let contexts = Collection {
+        name: "contexts".to_owned(),
+        replicas: vec![replica(0, 11), replica(0, 12)],
+        ..Collection::default()
+    };
     let peers = BTreeMap::from([11, 12, 13].map(|peer| (peer, String::new())));
     View { peers, agrees: true, collections: vec![contexts] }
 }
