@@ -2,13 +2,17 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ContextManager;
 
 /// Said at the head of the generated file.
 const HEADER: &str =
     "# Generated from the types in crds/src by `cargo run -p context-manager-crds --bin crdgen`; do not edit.\n";
+
+/// The generation that a status speaks of before anybody has written one: none that a resource can have. Readers that know kstatus take
+/// a resource without a status for one that is settled, and one whose status speaks of another generation for one that is in progress.
+const UNSEEN: i64 = -1;
 
 /// The definition as it is installed.
 ///
@@ -18,7 +22,13 @@ const HEADER: &str =
 pub fn crd() -> CustomResourceDefinition {
     let mut value = serde_json::to_value(ContextManager::crd()).expect("a definition is JSON");
     strip(&mut value);
-    serde_json::from_value(value).expect("fields were only removed")
+    for version in value["spec"]["versions"].as_array_mut().into_iter().flatten() {
+        let fields = &mut version["schema"]["openAPIV3Schema"]["properties"];
+        fields["status"]["default"] = json!({"observedGeneration": UNSEEN});
+        // Server-side apply makes a null of an object that loses its last field, and a null without a default is refused.
+        fields["spec"]["default"] = json!({});
+    }
+    serde_json::from_value(value).expect("a schema with a default is one")
 }
 
 /// The definition as YAML, with a header that says where it comes from.

@@ -164,6 +164,13 @@ pub fn condition(resource: &ContextManager, kind: &str) -> Option<Condition> {
     conditions.iter().find(|condition| condition.type_ == kind).cloned()
 }
 
+/// Whether an operator has written a status: without one, the API server shows that of a resource that nobody has seen.
+#[must_use]
+pub fn was_seen(resource: &ContextManager) -> bool {
+    let observed = resource.status.as_ref().and_then(|status| status.observed_generation);
+    observed.is_some_and(|generation| generation >= 0)
+}
+
 /// Makes a `ContextManager` and waits until it is ready.
 ///
 /// # Errors

@@ -254,11 +254,14 @@ async fn only_a_change_of_the_spec_makes_a_new_generation_and_only_the_subresour
     let (_, namespace) = namespace("status").await?;
     let created = namespace.make_resource("memory", json!({})).await?;
     ensure!(created.metadata.generation == Some(1));
+    let observed = |found: &ContextManager| found.status.as_ref().and_then(|status| status.observed_generation);
+    ensure!(observed(&created) == Some(-1), "what nobody has looked at has the status {:?}", created.status);
     let api = namespace.api::<ContextManager>();
     let merge = PatchParams::default();
     let by_the_wrong_way =
         api.patch("memory", &merge, &Patch::Merge(json!({"status": {"store": "elsewhere"}}))).await?;
-    ensure!(by_the_wrong_way.status.is_none(), "the resource itself takes a status: {by_the_wrong_way:?}");
+    let store = by_the_wrong_way.status.as_ref().and_then(|status| status.store.as_ref());
+    ensure!(store.is_none(), "the resource itself takes a status: {by_the_wrong_way:?}");
     let status = json!({"status": {"store": "embedded"}, "spec": {"suspend": true}});
     let written = api.patch_status("memory", &merge, &Patch::Merge(status)).await?;
     ensure!(written.status.and_then(|status| status.store).as_deref() == Some("embedded"));

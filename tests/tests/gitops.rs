@@ -1,10 +1,19 @@
-//! What GitOps asks for: applying the same objects again changes nothing, and taking them away leaves nothing.
+//! What GitOps asks for: applying the same objects again changes nothing, taking them away leaves nothing, and who waits for a resource
+//! hears when it is ready.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use context_manager_tests::cluster::{self, Namespace};
+use context_manager_crds::ContextManager;
+use context_manager_tests::{
+    cluster::{self, Namespace},
+    helm::Release,
+    operator::{Operator, condition},
+};
 use serde_json::Value;
+
+/// How long helm is seen waiting.
+const WHILE: Duration = Duration::from_secs(2);
 
 /// kubectl with the cluster of the tests.
 fn kubectl(arguments: &[&str]) -> Result<(bool, String)> {
@@ -89,5 +98,71 @@ async fn applying_twice_changes_nothing_and_deleting_leaves_nothing() -> Result<
     must(&["delete", "--wait", "--timeout=60s", "-k", path])?;
     let (_, left) = kubectl(&["get", "-k", path, "--ignore-not-found", "-o", "name"])?;
     ensure!(left.trim().is_empty(), "these objects are left: {left}");
+    Ok(())
+}
+
+/// A chart with a resource and nothing else.
+fn chart(folder: &Path) -> Result<String> {
+    let chart = folder.join("chart");
+    fs::create_dir_all(chart.join("templates"))?;
+    fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: memory\nversion: 0.1.0\n")?;
+    fs::write(chart.join("values.yaml"), "spec: {}\n")?;
+    let template = "apiVersion: contextmanager.dev/v1alpha1\nkind: ContextManager\nmetadata: {name: memory}\n\
+                    spec: {{ toJson .Values.spec }}\n";
+    fs::write(chart.join("templates/memory.yaml"), template)?;
+    chart.to_str().map(str::to_owned).context("a path in UTF-8")
+}
+
+/// The generation that the status speaks of, and whether it says ready.
+async fn seen(namespace: &Namespace) -> Result<(Option<i64>, bool)> {
+    let found = namespace.api::<ContextManager>().get("memory").await?;
+    let ready = condition(&found, "Ready").is_some_and(|said| said.status == "True");
+    Ok((found.status.and_then(|status| status.observed_generation), ready))
+}
+
+/// helm's `--wait` reads kstatus, as Flux and kpt do.
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_waits_until_a_resource_is_ready_and_no_longer_than_it_may_become_so() -> Result<()> {
+    let client = cluster::client().await?;
+    cluster::install_definition(&client).await?;
+    let namespace = Namespace::create(&client, "kstatus", &[]).await?;
+    let release = Release::new("suite-kstatus", &namespace.name)?;
+    let chart = chart(release.folder())?;
+
+    // Nobody looks at it.
+    let waited = release.helm(&["install"], &[&chart, "--wait", "--timeout", "4s"]).await;
+    let said = waited.err().context("helm takes what nobody has looked at for ready")?.to_string();
+    ensure!(said.contains("latest observed generation is -1"), "{said}");
+    ensure!(seen(&namespace).await? == (Some(-1), false), "{:?}", seen(&namespace).await?);
+    let manifest = release.folder().join("manifest.yaml");
+    fs::write(&manifest, release.helm(&["get", "manifest"], &[]).await?)?;
+    let file = manifest.to_str().context("a path in UTF-8")?;
+    let (same, difference) =
+        kubectl(&["diff", "--server-side", "--field-manager=gitops", "-f", file, "-n", &namespace.name])?;
+    ensure!(same, "there is a difference before anybody has looked at it:\n{difference}");
+    release.helm(&["uninstall"], &[]).await?;
+
+    let arguments = [chart.as_str(), "--wait", "--timeout", "90s"];
+    let mut install = Box::pin(release.helm(&["install"], &arguments));
+    let early = tokio::time::timeout(WHILE, &mut install).await;
+    ensure!(early.is_err(), "helm did not wait: {early:?}");
+    let _operator = Operator::shared().await?;
+    install.await?;
+    ensure!(seen(&namespace).await? == (Some(1), true), "helm waited for {:?}", seen(&namespace).await?);
+
+    // The same once more writes nothing.
+    let version =
+        || async { Ok::<_, anyhow::Error>(namespace.resources().get("memory").await?.metadata.resource_version) };
+    let before = version().await?;
+    release.helm(&["upgrade"], &arguments).await?;
+    ensure!(version().await? == before, "the same values wrote something");
+
+    // What needs a person is not waited for.
+    let missing = r#"spec={"auth": {"secretPolicy": "UseExisting", "secretRef": {"name": "mine"}}}"#;
+    let failed = release.helm(&["upgrade"], &[&chart, "--wait", "--timeout", "10m", "--set-json", missing]).await;
+    let said = failed.err().context("helm takes what needs a person for ready")?.to_string();
+    ensure!(said.contains("status: Failed") && said.contains("mine"), "{said}");
+    release.helm(&["rollback"], &["1", "--wait", "--timeout", "90s"]).await?;
+    ensure!(seen(&namespace).await? == (Some(3), true), "helm waited for {:?}", seen(&namespace).await?);
     Ok(())
 }
