@@ -4,6 +4,7 @@ mod words;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use context_manager_operator::inject::{Decision, Denial, Injection, Skip};
 use context_manager_protocol::names;
 use k8s_openapi::api::{
@@ -92,6 +93,9 @@ pub(crate) struct Explanation {
     pub(crate) agent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<String>,
+    /// How the sidecar is injected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mode: Option<Mode>,
     pub(crate) containers: Vec<String>,
     /// The ports that the sidecar gets in this pod.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +162,7 @@ fn explain(subject: &Subject, facts: &Facts, asked: Asked, live: bool) -> Result
         context_manager: None,
         agent: None,
         image: None,
+        mode: None,
         containers: Vec::new(),
         ports: None,
         warnings: Vec::new(),
@@ -192,13 +197,14 @@ fn explain(subject: &Subject, facts: &Facts, asked: Asked, live: bool) -> Result
 impl Explanation {
     fn inject(&mut self, injection: Injection, image_known: bool) {
         let resource = injection.resource_name();
-        let Injection { agent, sidecar, containers, ports, warnings, .. } = injection;
+        let Injection { agent, mode, sidecar, containers, ports, warnings, .. } = injection;
         let image = sidecar.get("image").and_then(Value::as_str).map(str::to_owned);
         self.outcome = Outcome::Injected;
         self.message = format!("the pod gets a sidecar of ContextManager {resource:?}");
         self.context_manager = Some(resource);
         self.agent = Some(agent);
         self.image = image.filter(|image| image_known || image != UNKNOWN_IMAGE);
+        self.mode = Some(mode);
         self.containers = containers;
         self.ports = Some(Ports { protocol: ports.protocol, admin: ports.admin });
         self.warnings = warnings;

@@ -10,11 +10,13 @@
 
 use std::collections::BTreeMap;
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use context_manager_protocol::names;
 use serde_json::Value;
 
 mod agent;
 mod clash;
+mod classic;
 mod opt_in;
 mod options;
 mod patch;
@@ -109,6 +111,8 @@ pub struct Injection {
     pub from: Option<String>,
     /// Its agent's id.
     pub agent: String,
+    /// How the sidecar is injected.
+    pub mode: Mode,
     /// The sidecar container.
     pub sidecar: Value,
     /// The volumes, each with its name.
@@ -221,6 +225,7 @@ fn inject(
     let containers = select::containers(pod, &options, resource, origin)?;
     let agent = options.agent.clone().unwrap_or_else(|| agent::default_id(pod));
     let mut warnings = options::warnings(pod);
+    warnings.extend(classic::check(pod, &options, origin)?);
     warnings.extend(moves);
     if resource.socket && !pod.shares_a_group() {
         warnings.push(socket_message());

@@ -64,6 +64,15 @@ pub fn sidecar(pod: &Pod) -> Option<&Container> {
     containers.find(|container| container.name == names::CONTAINER)
 }
 
+/// Where it stands: the list in the pod's spec, and the place in that list.
+#[must_use]
+pub fn sidecar_place(pod: &Pod) -> Option<(&'static str, usize)> {
+    let spec = pod.spec.as_ref()?;
+    let place = |list: &[Container]| list.iter().position(|container| container.name == names::CONTAINER);
+    let early = spec.init_containers.as_deref().and_then(place);
+    early.map(|index| ("initContainers", index)).or_else(|| Some(("containers", place(&spec.containers)?)))
+}
+
 /// What the kubelet says of it.
 #[must_use]
 pub fn sidecar_status(pod: &Pod) -> Option<&ContainerStatus> {

@@ -56,6 +56,8 @@ pub const UPGRADE_SIDECARS: &str = "contextmanager.dev/upgrade-sidecars";
 
 /// Name of the injected container.
 pub const CONTAINER: &str = "context-manager";
+/// The sidecar's program in its image, which probes and hooks run.
+pub const PROGRAM: &str = "/context-manager-sidecar";
 /// Volume with the sidecar's configuration, key ring and certificates.
 pub const VOLUME_CONFIG: &str = "context-manager-config";
 /// Volume with the embedded store's data.

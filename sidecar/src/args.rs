@@ -2,7 +2,7 @@
 //!
 //! Secrets are taken from the environment only: a command line can be read by every process of the host.
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use context_manager_protocol::{config::EnvironmentSecrets, names};
@@ -78,6 +78,18 @@ pub enum Command {
     },
     /// Print the OpenAPI document of the protocol, and exit
     Openapi,
+    /// Ask the sidecar that runs here for a page of its probes and metrics, print it, and exit: 0 if the answer is good, 1 otherwise
+    Ask {
+        /// The page, such as /health or /metrics
+        #[arg(value_name = "PATH", default_value = "/health/readiness")]
+        path: String,
+        /// Port of probes and metrics
+        #[arg(long, env = names::ENV_ADMIN_PORT, value_name = "PORT", default_value_t = names::STANDALONE_ADMIN_PORT)]
+        admin_port: u16,
+        /// How long to ask again while the answer is not good, such as 30s
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
+        wait: Duration,
+    },
 }
 
 /// The secrets in the environment; an empty variable counts as none.

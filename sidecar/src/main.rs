@@ -1,13 +1,13 @@
 //! The program `context-manager-sidecar`: parses, builds, runs.
 
-use std::{num::NonZero, path::Path, process::ExitCode, thread};
+use std::{num::NonZero, path::Path, process::ExitCode, thread, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use context_manager_protocol::config::Store;
 use context_manager_sidecar::{
     args::{self, Args, Command},
-    logging, openapi,
+    ask, logging, openapi,
     settings::{self, KeysFound, Settings},
     shutdown::Signals,
     sidecar::Sidecar,
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             print!("{}", openapi::document());
             ExitCode::SUCCESS
         }
+        Some(Command::Ask { path, admin_port, wait }) => ask(*admin_port, path, *wait),
         None => match prepare(args) {
             Ok(run) => run.until_end(),
             Err(error) => invalid(&error),
@@ -40,6 +41,19 @@ fn main() -> ExitCode {
 fn invalid(error: &settings::Error) -> ExitCode {
     eprintln!("error: {}", error.for_log());
     ExitCode::from(INVALID)
+}
+
+fn ask(port: u16, path: &str, wait: Duration) -> ExitCode {
+    match ask::ask(port, path, wait) {
+        Ok(page) => {
+            println!("{}", page.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn check(config_file: &Path) -> ExitCode {

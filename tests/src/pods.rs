@@ -8,13 +8,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_protocol::{message::Stats, names};
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod};
-use kube::Client;
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, ContainerStatus, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::{
+    Client,
+    api::{DeleteParams, WatchEvent, WatchParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
     cluster::{self, Namespace, eventually},
-    objects::INJECT,
+    objects::{INJECT, annotated},
     webhook::image,
 };
 
@@ -62,6 +69,14 @@ pub async fn make_document(namespace: &Namespace) -> Result<()> {
     namespace.make::<ConfigMap>(&document).await.map(drop)
 }
 
+/// The pod as one that goes on for ever, with a classic sidecar.
+#[must_use]
+pub fn classic(pod: Value) -> Value {
+    let mut pod = annotated(pod, names::MODE, "Classic");
+    pod["spec"]["restartPolicy"] = json!("Always");
+    pod
+}
+
 /// Makes a pod that stays, and waits until it is ready.
 ///
 /// # Errors
@@ -105,6 +120,41 @@ pub fn container(pod: &Pod, name: &str) -> Option<ContainerStatus> {
     let status = pod.status.as_ref()?;
     let lists = [&status.init_container_statuses, &status.container_statuses];
     lists.into_iter().flatten().flatten().find(|status| status.name == name).cloned()
+}
+
+/// Deletes a pod and waits until it is gone; what it was at last.
+///
+/// # Errors
+/// When it stays.
+pub async fn deleted(namespace: &Namespace, name: &str) -> Result<Pod> {
+    let api = namespace.api::<Pod>();
+    let changes = api.watch(&WatchParams::default().fields(&format!("metadata.name={name}")), "0").await?;
+    api.delete(name, &DeleteParams::default()).await?;
+    let seen = changes.try_take_while(|event| {
+        let go_on = !matches!(event, WatchEvent::Deleted(_));
+        async move { Ok(go_on) }
+    });
+    let events: Vec<_> = tokio::time::timeout(START, seen.boxed().try_collect()).await.context("the pod stays")??;
+    let last = events.into_iter().rev().find_map(|event| match event {
+        WatchEvent::Modified(pod) | WatchEvent::Added(pod) => Some(pod),
+        WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) | WatchEvent::Error(_) => None,
+    });
+    last.context("the pod changed before it went")
+}
+
+/// When a container was started last.
+#[must_use]
+pub fn started(status: &ContainerStatus) -> Option<Time> {
+    let state = status.state.as_ref()?;
+    let running = state.running.as_ref().and_then(|running| running.started_at.clone());
+    running.or_else(|| state.terminated.as_ref()?.started_at.clone())
+}
+
+/// When a container ended, and how.
+#[must_use]
+pub fn finished(status: &ContainerStatus) -> Option<(Time, i32)> {
+    let terminated = status.state.as_ref()?.terminated.as_ref()?;
+    Some((terminated.finished_at.clone()?, terminated.exit_code))
 }
 
 /// How often a pod's sidecar was restarted.

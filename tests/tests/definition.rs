@@ -232,7 +232,7 @@ async fn what_the_schema_does_not_know_is_refused() -> Result<()> {
         ("a misspelt field deep inside", json!({"levels": {"shortTerm": {"tll": "1h"}}}), "tll"),
         ("an unknown provider", json!({"embedding": {"provider": "magic"}}), "\"builtin\", \"openAI\""),
         ("an unknown policy", json!({"reclaimPolicy": "Recycle"}), "\"Retain\", \"Delete\""),
-        ("a mode that does not exist yet", json!({"sidecar": {"mode": "Classic"}}), "\"Native\""),
+        ("an unknown mode", json!({"sidecar": {"mode": "Ambient"}}), "\"Native\", \"Classic\""),
         ("a low port", json!({"sidecar": {"protocolPort": 80}}), "1024"),
         ("a large nudge", json!({"retrieval": {"nudges": {"recency": 0.5}}}), "0.1"),
         ("a duration without unit", json!({"gc": {"interval": "30"}}), "spec.gc.interval"),

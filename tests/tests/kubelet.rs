@@ -9,20 +9,16 @@ use context_manager_tests::{
     objects::annotated,
     operator::{Operator, condition, provision, wait_for},
     plugin::{run, unpack},
-    pods::{self, START, container},
+    pods::{self, START, container, finished, started},
     rotation::Count,
 };
-use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::{
-    api::{
-        batch::v1::Job,
-        core::v1::{ConfigMap, ContainerStatus, Pod, Secret},
-    },
-    apimachinery::pkg::apis::meta::v1::Time,
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, Pod, Secret},
 };
 use kube::{
     Client,
-    api::{DeleteParams, Patch, PatchParams, WatchEvent, WatchParams},
+    api::{Patch, PatchParams},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -39,17 +35,6 @@ async fn namespace(operator: &Operator, what: &str, spec: Value) -> Result<(Clie
     pods::make_document(&namespace).await?;
     provision(&namespace, "memory", spec).await?;
     Ok((client, namespace))
-}
-
-fn started(status: &ContainerStatus) -> Option<Time> {
-    let state = status.state.as_ref()?;
-    let running = state.running.as_ref().and_then(|running| running.started_at.clone());
-    running.or_else(|| state.terminated.as_ref()?.started_at.clone())
-}
-
-fn finished(status: &ContainerStatus) -> Option<(Time, i32)> {
-    let terminated = status.state.as_ref()?.terminated.as_ref()?;
-    Some((terminated.finished_at.clone()?, terminated.exit_code))
 }
 
 /// Asserts that both containers ended well, the sidecar after the agent and soon.
@@ -94,20 +79,8 @@ async fn at_the_end_of_a_pod_the_sidecar_outlives_the_agent_and_then_ends_at_onc
     let operator = Operator::shared().await?;
     let (_, namespace) = namespace(&operator, "term", json!({})).await?;
     pods::start(&namespace, "agent").await?;
-    let api = namespace.api::<Pod>();
-    let changes = api.watch(&WatchParams::default().fields("metadata.name=agent"), "0").await?;
     let asked = tokio::time::Instant::now();
-    api.delete("agent", &DeleteParams::default()).await?;
-    let seen = changes.try_take_while(|event| {
-        let go_on = !matches!(event, WatchEvent::Deleted(_));
-        async move { Ok(go_on) }
-    });
-    let events: Vec<_> = tokio::time::timeout(START, seen.boxed().try_collect()).await.context("the pod stays")??;
-    let last = events.into_iter().rev().find_map(|event| match event {
-        WatchEvent::Modified(pod) | WatchEvent::Added(pod) => Some(pod),
-        WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) | WatchEvent::Error(_) => None,
-    });
-    ended_in_order(&last.context("the pod changed before it went")?)?;
+    ended_in_order(&pods::deleted(&namespace, "agent").await?)?;
     ensure!(asked.elapsed() < Duration::from_secs(10), "the end took {:?}", asked.elapsed());
     Ok(())
 }

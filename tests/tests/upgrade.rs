@@ -49,8 +49,7 @@ async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<Context
 }
 
 fn image_of(pod: &Pod) -> Option<String> {
-    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
-    containers.iter().find(|container| container.name == names::CONTAINER)?.image.clone()
+    context_manager_operator::pods::sidecar(pod)?.image.clone()
 }
 
 fn restarts(pod: &Pod, name: &str) -> Result<i32> {
@@ -62,9 +61,12 @@ async fn an_image_is_replaced_in_running_pods_and_their_agents_go_on() -> Result
     let operator = Operator::shared().await?;
     let (_, namespace) = namespace(&operator, "in-place", "InPlace").await?;
     let agents = ["a", "b", "c"];
-    for agent in agents {
+    for agent in &agents[1..] {
         pods::start(&namespace, agent).await?;
     }
+    // An ordinary container is upgraded in the same way.
+    namespace.make::<Pod>(&pods::classic(pods::agent(agents[0], pods::STAYING))).await?;
+    pods::ready(&namespace, agents[0]).await?;
     says(&namespace, "SidecarsCurrent", "UpToDate").await?;
     change(&namespace, json!({"image": next_image()})).await?;
     let resource = says(&namespace, "SidecarsCurrent", "UpToDate").await?;

@@ -51,7 +51,11 @@ pub(super) async fn nodes(cluster: &Cluster, findings: &mut Findings) {
         findings.fine("native-sidecars", format!("all of {} nodes run them", nodes.len()));
     } else {
         let message = format!("the kubelets of {} do not", old.join(", "));
-        findings.problem("native-sidecars", message, format!("upgrade them to {}.{} or later", KUBELET.0, KUBELET.1));
+        let remedy = format!(
+            "upgrade them to {}.{} or later, or set spec.sidecar.mode: Classic for pods that run there",
+            KUBELET.0, KUBELET.1
+        );
+        findings.problem("native-sidecars", message, remedy);
     }
     if !strange.is_empty() {
         let message = format!("there is no image for {}", strange.join(", "));

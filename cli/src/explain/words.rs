@@ -33,6 +33,7 @@ pub(super) const fn meaning(reason: Reason) -> &'static str {
         }
         Reason::VolumeNameTaken => "the name of a volume of the sidecar is used by a volume of the pod",
         Reason::ContainerNameTaken => "the name of the sidecar is used by a container of the pod",
+        Reason::ClassicInJob => "a Job's pod never completes beside a sidecar of mode Classic",
         Reason::Injected => "the pod gets a sidecar",
     }
 }
@@ -66,6 +67,7 @@ pub(super) const fn remedy(reason: Reason) -> Option<&'static str> {
         | Reason::PortTaken
         | Reason::VolumeNameTaken
         | Reason::ContainerNameTaken
+        | Reason::ClassicInJob
         | Reason::Injected => None,
     }
 }
@@ -96,6 +98,7 @@ pub(super) fn table(explanation: &Explanation) -> String {
         context_manager,
         agent,
         image,
+        mode,
         containers,
         ports,
         warnings,
@@ -118,6 +121,7 @@ pub(super) fn table(explanation: &Explanation) -> String {
         rows.push(("ContextManager", resource.clone()));
         rows.push(("Agent", agent.clone().unwrap_or_default()));
         rows.push(("Image", image.clone().unwrap_or_else(|| "not known; pass --sidecar-image".to_owned())));
+        rows.extend(mode.map(|mode| ("Mode", format!("{mode:?}"))));
         rows.push(("Containers", list(containers)));
         rows.extend(ports.map(|Ports { protocol, admin }| ("Ports", format!("protocol {protocol}, admin {admin}"))));
     }

@@ -83,6 +83,9 @@ pub enum Mode {
     /// As an init container that is restarted: it starts before the agent, stops after it, and lets Jobs complete.
     #[default]
     Native,
+    /// As the first ordinary container, for nodes without native sidecars: the agent starts when it is ready, and both end at the same
+    /// time. Pods of Jobs are refused, because they would never complete.
+    Classic,
 }
 
 /// CPU and memory of the container.

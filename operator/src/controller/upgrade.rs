@@ -1,7 +1,7 @@
 //! Sidecars of running pods are brought to what a new pod would get, as the resource wants it.
 //!
-//! In place: the sidecar is an init container that is restarted, and the image is what a pod's spec lets one change, so the kubelet
-//! restarts the sidecar alone. What is known of an upgrade stands in an annotation of each pod ([`Note`]), so a controller that
+//! In place: the image is what a pod's spec lets one change, of an init container as of any other, and then the kubelet restarts the
+//! sidecar alone. What is known of an upgrade stands in an annotation of each pod ([`Note`]), so a controller that
 //! takes over goes on. By restart: pods are evicted, so that their `PodDisruptionBudget`s are kept.
 
 mod decide;
@@ -137,7 +137,7 @@ async fn replace(
     template: &str,
     note: &Note,
 ) -> Result<(), Error> {
-    let at = format!("/spec/initContainers/{}", pod.index);
+    let at = format!("/spec/{}/{}", pod.list, pod.index);
     let annotation = |name: &str| format!("/metadata/annotations/{}", name.replace('~', "~0").replace('/', "~1"));
     let operations = json!([
         {"op": "test", "path": format!("{at}/name"), "value": names::CONTAINER},

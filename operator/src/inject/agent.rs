@@ -33,7 +33,7 @@ pub fn owner(pod: &Value) -> Option<Owner> {
     controller(Pod::new(pod))
 }
 
-fn controller(pod: Pod<'_>) -> Option<Owner> {
+pub(super) fn controller(pod: Pod<'_>) -> Option<Owner> {
     let references = pod.metadata("ownerReferences")?.as_array()?;
     let is_controller = |reference: &&Value| reference.get("controller").and_then(Value::as_bool) == Some(true);
     let reference = references.iter().find(is_controller)?;

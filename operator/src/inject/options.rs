@@ -1,5 +1,6 @@
 //! What a pod's annotations say about its sidecar, checked; each refusal names the annotation and the remedy.
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use context_manager_protocol::names;
 use serde_json::{Map, Value, json};
 
@@ -40,6 +41,7 @@ const QUANTITIES: &[(&str, &str, &str)] = &[
 /// The resource's settings with the pod's own put over them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Options {
+    pub(super) mode: Mode,
     pub(super) agent: Option<String>,
     pub(super) containers: Option<Vec<String>>,
     pub(super) protocol_port: Wanted,
@@ -50,8 +52,8 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn read(pod: Pod<'_>, resource: &Resource) -> Result<Self, Denial> {
-        check_mode(pod)?;
         Ok(Self {
+            mode: mode(pod, resource)?,
             agent: agent_id(pod)?,
             containers: containers(pod)?,
             protocol_port: port(pod, names::PROTOCOL_PORT, resource.protocol_port)?,
@@ -76,10 +78,14 @@ fn invalid(key: &str, what: impl std::fmt::Display) -> Denial {
     Denial { reason: Reason::InvalidAnnotation, message: format!("annotation {key}: {what}") }
 }
 
-fn check_mode(pod: Pod<'_>) -> Result<(), Denial> {
+fn mode(pod: Pod<'_>, resource: &Resource) -> Result<Mode, Denial> {
     match pod.annotation(names::MODE) {
-        None | Some("Native") => Ok(()),
-        Some(other) => Err(invalid(names::MODE, format_args!("{other:?} is not a mode; the only one is \"Native\""))),
+        None => Ok(resource.mode),
+        Some("Native") => Ok(Mode::Native),
+        Some("Classic") => Ok(Mode::Classic),
+        Some(other) => {
+            Err(invalid(names::MODE, format_args!("{other:?} is not a mode; write \"Native\" or \"Classic\"")))
+        }
     }
 }
 

@@ -3,14 +3,18 @@
 //! So it is idempotent: the API server calls a webhook again when another one changed the pod meanwhile, and the second
 //! patch then serves only what that one added.
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use context_manager_protocol::names;
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
 use serde_json::{Map, Value, json};
 
 use super::{
     Injection, Ports,
-    pod::{Container, Pod},
+    pod::{Container, List, Pod},
 };
+
+/// The container that `kubectl logs` and `kubectl exec` take when none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// The patch for a pod. Applied twice it is the same as applied once.
 #[must_use]
@@ -32,19 +36,34 @@ pub fn patch(pod: &Value, injection: &Injection) -> Patch {
             let ports = json!(format!("protocol={protocol},admin={admin}"));
             add(&mut operations, &["metadata", "annotations", names::INJECTED_PORTS], ports);
         }
+        if let Some(name) = default_container(pod, injection.mode) {
+            add(&mut operations, &["metadata", "annotations", DEFAULT_CONTAINER], json!(name));
+        }
     }
     volumes(&mut operations, pod, injection);
     for container in pod.others().filter(|container| injection.containers.iter().any(|name| name == container.name)) {
         serve(&mut operations, container, injection);
     }
-    // The sidecar comes last, because it moves the other init containers, whose places the operations above name.
+    // The sidecar comes last, because it moves the other containers of its list, whose places the operations above name.
     if !injected {
-        match pod.spec("initContainers") {
-            Some(_) => add(&mut operations, &["spec", "initContainers", "0"], injection.sidecar.clone()),
-            None => add(&mut operations, &["spec", "initContainers"], json!([injection.sidecar])),
+        let list = match injection.mode {
+            Mode::Native => List::Init.key(),
+            Mode::Classic => List::Main.key(),
+        };
+        match pod.spec(list) {
+            Some(_) => add(&mut operations, &["spec", list, "0"], injection.sidecar.clone()),
+            None => add(&mut operations, &["spec", list], json!([injection.sidecar])),
         }
     }
     Patch(operations)
+}
+
+/// The pod's own first container, where the sidecar takes its place at the head of the list and nobody chose one.
+fn default_container(pod: Pod<'_>, mode: Mode) -> Option<&str> {
+    if mode == Mode::Native || pod.annotation(DEFAULT_CONTAINER).is_some() {
+        return None;
+    }
+    pod.others().find(|container| container.list == List::Main).map(|container| container.name)
 }
 
 fn add(operations: &mut Vec<PatchOperation>, path: &[&str], value: Value) {

@@ -61,6 +61,11 @@ impl<'a> Pod<'a> {
         self.spec("hostNetwork").and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// Whether the pod ends when its containers have done their work.
+    pub(super) fn runs_to_completion(self) -> bool {
+        self.spec("restartPolicy").and_then(Value::as_str).is_some_and(|policy| policy != "Always")
+    }
+
     /// Whether the files of a volume belong to a group that all containers are in.
     pub(super) fn shares_a_group(self) -> bool {
         self.spec("securityContext").and_then(|context| context.get("fsGroup")).is_some_and(Value::is_number)
@@ -105,6 +110,7 @@ impl<'a> Pod<'a> {
     }
 }
 
+/// In whichever list: the mode decides about that.
 fn is_sidecar(container: &Container<'_>) -> bool {
-    container.list == List::Init && container.name == names::CONTAINER
+    container.name == names::CONTAINER
 }

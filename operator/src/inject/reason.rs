@@ -41,6 +41,8 @@ pub enum Reason {
     VolumeNameTaken,
     /// The name of the sidecar is used by a container of the pod.
     ContainerNameTaken,
+    /// A Job's pod would never complete beside a sidecar of mode Classic.
+    ClassicInJob,
     /// The sidecar is injected.
     Injected,
 }
@@ -68,6 +70,7 @@ impl Reason {
             Self::PortTaken => "PortTaken",
             Self::VolumeNameTaken => "VolumeNameTaken",
             Self::ContainerNameTaken => "ContainerNameTaken",
+            Self::ClassicInJob => "ClassicInJob",
             Self::Injected => "Injected",
         }
     }

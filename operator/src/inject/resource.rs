@@ -1,5 +1,6 @@
 //! What injection has to know of a `ContextManager`: a slim view, so that decisions do not depend on the rest of it.
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use context_manager_protocol::names;
 use serde_json::Value;
 
@@ -18,6 +19,8 @@ pub struct Resource {
     pub class: String,
     /// The sidecar's image; the operator's default when absent.
     pub image: Option<String>,
+    /// How the sidecar is injected.
+    pub mode: Mode,
     /// Port of the protocol listener.
     pub protocol_port: u16,
     /// Whether there is a Unix socket beside it.

@@ -3,6 +3,7 @@
 //! Nothing here may change between versions without need: on a running pod only an image can be changed, so that a
 //! sidecar is upgraded in place only while its arguments and environment stay what they were.
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use context_manager_protocol::names;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -15,6 +16,10 @@ const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Names of all injected volumes.
 pub(super) const VOLUMES: &[&str] =
     &[names::VOLUME_CONFIG, names::VOLUME_DATA, names::VOLUME_KEYS, names::VOLUME_NO_TOKEN, names::VOLUME_SOCKET];
+
+/// How long the agent of a classic sidecar is held back. When a hook fails, the kubelet kills its container and goes on with the next
+/// one, so this is longer than any start that is still worth waiting for.
+const LONGEST_START: &str = "5m";
 
 /// Readable for any user: the agent's user is unknown, and without an `fsGroup` the files belong to root.
 const FILE_MODE: i32 = 0o444;
@@ -53,6 +58,7 @@ pub(super) fn build(input: &Input<'_>) -> Injection {
         resource: input.resource.name.clone(),
         from: input.resource.granted.then(|| input.resource.namespace.clone()),
         agent: input.agent.to_owned(),
+        mode: input.options.mode,
         sidecar,
         volumes,
         containers: input.containers.clone(),
@@ -82,15 +88,12 @@ fn container(input: &Input<'_>) -> Value {
     if input.resource.socket {
         mounts.push(json!({"name": names::VOLUME_SOCKET, "mountPath": names::SOCKET_DIRECTORY}));
     }
-    json!({
+    let mut container = json!({
         "name": names::CONTAINER,
         "image": input.resource.image.as_deref().unwrap_or(input.default_image),
         "args": args(&input.resource.storage),
         "env": env(input),
-        "restartPolicy": "Always",
         "ports": [{"name": names::ADMIN_PORT_NAME, "containerPort": input.ports.admin, "protocol": "TCP"}],
-        // The agent starts when this succeeds, and no later: so it is asked every second.
-        "startupProbe": probe(input, 1, 60),
         "readinessProbe": probe(input, 5, 3),
         // There is no liveness probe: a restart would lose the warm immediate level and heal nothing that the sidecar
         // does not heal itself.
@@ -104,7 +107,20 @@ fn container(input: &Input<'_>) -> Value {
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
-    })
+    });
+    match input.options.mode {
+        Mode::Native => {
+            container["restartPolicy"] = json!("Always");
+            // The agent starts when this succeeds, and no later: so it is asked every second.
+            container["startupProbe"] = probe(input, 1, 60);
+        }
+        Mode::Classic => {
+            // The kubelet starts the next container when this has ended, and asks no probe before.
+            container["lifecycle"] =
+                json!({"postStart": {"exec": {"command": [names::PROGRAM, "ask", "--wait", LONGEST_START]}}});
+        }
+    }
+    container
 }
 
 fn args(storage: &Storage) -> Vec<String> {

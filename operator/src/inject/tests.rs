@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -30,6 +31,7 @@ fn resource(name: &str) -> Resource {
         granted: false,
         class: names::DEFAULT_CLASS.to_owned(),
         image: None,
+        mode: Mode::Native,
         protocol_port: names::DEFAULT_PROTOCOL_PORT,
         socket: false,
         admin_port: names::DEFAULT_ADMIN_PORT,
@@ -310,6 +312,70 @@ fn a_host_network_pod_is_denied_if_it_asked_and_skipped_with_a_warning_if_its_na
     assert!(skip.warning.is_some());
 }
 
+// Classic mode.
+
+fn classic() -> [Resource; 1] {
+    [Resource { mode: Mode::Classic, ..resource("memory") }]
+}
+
+#[test]
+fn a_classic_sidecar_is_the_first_container_and_holds_the_others_back() {
+    let pod = asking(&[]);
+    let given = injection(decide(&pod, &namespace(&[]), &classic(), &settings()));
+    let patched = applied(&pod, &given);
+    let sidecar = &patched["spec"]["containers"][0];
+    assert_eq!(sidecar["name"], names::CONTAINER);
+    let command = json!([names::PROGRAM, "ask", "--wait", "5m"]);
+    assert_eq!(sidecar["lifecycle"]["postStart"]["exec"]["command"], command);
+    assert!(sidecar.get("restartPolicy").is_none() && sidecar.get("startupProbe").is_none(), "{sidecar}");
+    assert_eq!(sidecar["readinessProbe"]["httpGet"]["port"], names::DEFAULT_ADMIN_PORT);
+    assert_eq!(patched["spec"].get("initContainers"), None);
+    assert_eq!(patched["spec"]["containers"][1]["env"][0]["name"], names::ENV_URL);
+    assert_eq!(patched["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"], "agent");
+    let again = injection(decide(&patched, &namespace(&[]), &classic(), &settings()));
+    assert_eq!((patch(&patched, &again).0, &again.hash), (Vec::new(), &given.hash));
+    let native = injection(decide_one(&pod));
+    assert_ne!((&native.hash, &native.template), (&given.hash, &given.template));
+}
+
+#[test]
+fn the_pods_own_mode_and_default_container_win() {
+    let native = asking(&[(names::MODE, "Native"), ("kubectl.kubernetes.io/default-container", "other")]);
+    let given = injection(decide(&native, &namespace(&[]), &classic(), &settings()));
+    assert_eq!(applied(&native, &given)["spec"]["initContainers"][0]["restartPolicy"], "Always");
+    let classic = asking(&[(names::MODE, "Classic"), ("kubectl.kubernetes.io/default-container", "other")]);
+    let patched = applied(&classic, &injection(decide_one(&classic)));
+    assert_eq!(patched["spec"]["containers"][0]["name"], names::CONTAINER);
+    assert_eq!(patched["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"], "other");
+}
+
+#[test]
+fn a_classic_sidecar_is_kept_from_jobs_and_init_containers_and_a_pod_that_completes_is_warned() {
+    let decide = |pod: &Value| decide(pod, &namespace(&[(names::INJECT, "true")]), &classic(), &settings());
+    let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "import", "uid": "1", "controller": true}]);
+    let mut job = asking(&[]);
+    job["metadata"]["ownerReferences"] = owner.clone();
+    let (reason, message) = denial(decide(&job));
+    assert_eq!(reason, Reason::ClassicInJob);
+    assert!(message.contains("contextmanager.dev/mode: \"Native\""), "{message}");
+    let mut silent = pod(&[]);
+    silent["metadata"]["ownerReferences"] = owner;
+    let Decision::Skip(skip) = decide(&silent) else { unreachable!() };
+    assert!(skip.reason == Reason::ClassicInJob && skip.warning.is_some());
+    job["metadata"]["annotations"][names::MODE] = json!("Native");
+    assert_eq!(injection(decide(&job)).warnings, Vec::<String>::new());
+
+    let mut early = asking(&[(names::CONTAINERS, "setup")]);
+    early["spec"]["initContainers"] = json!([{"name": "setup"}]);
+    let (reason, message) = denial(decide(&early));
+    assert!(reason == Reason::InvalidAnnotation && message.contains("\"setup\""), "{message}");
+
+    let mut once = asking(&[]);
+    once["spec"]["restartPolicy"] = json!("Never");
+    let given = injection(decide(&once));
+    assert!(given.warnings.iter().any(|warning| warning.contains("restartPolicy")), "{:?}", given.warnings);
+}
+
 // Annotations.
 
 #[test]
@@ -322,7 +388,7 @@ fn each_annotation_with_a_bad_value_is_denied_by_name() {
         (names::PROTOCOL_PORT, "seven"),
         (names::ADMIN_PORT, "65536"),
         (names::ADMIN_PORT, "-1"),
-        (names::MODE, "Classic"),
+        (names::MODE, "classic"),
         (names::LOG_LEVEL, ""),
         (names::LOG_LEVEL, "info; rm"),
         (names::SIDECAR_CPU_REQUEST, "lots"),
@@ -623,7 +689,8 @@ fn patches_are_those_of_the_golden_files() {
         let path = entry.expect("an entry").path();
         let pod: Value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
         let claimed = Resource { storage: Storage::Claim { name: names::data_claim("kept") }, ..resource("kept") };
-        let resources = [resource("memory"), claimed];
+        let classic = Resource { mode: Mode::Classic, ..resource("classic") };
+        let resources = [resource("memory"), claimed, classic];
         let labelled = namespace(&[(names::NAME, "memory")]);
         let given = injection(decide(&pod, &labelled, &resources, &settings()));
         let mut made = serde_json::to_value(patch(&pod, &given)).expect("JSON");
@@ -639,7 +706,7 @@ fn patches_are_those_of_the_golden_files() {
         assert_eq!(patch(&twice, &injection(decide(&twice, &labelled, &resources, &settings()))).0, []);
         cases += 1;
     }
-    assert_eq!(cases, 6, "all pods were looked at");
+    assert_eq!(cases, 7, "all pods were looked at");
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
@@ -674,6 +741,7 @@ prop_compose! {
         main in prop::collection::vec(any_container("m".to_owned()), 1..4),
         init in prop::option::of(prop::collection::vec(any_container("i".to_owned()), 0..3)),
         volumes in prop::option::of(prop::collection::vec(any_json(), 0..3)),
+        mode in prop_oneof![Just("Native"), Just("Classic")],
         labels in prop::option::of(prop::collection::btree_map("[a-z]{1,4}", "[a-z]{0,4}", 0..3)),
         unknown in any_json(),
     ) -> Value {
@@ -685,7 +753,7 @@ prop_compose! {
             }).collect()
         };
         let mut pod = json!({
-            "metadata": {"generateName": "agent-", "annotations": {names::INJECT: "true"}},
+            "metadata": {"generateName": "agent-", "annotations": {names::INJECT: "true", names::MODE: mode}},
             "spec": {"containers": numbered(main), "fieldOfTomorrow": unknown},
         });
         if let Some(init) = init { pod["spec"]["initContainers"] = json!(numbered(init)); }
@@ -717,7 +785,8 @@ proptest! {
         prop_assert!(made.0.iter().all(|operation| matches!(operation, json_patch::PatchOperation::Add(_))));
         let once = applied(&pod, &given);
         prop_assert!(kept(&pod, &once), "something of the pod got lost");
-        prop_assert_eq!(once["spec"]["initContainers"][0]["name"].as_str(), Some(names::CONTAINER));
+        let list = if given.mode == Mode::Native { "initContainers" } else { "containers" };
+        prop_assert_eq!(once["spec"][list][0]["name"].as_str(), Some(names::CONTAINER));
         let again = injection(decide_one(&once));
         prop_assert_eq!(&again, &given);
         let others = Pod::new(&once).others().map(|container| container.json["ports"].to_string());

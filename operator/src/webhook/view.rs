@@ -2,6 +2,7 @@
 //! the sidecar's configuration; what cannot be read as it should is taken as absent, since the API server has checked
 //! the object against its schema.
 
+use context_manager_crds::context_manager::sidecar::Mode;
 use context_manager_protocol::names;
 use kube::{ResourceExt, api::DynamicObject};
 use serde_json::Value;
@@ -36,6 +37,7 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
         granted: false,
         class: text("/controllerClassName").unwrap_or_else(|| names::DEFAULT_CLASS.to_owned()),
         image: text("/sidecar/image"),
+        mode: mode(spec),
         protocol_port: port("/sidecar/protocolPort", names::DEFAULT_PROTOCOL_PORT),
         socket: spec.pointer("/sidecar/socket").and_then(Value::as_bool).unwrap_or_default(),
         admin_port: port("/sidecar/adminPort", names::DEFAULT_ADMIN_PORT),
@@ -55,6 +57,11 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
         },
         name,
     })
+}
+
+fn mode(spec: &Value) -> Mode {
+    let mode = spec.pointer("/sidecar/mode").cloned();
+    mode.and_then(|mode| serde_json::from_value(mode).ok()).unwrap_or_default()
 }
 
 fn storage(spec: &Value, name: &str) -> Storage {
@@ -92,6 +99,7 @@ mod tests {
     #[test]
     fn the_smallest_resource_has_the_defaults() {
         let seen = view(&json!({"name": "memory"}), &json!({})).unwrap();
+        assert_eq!(seen.mode, Mode::Native);
         assert_eq!((seen.protocol_port, seen.socket, seen.admin_port), (7419, false, 7420));
         assert_eq!(seen.storage, Storage::EmptyDir { size_limit: None });
         assert_eq!((seen.image, seen.resources, seen.embedding_key), (None, None, None));
@@ -106,6 +114,7 @@ mod tests {
             "embedding": {"apiKeySecretRef": {"name": "provider", "key": "token"}},
             "sidecar": {
                 "image": "sidecar:2",
+                "mode": "Classic",
                 "protocolPort": 9001,
                 "socket": true,
                 "adminPort": 9002,
@@ -127,6 +136,7 @@ mod tests {
             name: "memory".to_owned(),
             class: "blue".to_owned(),
             image: Some("sidecar:2".to_owned()),
+            mode: Mode::Classic,
             protocol_port: 9001,
             socket: true,
             admin_port: 9002,

@@ -249,6 +249,9 @@ mod tests {
     fn pods_are_asked_that_may_have_read_a_key_ring() {
         let running = place(&pod(&spec(Some("n")), &json!({"phase": "Running", "podIP": "fd00::7"}))).unwrap();
         assert_eq!(running.address, Ok("[fd00::7]:9001".parse().unwrap()));
+        let mut classic = spec(Some("n"));
+        classic["containers"] = classic["initContainers"].take();
+        assert_eq!(place(&pod(&classic, &json!({"podIP": "fd00::7"}))).unwrap().address, running.address);
         let starting = place(&pod(&spec(Some("n")), &json!({"phase": "Pending"}))).unwrap();
         assert_eq!(starting.address, Err("has no address yet"));
         for (spec, status) in [

@@ -32,7 +32,9 @@ pub(super) struct Seen {
     pub(super) place: (String, String),
     /// Whether it is of another namespace than the resource.
     pub(super) granted: bool,
-    /// Where the sidecar is among the init containers.
+    /// The list of the pod's spec that the sidecar stands in.
+    pub(super) list: &'static str,
+    /// Where the sidecar is in it.
     pub(super) index: usize,
     /// The sidecar's image.
     pub(super) image: String,
@@ -55,14 +57,13 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// What there is to see; nothing if the pod has ended or has no sidecar among its init containers.
+    /// What there is to see; nothing if the pod has ended or has no sidecar.
     pub(super) fn of(pod: &Pod, target: &Target) -> Option<Self> {
         if pods::has_ended(pod) {
             return None;
         }
-        let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
-        let index = containers.iter().position(|container| container.name == names::CONTAINER)?;
-        let image = containers.get(index)?.image.clone()?;
+        let (list, index) = pods::sidecar_place(pod)?;
+        let image = pods::sidecar(pod)?.image.clone()?;
         let template = pod.annotations().get(names::INJECTED_TEMPLATE).cloned();
         let sidecar = pods::sidecar_status(pod);
         let (namespace, name) = (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone()?);
@@ -70,6 +71,7 @@ impl Seen {
             name: pods::title(pod),
             place: (namespace, name),
             granted: pods::used_from(pod).is_some(),
+            list,
             index,
             image,
             template,

@@ -28,6 +28,7 @@ fn pod(number: usize) -> Seen {
         name: format!("pod-{number:02}"),
         place: ("team".to_owned(), format!("pod-{number:02}")),
         granted: false,
+        list: "initContainers",
         index: 0,
         image: OLD.to_owned(),
         template: Some("old".to_owned()),
@@ -216,7 +217,7 @@ fn a_pod_is_seen_with_what_its_kubelet_says() {
     let before = Target::of(resource(json!({})), OLD);
     let after = Target::of(resource(json!({})), NEW);
     let other = Target::of(resource(json!({"sidecar": {"adminPort": 9001}})), NEW);
-    let pod = serde_json::from_value(json!({
+    let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(json!({
         "metadata": {
             "name": "a",
             "annotations": {"contextmanager.dev/injected-template": before.template},
@@ -233,6 +234,12 @@ fn a_pod_is_seen_with_what_its_kubelet_says() {
     }))
     .expect("a pod");
     let seen = |target| Seen::of(&pod, target).expect("it has a sidecar");
+    let mut classic = pod.clone();
+    if let Some(spec) = &mut classic.spec {
+        spec.containers.extend(spec.init_containers.take().into_iter().flatten());
+    }
+    let place = |pod| Seen::of(pod, &after).map(|seen| (seen.list, seen.index));
+    assert_eq!((place(&pod), place(&classic)), (Some(("initContainers", 1)), Some(("containers", 2))));
     assert_eq!(seen(&before).standing, Standing::Current);
     assert_eq!(seen(&after).standing, Standing::OtherImage);
     assert_eq!(seen(&other).standing, Standing::OtherSettings);
