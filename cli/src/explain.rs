@@ -97,7 +97,7 @@ pub(crate) struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mode: Option<Mode>,
     pub(crate) containers: Vec<String>,
-    /// The ports that the sidecar gets in this pod.
+    /// The ports that the sidecar gets in this pod, if it listens on any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ports: Option<Ports>,
     pub(crate) warnings: Vec<String>,
@@ -206,7 +206,7 @@ impl Explanation {
         self.image = image.filter(|image| image_known || image != UNKNOWN_IMAGE);
         self.mode = Some(mode);
         self.containers = containers;
-        self.ports = Some(Ports { protocol: ports.protocol, admin: ports.admin });
+        self.ports = ports.map(|ports| Ports { protocol: ports.protocol, admin: ports.admin });
         self.warnings = warnings;
     }
 

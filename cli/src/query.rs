@@ -66,6 +66,11 @@ pub(crate) struct Args {
 pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Result<Answer, Error> {
     let pod = choose(cluster, args.pod.as_deref()).await?;
     let name = pod.name_any();
+    if pods::is_closed(&pod) {
+        return Err(Error::Refused(format!(
+            "the sidecar of pod {name:?} listens on no port, because the pod uses the node's network; name another pod by --pod"
+        )));
+    }
     let key = key(cluster, &pod).await?;
     let port = protocol_port(&pod);
     let message = Format::Json.encode(&request(args));

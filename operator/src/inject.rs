@@ -17,6 +17,7 @@ use serde_json::Value;
 mod agent;
 mod clash;
 mod classic;
+mod host_network;
 mod opt_in;
 mod options;
 mod patch;
@@ -123,8 +124,8 @@ pub struct Injection {
     pub env: Vec<(String, String)>,
     /// Volume mounts of those containers.
     pub mounts: Vec<Value>,
-    /// The ports that the sidecar listens on.
-    pub ports: Ports,
+    /// The ports that the sidecar listens on; none in a pod that shares the node's network, where there are Unix sockets alone.
+    pub ports: Option<Ports>,
     /// Hash of all of the above.
     pub hash: String,
     /// Hash of what any pod of the resource gets.
@@ -184,7 +185,7 @@ pub fn template(resource: &Resource, default_image: &str) -> String {
         agent: "",
         resource,
         options: &options,
-        ports,
+        ports: Some(ports),
         default_image,
         containers,
         template,
@@ -209,9 +210,6 @@ fn inject(
     settings: &Settings,
     origin: Origin,
 ) -> Result<Decision, Decision> {
-    if pod.host_network() {
-        return Err(unsuitable(origin, Reason::HostNetwork, host_network_message()));
-    }
     let resource = select::select(pod, namespace, resources, settings, origin)?;
     // Only now: whichever operator looks, the choice among all resources is the same, so no pod gets two sidecars.
     if settings.class.as_ref().is_some_and(|class| *class != resource.class) {
@@ -221,13 +219,18 @@ fn inject(
     let resource = copied.as_ref().unwrap_or(resource);
     let options = Options::read(pod, resource).map_err(Decision::Deny)?;
     clash::check(pod).map_err(Decision::Deny)?;
-    let (ports, moves) = ports::choose(pod, &options).map_err(Decision::Deny)?;
+    let (ports, notes) = if pod.host_network() {
+        (None, host_network::warnings(pod, resource))
+    } else {
+        let (ports, moves) = ports::choose(pod, &options).map_err(Decision::Deny)?;
+        (Some(ports), moves)
+    };
     let containers = select::containers(pod, &options, resource, origin)?;
     let agent = options.agent.clone().unwrap_or_else(|| agent::default_id(pod));
     let mut warnings = options::warnings(pod);
     warnings.extend(classic::check(pod, &options, origin)?);
-    warnings.extend(moves);
-    if resource.socket && !pod.shares_a_group() {
+    warnings.extend(notes);
+    if resource.socket && ports.is_some() && !pod.shares_a_group() {
         warnings.push(socket_message());
     }
     let injection = sidecar::build(&sidecar::Input {
@@ -257,13 +260,5 @@ fn socket_message() -> String {
         "the pod has no securityContext.fsGroup, so containers of another user than the sidecar's cannot use the socket {}; set one, or \
          use the port",
         names::SOCKET_FILE
-    )
-}
-
-fn host_network_message() -> String {
-    format!(
-        "a pod with hostNetwork shares its loopback address with the whole node, so its memory would be open to \
-         every process there; remove hostNetwork, or set {}: \"false\" on the pod",
-        names::INJECT
     )
 }

@@ -88,6 +88,13 @@ pub fn sidecar_port(pod: &Pod, variable: &str) -> Option<u16> {
     entry.value.as_ref()?.parse().ok()
 }
 
+/// Whether the sidecar listens on no port, because the pod shares the node's network.
+#[must_use]
+pub fn is_closed(pod: &Pod) -> bool {
+    let variables = sidecar(pod).and_then(|sidecar| sidecar.env.as_deref()).unwrap_or_default();
+    variables.iter().any(|entry| entry.name == names::ENV_SOCKET_ONLY)
+}
+
 /// The controller that made an object, if one did.
 #[must_use]
 pub fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {

@@ -109,16 +109,24 @@ pub const JOURNAL_DIRECTORY: &str = "/var/lib/context-manager/journal";
 pub const SOCKET_DIRECTORY: &str = "/var/run/contextmanager.dev";
 /// The protocol's Unix socket in a pod.
 pub const SOCKET_FILE: &str = "/var/run/contextmanager.dev/protocol.sock";
+/// The same as a URL.
+pub const SOCKET_URL: &str = "unix:///var/run/contextmanager.dev/protocol.sock";
+/// The Unix socket of probes and metrics in a pod whose sidecar listens on no port.
+pub const ADMIN_SOCKET_FILE: &str = "/var/run/contextmanager.dev/admin.sock";
 /// Where the key ring is mounted in the agent's containers.
 pub const AGENT_KEYS_DIRECTORY: &str = "/var/run/secrets/contextmanager.dev";
 
-/// Environment variable of the agent: the sidecar's base URL.
+/// Environment variable of the agent: the sidecar's base URL; [`SOCKET_URL`] where it listens on no port.
 pub const ENV_URL: &str = "CONTEXT_MANAGER_URL";
 /// Environment variable of the agent: path of the key ring file.
 pub const ENV_KEYS: &str = "CONTEXT_MANAGER_KEYS";
 /// Environment variable of the agent and of the sidecar: path of the protocol's Unix socket, where there is one. The sidecar's wins over
 /// the configuration.
 pub const ENV_SOCKET: &str = "CONTEXT_MANAGER_SOCKET";
+/// Environment variable of the sidecar: `true` where it listens on no port, because the pod shares the node's network.
+pub const ENV_SOCKET_ONLY: &str = "CONTEXT_MANAGER_SOCKET_ONLY";
+/// Environment variable of the sidecar: path of a Unix socket for probes and metrics.
+pub const ENV_ADMIN_SOCKET: &str = "CONTEXT_MANAGER_ADMIN_SOCKET";
 /// Environment variable of the sidecar: its tenant (the namespace).
 pub const ENV_TENANT: &str = "CONTEXT_MANAGER_TENANT";
 /// Environment variable of the sidecar: its agent's id.

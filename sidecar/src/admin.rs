@@ -141,7 +141,7 @@ impl Admin {
     fn listeners(&self) -> Component {
         let waiting_for = self.readiness.waiting_for();
         let (status, detail) = if waiting_for.is_empty() {
-            (Status::Healthy, "requests are taken on loopback".to_owned())
+            (Status::Healthy, "requests are taken".to_owned())
         } else {
             (Status::Starting, format!("waiting for {}", waiting_for.join(", ")))
         };

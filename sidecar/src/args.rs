@@ -54,6 +54,15 @@ pub struct Args {
     #[arg(long, env = names::ENV_ADMIN_PORT, value_name = "PORT")]
     pub admin_port: Option<u16>,
 
+    /// A Unix socket for probes and metrics, beside their port
+    #[arg(long, env = names::ENV_ADMIN_SOCKET, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Listen on no port, for a host whose network is shared: the protocol is served on its Unix socket alone, and probes and
+    /// metrics on theirs, if there is one
+    #[arg(long, env = names::ENV_SOCKET_ONLY)]
+    pub socket_only: bool,
+
     /// Whose memory it is: the pod's namespace [default: default]
     #[arg(long, env = names::ENV_TENANT)]
     pub tenant: Option<String>,
@@ -86,6 +95,9 @@ pub enum Command {
         /// Port of probes and metrics
         #[arg(long, env = names::ENV_ADMIN_PORT, value_name = "PORT", default_value_t = names::STANDALONE_ADMIN_PORT)]
         admin_port: u16,
+        /// The Unix socket of probes and metrics; wins over the port
+        #[arg(long, env = names::ENV_ADMIN_SOCKET, value_name = "PATH")]
+        admin_socket: Option<PathBuf>,
         /// How long to ask again while the answer is not good, such as 30s
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
         wait: Duration,

@@ -3,8 +3,11 @@
 //! It needs neither configuration nor keys, and no runtime: a probe starts it every few seconds.
 
 use std::{
+    fmt,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +19,24 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Largest answer that is read.
 const LARGEST: u64 = 16 << 20;
 
+/// Where probes and metrics are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A port of this host.
+    Port(u16),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(formatter, "port {port}"),
+            Self::Socket(path) => write!(formatter, "socket {}", path.display()),
+        }
+    }
+}
+
 /// Why there is no good answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,7 +47,7 @@ pub enum Error {
     #[error("nobody answers at {place}; does the sidecar run?")]
     Unreachable {
         /// Where.
-        place: SocketAddr,
+        place: Place,
         /// Why.
         source: io::Error,
     },
@@ -34,7 +55,7 @@ pub enum Error {
     #[error("the answer of {place} is not HTTP")]
     NotHttp {
         /// Where.
-        place: SocketAddr,
+        place: Place,
     },
     /// The answer is another one than hoped for.
     #[error("{path} answers {status}: {body}")]
@@ -52,12 +73,11 @@ pub enum Error {
 ///
 /// # Errors
 /// When there is none in time, or it is not a good one.
-pub fn ask(port: u16, path: &str, wait: Duration) -> Result<String, Error> {
+pub fn ask(place: &Place, path: &str, wait: Duration) -> Result<String, Error> {
     let is_printable = |byte: u8| byte.is_ascii_graphic();
     if !path.starts_with('/') || !path.bytes().all(is_printable) {
         return Err(Error::Path(path.to_owned()));
     }
-    let place = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let begun = Instant::now();
     loop {
         match once(place, path) {
@@ -67,17 +87,29 @@ pub fn ask(port: u16, path: &str, wait: Duration) -> Result<String, Error> {
     }
 }
 
-fn once(place: SocketAddr, path: &str) -> Result<String, Error> {
-    let answer = exchange(place, path).map_err(|source| Error::Unreachable { place, source })?;
-    let (status, body) = parse(&answer).ok_or(Error::NotHttp { place })?;
+fn once(place: &Place, path: &str) -> Result<String, Error> {
+    let answer = match place {
+        Place::Port(port) => over_port(*port, path),
+        Place::Socket(socket) => UnixStream::connect(socket).and_then(|stream| {
+            stream.set_read_timeout(Some(EXCHANGE))?;
+            stream.set_write_timeout(Some(EXCHANGE))?;
+            exchange(stream, path)
+        }),
+    };
+    let answer = answer.map_err(|source| Error::Unreachable { place: place.clone(), source })?;
+    let (status, body) = parse(&answer).ok_or_else(|| Error::NotHttp { place: place.clone() })?;
     let body = body.to_owned();
     if (200..300).contains(&status) { Ok(body) } else { Err(Error::Status { path: path.to_owned(), status, body }) }
 }
 
-fn exchange(place: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&place, EXCHANGE)?;
+fn over_port(port: u16, path: &str) -> io::Result<String> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), EXCHANGE)?;
     stream.set_read_timeout(Some(EXCHANGE))?;
     stream.set_write_timeout(Some(EXCHANGE))?;
+    exchange(stream, path)
+}
+
+fn exchange(mut stream: impl Read + Write, path: &str) -> io::Result<String> {
     // In the first version an answer ends with its connection, and is in one piece.
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
@@ -100,7 +132,7 @@ mod tests {
     use super::*;
 
     /// Answers one connection after the other, each as told.
-    fn answering(answers: &'static [&'static str]) -> u16 {
+    fn answering(answers: &'static [&'static str]) -> Place {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         thread::spawn(move || {
@@ -111,31 +143,33 @@ mod tests {
                 stream.write_all(answer.as_bytes()).expect("a connection");
             }
         });
-        port
+        Place::Port(port)
     }
 
     #[test]
     fn a_good_answer_is_its_body() {
         let port = answering(&["HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"]);
-        assert_eq!(ask(port, "/metrics", Duration::ZERO).expect("an answer"), "ok");
+        assert_eq!(ask(&port, "/metrics", Duration::ZERO).expect("an answer"), "ok");
     }
 
     #[test]
     fn what_is_not_ready_is_asked_again_as_long_as_it_is_waited_for() {
         const NOT_YET: &str = "HTTP/1.0 503 Service Unavailable\r\n\r\n{\"waiting_for\":[\"engine\"]}";
         let port = answering(&[NOT_YET, "nonsense", "HTTP/1.0 200 OK\r\n\r\nready"]);
-        assert_eq!(ask(port, "/", Duration::from_mins(1)).expect("it is ready at last"), "ready");
+        assert_eq!(ask(&port, "/", Duration::from_mins(1)).expect("it is ready at last"), "ready");
         let port = answering(&[NOT_YET]);
-        let error = ask(port, "/", Duration::ZERO).expect_err("it is not ready");
+        let error = ask(&port, "/", Duration::ZERO).expect_err("it is not ready");
         assert!(error.to_string().contains("503") && error.to_string().contains("engine"), "{error}");
     }
 
     #[test]
     fn nobody_at_all_and_a_path_that_is_none_are_told_apart() {
         let port = answering(&[]);
-        let gone = ask(port, "/", Duration::ZERO).expect_err("nobody listens");
+        let gone = ask(&port, "/", Duration::ZERO).expect_err("nobody listens");
         assert!(matches!(gone, Error::Unreachable { .. }), "{gone}");
-        let odd = ask(port, "/a b", Duration::from_mins(1)).expect_err("no path");
+        let odd = ask(&port, "/a b", Duration::from_mins(1)).expect_err("no path");
         assert!(matches!(odd, Error::Path(_)), "{odd}");
+        let absent = ask(&Place::Socket("/absent/s".into()), "/", Duration::ZERO).expect_err("no socket");
+        assert!(absent.to_string().contains("/absent/s"), "{absent}");
     }
 }

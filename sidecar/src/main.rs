@@ -7,7 +7,8 @@ use clap::Parser as _;
 use context_manager_protocol::config::Store;
 use context_manager_sidecar::{
     args::{self, Args, Command},
-    ask, logging, openapi,
+    ask::{self, Place},
+    logging, openapi,
     settings::{self, KeysFound, Settings},
     shutdown::Signals,
     sidecar::Sidecar,
@@ -30,7 +31,10 @@ fn main() -> ExitCode {
             print!("{}", openapi::document());
             ExitCode::SUCCESS
         }
-        Some(Command::Ask { path, admin_port, wait }) => ask(*admin_port, path, *wait),
+        Some(Command::Ask { path, admin_port, admin_socket, wait }) => {
+            let place = admin_socket.clone().map_or(Place::Port(*admin_port), Place::Socket);
+            ask(&place, path, *wait)
+        }
         None => match prepare(args) {
             Ok(run) => run.until_end(),
             Err(error) => invalid(&error),
@@ -43,8 +47,8 @@ fn invalid(error: &settings::Error) -> ExitCode {
     ExitCode::from(INVALID)
 }
 
-fn ask(port: u16, path: &str, wait: Duration) -> ExitCode {
-    match ask::ask(port, path, wait) {
+fn ask(place: &Place, path: &str, wait: Duration) -> ExitCode {
+    match ask::ask(place, path, wait) {
         Ok(page) => {
             println!("{}", page.trim_end());
             ExitCode::SUCCESS

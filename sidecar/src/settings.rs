@@ -22,6 +22,8 @@ mod tests;
 
 /// Id of the one key of a sidecar that is run by hand.
 pub const ENVIRONMENT_KEY_ID: &str = "default";
+/// The protocol's Unix socket, as its configuration calls it.
+const PROTOCOL_SOCKET: &str = "protocol.socket";
 
 /// The start parameters, valid.
 #[derive(Clone, Debug)]
@@ -38,6 +40,10 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// Likewise.
     pub admin_port: Option<u16>,
+    /// A Unix socket for probes and metrics.
+    pub admin_socket: Option<PathBuf>,
+    /// What is listened on.
+    pub listening: Listening,
     /// Who this sidecar is.
     pub identity: Identity,
     /// Secrets from the environment.
@@ -51,6 +57,15 @@ pub enum DataLayout {
     Flat,
     /// In `tenant/agent`: several agents share the volume.
     PerAgent,
+}
+
+/// What is listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// Ports, and the sockets that are configured.
+    Ports,
+    /// The sockets alone.
+    SocketsOnly,
 }
 
 /// Why the sidecar cannot run with what it was given.
@@ -77,13 +92,18 @@ pub enum Error {
     },
     /// The path of the Unix socket is too long for the kernel.
     #[error(
-        "protocol.socket is {path:?}, {} bytes long; the kernel takes few, so it must be at most {MAX_BYTES}",
+        "{name} is {path:?}, {} bytes long; the kernel takes few, so it must be at most {MAX_BYTES}",
         path.as_os_str().len()
     )]
     SocketPath {
+        /// Which socket.
+        name: &'static str,
         /// The path, absolute.
         path: PathBuf,
     },
+    /// There would be no way to speak to it.
+    #[error("no port is to be listened on and there is no socket; give --socket PATH, or leave out --socket-only")]
+    NoSocket,
     /// The log filter is not valid.
     #[error("the log level {level:?} is not a filter such as info or context_manager_sidecar=debug")]
     LogLevel {
@@ -145,6 +165,8 @@ impl Settings {
             protocol_port,
             socket,
             admin_port,
+            admin_socket,
+            socket_only,
             tenant,
             agent,
             pod,
@@ -152,13 +174,17 @@ impl Settings {
         if let Some(level) = &log_level {
             check_log_level(level)?;
         }
+        // What is typed is relative to where it is typed.
+        let here = Path::new("");
         Ok(Self {
             config_file: config.ok_or(Error::NoConfigFile)?,
             data_layout: if data_per_agent { DataLayout::PerAgent } else { DataLayout::Flat },
             log_level,
             protocol_port,
-            socket: socket.map(|path| socket_path(Path::new(""), &path)).transpose()?,
+            socket: socket.map(|path| socket_path(PROTOCOL_SOCKET, here, &path)).transpose()?,
             admin_port,
+            admin_socket: admin_socket.map(|path| socket_path("the admin socket", here, &path)).transpose()?,
+            listening: if socket_only { Listening::SocketsOnly } else { Listening::Ports },
             identity: Identity::new(tenant.as_deref(), agent.as_deref(), pod.as_deref()).map_err(Error::Identity)?,
             secrets,
         })
@@ -194,7 +220,8 @@ impl Settings {
         }
         match (&self.socket, &config.protocol.socket) {
             (Some(socket), _) => config.protocol.socket = Some(socket.clone()),
-            (None, Some(path)) => config.protocol.socket = Some(socket_path(directory, path)?),
+            (None, Some(path)) => config.protocol.socket = Some(socket_path(PROTOCOL_SOCKET, directory, path)?),
+            (None, None) if self.listening == Listening::SocketsOnly => return Err(Error::NoSocket),
             (None, None) => {}
         }
         if let Some(path) = &mut config.journal.path {
@@ -261,10 +288,10 @@ fn parse_config(path: &Path, content: &[u8]) -> Result<SidecarConfig, Error> {
     Ok(config)
 }
 
-/// Where the Unix socket is.
-fn socket_path(directory: &Path, path: &Path) -> Result<PathBuf, Error> {
+/// Where a Unix socket is.
+fn socket_path(name: &'static str, directory: &Path, path: &Path) -> Result<PathBuf, Error> {
     let path = directory.join(path);
-    if path.as_os_str().len() > MAX_BYTES { Err(Error::SocketPath { path }) } else { Ok(path) }
+    if path.as_os_str().len() > MAX_BYTES { Err(Error::SocketPath { name, path }) } else { Ok(path) }
 }
 
 fn check_log_level(level: &str) -> Result<(), Error> {
@@ -294,7 +321,7 @@ pub fn check(config_file: &Path) -> Result<(SidecarConfig, KeysFound), Error> {
     let config = parse_config(config_file, &read(config_file)?)?;
     let directory = config_file.parent().unwrap_or(Path::new(""));
     if let Some(path) = &config.protocol.socket {
-        socket_path(directory, path)?;
+        socket_path(PROTOCOL_SOCKET, directory, path)?;
     }
     let Some(path) = config.keys.file.as_ref().map(|file| directory.join(file)) else {
         return Ok((config, KeysFound::FromEnvironment));

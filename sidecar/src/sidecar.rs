@@ -6,6 +6,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -39,7 +40,7 @@ use crate::{
     readiness::{Gate, Readiness},
     refusal::chain,
     reload::Reload,
-    settings::Settings,
+    settings::{Listening, Settings},
     shutdown,
     stream::Streams,
     telemetry::Telemetry,
@@ -60,8 +61,13 @@ pub enum Error {
         source: listener::Error,
     },
     /// The Unix socket cannot be bound.
-    #[error("failed to start the protocol's Unix socket")]
-    Socket(#[source] socket::Error),
+    #[error("failed to start the {name} Unix socket")]
+    Socket {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        source: socket::Error,
+    },
     /// The engine cannot be opened.
     #[error("failed to open the memory")]
     Engine(#[source] engine::Error),
@@ -75,8 +81,8 @@ pub enum Error {
 
 /// A sidecar that takes requests.
 pub struct Sidecar {
-    protocol: SocketAddr,
-    admin: SocketAddr,
+    protocol: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
     readiness: Readiness,
     engine: Engine,
     listeners: Tasks,
@@ -119,7 +125,7 @@ impl Sidecar {
             metrics: Arc::clone(&metrics),
             engine: Arc::clone(&opened),
         };
-        let (admin_address, admin) = serve_admin(admin, &metrics, &live, stop_admin.clone()).await?;
+        let (admin_address, admin) = serve_admin(admin, &metrics, (&settings, &live), stop_admin.clone()).await?;
 
         let config = live.config();
         let opening = Engine::open(&config, &settings.identity, &settings.secrets, Arc::clone(&metrics));
@@ -145,10 +151,8 @@ impl Sidecar {
         if stop.run_until_cancelled(until(started)).await.is_none() {
             return Ok(None);
         }
-        let port = live.config().protocol.port;
-        let bound = listener::bind_loopback(port).await.map_err(|source| Error::Listen { name: "protocol", source })?;
-        let protocol_address = bound[0].local_addr().map_err(Error::Address)?;
-        let socket = bind_socket(&live).await?;
+        let (bound, protocol_address) = bind_ports(&settings, &live).await?;
+        let socket = bind_socket("protocol's", live.config().protocol.socket.as_deref()).await?;
         let streams = Streams::new(stop.clone());
         let router = pipeline::build(&engine, &shared, &streams);
         let protocol = tokio::spawn(serve_protocol(bound, socket, router, Arc::clone(&metrics), stop.clone()));
@@ -169,7 +173,7 @@ impl Sidecar {
             tokio::spawn(background::re_embed(engine.clone(), stop.clone())),
         ];
         listener_gate.open();
-        info!(protocol = %protocol_address, admin = %admin_address, "Ready");
+        info!(protocol = protocol_address.map(display), admin = admin_address.map(display), "Ready");
         Ok(Some(Self {
             protocol: protocol_address,
             admin: admin_address,
@@ -183,15 +187,15 @@ impl Sidecar {
         }))
     }
 
-    /// Where the protocol is spoken.
+    /// Where the protocol is spoken, if on a port.
     #[must_use]
-    pub const fn protocol(&self) -> SocketAddr {
+    pub const fn protocol(&self) -> Option<SocketAddr> {
         self.protocol
     }
 
-    /// Where probes and metrics are answered.
+    /// Where probes and metrics are answered, if on a port.
     #[must_use]
-    pub const fn admin(&self) -> SocketAddr {
+    pub const fn admin(&self) -> Option<SocketAddr> {
         self.admin
     }
 
@@ -240,12 +244,22 @@ impl Tasks {
     }
 }
 
-/// Binds the Unix socket, if the configuration names one.
-async fn bind_socket(live: &Live) -> Result<Option<Socket>, Error> {
-    let config = live.config();
-    let Some(path) = &config.protocol.socket else { return Ok(None) };
-    let socket = Socket::bind(path).await.map_err(Error::Socket)?;
-    info!(socket = %path.display(), "Listening on a Unix socket");
+/// Binds the protocol's ports, if ports are listened on; the first one's address.
+async fn bind_ports(settings: &Settings, live: &Live) -> Result<(Vec<TcpListener>, Option<SocketAddr>), Error> {
+    if settings.listening == Listening::SocketsOnly {
+        return Ok((Vec::new(), None));
+    }
+    let port = live.config().protocol.port;
+    let bound = listener::bind_loopback(port).await.map_err(|source| Error::Listen { name: "protocol", source })?;
+    let address = bound[0].local_addr().map_err(Error::Address)?;
+    Ok((bound, Some(address)))
+}
+
+/// Binds a Unix socket, if there is to be one.
+async fn bind_socket(name: &'static str, path: Option<&Path>) -> Result<Option<Socket>, Error> {
+    let Some(path) = path else { return Ok(None) };
+    let socket = Socket::bind(path).await.map_err(|source| Error::Socket { name, source })?;
+    info!(socket = %path.display(), "Listening on the {name} Unix socket");
     Ok(Some(socket))
 }
 
@@ -280,15 +294,28 @@ fn last_accepted(config: &SidecarConfig) -> (LastAccepted, Option<i64>) {
 async fn serve_admin(
     admin: Admin,
     metrics: &Metrics,
-    live: &Live,
+    (settings, live): (&Settings, &Live),
     stop: CancellationToken,
-) -> Result<(SocketAddr, JoinHandle<()>), Error> {
+) -> Result<(Option<SocketAddr>, JoinHandle<()>), Error> {
     let config = live.config();
-    let address = SocketAddr::new(config.admin.address, config.admin.port);
-    let bound = listener::bind(address).await.map_err(|source| Error::Listen { name: "admin", source })?;
-    let address = bound.local_addr().map_err(Error::Address)?;
-    let open = metrics.requests.connections.of(Listener::Admin);
-    Ok((address, tokio::spawn(listener::serve(vec![bound], admin::router(admin), open, stop))))
+    let port = match settings.listening {
+        Listening::SocketsOnly => None,
+        Listening::Ports => {
+            let address = SocketAddr::new(config.admin.address, config.admin.port);
+            Some(listener::bind(address).await.map_err(|source| Error::Listen { name: "admin", source })?)
+        }
+    };
+    let address = port.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Address)?;
+    let socket = bind_socket("admin", settings.admin_socket.as_deref()).await?;
+    let open = || metrics.requests.connections.of(Listener::Admin);
+    let router = admin::router(admin);
+    let ports = listener::serve(Vec::from_iter(port), router.clone(), open(), stop.clone());
+    let sockets = listener::serve(Vec::from_iter(socket), router, open(), stop.clone());
+    // Where nothing is listened on, the task ends when it is told to as well.
+    let serving = async move {
+        tokio::join!(ports, sockets, stop.cancelled());
+    };
+    Ok((address, tokio::spawn(serving)))
 }
 
 /// Returns when the Unix time has reached `second`.

@@ -11,6 +11,7 @@ pub mod embeddings;
 pub mod front;
 pub mod helm;
 pub mod ledger;
+pub mod listening;
 pub mod nodes;
 pub mod objects;
 pub mod operator;

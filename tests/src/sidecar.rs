@@ -114,6 +114,15 @@ impl Sidecar {
         Self::spawn_with(folder, more, &[])
     }
 
+    /// Starts a sidecar that listens on no port, but on the socket of its configuration and on `admin`, without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn_without_ports(folder: &Path, more: &str, admin: &Path) -> Result<Self> {
+        let admin = admin.to_str().context("a path")?;
+        Self::spawn_with(folder, more, &["--socket-only", "--admin-socket", admin])
+    }
+
     fn spawn_with(folder: &Path, more: &str, arguments: &[&str]) -> Result<Self> {
         let [port, admin] = free_ports()?;
         let config = folder.join(format!("config-{port}.toml"));

@@ -134,7 +134,7 @@ async fn refusals_and_skips_are_explained_with_the_webhooks_own_reasons() -> Res
     let explained = agree(&namespace, pods).await?;
     let reasons: Vec<_> = explained.iter().map(|one| one["reason"].as_str().unwrap_or_default()).collect();
     let expected = [
-        "HostNetwork",
+        "Injected",
         "PortTaken",
         "VolumeNameTaken",
         "UnknownResource",
@@ -143,6 +143,11 @@ async fn refusals_and_skips_are_explained_with_the_webhooks_own_reasons() -> Res
         "Injected",
     ];
     ensure!(reasons == expected, "{reasons:?}");
+    ensure!(
+        explained[0]["ports"].is_null() && explained[0]["warnings"].to_string().contains("fsGroup"),
+        "{}",
+        explained[0]
+    );
     ensure!(explained[6]["warnings"][0].as_str().is_some_and(|said| said.contains("contextmanager.dev/agent")));
     Ok(())
 }

@@ -1,18 +1,20 @@
-//! The other ways in, on a real kubelet: a sidecar that is an ordinary container.
+//! The other ways in, on a real kubelet: a sidecar that is an ordinary container, and one without ports in a pod of the node's network.
 
 use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
 use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
+    listening,
     objects::annotated,
-    operator::{Operator, provision},
+    operator::{Operator, condition, provision, wait_for},
     pods::{self, START, container, finished, started},
 };
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Event, Pod},
 };
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 async fn classic_namespace(operator: &Operator, what: &str) -> Result<Namespace> {
@@ -88,4 +90,96 @@ async fn a_job_is_refused_a_classic_sidecar_by_name_and_completes_with_a_native_
         Ok(())
     })
     .await
+}
+
+/// The example agent in a pod that shares the node's network, as another user than its sidecar.
+fn host_pod(name: &str, arguments: &[&str]) -> Value {
+    let mut pod = pods::agent(name, arguments);
+    pod["spec"]["hostNetwork"] = json!(true);
+    pod["spec"]["securityContext"]["fsGroup"] = json!(2_000);
+    pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = json!(1_234);
+    pod
+}
+
+/// A stranger on the same network that even has the keys, and asks at `url`.
+fn stranger(name: &str, url: &str) -> Value {
+    let mut pod = host_pod(name, &["stats"]);
+    pod["metadata"]["annotations"] = json!({});
+    let container = &mut pod["spec"]["containers"][0];
+    container["env"] =
+        json!([{"name": names::ENV_URL, "value": url}, {"name": names::ENV_KEYS, "value": "/keys/keys.json"}]);
+    container["volumeMounts"] = json!([{"name": "keys", "mountPath": "/keys", "readOnly": true}]);
+    pod["spec"]["volumes"] = json!([{"name": "keys", "secret": {"secretName": names::keys_secret("memory")}}]);
+    pod
+}
+
+#[tokio::test]
+async fn pods_of_the_nodes_network_have_sidecars_that_only_they_can_reach() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = operator.namespace(&client, "host", &[]).await?;
+    pods::make_document(&namespace).await?;
+    provision(&namespace, "memory", json!({})).await?;
+    namespace.make::<Pod>(&host_pod("one", pods::STAYING)).await?;
+    // Of two on one node the second would find every port taken.
+    namespace.make::<Pod>(&pods::classic(host_pod("two", pods::STAYING))).await?;
+    for name in ["one", "two"] {
+        let pod = pods::ready(&namespace, name).await?;
+        let spec = pod.spec.as_ref().context("a pod has a spec")?;
+        ensure!(spec.host_network == Some(true), "{name} has a network of its own");
+        let process = pods::sidecar_process(&pod)?;
+        let bound = listening::ports(process)?;
+        ensure!(bound.is_empty(), "the sidecar of {name} listens on {bound:?}");
+        ensure!(pods::restarts(&namespace, name).await? == 0, "the sidecar of {name} was restarted");
+        let remembered: usize = pods::stats(&namespace, name).await?.contexts.values().sum();
+        ensure!(remembered == 3, "{name} remembers {remembered} contexts");
+        let ask = [names::PROGRAM, "ask", "/metrics"];
+        let exec = ["exec", "-n", &namespace.name, name, "-c", names::CONTAINER, "--"];
+        let metrics = cluster::kubectl(&[&exec[..], &ask[..]].concat()).await?;
+        ensure!(metrics.contains("context_manager_ready 1"), "{metrics}");
+    }
+
+    let strangers = [
+        ("by-socket", names::SOCKET_URL.to_owned()),
+        ("by-port", format!("http://127.0.0.1:{}", names::DEFAULT_PROTOCOL_PORT)),
+    ];
+    for (name, url) in &strangers {
+        namespace.make::<Pod>(&stranger(name, url)).await?;
+    }
+    for (name, _) in &strangers {
+        eventually(&format!("the end of {name}"), START, || async {
+            let pod = namespace.api::<Pod>().get(name).await?;
+            let (_, code) = container(&pod, "agent").as_ref().and_then(finished).context("it still tries")?;
+            ensure!(code == 1, "the stranger {name} ended with {code}");
+            Ok(())
+        })
+        .await?;
+        let log = pods::logs(&namespace, name, "agent").await?;
+        ensure!(log.contains("the sidecar does not answer"), "{log}");
+    }
+    rotated(&namespace).await
+}
+
+/// A rotation does not wait for ever for pods that cannot be asked, and names them; their agents go on.
+async fn rotated(namespace: &Namespace) -> Result<()> {
+    let resources = namespace.api::<ContextManager>();
+    let keys = async || {
+        let found = resources.get("memory").await?;
+        found.status.and_then(|status| status.keys).context("keys")
+    };
+    let before = keys().await?.active;
+    let ask = Patch::Merge(json!({"metadata": {"annotations": {names::ROTATE: "now"}}}));
+    resources.patch("memory", &PatchParams::default(), &ask).await?;
+    let waits = wait_for(namespace, "memory", "KeysRotated", "False", Some("Publishing")).await?;
+    let said = condition(&waits, "KeysRotated").context("the condition")?.message;
+    ensure!(said.contains("one (listens on no port), two (listens on no port)"), "{said}");
+    let resource = wait_for(namespace, "memory", "KeysRotated", "True", Some("Overlap")).await?;
+    let said = condition(&resource, "KeysRotated").context("the condition")?.message;
+    ensure!(said.contains("without an answer of one, two"), "{said}");
+    ensure!(keys().await?.active != before, "the same key signs");
+    for name in ["one", "two"] {
+        pods::nudge(namespace, name).await?;
+        eventually("a request with the new key", START, || pods::stats(namespace, name)).await?;
+    }
+    Ok(())
 }

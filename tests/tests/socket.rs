@@ -9,6 +9,7 @@ use context_manager_protocol::{
 };
 use context_manager_tests::{
     client::{Client, Draft},
+    listening,
     sidecar::{Sidecar, program},
     stream::{Stream, nonce, signed},
 };
@@ -50,6 +51,58 @@ async fn the_socket_is_the_same_memory_as_the_port() -> Result<()> {
     sidecar.signal(Signal::SIGTERM)?;
     assert_eq!(sidecar.wait(Duration::from_secs(5)).await?, Some(0));
     assert!(!path.exists(), "the socket goes with its process");
+    Ok(())
+}
+
+/// What `ask` prints, and whether it found the answer good.
+fn ask(arguments: &[&str]) -> Result<(bool, String)> {
+    let output = Command::new(program("context-manager-sidecar")?).arg("ask").args(arguments).env_clear().output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[tokio::test]
+async fn without_ports_all_is_served_by_sockets_and_no_port_is_bound() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (path, admin) = (folder.path().join("s.sock"), folder.path().join("a.sock"));
+    let mut sidecar = Sidecar::spawn_without_ports(folder.path(), SOCKET, &admin)?;
+    let place = ["--admin-socket", admin.to_str().context("a path")?];
+    let (good, said) = ask(&[&place[..], &["--wait", "30s"]].concat())?;
+    assert!(good && said.contains("\"ready\""), "{said}; {}", sidecar.log()?);
+    let process = i32::try_from(sidecar.id())?;
+    assert_eq!(listening::ports(process)?, [].into());
+    let local = Client::over(&path, Sidecar::key()?)?;
+    stored(&local, "the blue door").await?;
+    let (good, metrics) = ask(&[&place[..], &["/metrics"]].concat())?;
+    assert!(good && metrics.contains("context_manager_ready 1"), "{metrics}");
+    let (good, said) = ask(&[&place[..], &["/nowhere"]].concat())?;
+    assert!(!good && said.contains("404"), "{said}");
+    // The ports that its configuration names are free.
+    for port in [sidecar.port, sidecar.admin] {
+        std::net::TcpListener::bind(("127.0.0.1", port))?;
+    }
+    sidecar.signal(Signal::SIGTERM)?;
+    assert_eq!(sidecar.wait(Duration::from_secs(5)).await?, Some(0));
+    assert!(!path.exists() && !admin.exists(), "the sockets go with their process");
+    let (good, said) = ask(&place)?;
+    assert!(!good && said.contains("does the sidecar run?"), "{said}");
+
+    let with_ports = Sidecar::start(folder.path(), "").await?;
+    let process = i32::try_from(with_ports.id())?;
+    assert_eq!(
+        listening::ports(process)?,
+        [with_ports.port, with_ports.admin].into(),
+        "what is looked at is what is bound"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sidecar_that_nobody_could_reach_does_not_start() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut sidecar = Sidecar::spawn_without_ports(folder.path(), "", &folder.path().join("a.sock"))?;
+    assert_eq!(sidecar.wait(Duration::from_secs(10)).await?, Some(2));
+    assert!(sidecar.log()?.contains("there is no socket"), "{}", sidecar.log()?);
     Ok(())
 }
 

@@ -19,7 +19,6 @@ pub(super) const fn meaning(reason: Reason) -> &'static str {
         }
         Reason::InvalidInjectValue => "the pod's word is neither \"true\" nor \"false\"",
         Reason::MirrorPod => "a static pod's image in the API cannot be changed",
-        Reason::HostNetwork => "the pod uses the node's network",
         Reason::NoResource => "the namespace has no ContextManager",
         Reason::AmbiguousResource => "the namespace has several ContextManagers, and none is named",
         Reason::UnknownResource => "the named ContextManager does not exist",
@@ -58,7 +57,6 @@ pub(super) const fn remedy(reason: Reason) -> Option<&'static str> {
         Reason::OtherClass => Some("ask with --operator-namespace of the operator with that spec.controllerClassName"),
         Reason::InvalidInjectValue
         | Reason::MirrorPod
-        | Reason::HostNetwork
         | Reason::UnknownResource
         | Reason::NotGranted
         | Reason::InvalidAnnotation
@@ -123,7 +121,11 @@ pub(super) fn table(explanation: &Explanation) -> String {
         rows.push(("Image", image.clone().unwrap_or_else(|| "not known; pass --sidecar-image".to_owned())));
         rows.extend(mode.map(|mode| ("Mode", format!("{mode:?}"))));
         rows.push(("Containers", list(containers)));
-        rows.extend(ports.map(|Ports { protocol, admin }| ("Ports", format!("protocol {protocol}, admin {admin}"))));
+        let ports = ports.map_or_else(
+            || "none: the pod uses the node's network, so there are Unix sockets alone".to_owned(),
+            |Ports { protocol, admin }| format!("protocol {protocol}, admin {admin}"),
+        );
+        rows.push(("Ports", ports));
     }
     rows.extend(warnings.iter().filter(|warning| *warning != message).map(|warning| ("Warning", warning.clone())));
     rows.push((

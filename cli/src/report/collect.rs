@@ -145,6 +145,10 @@ impl<'a> Collector<'a> {
         if let Some(log) = self.read(call(&action, "get pods/log", api.logs(&name, &params)).await) {
             self.files.insert(format!("{folder}/{name}/log.txt"), log);
         }
+        if pods::is_closed(pod) {
+            self.not_read.push(format!("health and metrics of pod {name}: its sidecar listens on no port, because the pod uses the node's network"));
+            return;
+        }
         let pages: &[&str] = if container.is_some() { &["health", "metrics"] } else { &["readyz", "metrics"] };
         for page in pages.iter().filter(|_| phase == "Running") {
             let path = format!(

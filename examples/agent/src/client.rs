@@ -35,15 +35,20 @@ enum Failure {
 }
 
 impl Client {
-    /// A client of the sidecar at `url`, which signs with the active key of the ring in the file `keys`.
+    /// A client of the sidecar at `url`, such as `http://127.0.0.1:7419` or `unix:///run/memory.sock`, which signs with the active key of the ring in the file `keys`.
     pub fn new(url: &str, keys: PathBuf) -> Result<Self> {
         // The protocol never leaves the pod, but the HTTP library wants a provider before it makes any client.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         // It speaks plain HTTP within the pod, so it needs no certificates, and its image has none.
-        let http = reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(30)).no_proxy().build()?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), keys })
+        let http = reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(30)).no_proxy();
+        // A pod that shares the node's network has a Unix socket instead of a port. The host of a request is not signed.
+        let (http, url) = match url.strip_prefix("unix://") {
+            Some(socket) => (http.unix_socket(socket), "http://localhost"),
+            None => (http, url.trim_end_matches('/')),
+        };
+        Ok(Self { http: http.build()?, url: url.to_owned(), keys })
     }
 
     /// Sends a signed GET.

@@ -26,7 +26,7 @@ const BATCH: usize = 50;
 #[derive(Parser)]
 #[command(version, about = "An example agent: remembers a document through the sidecar and answers questions from it")]
 struct Args {
-    /// The sidecar's base URL
+    /// The sidecar's base URL; `unix://` and a path for a Unix socket
     #[arg(long, env = "CONTEXT_MANAGER_URL", default_value = "http://127.0.0.1:7419")]
     url: String,
     /// The key ring file

@@ -43,6 +43,9 @@ const KEY_BYTES: usize = 32;
 /// Most steps of one reconciliation; more follow with the next one.
 const STEPS: usize = 6;
 
+/// Within which a kubelet brings a changed Secret to a pod: it looks at each pod every 60 to 90 s, and may have cached it for a minute.
+const DELIVERY: Duration = Duration::from_secs(150);
+
 /// How long the steps of a rotation take at least, and at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -170,7 +173,8 @@ async fn rotate(
     current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
     let Settings { settle, patience } = context.keys;
-    let mut times = Times { overlap: plan.rotation.overlap, settle, patience, copied: None };
+    let delivery = patience.min(DELIVERY);
+    let mut times = Times { overlap: plan.rotation.overlap, settle, patience, delivery, copied: None };
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
     let request = plan.rotation.request.as_deref();
     let wish = given.map_or(Wish::Made { every: plan.rotation.every, request }, |ring| Wish::Given { ring, request });

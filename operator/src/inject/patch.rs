@@ -31,8 +31,7 @@ pub fn patch(pod: &Value, injection: &Injection) -> Patch {
         mark(&mut operations, pod, "annotations", names::INJECTED_HASH, &injection.hash);
         // The map of annotations is there by now, whoever made it.
         add(&mut operations, &["metadata", "annotations", names::INJECTED_TEMPLATE], json!(injection.template));
-        if injection.ports.moved {
-            let Ports { protocol, admin, .. } = injection.ports;
+        if let Some(Ports { protocol, admin, moved: true }) = injection.ports {
             let ports = json!(format!("protocol={protocol},admin={admin}"));
             add(&mut operations, &["metadata", "annotations", names::INJECTED_PORTS], ports);
         }

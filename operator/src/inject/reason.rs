@@ -17,8 +17,6 @@ pub enum Reason {
     InvalidInjectValue,
     /// A static pod's image in the API, which cannot be changed.
     MirrorPod,
-    /// The pod uses the node's network.
-    HostNetwork,
     /// The namespace has no `ContextManager`.
     NoResource,
     /// The namespace has several `ContextManager`s, and none is named.
@@ -58,7 +56,6 @@ impl Reason {
             Self::InvalidNamespaceValue => "InvalidNamespaceValue",
             Self::InvalidInjectValue => "InvalidInjectValue",
             Self::MirrorPod => "MirrorPod",
-            Self::HostNetwork => "HostNetwork",
             Self::NoResource => "NoResource",
             Self::AmbiguousResource => "AmbiguousResource",
             Self::UnknownResource => "UnknownResource",

@@ -29,23 +29,34 @@ pub(super) struct Input<'a> {
     pub(super) agent: &'a str,
     pub(super) resource: &'a Resource,
     pub(super) options: &'a Options,
-    pub(super) ports: Ports,
+    pub(super) ports: Option<Ports>,
     pub(super) default_image: &'a str,
     pub(super) containers: Vec<String>,
     pub(super) template: String,
     pub(super) warnings: Vec<String>,
 }
 
+impl Input<'_> {
+    /// Whether there is a Unix socket.
+    const fn has_socket(&self) -> bool {
+        self.resource.socket || self.ports.is_none()
+    }
+}
+
 pub(super) fn build(input: &Input<'_>) -> Injection {
     let sidecar = container(input);
-    let volumes = volumes(input.resource);
+    let volumes = volumes(input);
+    // Whoever does not know sockets shall fail, and not send a memory to a port where anybody may listen.
+    let url = input
+        .ports
+        .map_or_else(|| names::SOCKET_URL.to_owned(), |ports| format!("http://127.0.0.1:{}", ports.protocol));
     let mut env = vec![
-        (names::ENV_URL.to_owned(), format!("http://127.0.0.1:{}", input.ports.protocol)),
+        (names::ENV_URL.to_owned(), url),
         (names::ENV_KEYS.to_owned(), format!("{}/{}", names::AGENT_KEYS_DIRECTORY, names::KEYS_FILE)),
     ];
     let mut mounts =
         vec![json!({"name": names::VOLUME_KEYS, "mountPath": names::AGENT_KEYS_DIRECTORY, "readOnly": true})];
-    if input.resource.socket {
+    if input.has_socket() {
         env.push((names::ENV_SOCKET.to_owned(), names::SOCKET_FILE.to_owned()));
         // Whoever may only read the folder can connect, and cannot put another socket in its place.
         mounts.push(json!({"name": names::VOLUME_SOCKET, "mountPath": names::SOCKET_DIRECTORY, "readOnly": true}));
@@ -85,7 +96,7 @@ fn container(input: &Input<'_>) -> Value {
         json!({"name": names::VOLUME_DATA, "mountPath": names::DATA_DIRECTORY}),
         json!({"name": names::VOLUME_NO_TOKEN, "mountPath": TOKEN_DIRECTORY, "readOnly": true}),
     ];
-    if input.resource.socket {
+    if input.has_socket() {
         mounts.push(json!({"name": names::VOLUME_SOCKET, "mountPath": names::SOCKET_DIRECTORY}));
     }
     let mut container = json!({
@@ -93,7 +104,6 @@ fn container(input: &Input<'_>) -> Value {
         "image": input.resource.image.as_deref().unwrap_or(input.default_image),
         "args": args(&input.resource.storage),
         "env": env(input),
-        "ports": [{"name": names::ADMIN_PORT_NAME, "containerPort": input.ports.admin, "protocol": "TCP"}],
         "readinessProbe": probe(input, 5, 3),
         // There is no liveness probe: a restart would lose the warm immediate level and heal nothing that the sidecar
         // does not heal itself.
@@ -108,6 +118,9 @@ fn container(input: &Input<'_>) -> Value {
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
     });
+    if let Some(Ports { admin, .. }) = input.ports {
+        container["ports"] = json!([{"name": names::ADMIN_PORT_NAME, "containerPort": admin, "protocol": "TCP"}]);
+    }
     match input.options.mode {
         Mode::Native => {
             container["restartPolicy"] = json!("Always");
@@ -138,11 +151,19 @@ fn env(input: &Input<'_>) -> Vec<Value> {
         json!({"name": names::ENV_TENANT, "value": input.tenant}),
         json!({"name": names::ENV_AGENT, "value": input.agent}),
         json!({"name": names::ENV_POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
-        json!({"name": names::ENV_PROTOCOL_PORT, "value": input.ports.protocol.to_string()}),
-        json!({"name": names::ENV_ADMIN_PORT, "value": input.ports.admin.to_string()}),
     ];
+    match input.ports {
+        Some(Ports { protocol, admin, .. }) => env.extend([
+            json!({"name": names::ENV_PROTOCOL_PORT, "value": protocol.to_string()}),
+            json!({"name": names::ENV_ADMIN_PORT, "value": admin.to_string()}),
+        ]),
+        None => env.extend([
+            json!({"name": names::ENV_SOCKET_ONLY, "value": "true"}),
+            json!({"name": names::ENV_ADMIN_SOCKET, "value": names::ADMIN_SOCKET_FILE}),
+        ]),
+    }
     // Not in the configuration, which reaches pods that were injected without the folder as well.
-    if input.resource.socket {
+    if input.has_socket() {
         env.push(json!({"name": names::ENV_SOCKET, "value": names::SOCKET_FILE}));
     }
     if let Some(level) = &input.options.log_level {
@@ -152,15 +173,22 @@ fn env(input: &Input<'_>) -> Vec<Value> {
 }
 
 fn probe(input: &Input<'_>, period_seconds: i32, failure_threshold: i32) -> Value {
-    json!({
-        "httpGet": {"path": "/health/readiness", "port": input.ports.admin},
-        "periodSeconds": period_seconds,
-        "timeoutSeconds": 2.min(period_seconds),
-        "failureThreshold": failure_threshold,
-    })
+    let mut probe = json!({"periodSeconds": period_seconds, "failureThreshold": failure_threshold});
+    match input.ports {
+        Some(Ports { admin, .. }) => {
+            probe["httpGet"] = json!({"path": "/health/readiness", "port": admin});
+            probe["timeoutSeconds"] = json!(2.min(period_seconds));
+        }
+        // The kubelet cannot ask a socket. The program does, and takes a while to start on a busy node.
+        None => {
+            probe["exec"] = json!({"command": [names::PROGRAM, "ask"]});
+            probe["timeoutSeconds"] = json!(5);
+        }
+    }
+    probe
 }
 
-fn volumes(resource: &Resource) -> Vec<Value> {
+fn volumes(input: &Input<'_>) -> Vec<Value> {
     let Resource {
         config_map,
         storage,
@@ -170,10 +198,9 @@ fn volumes(resource: &Resource) -> Vec<Value> {
         store_secret,
         otlp_headers,
         otlp_ca,
-        socket,
         granted,
         ..
-    } = resource;
+    } = input.resource;
     let mut sources = vec![json!({"configMap": {"name": config_map, "items": items(&[names::CONFIG_FILE])}})];
     // A copy has all of it in one Secret, which is mounted whole, as that of the store.
     if !granted {
@@ -210,7 +237,7 @@ fn volumes(resource: &Resource) -> Vec<Value> {
         }}),
         json!({"name": names::VOLUME_NO_TOKEN, "emptyDir": {}}),
     ];
-    if *socket {
+    if input.has_socket() {
         volumes.push(json!({"name": names::VOLUME_SOCKET, "emptyDir": {}}));
     }
     volumes

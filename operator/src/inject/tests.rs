@@ -299,17 +299,54 @@ fn a_pod_of_an_opted_in_namespace_without_resource_is_admitted_with_a_warning_un
     assert_eq!(denial(decide(&pod(&[]), &labelled, &resources, &settings())).0, Reason::AmbiguousResource);
 }
 
+// The node's network.
+
 #[test]
-fn a_host_network_pod_is_denied_if_it_asked_and_skipped_with_a_warning_if_its_namespace_did() {
-    let mut asked = asking(&[]);
-    asked["spec"]["hostNetwork"] = json!(true);
-    assert_eq!(denial(decide_one(&asked)).0, Reason::HostNetwork);
-    let mut silent = pod(&[]);
-    silent["spec"]["hostNetwork"] = json!(true);
-    let labelled = namespace(&[(names::INJECT, "true")]);
-    let Decision::Skip(skip) = decide(&silent, &labelled, &[resource("memory")], &settings()) else { unreachable!() };
-    assert_eq!(skip.reason, Reason::HostNetwork);
-    assert!(skip.warning.is_some());
+fn a_host_network_pod_gets_a_sidecar_without_ports_that_is_reached_by_sockets() {
+    let mut pod = asking(&[]);
+    pod["spec"]["hostNetwork"] = json!(true);
+    pod["spec"]["securityContext"] = json!({"fsGroup": 2_000});
+    // The node's ports are no business of the sidecar's.
+    pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 7419, "hostPort": 7419}]);
+    for mode in [Mode::Native, Mode::Classic] {
+        let resources = [Resource { mode, ..resource("memory") }];
+        let given = injection(decide(&pod, &namespace(&[]), &resources, &settings()));
+        assert_eq!((given.ports, &given.warnings), (None, &Vec::new()));
+        let text = given.sidecar.to_string();
+        assert!(!text.contains("7419") && !text.contains("7420") && given.sidecar.get("ports").is_none(), "{text}");
+        assert_eq!(given.sidecar["readinessProbe"]["exec"]["command"], json!([names::PROGRAM, "ask"]));
+        for variable in [names::ENV_SOCKET_ONLY, names::ENV_SOCKET, names::ENV_ADMIN_SOCKET] {
+            assert!(text.contains(variable), "no {variable} in {text}");
+        }
+        let patched = applied(&pod, &given);
+        let agent = patched["spec"]["containers"].as_array().and_then(|list| list.last()).expect("an agent");
+        assert_eq!(agent["env"][0], json!({"name": names::ENV_URL, "value": names::SOCKET_URL}));
+        assert_eq!(agent["env"][2], json!({"name": names::ENV_SOCKET, "value": names::SOCKET_FILE}));
+        let again = injection(decide(&patched, &namespace(&[]), &resources, &settings()));
+        assert_eq!((patch(&patched, &again).0, &again.hash), (Vec::new(), &given.hash));
+        // What any pod gets is the same, so an upgrade in place knows what only its image differs in.
+        let mut plain = pod.clone();
+        plain["spec"]["hostNetwork"] = json!(false);
+        let plain = injection(decide(&plain, &namespace(&[]), &resources, &settings()));
+        assert_eq!(plain.template, given.template);
+        assert_ne!(plain.hash, given.hash);
+    }
+    assert_eq!(names::SOCKET_URL.strip_prefix("unix://"), Some(names::SOCKET_FILE));
+    assert!(names::ADMIN_SOCKET_FILE.starts_with(names::SOCKET_DIRECTORY));
+}
+
+#[test]
+fn the_author_of_a_host_network_pod_is_told_what_is_missing() {
+    let mut pod = asking(&[(names::ADMIN_PORT, "9000")]);
+    pod["spec"]["hostNetwork"] = json!(true);
+    let resources = [Resource { store_secret: Some("store".to_owned()), ..resource("memory") }];
+    let warned = |pod: &Value| injection(decide(pod, &namespace(&[]), &resources, &settings())).warnings;
+    let said = warned(&pod).join("; ");
+    assert!(said.contains(names::ADMIN_PORT) && said.contains("fsGroup") && said.contains("dnsPolicy"), "{said}");
+    pod["metadata"]["annotations"] = json!({names::INJECT: "true"});
+    pod["spec"]["securityContext"] = json!({"fsGroup": 2_000});
+    pod["spec"]["dnsPolicy"] = json!("ClusterFirstWithHostNet");
+    assert_eq!(warned(&pod), Vec::<String>::new());
 }
 
 // Classic mode.
@@ -484,7 +521,7 @@ fn a_request_above_the_limit_is_denied() {
 #[test]
 fn a_port_that_a_container_has_moves_the_sidecars_and_a_demanded_one_is_refused() {
     let ports = |pod: &Value| {
-        let Ports { protocol, admin, moved } = injection(decide_one(pod)).ports;
+        let Ports { protocol, admin, moved } = injection(decide_one(pod)).ports.expect("ports");
         (protocol, admin, moved)
     };
     for (port, key, expected) in
@@ -791,7 +828,8 @@ proptest! {
         prop_assert_eq!(&again, &given);
         let others = Pod::new(&once).others().map(|container| container.json["ports"].to_string());
         let declared = others.collect::<String>();
-        for port in [given.ports.protocol, given.ports.admin] {
+        let ports = given.ports.expect("ports");
+        for port in [ports.protocol, ports.admin] {
             prop_assert!(!declared.contains(&port.to_string()), "port {port} is taken: {declared}");
         }
         prop_assert_eq!(applied(&once, &again), once);

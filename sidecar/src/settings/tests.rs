@@ -111,6 +111,9 @@ fn the_socket_is_beside_the_configuration_and_not_too_long() {
     let text = format!("{STORE}[protocol]\nsocket = \"a.sock\"\n");
     let flagged = settings(&directory, &text, &["--socket", "/run/b.sock"], None).config(text.as_bytes());
     assert_eq!(flagged.expect("valid").protocol.socket, Some("/run/b.sock".into()), "the flag wins");
+    let nothing = settings(&directory, STORE, &["--socket-only"], None).config(STORE.as_bytes());
+    assert!(matches!(nothing, Err(Error::NoSocket)), "{nothing:?}");
+    settings(&directory, &text, &["--socket-only"], None).config(text.as_bytes()).expect("there is a socket");
     let (long, checked) = with(&format!("/{}", "a".repeat(100)));
     for error in [long.expect_err("too long").for_log(), checked.expect_err("too long").for_log()] {
         assert!(error.contains("101 bytes long") && error.contains("at most 100"), "{error}");

@@ -37,7 +37,7 @@ async fn start(directory: &Path) -> Result<Option<Running>, Error> {
     let stop = CancellationToken::new();
     let sidecar = Sidecar::start(settings, loaded, (Filter::none(), Telemetry::default()), stop.clone()).await?;
     Ok(sidecar.map(|sidecar| {
-        let (protocol, admin) = (sidecar.protocol(), sidecar.admin());
+        let (protocol, admin) = (sidecar.protocol().expect("a port"), sidecar.admin().expect("a port"));
         Running { protocol, admin, stop, task: tokio::spawn(sidecar.run()) }
     }))
 }

@@ -50,13 +50,25 @@ pub(super) struct Waiting {
     pub(super) lagging: Vec<String>,
     /// Those that cannot be asked, each with the reason.
     pub(super) silent: Vec<(String, &'static str)>,
+    /// Those that can never be asked, because their sidecar listens on no port.
+    pub(super) closed: Vec<String>,
 }
 
 /// A pod with a sidecar, and where it can be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     pod: String,
-    address: Result<SocketAddr, &'static str>,
+    address: Address,
+}
+
+/// Where a sidecar listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Address {
+    Known(SocketAddr),
+    /// It is not known, and why.
+    Unknown(&'static str),
+    /// On no port at all.
+    Closed,
 }
 
 /// The ids that a sidecar shows.
@@ -69,22 +81,27 @@ struct Shown {
 impl Waiting {
     /// Whether nobody is waited for.
     pub(super) const fn is_empty(&self) -> bool {
+        self.answered() && self.closed.is_empty()
+    }
+
+    /// Whether every pod that can be asked has what it should.
+    pub(super) const fn answered(&self) -> bool {
         self.lagging.is_empty() && self.silent.is_empty()
     }
 
     /// How many pods are waited for.
     pub(super) const fn len(&self) -> usize {
-        self.lagging.len() + self.silent.len()
+        self.lagging.len() + self.silent.len() + self.closed.len()
     }
 
     /// Their names.
     pub(super) fn pods(&self) -> impl Iterator<Item = String> {
-        self.lagging.iter().chain(self.silent.iter().map(|(pod, _)| pod)).cloned()
+        self.lagging.iter().chain(self.silent.iter().map(|(pod, _)| pod)).chain(&self.closed).cloned()
     }
 
     /// The names of those that cannot be asked.
     pub(super) fn silent_pods(&self) -> Vec<String> {
-        self.silent.iter().map(|(pod, _)| pod.clone()).collect()
+        self.silent.iter().map(|(pod, _)| pod).chain(&self.closed).cloned().collect()
     }
 }
 
@@ -92,7 +109,8 @@ impl fmt::Display for Waiting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lagging = self.lagging.iter().map(|pod| format!("{pod} (has not loaded it)"));
         let silent = self.silent.iter().map(|(pod, why)| format!("{pod} ({why})"));
-        let all: Vec<_> = silent.chain(lagging).collect();
+        let closed = self.closed.iter().map(|pod| format!("{pod} (listens on no port)"));
+        let all: Vec<_> = silent.chain(lagging).chain(closed).collect();
         write!(formatter, "{} of {} pods: {}", self.len(), self.asked, listed(&all))
     }
 }
@@ -111,21 +129,26 @@ pub(super) async fn ask(
     let mut waiting = Waiting { asked: places.len(), ..Waiting::default() };
     let answers = stream::iter(places.into_iter().map(async |Place { pod, address }| {
         let answer = match address {
-            Ok(address) => timeout(ANSWER, fetch(address)).await.unwrap_or(Err("does not answer in time")),
-            Err(why) => Err(why),
+            Address::Known(address) => {
+                Some(timeout(ANSWER, fetch(address)).await.unwrap_or(Err("does not answer in time")))
+            }
+            Address::Unknown(why) => Some(Err(why)),
+            Address::Closed => None,
         };
         (pod, answer)
     }));
     let mut answers = answers.buffer_unordered(AT_ONCE);
     while let Some((pod, answer)) = answers.next().await {
         match answer {
-            Ok(shown) if shown.answers(question) => {}
-            Ok(_) => waiting.lagging.push(pod),
-            Err(why) => waiting.silent.push((pod, why)),
+            Some(Ok(shown)) if shown.answers(question) => {}
+            Some(Ok(_)) => waiting.lagging.push(pod),
+            Some(Err(why)) => waiting.silent.push((pod, why)),
+            None => waiting.closed.push(pod),
         }
     }
     waiting.lagging.sort_unstable();
     waiting.silent.sort_unstable();
+    waiting.closed.sort_unstable();
     Ok(waiting)
 }
 
@@ -159,14 +182,14 @@ fn place(pod: &Pod) -> Option<Place> {
     let sidecar = pods::sidecar(pod)?;
     let address = status.and_then(|status| status.pod_ip.as_deref()).filter(|address| !address.is_empty());
     let address = match (address, &spec.node_name) {
-        (Some(address), _) => {
-            let address: Result<IpAddr, _> = address.parse();
-            address
-                .map(|address| SocketAddr::new(address, admin_port(sidecar)))
-                .map_err(|_| "has an address that is none")
-        }
-        (None, Some(_)) => Err("has no address yet"),
         (None, None) => return None,
+        // At the node's address somebody else may answer.
+        _ if pods::is_closed(pod) => Address::Closed,
+        (Some(address), _) => match address.parse::<IpAddr>() {
+            Ok(address) => Address::Known(SocketAddr::new(address, admin_port(sidecar))),
+            Err(_) => Address::Unknown("has an address that is none"),
+        },
+        (None, Some(_)) => Address::Unknown("has no address yet"),
     };
     Some(Place { pod: pod.metadata.name.clone()?, address })
 }
@@ -248,12 +271,15 @@ mod tests {
     #[test]
     fn pods_are_asked_that_may_have_read_a_key_ring() {
         let running = place(&pod(&spec(Some("n")), &json!({"phase": "Running", "podIP": "fd00::7"}))).unwrap();
-        assert_eq!(running.address, Ok("[fd00::7]:9001".parse().unwrap()));
+        assert_eq!(running.address, Address::Known("[fd00::7]:9001".parse().unwrap()));
         let mut classic = spec(Some("n"));
         classic["containers"] = classic["initContainers"].take();
         assert_eq!(place(&pod(&classic, &json!({"podIP": "fd00::7"}))).unwrap().address, running.address);
         let starting = place(&pod(&spec(Some("n")), &json!({"phase": "Pending"}))).unwrap();
-        assert_eq!(starting.address, Err("has no address yet"));
+        assert_eq!(starting.address, Address::Unknown("has no address yet"));
+        let mut closed = spec(Some("n"));
+        closed["initContainers"][0]["env"] = json!([{"name": names::ENV_SOCKET_ONLY, "value": "true"}]);
+        assert_eq!(place(&pod(&closed, &json!({"podIP": "10.0.0.1"}))).unwrap().address, Address::Closed);
         for (spec, status) in [
             (spec(None), json!({"phase": "Pending"})),
             (spec(Some("n")), json!({"phase": "Succeeded", "podIP": "10.0.0.1"})),
@@ -277,7 +303,8 @@ mod tests {
     #[test]
     fn who_is_waited_for_is_named_up_to_a_number() {
         let silent = vec![("a".to_owned(), "cannot be reached")];
-        let waiting = Waiting { asked: 9, lagging: ('b'..='h').map(String::from).collect(), silent };
+        let waiting =
+            Waiting { asked: 9, lagging: ('b'..='h').map(String::from).collect(), silent, ..Waiting::default() };
         let said = waiting.to_string();
         assert!(said.starts_with("8 of 9 pods: a (cannot be reached), b (has not loaded it)"), "{said}");
         assert!(said.ends_with("and 3 more"), "{said}");

@@ -42,6 +42,8 @@ pub(super) struct Times {
     pub(super) settle: Duration,
     /// How long a pod that cannot be asked is waited for.
     pub(super) patience: Duration,
+    /// How long one is waited for that can never be asked: until its kubelet has brought it the ring.
+    pub(super) delivery: Duration,
     /// Since when every copy in another namespace has what is published.
     pub(super) copied: Option<Timestamp>,
 }
@@ -171,8 +173,11 @@ pub(super) fn step(
     }
     if wish.activates(state) {
         let waiting = waiting.unwrap_or_default();
-        let ready =
-            waiting.lagging.is_empty() && (waiting.silent.is_empty() || is_over(state.next_since, times.patience, now));
+        let over = |time| is_over(state.next_since, time, now);
+        let delivered = || is_over(times.published(state), times.delivery, now);
+        let ready = waiting.lagging.is_empty()
+            && (waiting.silent.is_empty() || over(times.patience))
+            && (waiting.closed.is_empty() || delivered());
         if ready && is_over(times.published(state), times.settle, now) {
             return write(state.activate(wish.given(), waiting.silent_pods(), now)?, Change::Activated);
         }
@@ -189,7 +194,9 @@ pub(super) fn step(
     }
     if state.retiring.values().any(Option::is_none) {
         let waiting = waiting.unwrap_or_default();
-        if waiting.is_empty() || is_over(Some(state.rotated_at), times.patience, now) {
+        let over = |time| is_over(Some(state.rotated_at), time, now);
+        let ready = waiting.answered() && (waiting.closed.is_empty() || over(times.delivery));
+        if ready || over(times.patience) {
             let mut passed_over = state.passed_over.clone();
             passed_over.extend(waiting.pods().filter(|pod| !state.passed_over.contains(pod)));
             return write(state.overlap(passed_over, now), Change::Noted);

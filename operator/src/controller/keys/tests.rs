@@ -8,8 +8,13 @@ use serde_json::json;
 use super::{fleet::Waiting, step::Question, *};
 
 const SECOND: Duration = Duration::from_secs(1);
-const TIMES: Times =
-    Times { overlap: Duration::from_secs(20), settle: SECOND, patience: Duration::from_mins(1), copied: None };
+const TIMES: Times = Times {
+    overlap: Duration::from_secs(20),
+    settle: SECOND,
+    patience: Duration::from_mins(1),
+    delivery: Duration::from_secs(30),
+    copied: None,
+};
 
 fn secret(json: &str) -> Secret {
     let data = [("keys.json".to_owned(), ByteString(json.as_bytes().to_vec()))].into();
@@ -49,11 +54,15 @@ fn reread(state: &State, now: Timestamp) -> State {
 }
 
 fn silent(pod: &str) -> Waiting {
-    Waiting { asked: 1, lagging: Vec::new(), silent: vec![(pod.to_owned(), "cannot be reached")] }
+    Waiting { asked: 1, silent: vec![(pod.to_owned(), "cannot be reached")], ..Waiting::default() }
 }
 
 fn lagging(pod: &str) -> Waiting {
-    Waiting { asked: 1, lagging: vec![pod.to_owned()], silent: Vec::new() }
+    Waiting { asked: 1, lagging: vec![pod.to_owned()], ..Waiting::default() }
+}
+
+fn closed(pod: &str) -> Waiting {
+    Waiting { asked: 1, closed: vec![pod.to_owned()], ..Waiting::default() }
 }
 
 /// The step, with what it writes read again by a controller that knows nothing else.
@@ -172,6 +181,21 @@ fn a_pod_that_cannot_be_asked_is_waited_for_up_to_a_bound_and_then_named() {
 }
 
 #[test]
+fn a_pod_that_can_never_be_asked_is_given_the_time_of_a_delivery_and_no_more() {
+    let wish = made(Some("now"));
+    let state = written(&State::new(ring("k0", None, &[]), at(0), None), &wish, at(1));
+    assert_eq!(next(&state, &wish, closed("a"), at(30)).unwrap_err(), Phase::Published(closed("a")));
+    let both = Waiting { closed: vec!["b".to_owned()], ..silent("a") };
+    assert!(next(&state, &wish, both, at(31)).is_err(), "the other one may answer yet");
+    let (state, _) = next(&state, &wish, closed("a"), at(31)).unwrap();
+    assert_eq!((ids(&state).as_str(), state.passed_over.as_slice()), ("k1 - k0", &["a".to_owned()][..]));
+    assert_eq!(next(&state, &wish, closed("a"), at(60)).unwrap_err(), Phase::Activated(closed("a")));
+    let (state, _) = next(&state, &wish, closed("a"), at(61)).unwrap();
+    let (state, _) = next(&state, &wish, Waiting::default(), at(81)).unwrap();
+    assert_eq!((ids(&state).as_str(), state.passed_over.len()), ("k1 - ", 0));
+}
+
+#[test]
 fn a_condition_names_the_step_and_who_is_waited_for() {
     let wish = made(Some("now"));
     let state = written(&State::new(ring("k0", None, &[]), at(0), None), &wish, at(1));
@@ -183,6 +207,7 @@ fn a_condition_names_the_step_and_who_is_waited_for() {
     assert!(early.message.contains("key k1 is published") && early.message.contains("1 of 1 pods: pod-a"), "{early:?}");
     assert_eq!(said(lagging("pod-a"), 90).reason, report::PODS_LAG);
     assert!(said(silent("pod-b"), 2).message.contains("pod-b (cannot be reached)"));
+    assert!(said(closed("pod-c"), 2).message.contains("pod-c (listens on no port)"));
 }
 
 #[test]
@@ -341,7 +366,7 @@ proptest! {
                 None => false,
             };
             let lagging = pods.iter().filter(|pod| lags(pod)).map(|_| "p".to_owned()).collect();
-            let waiting = Waiting { asked: pods.len(), lagging, silent: Vec::new() };
+            let waiting = Waiting { asked: pods.len(), lagging, ..Waiting::default() };
             let times = Times { patience: Duration::from_secs(100_000), ..TIMES };
             let now = at(second);
             state = match step::step(&state, &wish, Some(waiting), &times, now).unwrap() {
