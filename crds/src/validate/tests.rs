@@ -106,7 +106,8 @@ fn every_bound_of_the_schema_has_its_twin() {
 fn the_schema_has_no_null_no_default_and_no_unsigned_integer() {
     walk(&spec_schema(), &[], &mut |path, schema| {
         assert!(schema.get("nullable").is_none(), "{path:?} is nullable");
-        assert!(schema.get("default").is_none(), "{path:?} has a default");
+        // The spec itself has one, so that a null in its place is taken for a whole one.
+        assert!(path.is_empty() || schema.get("default").is_none(), "{path:?} has a default");
         let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
         assert!(!format.starts_with("uint"), "{path:?} has the format {format}");
         assert!(!path.is_empty() && schema["description"].is_string() || path.is_empty(), "{path:?} is not described");
