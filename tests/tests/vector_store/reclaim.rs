@@ -2,14 +2,14 @@
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
-use context_manager_operator::controller::{ABANDON, FINALIZER};
+use context_manager_operator::controller::{ABANDON, COPIES_FINALIZER, FINALIZER};
 use context_manager_protocol::names;
 use context_manager_qdrant::Found;
 use context_manager_tests::{
     cluster::{Namespace, eventually},
     operator::{Operator, PATIENCE, RESYNC, condition, provision},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{ResourceExt as _, api::DeleteParams};
 use serde_json::{Value, json};
 
@@ -92,6 +92,39 @@ async fn of_a_shared_collection_only_the_own_contexts_go() -> Result<()> {
     delete(&other, "memory").await?;
     gone(&other, "memory").await?;
     ensure!(count(&shared).await? == 1, "contexts of others are gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_of_allowed_namespaces_go_with_the_resource_and_not_before() -> Result<()> {
+    let (operator, server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let (owner, guest) = (namespace(&operator, "host").await?, namespace(&operator, "guest").await?);
+    let mut spec = deleting(&server, json!({"collection": "hosted"}));
+    provision(&guest, "memory", spec.clone()).await?;
+    spec["allowedNamespaces"] = json!([guest.name]);
+    let resource = provision(&owner, "memory", spec).await?;
+    ensure!(resource.finalizers() == [FINALIZER, COPIES_FINALIZER], "{:?}", resource.finalizers());
+    let hosted = server.named("hosted")?;
+    for tenant in [&owner.name, &guest.name] {
+        store(&hosted, tenant, "agent", None).await?;
+    }
+    // The guest's contexts may have been stored by pods of either resource.
+    delete(&guest, "memory").await?;
+    gone(&guest, "memory").await?;
+    ensure!(event(&guest, "DataKept").await?.contains("memory") && count(&hosted).await? == 2, "contexts are gone");
+    let pod = json!({
+        "metadata": {"name": "agent", "labels": {names::INJECTED: "memory", names::INJECTED_FROM: owner.name}},
+        "spec": {"schedulerName": "nobody", "containers": [{"name": "agent", "image": "agent:1"}]},
+    });
+    let _: Pod = guest.make(&pod).await?;
+    delete(&owner, "memory").await?;
+    ensure!(waits(&owner, "PodsRemain").await?.contains("1 pods"));
+    ensure!(count(&hosted).await? == 2, "contexts of a pod that runs are gone");
+    guest.api::<Pod>().delete("agent", &DeleteParams::default().grace_period(0)).await?;
+    gone(&owner, "memory").await?;
+    ensure!(hosted.inspect().await? == Found::Nothing, "{} contexts are left", count(&hosted).await?);
+    let copy = names::granted(&owner.name, "memory");
+    ensure!(guest.api::<Secret>().get_opt(&copy).await?.is_none(), "the copy is left");
     Ok(())
 }
 
