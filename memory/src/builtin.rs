@@ -6,6 +6,8 @@
 //! It knows spelling, not meaning: it helps with word forms and typing errors that the lexical leg misses, and an
 //! embedding model does better.
 
+use std::collections::HashMap;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::lexical;
@@ -33,11 +35,13 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 3..=5;
 pub fn embed(text: &str, dimensions: usize) -> Vec<f32> {
     let mut vector = vec![0.0; dimensions];
     let terms = lexical::terms(text);
-    for (place, term) in terms.iter().enumerate() {
+    let mut occurrences: HashMap<&str, usize> = HashMap::new();
+    for term in &terms {
         // Frequent terms count less than proportionally: the n-th occurrence adds 1/n.
-        let occurrence = terms[..place].iter().filter(|earlier| *earlier == term).count() + 1;
+        let occurrence = occurrences.entry(term).or_default();
+        *occurrence += 1;
         #[expect(clippy::cast_precision_loss, reason = "a text has far fewer than 2^24 terms")]
-        let damping = 1.0 / occurrence as f32;
+        let damping = 1.0 / *occurrence as f32;
         add(&mut vector, 1, term, TERM * damping);
         let grams = ngrams(term);
         #[expect(clippy::cast_precision_loss, reason = "a word has far fewer than 2^24 n-grams")]
@@ -92,7 +96,43 @@ mod tests {
         assert!(embed("text", 0).is_empty());
     }
 
+    /// The occurrences of each term so far, counted anew for each: what the map was defined by.
+    fn embed_by_definition(text: &str, dimensions: usize) -> Vec<f32> {
+        let mut vector = vec![0.0; dimensions];
+        let terms = lexical::terms(text);
+        for (place, term) in terms.iter().enumerate() {
+            let occurrence = terms[..=place].iter().filter(|other| *other == term).count();
+            #[expect(clippy::cast_precision_loss, reason = "a text of a test is short")]
+            let damping = 1.0 / occurrence as f32;
+            add(&mut vector, 1, term, TERM * damping);
+            let grams = ngrams(term);
+            #[expect(clippy::cast_precision_loss, reason = "a text of a test is short")]
+            let share = NGRAMS * damping / (grams.len().max(1) as f32).sqrt();
+            for gram in &grams {
+                add(&mut vector, 2, gram, share);
+            }
+        }
+        for pair in terms.windows(2) {
+            add(&mut vector, 3, &pair.join(" "), PAIR);
+        }
+        let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+        if length > 0.0 {
+            vector.iter_mut().for_each(|value| *value /= length);
+        }
+        vector
+    }
+
     proptest! {
+        #[test]
+        fn vectors_are_those_of_the_definition(
+            few in "[a-c港長は ]{0,200}",
+            any in "\\PC{0,100}",
+            dimensions in 0_usize..512,
+        ) {
+            let text = [few, any].join(" ");
+            prop_assert_eq!(embed(&text, dimensions), embed_by_definition(&text, dimensions));
+        }
+
         #[test]
         fn vectors_have_unit_length_or_none(text in "\\PC{0,200}", dimensions in 1_usize..512) {
             let length = embed(&text, dimensions).iter().map(|value| value * value).sum::<f32>();

@@ -62,6 +62,7 @@ use uuid::Uuid;
 use crate::{
     access::{self, Access, Granted},
     adapters::{embedded::Embedded, embedder, qdrant::Qdrant},
+    aside::steps_aside,
     breaker::Breaker,
     clock::now,
     identity::Identity,
@@ -256,8 +257,11 @@ impl Engine {
         message: ContextStore,
         key: Option<IdempotencyKey>,
     ) -> Result<Acknowledgment, Error> {
+        let bytes = message.text.len();
         let messages = vec![(granted.reach().clone(), message)];
-        let acknowledged = self.detached(|inner| async move { inner.store_once(messages, false, key).await }).await?;
+        let stored =
+            self.detached(move |inner| async move { steps_aside(bytes, inner.store_once(messages, false, key)).await });
+        let acknowledged = stored.await?;
         acknowledged.into_iter().next().ok_or(Error::Interrupted)
     }
 
@@ -271,9 +275,11 @@ impl Engine {
         batch: Vec<(Granted<access::Store>, ContextStore)>,
         key: Option<IdempotencyKey>,
     ) -> Result<AcknowledgmentBatch, Error> {
+        let bytes = batch.iter().map(|(_, message)| message.text.len()).sum();
         let messages = batch.into_iter().map(|(granted, message)| (granted.reach().clone(), message)).collect();
-        let acknowledged = self.detached(|inner| async move { inner.store_once(messages, true, key).await }).await?;
-        Ok(AcknowledgmentBatch { acknowledgments: acknowledged })
+        let stored =
+            self.detached(move |inner| async move { steps_aside(bytes, inner.store_once(messages, true, key)).await });
+        Ok(AcknowledgmentBatch { acknowledgments: stored.await? })
     }
 
     /// Finds the contexts of one or several memories that answer a query best, within a token budget.

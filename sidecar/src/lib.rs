@@ -10,6 +10,7 @@ pub mod access;
 pub mod adapters;
 pub mod admin;
 pub mod args;
+mod aside;
 pub mod ask;
 pub mod background;
 pub mod breaker;

@@ -1,9 +1,13 @@
-//! The built-in embedder as the port's implementation: no network, so no retries, no cache, and it never fails.
+//! The built-in embedder as the port's implementation: no network, so no retries, no cache, and it never fails. What is long is
+//! embedded aside.
 
 use async_trait::async_trait;
 use context_manager_memory::builtin;
 
-use crate::ports::embedder::{Deadline, Embedder, Error, Vector};
+use crate::{
+    aside::aside,
+    ports::embedder::{Deadline, Embedder, Error, Vector},
+};
 
 /// The adapter.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +30,8 @@ impl Builtin {
 #[async_trait]
 impl Embedder for Builtin {
     async fn embed_documents(&self, texts: &[String], _: Deadline) -> Result<Vec<Vector>, Error> {
-        Ok(texts.iter().map(|text| self.embed(text)).collect())
+        let bytes = texts.iter().map(String::len).sum();
+        Ok(aside(bytes, || texts.iter().map(|text| self.embed(text)).collect()))
     }
 
     async fn embed_query(&self, text: &str, _: Deadline) -> Result<Vector, Error> {

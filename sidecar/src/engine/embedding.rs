@@ -2,17 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use context_manager_memory::index_text::IndexTexts;
+use context_manager_memory::{Vectors, index_text::IndexTexts, lexical::Bm25};
 use context_manager_protocol::config::{self, SidecarConfig};
 
 use super::{Part, health::Health};
-use crate::ports::{
-    embedder::{Deadline, Embedder, Error, Vector},
-    vector_store::Model,
+use crate::{
+    aside::aside,
+    ports::{
+        embedder::{Deadline, Embedder, Error, Vector},
+        vector_store::Model,
+    },
 };
 
 /// The dense vectors of a context: of its own text, and with the previous context's.
 pub(super) type Dense = (Vec<f32>, Vec<f32>);
+
+/// All vectors of contexts: the lexical ones are made here, with the dense ones that there are. What is long is worked on aside.
+pub(super) fn with_lexical(texts: &[IndexTexts], dense: Vec<Option<Dense>>) -> Vec<Vectors> {
+    let bytes = texts.iter().map(|texts| texts.own.len() + texts.with_previous.len()).sum();
+    aside(bytes, || texts.iter().zip(dense).map(|(texts, dense)| texts.vectors(&Bm25::default(), dense)).collect())
+}
 
 /// The embedder in use.
 pub(super) struct Embedding {

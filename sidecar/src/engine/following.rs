@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use context_manager_memory::{Context, ContextId, SessionId, index_text::index_texts, lexical::Bm25};
+use context_manager_memory::{Context, ContextId, SessionId, index_text::index_texts};
 
-use super::{Error, Inner, now};
+use super::{Error, Inner, embedding::with_lexical, now};
 use crate::ports::vector_store::{Owner, Updated};
 
 /// Attempts against changes that the sidecar itself makes beside, such as a promotion.
@@ -79,8 +79,7 @@ impl Inner {
             contexts.iter().map(|(context, previous)| index_texts(context, previous.as_ref())).collect();
         let owners = contexts.iter().map(|(context, _)| Owner::of(context)).collect();
         let dense = self.dense_or_later(&texts, &owners).await;
-        for (((mut context, _), texts), dense) in contexts.into_iter().zip(texts).zip(dense) {
-            let vectors = texts.vectors(&Bm25::default(), dense);
+        for ((mut context, _), vectors) in contexts.into_iter().zip(with_lexical(&texts, dense)) {
             for _ in 0..ATTEMPTS {
                 let written = self.store.update(context.clone(), Some(vectors.clone()), context.version).await;
                 match self.store_health.note(written)? {

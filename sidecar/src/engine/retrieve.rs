@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     access::Reach,
+    aside::aside,
     metrics::{Degradation, Label as _},
     ports::vector_store::{self, Owner, Search},
     refusal::chain,
@@ -64,16 +65,20 @@ impl Inner {
         // Embedding and store may have taken their time; what expired meanwhile is not returned.
         let now = now();
         let ranking = telemetry::ranking(candidates.len()).entered();
-        let mut ranked = rank::rank(candidates, &QueryFacts::of(&ask.query), &policy.ranking, now);
-        if let Some(least) = ask.min_score {
-            ranked.retain(|ranked| ranked.score >= least);
-        }
-        let items: Vec<Item> = ranked
-            .iter()
-            .map(|ranked| Item { level: ranked.context.level, tokens: policy.tokenizer.tokens_of(&ranked.context) })
-            .collect();
-        let budget = u32::try_from(ask.budget).unwrap_or(u32::MAX);
-        let packing = budget::pack(&items, budget, ask.limit, &policy.shares);
+        let bytes = candidates.iter().map(|candidate| candidate.context.text.len()).sum();
+        let (ranked, items, packing) = aside(bytes, || {
+            let mut ranked = rank::rank(candidates, &QueryFacts::of(&ask.query), &policy.ranking, now);
+            if let Some(least) = ask.min_score {
+                ranked.retain(|ranked| ranked.score >= least);
+            }
+            let items: Vec<Item> = ranked
+                .iter()
+                .map(|ranked| Item { level: ranked.context.level, tokens: policy.tokenizer.tokens_of(&ranked.context) })
+                .collect();
+            let budget = u32::try_from(ask.budget).unwrap_or(u32::MAX);
+            let packing = budget::pack(&items, budget, ask.limit, &policy.shares);
+            (ranked, items, packing)
+        });
         drop(ranking);
         self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.as_ref()), now);
         let response = respond(ranked, &items, &packing, &ask, &degraded, (&self.owner, policy.tokenizer));

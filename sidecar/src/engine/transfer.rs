@@ -5,9 +5,7 @@
 
 use std::collections::HashMap;
 
-use context_manager_memory::{
-    Actor, AgentId, Context, ContextId, SessionId, Timestamp, index_text::index_texts, lexical::Bm25,
-};
+use context_manager_memory::{Actor, AgentId, Context, ContextId, SessionId, Timestamp, index_text::index_texts};
 use context_manager_protocol::{
     duration::HumanDuration,
     message::{ExportedContext, Imported, RefusedLine},
@@ -17,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Inner, convert,
+    embedding::with_lexical,
     filter::{self, Wanted},
     locks::Key,
     now,
@@ -125,8 +124,8 @@ impl Inner {
         let dense = self.dense_or_later(&texts, &owners).await;
         let points: Vec<Point> = contexts
             .into_iter()
-            .zip(texts.iter().zip(dense))
-            .map(|(context, (texts, dense))| Point { context, vectors: texts.vectors(&Bm25::default(), dense) })
+            .zip(with_lexical(&texts, dense))
+            .map(|(context, vectors)| Point { context, vectors })
             .collect();
         self.store_health.note(self.store.upsert(points.clone()).await)?;
         result.imported += points.len();

@@ -3,13 +3,12 @@
 use context_manager_memory::{
     Context, ContextId, Timestamp, Vectors, history,
     index_text::index_texts,
-    lexical::Bm25,
     update::{self, Change},
 };
 use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextUpdate};
 use tracing::warn;
 
-use super::{Error, Inner, convert, now};
+use super::{Error, Inner, convert, embedding::with_lexical, now};
 use crate::{
     access::Reach,
     metrics::Degradation,
@@ -116,8 +115,8 @@ impl Inner {
 
     /// The vectors of a stored context as it should be; without the dense ones when the embedding fails.
     pub(super) async fn vectors_of(&self, context: &Context) -> Result<Vectors, Error> {
-        let texts = index_texts(context, self.previous(context).await?.as_ref());
-        let dense = match self.embedding.load_full().documents(std::slice::from_ref(&texts)).await {
+        let texts = [index_texts(context, self.previous(context).await?.as_ref())];
+        let dense = match self.embedding.load_full().documents(&texts).await {
             Ok(dense) => dense.into_iter().next(),
             Err(error) => {
                 warn!(error = chain(&error), "Changed without dense vectors; they are added later");
@@ -128,7 +127,7 @@ impl Inner {
                 None
             }
         };
-        Ok(texts.vectors(&Bm25::default(), dense))
+        Ok(with_lexical(&texts, vec![dense]).pop().unwrap_or_default())
     }
 
     /// The context before this one in its session.
