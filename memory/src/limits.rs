@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::Metadata;
+use crate::{
+    Metadata,
+    store::{Condition, Operator, Scalar},
+};
 
 /// The bounds of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +22,12 @@ pub struct Limits {
     pub metadata_bytes: usize,
     /// Deepest nesting of a metadata value.
     pub metadata_depth: usize,
+    /// Most conditions of a filter.
+    pub filter_conditions: usize,
+    /// Most values of all `any` of a filter together.
+    pub filter_values: usize,
+    /// Most bytes of a value of a filter.
+    pub filter_value_bytes: usize,
     /// Most contexts of a batch.
     pub batch: usize,
     /// Most contexts of an answer or a page.
@@ -36,6 +45,9 @@ impl Default for Limits {
             metadata_key_chars: 128,
             metadata_bytes: 16 << 10,
             metadata_depth: 8,
+            filter_conditions: 64,
+            filter_values: 256,
+            filter_value_bytes: 1 << 10,
             batch: 256,
             results: 1_000,
             token_budget: 1_000_000,
@@ -136,6 +148,51 @@ impl Limits {
         Ok(())
     }
 
+    /// Checks the conditions of a filter: the store looks at each value of each of them for every context that comes into question.
+    ///
+    /// # Errors
+    /// When there are too many conditions or values, or a key or a value is too long.
+    pub fn filter(&self, conditions: &[Condition]) -> Result<(), Violation> {
+        if conditions.len() > self.filter_conditions {
+            return refuse(
+                "filter",
+                format!("has {} conditions", conditions.len()),
+                format!("at most {} are accepted", self.filter_conditions),
+            );
+        }
+        let mut values = 0;
+        for Condition { path, operator } in conditions {
+            let key = path.join(".");
+            let field = format!("filter.{}", key.chars().take(64).collect::<String>());
+            let characters = key.chars().count();
+            if characters > self.metadata_key_chars {
+                let remedy = format!("no metadata key has more than {}", self.metadata_key_chars);
+                return refuse(&field, format!("has a key of {characters} characters"), remedy);
+            }
+            let scalars = match operator {
+                Operator::Equals(value) => std::slice::from_ref(value),
+                Operator::AnyOf(several) | Operator::NoneOf(several) => {
+                    values += several.len();
+                    several.as_slice()
+                }
+                Operator::Range { .. } | Operator::Exists | Operator::Absent => &[],
+            };
+            if values > self.filter_values {
+                let remedy = format!("at most {} are accepted in all of a filter", self.filter_values);
+                return refuse(&field, format!("brings the values of any to {values}"), remedy);
+            }
+            for scalar in scalars {
+                if let Scalar::Text(text) = scalar
+                    && text.len() > self.filter_value_bytes
+                {
+                    let remedy = format!("at most {} are accepted", self.filter_value_bytes);
+                    return refuse(&field, format!("has a value of {} bytes", text.len()), remedy);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Checks the number of contexts of a batch.
     ///
     /// # Errors
@@ -189,6 +246,15 @@ mod tests {
         value.as_object().cloned().unwrap_or_default()
     }
 
+    fn equals(key: &str, value: &str) -> Condition {
+        Condition { path: vec![key.to_owned()], operator: Operator::Equals(Scalar::Text(value.to_owned())) }
+    }
+
+    fn conditions(count: usize, values: usize) -> Vec<Condition> {
+        let operator = || Operator::AnyOf((0..values).map(|value| Scalar::Text(value.to_string())).collect());
+        (0..count).map(|key| Condition { path: vec![key.to_string()], operator: operator() }).collect()
+    }
+
     #[test]
     fn each_refusal_names_the_field_and_the_remedy() {
         let limits = Limits::default();
@@ -202,6 +268,20 @@ mod tests {
             (limits.metadata(&metadata(&json!({"a": deep}))), "metadata.a is nested too deeply"),
             (limits.metadata(&metadata(&json!({"": 1}))), "has a key of 0 characters"),
             (limits.metadata(&metadata(&json!({"a": "x".repeat(17_000)}))), "bytes as JSON; at most 16384"),
+            (limits.filter(&conditions(65, 1)), "filter has 65 conditions; at most 64 are accepted"),
+            (
+                limits.filter(&conditions(1, 257)),
+                "filter.0 brings the values of any to 257; at most 256 are accepted in all of a filter",
+            ),
+            (limits.filter(&conditions(3, 100)), "filter.2 brings the values of any to 300"),
+            (
+                limits.filter(&[equals("k", &"x".repeat(1_025))]),
+                "filter.k has a value of 1025 bytes; at most 1024 are accepted",
+            ),
+            (
+                limits.filter(&[equals(&"k".repeat(129), "x")]),
+                "has a key of 129 characters; no metadata key has more than 128",
+            ),
             (limits.batch(0), "contexts has 0 entries; 1 to 256 are accepted"),
             (limits.batch(257), "contexts has 257 entries"),
             (limits.token_budget(-1).map(drop), "token_budget is -1; 1 to 1000000 are accepted"),
@@ -219,5 +299,7 @@ mod tests {
         assert_eq!(limits.text("two\nlines\tand a tab"), Ok(()));
         assert_eq!(limits.metadata(&metadata(&json!({"topic": {"a": [1, true, null]}}))), Ok(()));
         assert_eq!(limits.token_budget(2_000), Ok(2_000));
+        assert_eq!(limits.filter(&conditions(64, 4)), Ok(()));
+        assert_eq!(limits.filter(&[equals(&"é".repeat(128), &"x".repeat(1_024))]), Ok(()));
     }
 }

@@ -208,14 +208,13 @@ impl Clauses {
 
     fn add(&mut self, Condition { path, operator }: &Condition) -> Result<(), UnusableKey> {
         let key = metadata_key(path)?;
-        let any = |values: &[Scalar]| Clause::Any(values.iter().map(|value| equals(&key, value)).collect());
         match operator {
             Operator::Equals(value) => self.must.push(equals(&key, value)),
             // "One of nothing" holds for no context, but an empty disjunction would hold for all.
             Operator::AnyOf(values) if values.is_empty() => self.must.push(Clause::HasId(Vec::new())),
-            Operator::AnyOf(values) => self.must.push(any(values)),
+            Operator::AnyOf(values) => self.must.push(any(&key, values)),
             Operator::NoneOf(values) if values.is_empty() => {}
-            Operator::NoneOf(values) => self.must_not.push(any(values)),
+            Operator::NoneOf(values) => self.must_not.push(any(&key, values)),
             Operator::Range { from, below } => {
                 self.must.push(Clause::Range(key, Bounds { gte: *from, lt: *below, lte: None }));
             }
@@ -224,6 +223,26 @@ impl Clauses {
         }
         Ok(())
     }
+}
+
+/// One of several values. Texts are one clause however many they are, because the engine looks them up in a set.
+fn any(key: &str, values: &[Scalar]) -> Clause {
+    let mut texts = Vec::new();
+    let mut others = Vec::new();
+    for value in values {
+        match value {
+            Scalar::Text(text) => texts.push(text.clone()),
+            Scalar::Flag(_) | Scalar::Number(_) => others.push(equals(key, value)),
+        }
+    }
+    if !texts.is_empty() {
+        let texts = Clause::AnyKeyword(key.to_owned(), texts);
+        if others.is_empty() {
+            return texts;
+        }
+        others.push(texts);
+    }
+    Clause::Any(others)
 }
 
 /// A number is compared by range, because the engine's equality knows whole numbers only.
@@ -269,6 +288,17 @@ const fn millis(at: Timestamp) -> f64 {
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_texts_of_a_list_are_one_clause() {
+        let texts = |count: usize| (0..count).map(|text| text.to_string()).collect::<Vec<_>>();
+        let scalars = || texts(200).into_iter().map(Scalar::Text);
+        let all = Clause::AnyKeyword("k".to_owned(), texts(200));
+        assert_eq!(any("k", &scalars().collect::<Vec<_>>()), all);
+        let number = [Scalar::Number(1.0), Scalar::Flag(true)];
+        let mixed: Vec<Scalar> = number.iter().cloned().chain(scalars()).collect();
+        assert_eq!(any("k", &mixed), Clause::Any(vec![equals("k", &number[0]), equals("k", &number[1]), all]));
+    }
 
     #[test]
     fn metadata_keys_are_quoted_and_unusable_ones_refused() {

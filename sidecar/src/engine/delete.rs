@@ -87,6 +87,7 @@ impl Inner {
     pub(super) async fn remove_matching(&self, reach: &Reach, message: ContextDelete) -> Result<Cleared, Error> {
         let levels = filter::levels(message.levels.clone(), reach)?;
         let wanted = filter::of_deletion(message.clone(), Wanted { levels, ..Wanted::within(reach) }, None)?;
+        self.limits.filter(&wanted.metadata)?;
         if message.dry_run {
             let selection = wanted.selection(wanted.levels.clone(), now());
             let deleted = self.store_health.note(self.store.count(selection).await)?;

@@ -130,7 +130,7 @@ pub(super) fn conditions(filter: Filter) -> Result<Vec<Condition>, Error> {
 }
 
 fn translate(key: String, condition: message::Condition) -> Result<Condition, Error> {
-    let field = format!("filter.{key}");
+    let field = format!("filter.{}", key.chars().take(64).collect::<String>());
     if key.is_empty() || key.contains(['"', '\\']) {
         return Err(Error::field(field, "a filter's key is not empty and has no '\"' and no '\\'"));
     }

@@ -117,6 +117,7 @@ impl Inner {
             return Err(Error::field("min_score", "min_score is not a finite number"));
         }
         let metadata = filter::conditions(filter)?;
+        self.limits.filter(&metadata)?;
         let mut wanted = Vec::with_capacity(reaches.len());
         for reach in reaches {
             wanted.push(Wanted {

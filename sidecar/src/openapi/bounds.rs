@@ -49,7 +49,16 @@ fn of_fields() -> Vec<(&'static str, Value)> {
         "x-max-bytes": limits.metadata_bytes,
         "x-max-depth": limits.metadata_depth,
     });
-    let scalar = json!({"type": ["string", "number", "boolean"]});
+    let scalar = json!({
+        "type": ["string", "number", "boolean"],
+        "maxLength": limits.filter_value_bytes,
+        "x-max-bytes": limits.filter_value_bytes,
+    });
+    let filter = json!({
+        "maxProperties": limits.filter_conditions,
+        "propertyNames": {"minLength": 1, "maxLength": limits.metadata_key_chars, "pattern": r#"^[^"\\]*$"#},
+        "x-max-values": limits.filter_values,
+    });
     let duration = json!({"pattern": DURATION, "examples": ["1h30m"]});
     vec![
         ("/ContextStore/properties/text", text.clone()),
@@ -79,9 +88,12 @@ fn of_fields() -> Vec<(&'static str, Value)> {
         ("/Scope/properties/agent", identifier(AgentId::MAX_CHARS)),
         ("/Scope/properties/space", identifier(SpaceId::MAX_CHARS)),
         ("/Scope/properties/session", line(SessionId::MAX_CHARS)),
-        ("/Filter", json!({"propertyNames": {"minLength": 1, "pattern": r#"^[^"\\]*$"#}})),
+        ("/Filter", filter),
         ("/Condition/oneOf/0/properties/eq", scalar.clone()),
-        ("/Condition/oneOf/1/properties/any", json!({"minItems": 1, "items": scalar})),
+        (
+            "/Condition/oneOf/1/properties/any",
+            json!({"minItems": 1, "maxItems": limits.filter_values, "items": scalar}),
+        ),
         ("/Range", any_of(&["gt", "gte", "lt", "lte"])),
     ]
 }

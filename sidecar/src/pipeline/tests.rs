@@ -39,6 +39,57 @@ const CONTEXTS: &str = "/v1/contexts";
 const SEARCH: &str = "/v1/contexts/search";
 const TEXT: &str = r#"{"text": "the blue door is the exit"}"#;
 
+/// A filter of so many conditions, each a list of so many values.
+fn filter(conditions: usize, values: impl Iterator<Item = serde_json::Value>) -> serde_json::Value {
+    let any = values.collect::<Vec<_>>();
+    (0..conditions).map(|key| (format!("k{key}"), json!({"any": any}))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[tokio::test]
+async fn a_filter_that_is_too_large_is_refused_and_named_wherever_one_is_taken() {
+    let fixture = Fixture::new().await;
+    let numbers = |count: usize| (0..count).map(|number| json!(number));
+    let texts = |count: usize| (0..count).map(|number| json!(format!("t{number}")));
+    let long = json!({"k": {"eq": "x".repeat(1_025)}});
+    let long_key = json!({"k".repeat(200): {"eq": 1}});
+    for (filter, field, detail) in [
+        (filter(1, numbers(200_000)), "filter.k0".to_owned(), "at most 256"),
+        (filter(1, texts(257)), "filter.k0".to_owned(), "at most 256"),
+        (filter(3, numbers(100)), "filter.k2".to_owned(), "at most 256"),
+        (filter(65, numbers(1)), "filter".to_owned(), "at most 64"),
+        (long, "filter.k".to_owned(), "at most 1024"),
+        (long_key, format!("filter.{}", "k".repeat(64)), "128"),
+    ] {
+        for (path, body) in [
+            (SEARCH, json!({"query": "door", "filter": filter})),
+            ("/v1/contexts/delete", json!({"filter": filter})),
+            ("/v1/contexts/delete", json!({"filter": filter, "dry_run": true})),
+        ] {
+            let problem =
+                refused(&fixture, Call::json("POST", path, body.to_string()).sign(), Code::FieldInvalid).await;
+            assert_eq!(problem.field.as_ref(), Some(&field), "{path}: {}", problem.detail);
+            assert!(problem.detail.contains(detail), "{path}: {}", problem.detail);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_largest_filter_finds_and_deletes_what_it_names() {
+    let fixture = Fixture::new().await;
+    for (text, metadata) in [("a blue door", json!({"k0": "t255"})), ("a red door", json!({"k0": "t256"}))] {
+        let body = json!({"text": text, "level": "long_term", "metadata": metadata});
+        fixture.send(Call::json("POST", CONTEXTS, body.to_string()).sign()).await;
+    }
+    let largest = filter(1, (0..256).map(|number| json!(format!("t{number}"))));
+    let search = json!({"query": "door", "filter": largest}).to_string();
+    let found: ContextResponse = fixture.send(Call::json("POST", SEARCH, search).sign()).await.json();
+    let texts: Vec<_> = found.contexts.iter().map(|found| found.context.text.as_str()).collect();
+    assert_eq!(texts, ["a blue door"]);
+    let delete = json!({"filter": largest}).to_string();
+    let deleted: Cleared = fixture.send(Call::json("POST", "/v1/contexts/delete", delete).sign()).await.json();
+    assert_eq!(deleted.deleted, 1);
+}
+
 async fn refused(fixture: &Fixture, request: Request<Body>, code: Code) -> Problem {
     let answer = fixture.send(request).await;
     let problem = answer.problem();
