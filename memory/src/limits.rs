@@ -113,7 +113,8 @@ impl Limits {
     /// Checks metadata.
     ///
     /// # Errors
-    /// When there are too many keys, a key is empty or too long, or the values are too deep or too large.
+    /// When there are too many keys, a key is empty or too long, or the values are too deep or too large. Whole numbers have 64 bits with
+    /// a sign: a larger one would come back from a Qdrant server as another number.
     pub fn metadata(&self, metadata: &Metadata) -> Result<(), Violation> {
         if metadata.len() > self.metadata_keys {
             return refuse(
@@ -136,6 +137,10 @@ impl Limits {
                     format!("at most {} levels are accepted", self.metadata_depth),
                 );
             }
+        }
+        if let Some((key, number)) = metadata.iter().find_map(|(key, value)| Some((key, unsigned(value)?))) {
+            let remedy = format!("at most {} is accepted; send a larger one as a string", i64::MAX);
+            return refuse(&format!("metadata.{key}"), format!("has the whole number {number}"), remedy);
         }
         let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
         if bytes > self.metadata_bytes {
@@ -236,6 +241,16 @@ fn depth(value: &Value) -> usize {
     }
 }
 
+/// A whole number that has no place in 64 bits with a sign.
+fn unsigned(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => number.as_u64().filter(|_| !number.is_i64()),
+        Value::Array(values) => values.iter().find_map(unsigned),
+        Value::Object(values) => values.values().find_map(unsigned),
+        Value::Null | Value::Bool(_) | Value::String(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -268,6 +283,10 @@ mod tests {
             (limits.metadata(&metadata(&json!({"a": deep}))), "metadata.a is nested too deeply"),
             (limits.metadata(&metadata(&json!({"": 1}))), "has a key of 0 characters"),
             (limits.metadata(&metadata(&json!({"a": "x".repeat(17_000)}))), "bytes as JSON; at most 16384"),
+            (
+                limits.metadata(&metadata(&json!({"a": [{"b": 9_223_372_036_854_775_808_u64}]}))),
+                "metadata.a has the whole number 9223372036854775808; at most 9223372036854775807 is accepted",
+            ),
             (limits.filter(&conditions(65, 1)), "filter has 65 conditions; at most 64 are accepted"),
             (
                 limits.filter(&conditions(1, 257)),
@@ -298,6 +317,7 @@ mod tests {
         let limits = Limits::default();
         assert_eq!(limits.text("two\nlines\tand a tab"), Ok(()));
         assert_eq!(limits.metadata(&metadata(&json!({"topic": {"a": [1, true, null]}}))), Ok(()));
+        assert_eq!(limits.metadata(&metadata(&json!({"a": [i64::MIN, i64::MAX, 1.0, 1e300, -0.0]}))), Ok(()));
         assert_eq!(limits.token_budget(2_000), Ok(2_000));
         assert_eq!(limits.filter(&conditions(64, 4)), Ok(()));
         assert_eq!(limits.filter(&[equals(&"é".repeat(128), &"x".repeat(1_024))]), Ok(()));

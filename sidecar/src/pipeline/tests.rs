@@ -39,6 +39,51 @@ const CONTEXTS: &str = "/v1/contexts";
 const SEARCH: &str = "/v1/contexts/search";
 const TEXT: &str = r#"{"text": "the blue door is the exit"}"#;
 
+#[tokio::test]
+async fn a_whole_number_that_a_store_could_change_is_refused_and_others_come_back_as_they_are() {
+    let fixture = Fixture::new().await;
+    let kept =
+        r#"{"deep":{"list":[1.0,1,-0.0]},"float":1.0,"largest":9223372036854775807,"smallest":-9223372036854775808}"#;
+    let body = format!(r#"{{"text": "a", "metadata": {kept}}}"#);
+    let stored: Acknowledgment = fixture.send(Call::json("POST", CONTEXTS, body).sign()).await.json();
+    let one = format!("{CONTEXTS}/{}", stored.id);
+    let context: Context = fixture.send(Call::new("GET", &one).sign()).await.json();
+    let expected: serde_json::Value = serde_json::from_str(kept).expect("JSON");
+    let values = expected.as_object().expect("an object").iter();
+    assert_eq!(context.metadata.len(), values.len());
+    for (key, value) in values {
+        assert_eq!(context.metadata[key].to_string(), value.to_string(), "{key}");
+    }
+
+    for value in ["18446744073709551615", "9223372036854775808", r#"{"a": [[9223372036854775808]]}"#] {
+        let metadata = format!(r#"{{"n": 1, "h": {value}}}"#);
+        for call in [
+            Call::json("POST", CONTEXTS, format!(r#"{{"text": "a", "metadata": {metadata}}}"#)),
+            Call::json(
+                "POST",
+                "/v1/contexts/batch",
+                format!(r#"{{"contexts": [{{"text": "a", "metadata": {metadata}}}]}}"#),
+            ),
+            Call::json("PATCH", &one, format!(r#"{{"metadata": {metadata}}}"#)),
+        ] {
+            let problem = refused(&fixture, call.sign(), Code::FieldInvalid).await;
+            assert!(problem.field.as_deref().is_some_and(|field| field.ends_with("metadata.h")), "{problem:?}");
+            assert!(problem.detail.contains("9223372036854775807"), "{}", problem.detail);
+        }
+        let line = format!(
+            r#"{{"id": "{}", "text": "a", "level": "long_term", "version": 1, "created_at": 1, "updated_at": 1, "metadata": {metadata}}}"#,
+            Uuid::now_v7(),
+        );
+        let import = Call { body: line.into_bytes(), ..Call::new("POST", "/v1/contexts/import") };
+        let answer = fixture.send(import.header("content-type", "application/jsonl").sign()).await;
+        let imported: serde_json::Value = answer.json();
+        let detail = imported["refused"][0]["detail"].as_str().expect("a reason");
+        assert!(detail.starts_with("metadata.h has the whole number"), "{imported}");
+    }
+    let beyond = Call::json("POST", CONTEXTS, r#"{"text": "a", "metadata": {"h": 1e400}}"#);
+    refused(&fixture, beyond.sign(), Code::BodyMalformed).await;
+}
+
 /// A filter of so many conditions, each a list of so many values.
 fn filter(conditions: usize, values: impl Iterator<Item = serde_json::Value>) -> serde_json::Value {
     let any = values.collect::<Vec<_>>();

@@ -21,6 +21,7 @@ use super::fixture::{DIMENSIONS, Kind, LATER, MODEL, NOW, Place, agent, id, in_s
 
 on_both! {
     a_context_comes_back_as_it_was_stored,
+    numbers_in_metadata_come_back_as_they_were_written,
     storing_it_again_replaces_all_of_it,
     what_is_stored_is_there_after_closing_and_opening,
     what_was_made_for_another_model_is_refused_and_stays,
@@ -62,6 +63,34 @@ async fn a_context_comes_back_as_it_was_stored(place: Place) {
     for (found, expected) in dense.iter().zip([1.0, 3.0, 0.0, 0.0]) {
         assert!((found - expected / 10.0_f32.sqrt()).abs() < 1e-6, "scaled to unit length: {dense:?}");
     }
+}
+
+async fn numbers_in_metadata_come_back_as_they_were_written(place: Place) {
+    let store = place.open().await;
+    let mut first = point("t", 1, "tea");
+    first.context.metadata = serde_json::from_str(
+        r#"{
+            "whole": 1, "float": 1.0, "zero": 0, "negative_zero": -0.0, "largest": 9223372036854775807,
+            "smallest": -9223372036854775808, "tenth": 0.1, "huge": 1.7976931348623157e308, "tiny": 5e-324,
+            "beyond": 1e19, "deep": {"list": [1.0, 1, -0.0, 9007199254740993, {"inner": 2.0}, [3.0, 3]]}
+        }"#,
+    )
+    .expect("JSON");
+    let mut second = first.clone();
+    second.context.version = 2;
+    // As text, because 0.0 and -0.0 are equal.
+    let written = |point: &Point| {
+        let metadata = point.context.metadata.iter();
+        metadata.map(|(key, value)| (key.clone(), value.to_string())).collect::<BTreeMap<_, _>>()
+    };
+    store.upsert(vec![first.clone()]).await.expect("stored");
+    let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there");
+    assert_eq!(written(&read), written(&first));
+    assert_eq!(store.update(second.context.clone(), None, 1).await.expect("answered"), Updated::Applied);
+    store.close().await.expect("closed");
+    let store = place.open().await;
+    let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there");
+    assert_eq!(written(&read), written(&second));
 }
 
 async fn storing_it_again_replaces_all_of_it(place: Place) {
