@@ -104,8 +104,8 @@ struct Served {
 
 /// The peer id of a node.
 #[must_use]
-pub const fn peer(ordinal: u8) -> u64 {
-    FIRST_PEER + ordinal as u64
+pub fn peer(ordinal: u8) -> u64 {
+    FIRST_PEER + u64::from(ordinal)
 }
 
 impl Nodes {

@@ -1,5 +1,5 @@
-//! Nodes of a managed Qdrant are restarted one at a time, and only while every replica is whole; they come and go with their replicas. API server, StatefulSet controller and
-//! disruption budget are real; the nodes' REST interface is scripted ([`context_manager_tests::nodes`]).
+//! Nodes of a managed Qdrant are restarted one at a time, and only while every replica is whole; they come and go with their
+//! replicas. API server, evictions, disruption budget and the controller of `StatefulSet`s are real; the nodes' REST interface is scripted ([`context_manager_tests::nodes`]).
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! The controller as a program that is killed after each restart of a node: the next one goes on where it stopped. API server,
-//! StatefulSet controller and evictions are real; the nodes' REST interface is scripted ([`context_manager_tests::nodes`]).
+//! evictions and the controller of `StatefulSet`s are real; the nodes' REST interface is scripted ([`context_manager_tests::nodes`]).
 
 use std::{path::Path, time::Duration};
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::oci::Image;
+use super::{CERTIFICATES, oci::Image};
 use crate::cluster::ClusterArgs;
 use crate::command;
 use crate::paths::Home;
@@ -28,6 +28,10 @@ pub fn build(args: &ClusterArgs, architecture: &'static str) -> Result<Option<Pa
         .entrypoint("/qdrant/qdrant");
     for library in libraries(&program)?.into_iter().chain(libraries(Path::new(SHELL))?).collect::<BTreeSet<_>>() {
         image = image.file(&library, Path::new(&library))?;
+    }
+    // It does not start without authorities to trust, though it calls nobody.
+    if Path::new(CERTIFICATES).is_file() {
+        image = image.data(CERTIFICATES, Path::new(CERTIFICATES))?;
     }
     let archive = Home::find()?.images().join(format!("{NAME}.tar"));
     let identity = image.write(&archive)?;

@@ -17,7 +17,7 @@ use crate::controller::{
     reconcile::Context,
 };
 
-/// Label by which a StatefulSet's controller says from which template it made a pod.
+/// Label by which the controller of a `StatefulSet` says from which template it made a pod.
 const REVISION: &str = "controller-revision-hash";
 /// How long a node may be on its way without being taken for broken.
 const STARTING: Duration = Duration::from_mins(1);

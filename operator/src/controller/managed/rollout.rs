@@ -1,4 +1,4 @@
-//! Nodes get another template one at a time. The StatefulSet leaves its pods alone (`OnDelete`); here the next one is evicted when all
+//! Nodes get another template one at a time. The `StatefulSet` leaves its pods alone (`OnDelete`); here the next one is evicted when all
 //! nodes are ready and each of them says that every replica of every shard is whole. Nothing is remembered: which nodes have the newest
 //! template is in the labels of their pods, so a controller that takes over goes on.
 
