@@ -8,11 +8,19 @@ use anyhow::{Context as _, Result};
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
 use crate::paths::Home;
-use crate::{demo, images, tool};
+use crate::tool::{self, Module};
+use crate::{demo, images};
 
 /// Gives the cluster nodes that are not there; pinned, because its configuration is ours.
 const KWOK: &str = "sigs.k8s.io/kwok/cmd/kwok";
 const KWOK_VERSION: &str = "v0.8.0";
+/// What our webhook is compared with; pinned, because what they are asked and how they are started is ours.
+const VAULT: Module = Module { path: "github.com/hashicorp/vault-k8s", version: "v1.6.2", folder: None };
+const COLLECTOR: Module = Module {
+    path: "github.com/open-telemetry/opentelemetry-operator",
+    version: "v0.136.0",
+    folder: Some("config/crd/bases"),
+};
 
 /// The command line of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -23,7 +31,7 @@ pub struct Args {
     /// Fewer calls, and not the largest memory
     #[arg(long)]
     quick: bool,
-    /// Measure only this: programs, images, codec, memory, start, immediate, retrieve, store, admission or scale; may be given several times
+    /// Measure only this: programs, images, codec, memory, start, immediate, retrieve, store, admission, injectors or scale; may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 }
@@ -44,7 +52,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.wants("scale") {
         bench.env("CONTEXT_MANAGER_BENCH_KWOK", tool::built_by_go(KWOK, KWOK_VERSION)?);
     }
-    if args.wants("admission") || args.wants("scale") {
+    if args.wants("injectors") {
+        let (vault, collector) = (tool::built_from_module(&VAULT)?, tool::built_from_module(&COLLECTOR)?);
+        bench
+            .env("CONTEXT_MANAGER_BENCH_VAULT_K8S", vault.join("vault-k8s"))
+            .env("CONTEXT_MANAGER_BENCH_OPENTELEMETRY_OPERATOR", collector.join("opentelemetry-operator"))
+            .env("CONTEXT_MANAGER_BENCH_OPENTELEMETRY_DEFINITIONS", collector.join("bases"));
+    }
+    if ["admission", "injectors", "scale"].iter().any(|section| args.wants(section)) {
         let cluster = cluster::ensure(&target)?;
         // Its webhook and controller would have their part in what is measured.
         demo::check_absent(&cluster)?;

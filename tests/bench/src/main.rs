@@ -10,6 +10,9 @@ mod corpus;
 mod engine;
 mod figure;
 mod immediate;
+mod injectors;
+mod part;
+mod process;
 mod query;
 mod retrieval;
 mod scale;
@@ -19,7 +22,7 @@ mod stage;
 mod start;
 mod turns;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
@@ -36,6 +39,9 @@ const CLIENTS: usize = 16;
 const QUICK: usize = 4;
 /// How much smaller the cluster of a quick run is.
 const SMALL: usize = 10;
+/// How long the injectors are asked.
+const LONG: injectors::Extent = injectors::Extent { rounds: 7, turn: Duration::from_secs(3) };
+const BRIEF: injectors::Extent = injectors::Extent { rounds: 2, turn: Duration::from_secs(1) };
 const RESOURCES: usize = 1_000;
 const PODS: usize = 10_000;
 
@@ -74,6 +80,8 @@ enum Section {
     Store,
     /// Creation of pods
     Admission,
+    /// The webhook beside two other projects' injectors
+    Injectors,
     /// Many resources and pods
     Scale,
 }
@@ -129,6 +137,9 @@ async fn measure(args: &Args, figures: &mut Figures) -> Result<()> {
     if args.wants(Section::Admission) {
         eprintln!("admissions");
         admission::measure(figures).await?;
+    }
+    if args.wants(Section::Injectors) {
+        injectors::measure(figures, if args.quick { BRIEF } else { LONG }).await?;
     }
     if args.wants(Section::Scale) {
         let share = if args.quick { SMALL } else { 1 };

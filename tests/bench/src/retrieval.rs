@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use context_manager_tests::{client::Client, sidecar::Sidecar};
+use context_manager_tests::client::Client;
 use futures::FutureExt as _;
 use qdrant_edge::Record;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     corpus::Corpus,
     figure::Figures,
+    process::cpu_time,
     query::Query,
     stage::Subjects,
     turns::{self, Call},
@@ -78,9 +79,9 @@ pub async fn retrieve(
         post(subjects.beside.client()?, "/v1/contexts/search", 200, messages),
         bare_server,
     ];
-    let before = cpu_time(&subjects.embedded)?;
+    let before = cpu_time(subjects.embedded.id())?;
     let measured = turns::measure(&calls, extent.clients, extent.rounds).await?;
-    let used = cpu_time(&subjects.embedded)?.saturating_sub(before);
+    let used = cpu_time(subjects.embedded.id())?.saturating_sub(before);
     let [embedded, engine, beside, server] = <[_; 4]>::try_from(measured).ok().context("four subjects")?;
     figures.percentiles(&extent.name("retrieve, embedded"), &embedded, extent.most());
     figures.percentiles(&extent.name("retrieve, bare engine"), &engine, None);
@@ -116,9 +117,9 @@ pub async fn store(figures: &mut Figures, subjects: &Subjects<'_>, corpus: &mut 
         post(subjects.beside.client()?, "/v1/contexts", 201, messages),
         bare_server,
     ];
-    let before = cpu_time(&subjects.embedded)?;
+    let before = cpu_time(subjects.embedded.id())?;
     let measured = turns::measure(&calls, extent.clients, extent.rounds).await?;
-    let used = cpu_time(&subjects.embedded)?.saturating_sub(before);
+    let used = cpu_time(subjects.embedded.id())?.saturating_sub(before);
     let [embedded, engine, beside, server] = <[_; 4]>::try_from(measured).ok().context("four subjects")?;
     figures.percentiles(&extent.name("store, embedded"), &embedded, None);
     figures.percentiles(&extent.name("store, bare engine"), &engine, None);
@@ -151,19 +152,6 @@ pub fn post(client: Client, path: &'static str, expected: u16, messages: Arc<Vec
 fn some(found: usize) -> Result<()> {
     ensure!(found > 0, "nothing was found");
     Ok(())
-}
-
-/// What all processors together have spent on a process.
-fn cpu_time(sidecar: &Sidecar) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidecar.id()))?;
-    // The fields after the program's name, which may have blanks in it: the 12th and 13th are user and system time.
-    let fields = stat.rsplit_once(')').context("the kernel's words have a name in them")?.1;
-    let ticks: Vec<u64> =
-        fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>().context("ticks")?;
-    let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("ticks a second")?;
-    #[expect(clippy::cast_precision_loss, reason = "ticks of a short run")]
-    let seconds = ticks.iter().sum::<u64>() as f64 / a_second as f64;
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 fn per_core(figures: &mut Figures, name: &str, calls: usize, used: Duration) {

@@ -2,7 +2,6 @@
 //! take meanwhile. The pods are kwok's, the API server, the controller and the webhook are the real ones.
 
 mod kwok;
-mod part;
 mod requests;
 
 use std::{
@@ -30,7 +29,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{figure::Figures, sizes::Memory};
+use crate::{figure::Figures, part, process::Memory};
 use kwok::Nodes;
 use requests::Requests;
 
@@ -66,7 +65,7 @@ pub async fn measure(figures: &mut Figures, extent: Extent) -> Result<()> {
     let webhook_home = Namespace::create(&client, "scale-webhook", &[]).await?;
     let registration = Registration::create(&client, &[&webhook_home.name], address).await?;
     let folder = tempfile::tempdir()?;
-    let webhook = webhook(folder.path(), &webhook_home.name, &address.to_string()).await?;
+    let webhook = part::webhook(folder.path(), &webhook_home.name, &address.to_string()).await?;
     let user = User::create(&client, HOME, &Rules::of("controller", &webhook_home.name)?).await?;
     let requests = Requests::of(&client, user.name()).await?;
     let kubeconfig = folder.path().join("kubeconfig");
@@ -144,17 +143,6 @@ pub async fn measure(figures: &mut Figures, extent: Extent) -> Result<()> {
     memory(figures, &format!("controller, restarted, {pods} pods"), &controller, CONTROLLER)?;
     drop((controller, webhook));
     site.remove_pods().await
-}
-
-async fn webhook(folder: &Path, home: &str, address: &str) -> Result<Operator> {
-    let flags = [
-        ["--address", address],
-        ["--namespace", home],
-        ["--webhook-configuration", home],
-        ["--server-name", "127.0.0.1"],
-        ["--sidecar-image", &sidecar_image()],
-    ];
-    part::start(&[&["webhook"], flags.as_flattened()].concat(), folder, &cluster::kubeconfig()?).await
 }
 
 async fn controller(folder: &Path, kubeconfig: &Path, configuration: &str) -> Result<Operator> {

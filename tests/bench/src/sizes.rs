@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context as _, Result};
 use context_manager_tests::sidecar::{Sidecar, program};
 
-use crate::figure::Figures;
+use crate::{figure::Figures, process::Memory};
 
 /// What an idle sidecar may take.
 const IDLE_MEBIBYTES: f64 = 20.0;
@@ -62,25 +62,4 @@ pub fn with_contexts(figures: &mut Figures, sidecar: &Sidecar, contexts: usize) 
 fn of_the_idle_one(figures: &Figures) -> Memory {
     let value = |what: &str| figures.value(&format!("sidecar, idle, {what} memory")).unwrap_or_default();
     Memory { resident: value("resident"), anonymous: value("anonymous") }
-}
-
-/// In mebibytes: all that is resident, and what of it is not mapped from a file and so cannot be dropped by the kernel.
-pub struct Memory {
-    /// All that is resident.
-    pub resident: f64,
-    /// What of it is not mapped from a file.
-    pub anonymous: f64,
-}
-
-impl Memory {
-    /// What a process takes now.
-    pub fn of(process: u32) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-        let field = |name: &str| -> Result<f64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the kernel tells memory")?;
-            let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
-            Ok(kibibytes / 1_024.0)
-        };
-        Ok(Self { resident: field("VmRSS:")?, anonymous: field("RssAnon:")? })
-    }
 }

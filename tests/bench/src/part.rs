@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use context_manager_tests::{cluster, program::Operator};
+use context_manager_tests::{cluster, program::Operator, webhook::sidecar_image};
 use kube::config::Kubeconfig;
 
 /// Starts it with the subcommand and flags of `arguments`, and waits until it is ready.
@@ -12,6 +12,18 @@ pub async fn start(arguments: &[&str], folder: &Path, kubeconfig: &Path) -> Resu
     let part = Operator::start_with(&[arguments, &["--log-level", "warn"]].concat(), &log, kubeconfig)?;
     part.ready().await?;
     Ok(part)
+}
+
+/// Starts the webhook. `home` is its namespace, and the name of its configuration.
+pub async fn webhook(folder: &Path, home: &str, address: &str) -> Result<Operator> {
+    let flags = [
+        ["--address", address],
+        ["--namespace", home],
+        ["--webhook-configuration", home],
+        ["--server-name", "127.0.0.1"],
+        ["--sidecar-image", &sidecar_image()],
+    ];
+    start(&[&["webhook"], flags.as_flattened()].concat(), folder, &cluster::kubeconfig()?).await
 }
 
 /// The sum of a metric's series.
