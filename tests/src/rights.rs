@@ -94,6 +94,36 @@ impl Rules {
         }
         rights
     }
+
+    /// The same without one rule.
+    #[must_use]
+    pub fn without(&self, rule: &PolicyRule) -> Self {
+        let mut less = self.clone();
+        less.cluster.retain(|other| other != rule);
+        less.home.retain(|other| other != rule);
+        less
+    }
+
+    /// The same without one right.
+    #[must_use]
+    pub fn without_right(&self, right: &Right) -> Self {
+        let less = |rules: &[PolicyRule]| rules.iter().flat_map(|rule| rule_without(rule, right)).collect();
+        Self { cluster: less(&self.cluster), home: less(&self.home), ..self.clone() }
+    }
+}
+
+/// A rule for each of its resources, without one right.
+fn rule_without(rule: &PolicyRule, (group, resource, verb): &Right) -> Vec<PolicyRule> {
+    let concerned = rule.api_groups.iter().flatten().any(|other| other == group);
+    let each = rule.resources.iter().flatten().map(|name| {
+        let mut rule = PolicyRule { resources: Some(vec![name.clone()]), ..rule.clone() };
+        if concerned && name == resource {
+            rule.verbs.retain(|other| other != verb);
+        }
+        rule
+    });
+    // A rule without verbs is refused.
+    each.filter(|rule| !rule.verbs.is_empty()).collect()
 }
 
 /// A user with these rights; they end when it is dropped.

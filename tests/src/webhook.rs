@@ -40,7 +40,7 @@ const SCOPE: &str = "suite/webhook";
 /// The name by which the API server reaches this machine.
 const HOST: &str = "127.0.0.1";
 /// Name of the Secret with its CA.
-const CA: &str = "webhook-ca";
+pub const CA: &str = "webhook-ca";
 const START: Duration = Duration::from_secs(20);
 
 /// The image of the sidecar, unless the suite is told another one.
@@ -83,6 +83,10 @@ pub struct Options {
     pub class: String,
     /// The configuration of another webhook whose namespaces this one looks at as well.
     pub beside: Option<String>,
+    /// Where it looks.
+    pub scope: Scope,
+    /// Time between two looks at the clock and what it cannot watch.
+    pub poll: Duration,
 }
 
 impl Default for Options {
@@ -92,6 +96,8 @@ impl Default for Options {
             on_missing: OnMissing::Skip,
             class: names::DEFAULT_CLASS.to_owned(),
             beside: None,
+            scope: Scope::Cluster,
+            poll: Duration::from_millis(200),
         }
     }
 }
@@ -170,11 +176,17 @@ impl Webhook {
         let client = cluster::client().await?;
         cluster::install_definition(&client).await?;
         let home = Namespace::create(&client, "webhook", &[]).await?;
-        let free: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let (process, address, admin) = start_process(settings(&home.name, free, &options), None).await?;
-        let scopes: Vec<&str> = [home.name.as_str()].into_iter().chain(options.beside.as_deref()).collect();
-        let registration = Registration::create(&client, &scopes, address).await?;
-        let webhook = Self { registration: Some(registration), process: Some(process), options, home, address, admin };
+        let webhook = Self::start_in(home, options, None).await?;
+        webhook.wait_until_ready().await?;
+        Ok(webhook)
+    }
+
+    /// The same by the rights of a user, with the CA in `home`, whose name is that of the configuration too.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start_as(user: &User, home: Namespace, options: Options) -> Result<Self> {
+        let webhook = Self::start_in(home, options, Some(user.client().await?)).await?;
         webhook.wait_until_ready().await?;
         Ok(webhook)
     }
@@ -191,15 +203,21 @@ impl Webhook {
         let team = Namespace::create(&client, "team", &[(SCOPE, &home.name)]).await?;
         let rules = Rules::namespaced("webhook", &home.name, CA, &[&team.name])?;
         let user = User::create(&client, &home.name, &rules).await?;
-        let options = Options::default();
-        let free: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let settings = Settings { scope: Scope::of(vec![team.name.clone()]), ..settings(&home.name, free, &options) };
-        let (process, address, admin) = start_process(settings, Some(user.client().await?)).await?;
-        let registration = Registration::create(&client, &[&home.name], address).await?;
-        let webhook = Self { registration: Some(registration), process: Some(process), options, home, address, admin };
+        let options = Options { scope: Scope::of(vec![team.name.clone()]), ..Options::default() };
+        let webhook = Self::start_in(home, options, Some(user.client().await?)).await?;
         eventually("the webhook's readiness", START, || webhook.admin_page("/readyz")).await?;
         webhook.injects_in(&team).await?;
         Ok((webhook, team, rules, user))
+    }
+
+    /// Starts the process and tells the API server of it.
+    async fn start_in(home: Namespace, options: Options, limited: Option<Client>) -> Result<Self> {
+        let client = cluster::client().await?;
+        let free: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let (process, address, admin) = start_process(settings(&home.name, free, &options), limited).await?;
+        let scopes: Vec<&str> = [home.name.as_str()].into_iter().chain(options.beside.as_deref()).collect();
+        let registration = Registration::create(&client, &scopes, address).await?;
+        Ok(Self { registration: Some(registration), process: Some(process), options, home, address, admin })
     }
 
     /// Ends the process; the API server goes on calling it.
@@ -217,6 +235,12 @@ impl Webhook {
         self.process = Some(process);
         self.admin = admin;
         self.wait_until_ready().await
+    }
+
+    /// The namespace of its CA.
+    #[must_use]
+    pub fn home(&self) -> &Namespace {
+        &self.home
     }
 
     /// Name of its `MutatingWebhookConfiguration`.
@@ -274,7 +298,7 @@ impl Webhook {
 fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
     Settings {
         address,
-        scope: Scope::Cluster,
+        scope: options.scope.clone(),
         admin_address: ([127, 0, 0, 1], 0).into(),
         injection: inject::Settings {
             sidecar_image: sidecar_image(),
@@ -288,7 +312,7 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
             configuration: home.to_owned(),
             server_names: vec![HOST.to_owned()],
             lifetimes: options.lifetimes.clone(),
-            poll: Duration::from_millis(200),
+            poll: options.poll,
         },
         instance: home.to_owned(),
         times: Times { connection_age: Duration::from_mins(5), drain: Duration::from_secs(2) },

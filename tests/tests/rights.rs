@@ -25,7 +25,6 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
         events::v1::Event,
-        rbac::v1::PolicyRule,
     },
     apimachinery::pkg::apis::meta::v1::Condition,
 };
@@ -218,33 +217,6 @@ async fn under(user: &User, settings: Settings, meanwhile: impl AsyncFnOnce() ->
     Ok(())
 }
 
-/// The same without one rule.
-fn without(rules: &Rules, rule: &PolicyRule) -> Rules {
-    let mut less = rules.clone();
-    less.cluster.retain(|other| other != rule);
-    less.home.retain(|other| other != rule);
-    less
-}
-
-/// The same without one right.
-fn without_right(rules: &Rules, (group, resource, verb): &Right) -> Rules {
-    let mut less = rules.clone();
-    less.cluster = less
-        .cluster
-        .iter()
-        .flat_map(|rule| {
-            rule.resources.iter().flatten().map(|name| {
-                let mut rule = PolicyRule { resources: Some(vec![name.clone()]), ..rule.clone() };
-                if name == resource && rule.api_groups.iter().flatten().any(|other| other == group) {
-                    rule.verbs.retain(|other| other != verb);
-                }
-                rule
-            })
-        })
-        .collect();
-    less
-}
-
 /// Fails unless a life fails with these rules, and says why it did.
 async fn fails(webhook: &Webhook, server: &Qdrant, rules: &Rules, what: &str) -> Result<()> {
     match trial(webhook, server, rules).await {
@@ -271,14 +243,14 @@ async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<(
     ensure!(given.contains(&elsewhere), "the chart no longer gives {elsewhere:?}");
     // No request names these, such as the right to create what server-side apply finds missing.
     for right in given.difference(&used).filter(|right| **right != elsewhere) {
-        fails(&webhook, &server, &without_right(&rules, right), &format!("{right:?}")).await?;
+        fails(&webhook, &server, &rules.without_right(right), &format!("{right:?}")).await?;
     }
     for rule in rules.cluster.iter().chain(&rules.home) {
         if rule.resources.iter().flatten().all(|name| name == resource) {
             continue;
         }
         let what = format!("{:?} {:?}", rule.verbs, rule.resources.clone().unwrap_or_default());
-        fails(&webhook, &server, &without(&rules, rule), &what).await?;
+        fails(&webhook, &server, &rules.without(rule), &what).await?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::{
@@ -44,13 +44,24 @@ pub async fn maintain(client: Client, settings: Settings, certificates: Certific
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = &mut next_poll => {}
-            change = changes.try_next() => if let Err(error) = change {
-                // The watch only makes repairs quicker; the poll makes them sure.
-                tracing::debug!(error = %error, "The watch of the MutatingWebhookConfiguration was interrupted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            },
+            () = changed(&mut changes) => {}
         }
     }
+}
+
+/// Waits until the configuration changes, or is seen again after its watch was interrupted. The watch only makes repairs quicker; the poll
+/// makes them sure.
+async fn changed(changes: &mut (impl Stream<Item = watcher::Result<MutatingWebhookConfiguration>> + Unpin)) {
+    while let Some(change) = changes.next().await {
+        match change {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::debug!(error = %error, "The watch of the MutatingWebhookConfiguration was interrupted");
+            }
+        }
+    }
+    // A watch has no end.
+    std::future::pending().await
 }
 
 struct Keeper {
