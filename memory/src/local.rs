@@ -1,6 +1,6 @@
 //! Scoring of contexts that are held in memory, as a store would score them: for L1, and for what no store has yet.
 
-use std::sync::Arc;
+use std::{borrow::Borrow, sync::Arc};
 
 use crate::{
     Context, LegScores, QueryVectors, SparseVector, Vectors,
@@ -25,18 +25,22 @@ use crate::{
 /// assert_eq!(scored[0].scores.dense_self, None);
 /// ```
 #[must_use]
-pub fn score(query: &QueryVectors, contexts: &[(Context, Vectors)]) -> Vec<Candidate> {
+pub fn score<C, V>(query: &QueryVectors, contexts: &[(C, V)]) -> Vec<Candidate>
+where
+    C: Clone + Into<Arc<Context>>,
+    V: Borrow<Vectors>,
+{
     let terms = query.sparse.clone().unwrap_or_default();
-    score_by(query, contexts, &DocumentFrequencies::of(&terms, contexts.iter().map(|(_, vectors)| vectors)))
+    score_by(query, contexts, &DocumentFrequencies::of(&terms, contexts.iter().map(|(_, vectors)| vectors.borrow())))
 }
 
 /// Scores each context on each leg by the document frequencies of a corpus that is known.
 #[must_use]
-pub fn score_by(
-    query: &QueryVectors,
-    contexts: &[(Context, Vectors)],
-    frequencies: &DocumentFrequencies,
-) -> Vec<Candidate> {
+pub fn score_by<C, V>(query: &QueryVectors, contexts: &[(C, V)], frequencies: &DocumentFrequencies) -> Vec<Candidate>
+where
+    C: Clone + Into<Arc<Context>>,
+    V: Borrow<Vectors>,
+{
     let dense = |vector: &Option<Vec<f32>>| {
         query.dense.as_ref().zip(vector.as_ref()).map(|(query, vector)| cosine(query, vector))
     };
@@ -45,8 +49,9 @@ pub fn score_by(
     };
     contexts
         .iter()
+        .map(|(context, vectors)| (context, vectors.borrow()))
         .map(|(context, vectors)| Candidate {
-            context: Arc::new(context.clone()),
+            context: context.clone().into(),
             scores: LegScores {
                 dense_self: dense(&vectors.dense_self),
                 dense_ctx: dense(&vectors.dense_ctx),
@@ -55,6 +60,29 @@ pub fn score_by(
             },
         })
         .collect()
+}
+
+/// The `most` best candidates of each leg, as a store would give them; all of them if there are no more than that.
+#[must_use]
+pub fn best(candidates: Vec<Candidate>, most: usize) -> Vec<Candidate> {
+    if candidates.len() <= most {
+        return candidates;
+    }
+    let legs: [fn(&LegScores) -> Option<f32>; 4] =
+        [|of| of.dense_self, |of| of.dense_ctx, |of| of.sparse_self, |of| of.sparse_ctx];
+    let mut is_best = vec![false; candidates.len()];
+    for leg in legs {
+        let scored = candidates.iter().enumerate();
+        let mut scored: Vec<(usize, f32)> =
+            scored.filter_map(|(place, candidate)| leg(&candidate.scores).map(|score| (place, score))).collect();
+        if scored.len() > most {
+            scored.select_nth_unstable_by(most, |(_, one), (_, other)| other.total_cmp(one));
+        }
+        for (place, _) in scored.into_iter().take(most) {
+            is_best[place] = true;
+        }
+    }
+    candidates.into_iter().zip(is_best).filter_map(|(candidate, is_best)| is_best.then_some(candidate)).collect()
 }
 
 #[cfg(test)]
@@ -90,6 +118,21 @@ mod tests {
 
     #[test]
     fn no_context_gives_no_candidate() {
-        assert!(score(&QueryVectors { dense: None, sparse: Some(lexical::query("tea")) }, &[]).is_empty());
+        let none: [(Context, Vectors); 0] = [];
+        assert!(score(&QueryVectors { dense: None, sparse: Some(lexical::query("tea")) }, &none).is_empty());
+    }
+
+    #[test]
+    fn the_best_of_each_leg_are_kept() {
+        let of = |number: u8, dense: f32, sparse: f32| Candidate {
+            context: Arc::new(sample(u128::from(number), Level::Immediate, "tea")),
+            scores: LegScores { dense_self: Some(dense), dense_ctx: None, sparse_self: Some(sparse), sparse_ctx: None },
+        };
+        let candidates: Vec<Candidate> =
+            (0..10).map(|number| of(number, f32::from(number), -f32::from(number))).collect();
+        let kept = best(candidates.clone(), 2);
+        let scores: Vec<_> = kept.iter().map(|candidate| candidate.scores.dense_self).collect();
+        assert_eq!(scores, [0.0, 1.0, 8.0, 9.0].map(Some));
+        assert_eq!(best(candidates.clone(), 10).len(), 10);
     }
 }

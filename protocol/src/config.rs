@@ -240,6 +240,17 @@ pub struct Journal {
     pub path: Option<PathBuf>,
     /// Most bytes on the disk; further writes are refused.
     pub max_size: ByteSize,
+    /// Most bytes that waiting writes take in memory, estimated; further writes are refused. Left out unless chosen, because sidecars before
+    /// it refuse fields that they do not know.
+    #[serde(skip_serializing_if = "is_default_memory")]
+    pub max_memory: ByteSize,
+}
+
+const JOURNAL_MEMORY: ByteSize = ByteSize::new(96 << 20);
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_default_memory(size: &ByteSize) -> bool {
+    *size == JOURNAL_MEMORY
 }
 
 /// What contexts were before they were changed or superseded.
@@ -582,7 +593,7 @@ impl Default for CircuitBreaker {
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { path: None, max_size: ByteSize::new(64 << 20) }
+        Self { path: None, max_size: ByteSize::new(64 << 20), max_memory: JOURNAL_MEMORY }
     }
 }
 

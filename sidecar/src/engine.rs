@@ -201,7 +201,7 @@ impl Engine {
         let journal = journaled::options(config);
         let conflicts_file = journal.as_ref().map(|options| options.directory.join("conflicts.jsonl"));
         let owner = Owner::new(identity.tenant.clone(), identity.agent.clone());
-        let pending = Pending::open(journal, &owner, Arc::clone(&metrics)).await?;
+        let pending = Pending::open(journal, config.journal.max_memory, &owner, Arc::clone(&metrics)).await?;
         let engine = Self {
             inner: Arc::new(Inner {
                 identity: identity.clone(),

@@ -61,7 +61,7 @@ impl Inner {
                 load = Load::FULL;
                 std::mem::take(&mut is_first)
             }
-        });
+        })?;
         let Some(&(last, _)) = batch.last() else {
             if self.pending.is_active() {
                 // The oldest one will be in the queue as soon as it is on the disk.

@@ -1,7 +1,10 @@
 //! Why an operation failed, and what the caller is told of it: the cause stays in the log.
 
 use context_manager_memory::{ContextId, limits::Violation, name::InvalidName, update::VersionConflict};
-use context_manager_protocol::problem::{Code, Problem};
+use context_manager_protocol::{
+    problem::{Code, Problem},
+    size::ByteSize,
+};
 
 use crate::{
     access::{Denied, InvalidScope},
@@ -65,6 +68,9 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// As many writes wait as there is memory for.
+    #[error("writes take all of the {0} that they may take while they wait")]
+    JournalMemory(ByteSize),
     /// The journal's disk has no room.
     #[error("the store of the memory cannot be reached, and {0}")]
     JournalDisk(Full),
@@ -112,7 +118,7 @@ impl Error {
             | Self::Version(_) => "refused",
             Self::Store(vector_store::Error::DiskFull(_)) | Self::JournalDisk(_) => "disk_full",
             Self::Store(_) | Self::Open(_) | Self::SetAside(_) => "store",
-            Self::Journaling | Self::Journal(_) | Self::JournalEntry { .. } => "journal",
+            Self::Journaling | Self::Journal(_) | Self::JournalMemory(_) | Self::JournalEntry { .. } => "journal",
             Self::Embedder(_) | Self::Embedding(_) | Self::ModelChanged { .. } => "embedding",
             Self::Interrupted => "interrupted",
         }
@@ -144,6 +150,7 @@ impl Error {
             | Self::Journal(_)
             | Self::JournalEntry { .. }
             | Self::JournalDisk(_)
+            | Self::JournalMemory(_)
             | Self::SetAside(_)
             | Self::Embedder(_)
             | Self::Embedding(_)
@@ -191,6 +198,13 @@ impl From<Error> for Problem {
                 Code::StoreUnavailable,
                 format!(
                     "the store of the memory cannot be reached, and the journal has its {limit} bytes full; try again later"
+                ),
+            ),
+            Error::JournalMemory(limit) => Self::new(
+                Code::StoreUnavailable,
+                format!(
+                    "the store of the memory cannot be reached, and the writes that wait for it take the {limit} of journal.max_memory; \
+                     try again later"
                 ),
             ),
             Error::Journal(_) => Self::new(

@@ -46,7 +46,7 @@ impl Inner {
             counts.take_away(&sparse_self, &sparse_ctx);
         }
         let waiting = view.points().filter(|point| owner.owns(&point.context));
-        let current = waiting.filter(|point| point.context.is_current()).map(|point| &point.vectors);
+        let current = waiting.filter(|point| point.context.is_current()).map(|point| point.vectors.as_ref());
         counts.extend(&DocumentFrequencies::of(terms, current));
         Ok(counts)
     }

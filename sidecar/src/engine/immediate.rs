@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use context_manager_memory::{
@@ -18,9 +18,12 @@ use crate::ports::vector_store::{Owner, Point};
 /// Most contexts in memory, of all sessions together: about 8 MB with 384 dimensions.
 const MOST: usize = 2_048;
 
+/// A context in memory, with its vectors.
+pub(super) type Held = (Arc<Context>, Arc<Vectors>);
+
 #[derive(Default)]
 struct Ring {
-    contexts: HashMap<ContextId, (Context, Vectors)>,
+    contexts: HashMap<ContextId, Held>,
     /// Whether some had to be left out since the start.
     incomplete: bool,
     /// Whether what the store has was put in since the start.
@@ -49,7 +52,7 @@ impl Immediate {
             ring.contexts.remove(&context.id);
             return;
         }
-        ring.contexts.insert(context.id, (context.clone(), vectors.clone()));
+        ring.contexts.insert(context.id, (Arc::new(context.clone()), Arc::new(vectors.clone())));
         if ring.contexts.len() > MOST {
             let oldest = ring.contexts.values().map(|(context, _)| (context.created_at, context.id)).min();
             if let Some((_, oldest)) = oldest {
@@ -62,6 +65,7 @@ impl Immediate {
     /// Forgets the dense vectors: another model makes them from now on.
     pub(super) fn forget_dense(&self) {
         for (_, vectors) in self.ring().contexts.values_mut() {
+            let vectors = Arc::make_mut(vectors);
             (vectors.dense_self, vectors.dense_ctx) = (None, None);
         }
     }
@@ -92,12 +96,16 @@ impl Immediate {
     /// The living contexts that make room, so that the session has at most `capacity`.
     pub(super) fn surplus(&self, session: Option<&SessionId>, capacity: usize, now: Timestamp) -> Vec<Context> {
         let ring = self.ring();
-        let of_session =
-            || ring.contexts.values().map(|(context, _)| context).filter(|context| context.session.as_ref() == session);
+        let of_session = || {
+            ring.contexts
+                .values()
+                .map(|(context, _)| context.as_ref())
+                .filter(|context| context.session.as_ref() == session)
+        };
         immediate::evicted(of_session(), capacity, now)
             .into_iter()
             .filter_map(|id| ring.contexts.get(&id))
-            .map(|(context, _)| context)
+            .map(|(context, _)| context.as_ref())
             .filter(|context| !context.is_expired(now))
             .cloned()
             .collect()
@@ -106,7 +114,10 @@ impl Immediate {
     /// A context that is held, with its vectors.
     pub(super) fn get(&self, id: ContextId, now: Timestamp) -> Option<Point> {
         let found = self.ring().contexts.get(&id).cloned().filter(|(context, _)| !context.is_expired(now));
-        found.map(|(context, vectors)| Point { context, vectors })
+        found.map(|(context, vectors)| Point {
+            context: Arc::unwrap_or_clone(context),
+            vectors: Arc::unwrap_or_clone(vectors),
+        })
     }
 
     /// Says that everything the store has on this level is here by now, or was left out on purpose.
@@ -136,7 +147,7 @@ impl Immediate {
     }
 
     /// The wanted contexts.
-    pub(super) fn matching(&self, wanted: &Wanted, now: Timestamp) -> Vec<(Context, Vectors)> {
+    pub(super) fn matching(&self, wanted: &Wanted, now: Timestamp) -> Vec<Held> {
         self.ring()
             .contexts
             .values()
@@ -151,7 +162,7 @@ impl Immediate {
 }
 
 /// The wanted contexts of those that wait in the journal.
-pub(super) fn waiting(view: &View, wanted: &Wanted, now: Timestamp) -> Vec<(Context, Vectors)> {
+pub(super) fn waiting(view: &View, wanted: &Wanted, now: Timestamp) -> Vec<Held> {
     let alive = view.points().filter(|point| !point.context.is_expired(now) && wanted.matches(&point.context));
-    alive.map(|point| (point.context.clone(), point.vectors.clone())).collect()
+    alive.map(|point| (Arc::clone(&point.context), Arc::clone(&point.vectors))).collect()
 }

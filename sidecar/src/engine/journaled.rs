@@ -17,7 +17,7 @@ use super::{
     Error, Inner,
     filter::{self, Wanted},
     immediate, now,
-    pending::{Effect, Entry, cleared},
+    pending::{Effect, Entry, Waits, cleared},
     read::seen,
     store::{Draft, Thread, sessions_of, thread_of},
     within::Within,
@@ -65,7 +65,7 @@ impl Inner {
         let found = match self.pending.view() {
             Some(view) => {
                 let held = || self.immediate.get(id, now).filter(|point| !view.hides(&point.context));
-                view.get(id).cloned().or_else(held)
+                view.get(id).map(Waits::point).or_else(held)
             }
             None => self.immediate.get(id, now),
         };
@@ -117,13 +117,12 @@ impl Inner {
             };
             ends.insert((owner, session), end.unwrap_or_default());
         }
-        let mut points = self.make_points(&mut drafts, &mut ends).await;
-        points.append(&mut unfinished);
-        if points.is_empty() {
+        let new = self.make_points(&mut drafts, &mut ends).await;
+        let contexts: Vec<Context> = new.iter().chain(&unfinished).map(|point| point.context.clone()).collect();
+        if contexts.is_empty() {
             return Ok((drafts, if waits { AckStatus::Journaled } else { AckStatus::Stored }));
         }
-        let contexts = points.iter().map(|point| point.context.clone()).collect();
-        self.pending.append(Entry::Store { contexts }, Effect::Put(points)).await?;
+        self.pending.append(Entry::Store { contexts }, Effect::Put { new, known: unfinished }).await?;
         Ok((drafts, AckStatus::Journaled))
     }
 
@@ -154,7 +153,7 @@ impl Inner {
         let expected = current.context.version;
         let entry = Entry::Update { id, holder: other(reach), expected, text, metadata, ttl, at: now };
         let point = Point { context: changed.clone(), vectors };
-        self.pending.append(entry, Effect::Put(vec![point])).await?;
+        self.pending.append(entry, Effect::Put { new: Vec::new(), known: vec![point] }).await?;
         Ok(self.acknowledgment(&changed, AckStatus::Journaled))
     }
 

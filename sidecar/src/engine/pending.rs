@@ -4,19 +4,19 @@
 //! [`View`] over what the store answers; so a journaled write is seen at once, and what was deleted stays deleted.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use context_manager_journal::{Damage, Journal, Options, Usage};
 use context_manager_memory::{
-    Context, ContextId, Holder, Level, Metadata, SessionId, Timestamp, Ttl,
+    Context, ContextId, Holder, Level, Metadata, SessionId, Timestamp, Ttl, Vectors,
     index_text::index_texts,
     lexical::Bm25,
     update::{self, Change},
 };
-use context_manager_protocol::message::ContextDelete;
+use context_manager_protocol::{message::ContextDelete, size::ByteSize};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::spawn_blocking};
 use tracing::warn;
@@ -113,20 +113,38 @@ impl Entry {
     }
 }
 
-/// What the waiting writes make of the contexts.
+/// A context as the waiting writes leave it.
+#[derive(Clone, Debug)]
+pub(super) struct Waits {
+    pub(super) context: Arc<Context>,
+    pub(super) vectors: Arc<Vectors>,
+    /// Whether the store has never had it.
+    is_new: bool,
+    /// The last write about it.
+    number: u64,
+}
+
+impl Waits {
+    pub(super) fn point(&self) -> Point {
+        Point { context: self.context.as_ref().clone(), vectors: self.vectors.as_ref().clone() }
+    }
+}
+
+/// What the waiting writes make of the contexts. With each part is the number of the last write about it: what has reached the store
+/// is forgotten.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
-    points: HashMap<ContextId, Arc<Point>>,
-    deleted: HashSet<(Owner, ContextId)>,
-    doomed: Vec<Arc<Wanted>>,
+    points: HashMap<ContextId, Waits>,
+    deleted: HashMap<(Owner, ContextId), u64>,
+    doomed: Vec<(u64, Arc<Wanted>)>,
     /// Contexts, and which one took their place.
-    superseded: HashMap<ContextId, ContextId>,
+    superseded: HashMap<ContextId, (u64, ContextId)>,
 }
 
 impl View {
     /// The context as the waiting writes leave it.
-    pub(super) fn get(&self, id: ContextId) -> Option<&Point> {
-        self.points.get(&id).map(Arc::as_ref)
+    pub(super) fn get(&self, id: ContextId) -> Option<&Waits> {
+        self.points.get(&id)
     }
 
     /// Whether a search or a list must not have this context from the store: what it says is outdated, or another one takes
@@ -139,71 +157,83 @@ impl View {
     pub(super) fn replaces(&self, context: &Context) -> bool {
         self.points.contains_key(&context.id)
             || self.is_deleted(&Owner::of(context), context.id)
-            || self.doomed.iter().any(|wanted| wanted.matches(context))
+            || self.doomed.iter().any(|(_, wanted)| wanted.matches(context))
     }
 
     /// The context that takes the place of this one by a waiting write.
     pub(super) fn successor(&self, id: ContextId) -> Option<ContextId> {
-        self.superseded.get(&id).copied()
+        self.superseded.get(&id).map(|(_, by)| *by)
     }
 
     /// Whether a waiting write deletes this context by its id.
     pub(super) fn is_deleted(&self, owner: &Owner, id: ContextId) -> bool {
-        !self.deleted.is_empty() && self.deleted.contains(&(owner.clone(), id))
+        !self.deleted.is_empty() && self.deleted.contains_key(&(owner.clone(), id))
     }
 
     /// The contexts that are new or changed, and whose place no other takes.
-    pub(super) fn points(&self) -> impl Iterator<Item = &Point> {
-        self.points.values().map(Arc::as_ref).filter(|point| !self.superseded.contains_key(&point.context.id))
+    pub(super) fn points(&self) -> impl Iterator<Item = &Waits> {
+        self.points.values().filter(|point| !self.superseded.contains_key(&point.context.id))
     }
 
-    /// The contexts that the waiting writes change, delete or supersede one by one; some may be another's.
+    /// The contexts of the store that the waiting writes change, delete or supersede one by one; some may be another's.
     pub(super) fn concerned(&self, owner: &Owner) -> BTreeSet<ContextId> {
-        let put = self.points.values().filter(|point| owner.owns(&point.context)).map(|point| point.context.id);
-        let deleted = self.deleted.iter().filter(|(of, _)| of == owner).map(|(_, id)| *id);
+        let changed = |point: &&Waits| !point.is_new && owner.owns(&point.context);
+        let put = self.points.values().filter(changed).map(|point| point.context.id);
+        let deleted = self.deleted.keys().filter(|(of, _)| of == owner).map(|(_, id)| *id);
         put.chain(deleted).chain(self.superseded.keys().copied()).collect()
     }
 
     /// What the waiting writes delete of an owner's by what it is.
     pub(super) fn doomed(&self, owner: &Owner) -> impl Iterator<Item = &Wanted> {
-        self.doomed.iter().map(Arc::as_ref).filter(|wanted| wanted.owner == *owner)
+        self.doomed.iter().map(|(_, wanted)| wanted.as_ref()).filter(|wanted| wanted.owner == *owner)
     }
 
     /// The last context of a session, as far as the waiting writes tell.
     pub(super) fn session_end(&self, owner: &Owner, session: &SessionId) -> Option<SessionEnd> {
         let is_of = |context: &&Context| owner.owns(context) && context.session.as_ref() == Some(session);
-        let of_session = self.points().map(|point| &point.context).filter(is_of);
+        let of_session = self.points().map(|point| point.context.as_ref()).filter(is_of);
         let last = of_session.max_by_key(|context| (context.sequence, context.created_at, context.id))?;
         Some(SessionEnd { sequence: Some(last.sequence), last: Some(last.clone()) })
     }
 
-    fn put(&mut self, point: Point) {
+    fn put(&mut self, number: u64, Point { context, vectors }: Point, is_new: bool) {
         if !self.deleted.is_empty() {
-            self.deleted.remove(&(Owner::of(&point.context), point.context.id));
+            self.deleted.remove(&(Owner::of(&context), context.id));
         }
-        self.superseded.extend(point.context.supersedes.iter().map(|id| (*id, point.context.id)));
-        self.points.insert(point.context.id, Arc::new(point));
+        self.superseded.extend(context.supersedes.iter().map(|id| (*id, (number, context.id))));
+        let is_new = is_new || self.points.get(&context.id).is_some_and(|before| before.is_new);
+        let waits = Waits { context: Arc::new(context), vectors: Arc::new(vectors), is_new, number };
+        self.points.insert(waits.context.id, waits);
     }
 
-    fn delete(&mut self, owner: Owner, id: ContextId) {
+    fn delete(&mut self, number: u64, owner: Owner, id: ContextId) {
         if self.points.get(&id).is_some_and(|point| owner.owns(&point.context)) {
             self.points.remove(&id);
         }
-        self.deleted.insert((owner, id));
+        self.deleted.insert((owner, id), number);
     }
 
-    fn delete_matching(&mut self, wanted: Wanted) {
+    fn delete_matching(&mut self, number: u64, wanted: Wanted) {
         self.points.retain(|_, point| !wanted.matches(&point.context));
-        self.doomed.push(Arc::new(wanted));
+        self.doomed.push((number, Arc::new(wanted)));
+    }
+
+    /// Forgets what the writes up to a number were about: they have reached the store.
+    fn forget(&mut self, number: u64) {
+        self.points.retain(|_, waits| waits.number > number);
+        self.deleted.retain(|_, of| *of > number);
+        self.doomed.retain(|(of, _)| *of > number);
+        self.superseded.retain(|_, (of, _)| *of > number);
     }
 
     /// What an entry that was read from the disk makes of the contexts; vectors are those of the words alone.
-    fn replay(&mut self, entry: &Entry, own: &Owner) -> Result<(), Error> {
+    fn replay(&mut self, number: u64, entry: &Entry, own: &Owner) -> Result<(), Error> {
         match entry {
             Entry::Store { contexts } => {
                 for context in contexts {
                     let vectors = index_texts(context, None).vectors(&Bm25::default(), None);
-                    self.put(Point { context: context.clone(), vectors });
+                    // The last process may have brought it to the store.
+                    self.put(number, Point { context: context.clone(), vectors }, false);
                 }
             }
             Entry::Update { id, holder, text, metadata, ttl, at, expected: _ } => {
@@ -216,12 +246,14 @@ impl View {
                 let change = Change { text: text.clone(), metadata: metadata.clone(), ttl: *ttl, if_version: None };
                 let Ok(context) = update::apply(&point.context, change, *at) else { return Ok(()) };
                 let vectors = index_texts(&context, None).vectors(&Bm25::default(), None);
-                self.put(Point { context, vectors });
+                self.put(number, Point { context, vectors }, false);
             }
-            Entry::Delete { id, holder, at: _ } => self.delete(owner(own, holder.as_ref()), *id),
-            Entry::Clear { session, within, at: _ } => self.delete_matching(cleared(session, within.clone(), own)),
+            Entry::Delete { id, holder, at: _ } => self.delete(number, owner(own, holder.as_ref()), *id),
+            Entry::Clear { session, within, at: _ } => {
+                self.delete_matching(number, cleared(session, within.clone(), own))
+            }
             Entry::DeleteMatching { message, within, at } => {
-                self.delete_matching(doomed(message.clone(), within.clone(), *at, own)?);
+                self.delete_matching(number, doomed(message.clone(), within.clone(), *at, own)?);
             }
         }
         Ok(())
@@ -262,17 +294,61 @@ pub(super) fn doomed(
 
 /// How a new entry changes the view.
 pub(super) enum Effect {
-    /// Contexts are new or changed.
-    Put(Vec<Point>),
+    /// Contexts are new, or known and as they are said to be now.
+    Put { new: Vec<Point>, known: Vec<Point> },
     /// A context is gone.
     Delete(Owner, ContextId),
     /// The contexts that match are gone.
     DeleteMatching(Wanted),
 }
 
+/// A write in the queue, as it is on the disk: what it makes of the contexts is in the view already.
+#[derive(Debug)]
+struct Queued {
+    number: u64,
+    record: Vec<u8>,
+    at: Option<Timestamp>,
+    /// Contexts, or 1 of another write.
+    contexts: usize,
+    /// Bytes of memory, with its part of the view; an estimate.
+    memory: u64,
+}
+
+impl Queued {
+    /// A context, and the two maps' entries for it, without its text.
+    const CONTEXT: u64 = 2 << 10;
+
+    fn new(number: u64, record: Vec<u8>, entry: &Entry, vectors: u64) -> Self {
+        let contexts = entry.contexts();
+        // The record itself, and the texts and metadata of the view.
+        let memory = 3 * record.len() as u64 + contexts as u64 * Self::CONTEXT + vectors;
+        Self { number, record, at: entry.at(), contexts, memory }
+    }
+
+    fn entry(&self) -> Result<Entry, Error> {
+        decoded(self.number, &self.record)
+    }
+}
+
+fn decoded(number: u64, record: &[u8]) -> Result<Entry, Error> {
+    serde_json::from_slice(record).map_err(|source| Error::JournalEntry { number, source })
+}
+
+/// Bytes of the vectors of points.
+fn vectors_of(points: &[Point]) -> u64 {
+    let dense = |vector: &Option<Vec<f32>>| vector.as_ref().map_or(0, |vector| 4 * vector.len());
+    let of = |Vectors { dense_self, dense_ctx, sparse_self, sparse_ctx }: &Vectors| {
+        let sparse = 8 * (sparse_self.indices().len() + sparse_ctx.indices().len());
+        dense(dense_self) + dense(dense_ctx) + sparse
+    };
+    points.iter().map(|point| of(&point.vectors) as u64).sum()
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
-    queue: VecDeque<(u64, Entry)>,
+    queue: VecDeque<Queued>,
+    /// Bytes of memory of what is in the queue, estimated.
+    memory: u64,
     view: Arc<View>,
     /// Of each write that is on its way to the disk the least number that it can get. The journal's numbers say the order, but writes
     /// whose syncs are shared come into the queue in any; one with a smaller number may still be missing there.
@@ -281,23 +357,34 @@ struct Waiting {
 
 impl Waiting {
     /// The oldest writes while `joins` takes them; none of them may overtake one that is under way, which would be taken for done.
-    fn front(&self, mut joins: impl FnMut(&Entry) -> bool) -> Vec<(u64, Entry)> {
+    fn front(&self, mut joins: impl FnMut(&Entry) -> bool) -> Result<Vec<(u64, Entry)>, Error> {
         let complete_below = self.under_way.iter().min().copied().unwrap_or(u64::MAX);
-        let oldest = self.queue.iter().take_while(|(number, _)| *number < complete_below);
-        oldest.take_while(|(_, entry)| joins(entry)).cloned().collect()
+        let mut front = Vec::new();
+        for queued in self.queue.iter().take_while(|queued| queued.number < complete_below) {
+            let entry = queued.entry()?;
+            if !joins(&entry) {
+                break;
+            }
+            front.push((queued.number, entry));
+        }
+        Ok(front)
     }
 
-    fn insert(&mut self, number: u64, entry: Entry) {
-        let place = self.queue.partition_point(|(before, _)| *before < number);
-        self.queue.insert(place, (number, entry));
+    fn insert(&mut self, queued: Queued) {
+        let place = self.queue.partition_point(|before| before.number < queued.number);
+        self.memory += queued.memory;
+        self.queue.insert(place, queued);
     }
 
     /// Forgets the writes up to a number, and says how many.
     fn complete(&mut self, number: u64) -> usize {
-        let done = self.queue.partition_point(|(of, _)| *of <= number);
-        self.queue.drain(..done);
+        let done = self.queue.partition_point(|of| of.number <= number);
+        let memory: u64 = self.queue.drain(..done).map(|queued| queued.memory).sum();
         if self.queue.is_empty() {
             *self = Self { under_way: mem::take(&mut self.under_way), ..Self::default() };
+        } else {
+            self.memory -= memory;
+            Arc::make_mut(&mut self.view).forget(number);
         }
         done
     }
@@ -333,6 +420,8 @@ pub(super) struct Pending {
     journal: Mutex<Option<Arc<Journal>>>,
     is_enabled: bool,
     waiting: Mutex<Waiting>,
+    /// Most memory of waiting writes; what was there at the start may be more.
+    most: ByteSize,
     arrived: Notify,
     space: Option<Arc<Space>>,
     metrics: Arc<Metrics>,
@@ -340,7 +429,12 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Opens the journal, if there is to be one, with what waits in it.
-    pub(super) async fn open(options: Option<Options>, own: &Owner, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) async fn open(
+        options: Option<Options>,
+        most: ByteSize,
+        own: &Owner,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
         let mut waiting = Waiting::default();
         let space = options.as_ref().map(|options| {
             Space::new(Volume::Journal, &options.directory, space::JOURNAL_RESERVE, Arc::clone(&metrics))
@@ -355,10 +449,9 @@ impl Pending {
                 }
                 let mut view = View::default();
                 for record in opened.records {
-                    let decoded = serde_json::from_slice::<Entry>(&record.payload);
-                    let entry = decoded.map_err(|source| Error::JournalEntry { number: record.number, source })?;
-                    view.replay(&entry, own)?;
-                    waiting.queue.push_back((record.number, entry));
+                    let entry = decoded(record.number, &record.payload)?;
+                    view.replay(record.number, &entry, own)?;
+                    waiting.insert(Queued::new(record.number, record.payload, &entry, 0));
                 }
                 waiting.view = Arc::new(view);
                 Some(Arc::new(journal))
@@ -369,6 +462,7 @@ impl Pending {
             journal: Mutex::new(journal),
             is_enabled,
             waiting: Mutex::new(waiting),
+            most,
             arrived: Notify::new(),
             space,
             metrics,
@@ -393,7 +487,7 @@ impl Pending {
 
     /// How many contexts and other writes wait.
     pub(super) fn contexts(&self) -> usize {
-        self.waiting().queue.iter().map(|(_, entry)| entry.contexts()).sum()
+        self.waiting().queue.iter().map(|queued| queued.contexts).sum()
     }
 
     /// What the waiting writes make of the contexts. Take it before asking the store: a write that reaches the store in
@@ -407,21 +501,33 @@ impl Pending {
     pub(super) async fn append(&self, entry: Entry, effect: Effect) -> Result<(), Error> {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         let payload = serde_json::to_vec(&entry).map_err(|_| Error::Interrupted)?;
+        let vectors = match &effect {
+            Effect::Put { new, known } => vectors_of(new) + vectors_of(known),
+            Effect::Delete(..) | Effect::DeleteMatching(_) => 0,
+        };
+        let mut queued = Queued::new(0, payload.clone(), &entry, vectors);
+        if self.waiting().memory + queued.memory > self.most.bytes() {
+            return Err(Error::JournalMemory(self.most));
+        }
         let room = payload.len() as u64;
         let claim = self.space.as_ref().map(|space| space.claim(Purpose::Content, room)).transpose();
         let claim = claim.map_err(Error::JournalDisk)?;
         let under_way = UnderWay::begin(&self.waiting, &journal);
         let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
         let number = appended?;
+        queued.number = number;
         drop(claim);
         {
             let mut waiting = self.waiting();
-            waiting.insert(number, entry);
+            waiting.insert(queued);
             let view = Arc::make_mut(&mut waiting.view);
             match effect {
-                Effect::Put(points) => points.into_iter().for_each(|point| view.put(point)),
-                Effect::Delete(owner, id) => view.delete(owner, id),
-                Effect::DeleteMatching(wanted) => view.delete_matching(wanted),
+                Effect::Put { new, known } => {
+                    new.into_iter().for_each(|point| view.put(number, point, true));
+                    known.into_iter().for_each(|point| view.put(number, point, false));
+                }
+                Effect::Delete(owner, id) => view.delete(number, owner, id),
+                Effect::DeleteMatching(wanted) => view.delete_matching(number, wanted),
             }
         }
         drop(under_way);
@@ -434,7 +540,7 @@ impl Pending {
     /// Forgets the dense vectors: another model makes them from now on. The store gets new ones with the writes.
     pub(super) fn forget_dense(&self) {
         for point in Arc::make_mut(&mut self.waiting().view).points.values_mut() {
-            let vectors = &mut Arc::make_mut(point).vectors;
+            let vectors = Arc::make_mut(&mut point.vectors);
             (vectors.dense_self, vectors.dense_ctx) = (None, None);
         }
     }
@@ -447,7 +553,7 @@ impl Pending {
     }
 
     /// The oldest write, and further ones behind it while `joins` takes them; none while an older one is still on its way to the disk.
-    pub(super) fn front(&self, joins: impl FnMut(&Entry) -> bool) -> Vec<(u64, Entry)> {
+    pub(super) fn front(&self, joins: impl FnMut(&Entry) -> bool) -> Result<Vec<(u64, Entry)>, Error> {
         self.waiting().front(joins)
     }
 
@@ -469,7 +575,7 @@ impl Pending {
     pub(super) fn show(&self) {
         let (entries, oldest) = {
             let waiting = self.waiting();
-            (waiting.queue.len(), waiting.queue.front().and_then(|(_, entry)| entry.at()))
+            (waiting.queue.len(), waiting.queue.front().and_then(|queued| queued.at))
         };
         let Usage { bytes, limit } = self.usage();
         let gauges = &self.metrics.journal;
@@ -515,12 +621,14 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn entry(number: u128) -> Entry {
-        Entry::Delete { id: ContextId::new(uuid::Uuid::from_u128(number)), holder: None, at: Timestamp::from_millis(0) }
+    fn queued(number: u64) -> Queued {
+        let id = ContextId::new(uuid::Uuid::from_u128(u128::from(number)));
+        let entry = Entry::Delete { id, holder: None, at: Timestamp::from_millis(0) };
+        Queued::new(number, serde_json::to_vec(&entry).expect("an entry"), &entry, 0)
     }
 
     fn numbers(waiting: &Waiting) -> Vec<u64> {
-        waiting.front(|_| true).into_iter().map(|(number, _)| number).collect()
+        waiting.front(|_| true).expect("entries").into_iter().map(|(number, _)| number).collect()
     }
 
     #[test]
@@ -532,14 +640,14 @@ mod tests {
         let first = journal.append(b"slow").expect("appended");
         let second = journal.append(b"quick").expect("appended");
 
-        waiting.lock().expect("not poisoned").insert(second, entry(2));
+        waiting.lock().expect("not poisoned").insert(queued(second));
         drop(quick);
         assert_eq!(
             numbers(&waiting.lock().expect("not poisoned")),
             Vec::<u64>::new(),
             "the first one is not there yet"
         );
-        waiting.lock().expect("not poisoned").insert(first, entry(1));
+        waiting.lock().expect("not poisoned").insert(queued(first));
         drop(slow);
         assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [first, second]);
 
@@ -548,7 +656,7 @@ mod tests {
         assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [first, second]);
         assert_eq!(waiting.lock().expect("not poisoned").complete(second), 2);
         let number = journal.append(b"third").expect("appended");
-        waiting.lock().expect("not poisoned").insert(number, entry(3));
+        waiting.lock().expect("not poisoned").insert(queued(number));
         assert_eq!(
             numbers(&waiting.lock().expect("not poisoned")),
             Vec::<u64>::new(),

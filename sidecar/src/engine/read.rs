@@ -1,5 +1,7 @@
 //! Reading by id, by page, and in figures.
 
+use std::sync::Arc;
+
 use context_manager_memory::{ContextId, Level, Timestamp, history};
 use context_manager_protocol::message::{Context, ContextList, Stats};
 
@@ -58,7 +60,7 @@ impl Inner {
         if let Some(view) = &view {
             if let Some(point) = view.get(id) {
                 let visible = owner.owns(&point.context) && !point.context.is_expired(now);
-                return if visible { Ok(point.clone()) } else { Err(Error::NotFound(id)) };
+                return if visible { Ok(point.point()) } else { Err(Error::NotFound(id)) };
             }
             if view.is_deleted(owner, id) {
                 return Err(Error::NotFound(id));
@@ -91,7 +93,8 @@ impl Inner {
             Ok(page) => (page, Vec::new()),
             Err(error) if self.pending.is_enabled() && error.is_outage() && as_of.is_none() => {
                 let now = now();
-                let held = self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| context);
+                let held =
+                    self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| Arc::unwrap_or_clone(context));
                 self.metrics.contexts.degraded.add(Degradation::Store, 1);
                 let page = Page { contexts: held.collect(), next: None };
                 let page = laid_over(page, self.pending.view().as_deref(), &wanted, from, limit, now);
@@ -180,7 +183,8 @@ fn laid_over(
 ) -> Page {
     if let Some(view) = view {
         page.contexts.retain(|context| !view.hides(context));
-        page.contexts.extend(immediate::waiting(view, wanted, now).into_iter().map(|(context, _)| context));
+        let waiting = immediate::waiting(view, wanted, now).into_iter();
+        page.contexts.extend(waiting.map(|(context, _)| Arc::unwrap_or_clone(context)));
     }
     page.contexts.retain(|context| from.is_none_or(|from| context.id >= from));
     page.contexts.sort_by_key(|context| context.id);

@@ -204,10 +204,11 @@ impl Inner {
                     candidates.retain(|candidate| !view.hides(&candidate.context));
                     for wanted in in_store {
                         let waiting = immediate::waiting(view, wanted, now);
-                        candidates.extend(match frequencies.get(&wanted.owner) {
+                        let scored = match frequencies.get(&wanted.owner) {
                             Some(frequencies) => local::score_by(&query, &waiting, frequencies),
                             None => local::score(&query, &waiting),
-                        });
+                        };
+                        candidates.extend(local::best(scored, Search::PER_LEG));
                     }
                 }
                 candidates.extend(held(&in_memory));

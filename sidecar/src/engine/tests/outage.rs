@@ -346,6 +346,58 @@ async fn writes_reach_the_store_again_while_writers_go_on() {
 }
 
 #[tokio::test]
+async fn waiting_writes_are_bounded_by_their_memory_and_none_is_lost() {
+    let directory = TempDir::new().expect("a directory");
+    let mut config = super::config(directory.path());
+    config.journal.max_memory = "200Ki".parse().expect("a size");
+    let (engine, switch) = begin(&config, true).await;
+    let outage = Outage { engine, switch, config, directory };
+    let mut written = 0;
+    let refused = loop {
+        let text = format!("note {written}");
+        match store(&outage.engine, json!({"text": text, "level": "long_term"})).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 200, "nothing is refused");
+    };
+    assert!(written > 10, "{written} writes fit");
+    let message = Problem::from(refused).detail;
+    assert!(message.contains("journal.max_memory") && message.contains("200Ki"), "{message}");
+
+    // What was taken is there after a start that has less room than it needs.
+    let mut outage = outage;
+    outage.config.journal.max_memory = "10Ki".parse().expect("a size");
+    let outage = outage.restarted(true).await;
+    assert_eq!(
+        outage.engine.stats(&mine(&outage.engine)).await.map_or(written, |stats| stats.journaled_writes),
+        written
+    );
+    outage.back().await;
+    assert_eq!(outage.listed().await.len(), written);
+    assert_eq!(outage.store(json!({"text": "afterwards"})).await.status, AckStatus::Stored);
+}
+
+#[tokio::test]
+async fn what_has_reached_the_store_waits_no_more() {
+    let outage = Outage::new().await;
+    let old = outage.store(json!({"text": "old tea", "level": "long_term"})).await.id;
+    outage.cut();
+    for number in 0..150 {
+        outage.store(json!({"text": format!("tea number {number}"), "level": "long_term"})).await;
+    }
+    outage.engine.delete(&mine(&outage.engine), old).await.expect("journaled");
+    outage.switch.away.store(false, Ordering::Release);
+    assert!(outage.engine.drain().await.expect("drained"), "a call takes a part of them");
+    let view = outage.engine.inner.pending.view().expect("some wait");
+    assert_eq!(view.points().count(), 50);
+    assert!(view.is_deleted(outage.engine.owner(), old.into()), "its turn has not come");
+    assert_eq!(outage.listed().await.len(), 150);
+    outage.back().await;
+    assert_eq!(outage.listed().await.len(), 150);
+}
+
+#[tokio::test]
 async fn what_waits_without_a_session_ranks_as_it_will_when_it_is_stored() {
     let outage = Outage::new().await;
     let put = async |text: String| outage.store(json!({"text": text, "level": "long_term"})).await;
