@@ -24,6 +24,7 @@ mod admit;
 mod args;
 mod caches;
 mod events;
+mod known;
 mod metrics;
 mod review;
 mod server;

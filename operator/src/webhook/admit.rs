@@ -50,7 +50,7 @@ async fn mutate(State(admitter): State<Arc<Admitter>>, body: Bytes) -> HttpRespo
     let started = Instant::now();
     match serde_json::from_slice::<Review>(&body) {
         Ok(Review { api_version, request }) => {
-            Json(admitter.admit(&request, started).await.into_review(&api_version)).into_response()
+            Json(admitter.admit(&request, started).await.into_review(api_version)).into_response()
         }
         Err(error) => {
             let message = format!("the body is not an AdmissionReview of admission.k8s.io/v1: {error}\n");

@@ -1,9 +1,10 @@
 //! What the webhook knows of the cluster: the labels of namespaces, and the `ContextManager`s.
 //!
 //! Both are watched. A namespace is only seen as metadata, and a `ContextManager` only through the slim view of injection,
-//! read from its raw JSON: so an object that an older or newer version wrote can never stall the watch.
+//! read from its raw JSON ([`super::known`]): so an object that an older or newer version wrote can never stall the watch.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,13 +21,13 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::{ObjectRef, Store, store::Writer},
-        watcher,
+        watcher::{self, Event, watcher},
     },
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::view;
+use super::{known, known::Known, view};
 use crate::{
     inject::{NamespaceFacts, Resource},
     scope::Scope,
@@ -42,22 +43,16 @@ type NamespaceMeta = PartialObjectMeta<Namespace>;
 pub(super) struct Caches {
     /// One for each place that is watched.
     namespaces: Vec<Store<NamespaceMeta>>,
-    resources: Vec<Store<DynamicObject>>,
+    resources: Vec<Arc<Known>>,
     writers: Arc<std::sync::Mutex<Vec<Writers>>>,
     scope: Scope,
-    synced: Arc<Synced>,
+    namespaces_listed: Arc<AtomicBool>,
 }
 
 struct Writers {
     place: Option<String>,
     namespaces: Writer<NamespaceMeta>,
-    resources: Writer<DynamicObject>,
-}
-
-#[derive(Default)]
-struct Synced {
-    namespaces: AtomicBool,
-    resources: AtomicBool,
+    resources: Arc<Known>,
 }
 
 /// Why a fact is not known.
@@ -86,15 +81,15 @@ impl Caches {
         let writers = |place: Option<&str>| Writers {
             place: place.map(str::to_owned),
             namespaces: Writer::default(),
-            resources: Writer::new(api_resource()),
+            resources: Arc::default(),
         };
         let writers: Vec<_> = scope.places().into_iter().map(writers).collect();
         Self {
             namespaces: writers.iter().map(|writers| writers.namespaces.as_reader()).collect(),
-            resources: writers.iter().map(|writers| writers.resources.as_reader()).collect(),
+            resources: writers.iter().map(|writers| Arc::clone(&writers.resources)).collect(),
             writers: Arc::new(std::sync::Mutex::new(writers)),
             scope: scope.clone(),
-            synced: Arc::default(),
+            namespaces_listed: Arc::default(),
         }
     }
 
@@ -104,31 +99,22 @@ impl Caches {
         let watches = futures::future::join_all(writers.into_iter().map(|writers| follow(client.clone(), writers)));
         tokio::select! {
             () = shutdown.cancelled() => {}
-            _ = async { tokio::join!(watches, self.note_when_synced()) } => {}
+            _ = async { tokio::join!(watches, self.note_when_listed()) } => {}
         }
     }
 
-    async fn note_when_synced(&self) {
-        let namespaces = async {
-            let all = futures::future::join_all(self.namespaces.iter().map(Store::wait_until_ready)).await;
-            if all.iter().all(Result::is_ok) {
-                self.synced.namespaces.store(true, Ordering::Release);
-                info!(count = self.namespaces.iter().map(Store::len).sum::<usize>(), "Namespaces are known");
-            }
-        };
-        let resources = async {
-            let all = futures::future::join_all(self.resources.iter().map(Store::wait_until_ready)).await;
-            if all.iter().all(Result::is_ok) {
-                self.synced.resources.store(true, Ordering::Release);
-                info!(count = self.resources.iter().map(Store::len).sum::<usize>(), "ContextManagers are known");
-            }
-        };
-        tokio::join!(namespaces, resources);
+    async fn note_when_listed(&self) {
+        let all = futures::future::join_all(self.namespaces.iter().map(Store::wait_until_ready)).await;
+        if all.iter().all(Result::is_ok) {
+            self.namespaces_listed.store(true, Ordering::Release);
+            info!(count = self.namespaces.iter().map(Store::len).sum::<usize>(), "Namespaces are known");
+        }
     }
 
     /// What is still missing; nothing when both caches are filled.
     pub(super) fn missing(&self) -> Option<&'static str> {
-        match (self.synced.namespaces.load(Ordering::Acquire), self.synced.resources.load(Ordering::Acquire)) {
+        let resources = self.resources.iter().all(|known| known.is_listed());
+        match (self.namespaces_listed.load(Ordering::Acquire), resources) {
             (true, true) => None,
             (false, _) => Some("the namespaces have not been listed yet"),
             (true, false) => Some("the contextmanagers have not been listed yet; is their CRD installed?"),
@@ -149,13 +135,13 @@ impl Caches {
         Ok(facts(&found.metadata))
     }
 
-    /// The `ContextManager`s of a namespace, and of the other one that a pod names, as far as the cache knows.
+    /// The `ContextManager`s of a namespace, and of the other one that a pod names, as far as is known.
     pub(super) fn resources(&self, namespace: &str, foreign: Option<&str>) -> Vec<Resource> {
-        let meant = |found: &DynamicObject| {
-            found.metadata.namespace.as_deref().is_some_and(|at| at == namespace || Some(at) == foreign)
-        };
-        let here = |store: &Store<DynamicObject>| store.state_filter(meant);
-        self.resources.iter().flat_map(here).filter_map(|found| view::resource(&found)).collect()
+        let foreign = foreign.filter(|&name| name != namespace);
+        let meant = || std::iter::once(namespace).chain(foreign);
+        let known =
+            self.resources.iter().flat_map(|known| meant().filter_map(|namespace| known.in_namespace(namespace)));
+        known.flat_map(|here| here.to_vec()).collect()
     }
 
     /// The same, asked for anew: a resource and its pods are often applied in one go, and the cache is always a moment behind. A namespace
@@ -193,11 +179,22 @@ async fn follow(client: Client, Writers { place, namespaces, resources }: Writer
         .modify(|namespace| trim(&mut namespace.metadata))
         .reflect(namespaces)
         .for_each(|event| async { complain("namespaces", event.err()) });
-    let resources = watcher(api, config())
-        .default_backoff()
-        .modify(|resource| trim(&mut resource.metadata))
-        .reflect(resources)
-        .for_each(|event| async { complain("contextmanagers", event.err()) });
+    let resources = async {
+        let (mut writer, mut events) =
+            (known::Writer::new(Arc::clone(&resources)), pin!(watcher(api, config()).default_backoff()));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    let ends_a_list = matches!(event, Event::InitDone);
+                    writer.take(event);
+                    if ends_a_list {
+                        info!(count = resources.count(), "ContextManagers are known");
+                    }
+                }
+                Err(error) => complain("contextmanagers", Some(error)),
+            }
+        }
+    };
     tokio::join!(namespaces, resources);
 }
 

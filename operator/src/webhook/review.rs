@@ -61,6 +61,15 @@ pub(super) struct Response {
     audit_annotations: Value,
 }
 
+/// The message with the answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer {
+    api_version: String,
+    kind: &'static str,
+    response: Response,
+}
+
 impl Response {
     /// The pod is admitted as it is.
     pub(super) fn admit(uid: &str, reason: &str, warnings: Vec<String>) -> Self {
@@ -74,7 +83,7 @@ impl Response {
         let changes = !patch.0.is_empty();
         Self {
             patch_type: changes.then_some("JSONPatch"),
-            patch: changes.then(|| BASE64_STANDARD.encode(json!(patch).to_string())),
+            patch: changes.then(|| BASE64_STANDARD.encode(patch.to_string())),
             audit_annotations: json!({"decision": "inject", "resource": resource}),
             ..Self::admit(uid, "", warnings)
         }
@@ -91,7 +100,7 @@ impl Response {
         }
     }
 
-    pub(super) fn into_review(self, api_version: &str) -> Value {
-        json!({"apiVersion": api_version, "kind": "AdmissionReview", "response": self})
+    pub(super) fn into_review(self, api_version: String) -> Answer {
+        Answer { api_version, kind: "AdmissionReview", response: self }
     }
 }
