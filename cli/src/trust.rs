@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use context_manager_operator::hexadecimal::hexadecimal;
+use context_manager_protocol::hexadecimal::hexadecimal;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{

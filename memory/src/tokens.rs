@@ -2,7 +2,7 @@
 //!
 //! Every model cuts text in its own way. The estimate needs no vocabulary and so no memory; it is fitted to `o200k_base`, and is rather
 //! too high than too low, because what is too low exceeds a caller's budget. It never falls when text is appended. Whoever fills the
-//! window of an OpenAI model to the brim counts by its vocabulary instead.
+//! window of a model to the brim counts by its vocabulary instead.
 
 mod estimate;
 
@@ -21,7 +21,7 @@ pub enum Tokenizer {
     /// [`estimate`].
     #[default]
     Estimate,
-    /// The vocabulary of OpenAI's models since GPT-4o.
+    /// The vocabulary of GPT-4o and later models.
     O200kBase,
     /// The vocabulary of GPT-4 and GPT-3.5.
     Cl100kBase,

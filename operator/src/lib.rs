@@ -2,7 +2,6 @@
 //! webhook that injects sidecars ([`webhook`]), the pure decision it makes ([`inject`]), and the certificates of both ([`pki`]).
 
 pub mod controller;
-pub mod hexadecimal;
 pub mod inject;
 pub mod pki;
 pub mod pods;

@@ -362,7 +362,7 @@ pub enum Tokenizer {
     /// An estimate of the tokens of `o200k_base`, which needs no memory.
     #[default]
     Estimate,
-    /// The vocabulary of OpenAI's models since GPT-4o.
+    /// The vocabulary of GPT-4o and later models.
     #[serde(rename = "o200k_base")]
     O200kBase,
     /// The vocabulary of GPT-4 and GPT-3.5.

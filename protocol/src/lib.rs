@@ -11,6 +11,7 @@ pub mod codec;
 pub mod config;
 pub mod digest;
 pub mod duration;
+pub mod hexadecimal;
 mod integer;
 pub mod keyring;
 pub mod level;

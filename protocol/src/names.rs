@@ -2,6 +2,8 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::hexadecimal::hexadecimal;
+
 /// API group of the resource, and prefix of every label and annotation key.
 pub const GROUP: &str = "contextmanager.dev";
 
@@ -171,8 +173,7 @@ pub fn store_secret(name: &str) -> String {
 pub fn granted(namespace: &str, name: &str) -> String {
     // Neither part of the text can have a slash.
     let digest = Sha256::digest(format!("{namespace}/{name}"));
-    let short: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-    format!("{name}-{short}-context-granted")
+    format!("{name}-{}-context-granted", hexadecimal(&digest[..5]))
 }
 
 /// Name of what makes up the managed Qdrant of the `ContextManager` called `name`: `StatefulSet`, `Service`, `Secret` and the rest.

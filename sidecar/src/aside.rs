@@ -28,14 +28,14 @@ mod tests {
 
     /// Whether a request is answered while the only worker works on so much text. The work ends when the answer was given.
     async fn is_answered_during(bytes: usize) -> bool {
-        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (start, begun) = tokio::sync::oneshot::channel();
         let (answer, answered) = mpsc::channel();
         let work = tokio::spawn(async move {
             // As a large request: it has waited once, and there is work inside the work.
             let steps = async move {
                 tokio::task::yield_now().await;
                 aside(bytes, move || {
-                    begin.send(()).expect("somebody waits for it");
+                    start.send(()).expect("somebody waits for it");
                     // The limit is that of the failure: without an answer nothing would end the work.
                     answered.recv_timeout(Duration::from_secs(2)).is_ok()
                 })

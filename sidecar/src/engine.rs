@@ -259,8 +259,9 @@ impl Engine {
     ) -> Result<Acknowledgment, Error> {
         let bytes = message.text.len();
         let messages = vec![(granted.reach().clone(), message)];
-        let stored =
-            self.detached(move |inner| async move { steps_aside(bytes, inner.store_once(messages, false, key)).await });
+        let stored = self.detached(move |inner| async move {
+            Box::pin(steps_aside(bytes, inner.store_once(messages, false, key))).await
+        });
         let acknowledged = stored.await?;
         acknowledged.into_iter().next().ok_or(Error::Interrupted)
     }
@@ -277,8 +278,9 @@ impl Engine {
     ) -> Result<AcknowledgmentBatch, Error> {
         let bytes = batch.iter().map(|(_, message)| message.text.len()).sum();
         let messages = batch.into_iter().map(|(granted, message)| (granted.reach().clone(), message)).collect();
-        let stored =
-            self.detached(move |inner| async move { steps_aside(bytes, inner.store_once(messages, true, key)).await });
+        let stored = self.detached(move |inner| async move {
+            Box::pin(steps_aside(bytes, inner.store_once(messages, true, key))).await
+        });
         Ok(AcknowledgmentBatch { acknowledgments: stored.await? })
     }
 

@@ -325,7 +325,7 @@ impl Truth {
         let is_it = |replica: &Replica| replica.collection == collection && replica.shard == shard;
         self.replicas.retain(|replica| !(is_it(replica) && Some(replica.peer) == from));
         for replica in self.replicas.iter_mut().filter(|replica| is_it(replica) && replica.peer == to) {
-            replica.state = "Active".to_owned();
+            "Active".clone_into(&mut replica.state);
         }
         seen
     }

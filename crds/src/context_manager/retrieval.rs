@@ -44,7 +44,7 @@ pub enum Tokenizer {
     #[default]
     #[serde(rename = "estimate")]
     Estimate,
-    /// The vocabulary of OpenAI's models since GPT-4o.
+    /// The vocabulary of GPT-4o and later models.
     #[serde(rename = "o200k_base")]
     O200kBase,
     /// The vocabulary of GPT-4 and GPT-3.5.

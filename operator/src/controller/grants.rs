@@ -77,13 +77,13 @@ pub(super) async fn open(context: &Context, plan: &Plan, metadata: &ObjectMeta) 
     }
     let withdrawn: Vec<_> = existing.into_iter().filter(|copy| !allows(plan, copy)).collect();
     if plan.suspended {
-        let waits = withdrawn.iter().filter_map(|copy| copy.namespace());
+        let waits = withdrawn.iter().filter_map(kube::ResourceExt::namespace);
         grants.troubles.extend(waits.map(|namespace| (namespace, suspended("The copy is to be removed"))));
         return Ok(grants);
     }
     remove(context, &withdrawn, &plan.namespace, &plan.name).await?;
     if !withdrawn.is_empty() {
-        let from: Vec<_> = withdrawn.iter().filter_map(|copy| copy.namespace()).collect();
+        let from: Vec<_> = withdrawn.iter().filter_map(kube::ResourceExt::namespace).collect();
         context.tell(plan, "GrantWithdrawn", &format!("Removed the copies in namespace {}", listed(&from))).await;
     }
     if plan.grants.namespaces.is_empty() {
@@ -243,7 +243,7 @@ fn or_refused<T>(written: Result<T, Error>) -> Result<Result<(), Trouble>, Error
 /// Removes copies, each Secret before its sign.
 async fn remove(context: &Context, copies: &[Sign], namespace: &str, name: &str) -> Result<(), Error> {
     let copy = names::granted(namespace, name);
-    for at in copies.iter().filter_map(|sign| sign.namespace()) {
+    for at in copies.iter().filter_map(kube::ResourceExt::namespace) {
         let secrets = Api::<Secret>::namespaced(context.client.clone(), &at);
         let live = call("read a copy", secrets.get_opt(&copy)).await?;
         if let Some(live) = live.filter(|live| build::is_copy(&live.metadata, namespace, name)) {

@@ -36,7 +36,7 @@ use super::{
 use state::State;
 use step::{Change, Phase, Step, Times, Wish};
 
-use crate::hexadecimal::hexadecimal;
+use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// Bytes of a key that is made here.
 const KEY_BYTES: usize = 32;

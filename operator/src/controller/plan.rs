@@ -100,7 +100,7 @@ pub struct GrantPlan {
     pub namespaces: Vec<String>,
     /// The Secret with the headers of exports of traces; made by the user.
     pub otlp_headers: Option<SecretKeyRef>,
-    /// The ConfigMap with the CA of the trace collector; made by the user.
+    /// The `ConfigMap` with the CA of the trace collector; made by the user.
     pub otlp_ca: Option<ConfigMapKeyRef>,
 }
 

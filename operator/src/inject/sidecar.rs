@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{ConfigMapKey, Injection, Resource, SecretKey, Storage, options::Options, ports::Ports};
-use crate::hexadecimal::hexadecimal;
+use context_manager_protocol::hexadecimal::hexadecimal;
 
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -174,16 +174,13 @@ fn env(input: &Input<'_>) -> Vec<Value> {
 
 fn probe(input: &Input<'_>, period_seconds: i32, failure_threshold: i32) -> Value {
     let mut probe = json!({"periodSeconds": period_seconds, "failureThreshold": failure_threshold});
-    match input.ports {
-        Some(Ports { admin, .. }) => {
-            probe["httpGet"] = json!({"path": "/health/readiness", "port": admin});
-            probe["timeoutSeconds"] = json!(2.min(period_seconds));
-        }
+    if let Some(Ports { admin, .. }) = input.ports {
+        probe["httpGet"] = json!({"path": "/health/readiness", "port": admin});
+        probe["timeoutSeconds"] = json!(2.min(period_seconds));
+    } else {
         // The kubelet cannot ask a socket. The program does, and takes a while to start on a busy node.
-        None => {
-            probe["exec"] = json!({"command": [names::PROGRAM, "ask"]});
-            probe["timeoutSeconds"] = json!(5);
-        }
+        probe["exec"] = json!({"command": [names::PROGRAM, "ask"]});
+        probe["timeoutSeconds"] = json!(5);
     }
     probe
 }

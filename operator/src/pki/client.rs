@@ -23,7 +23,7 @@ use super::{
     certificate::{self, BACKDATED},
     secret::{self, Stored, Written},
 };
-use crate::hexadecimal::hexadecimal;
+use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// Where the CA is kept, and how long it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -61,7 +61,7 @@ async fn changed(changes: &mut (impl Stream<Item = watcher::Result<MutatingWebho
         }
     }
     // A watch has no end.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 struct Keeper {

@@ -250,7 +250,7 @@ impl View {
             }
             Entry::Delete { id, holder, at: _ } => self.delete(number, owner(own, holder.as_ref()), *id),
             Entry::Clear { session, within, at: _ } => {
-                self.delete_matching(number, cleared(session, within.clone(), own))
+                self.delete_matching(number, cleared(session, within.clone(), own));
             }
             Entry::DeleteMatching { message, within, at } => {
                 self.delete_matching(number, doomed(message.clone(), within.clone(), *at, own)?);
@@ -523,8 +523,12 @@ impl Pending {
             let view = Arc::make_mut(&mut waiting.view);
             match effect {
                 Effect::Put { new, known } => {
-                    new.into_iter().for_each(|point| view.put(number, point, true));
-                    known.into_iter().for_each(|point| view.put(number, point, false));
+                    for point in new {
+                        view.put(number, point, true);
+                    }
+                    for point in known {
+                        view.put(number, point, false);
+                    }
                 }
                 Effect::Delete(owner, id) => view.delete(number, owner, id),
                 Effect::DeleteMatching(wanted) => view.delete_matching(number, wanted),

@@ -31,7 +31,7 @@ pub(super) struct Peers {
 /// Where a shard is.
 struct Shard<'c> {
     collection: &'c str,
-    shard: u32,
+    number: u32,
     holders: BTreeSet<u64>,
 }
 
@@ -49,8 +49,8 @@ pub(super) fn next(collections: &[Collection], peers: &Peers, factor: u32) -> Op
     let loads = loads(&shards, peers);
     let load = |peer: &u64| loads.get(peer).copied().unwrap_or_default();
     let wanted = usize::try_from(factor).unwrap_or(usize::MAX).min(staying.len());
-    for Shard { collection, shard, holders } in &shards {
-        let (collection, shard) = ((*collection).to_owned(), *shard);
+    for Shard { collection, number, holders } in &shards {
+        let (collection, shard) = ((*collection).to_owned(), *number);
         let stay: BTreeSet<u64> = holders.intersection(staying).copied().collect();
         let leave = holders.intersection(leaving).next().copied();
         if stay.len() < wanted {
@@ -82,7 +82,7 @@ fn shards(collections: &[Collection]) -> Vec<Shard<'_>> {
             shards.entry((&collection.name, replica.shard)).or_default().insert(replica.peer);
         }
     }
-    shards.into_iter().map(|((collection, shard), holders)| Shard { collection, shard, holders }).collect()
+    shards.into_iter().map(|((collection, number), holders)| Shard { collection, number, holders }).collect()
 }
 
 /// How many replicas each peer has.
@@ -101,8 +101,8 @@ fn even(shards: &[Shard<'_>], staying: &BTreeSet<u64>, load: impl Fn(&u64) -> us
     for &to in &by_load {
         for &from in by_load.iter().rev().filter(|from| load(from) >= load(&to) + 2) {
             let fits = |shard: &&Shard<'_>| shard.holders.contains(&from) && !shard.holders.contains(&to);
-            if let Some(Shard { collection, shard, .. }) = shards.iter().find(fits) {
-                return Some(Step::Move { collection: (*collection).to_owned(), shard: *shard, from, to });
+            if let Some(Shard { collection, number, .. }) = shards.iter().find(fits) {
+                return Some(Step::Move { collection: (*collection).to_owned(), shard: *number, from, to });
             }
         }
     }

@@ -6,18 +6,16 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    controller::{
-        apply::{Manager, apply, covers},
-        build,
-        error::Error,
-        keys::{name_taken, owned, suspended},
-        plan::Plan,
-        reconcile::Context,
-        status::Trouble,
-    },
-    hexadecimal::hexadecimal,
+use crate::controller::{
+    apply::{Manager, apply, covers},
+    build,
+    error::Error,
+    keys::{name_taken, owned, suspended},
+    plan::Plan,
+    reconcile::Context,
+    status::Trouble,
 };
+use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// Annotation: the digest of what was applied last. What is not desired any more is found by it, because the object itself does not show
 /// who asked for what it has.

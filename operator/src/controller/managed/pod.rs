@@ -9,10 +9,8 @@ use super::{
     config::{self, CONFIG_DIRECTORY, DATA_DIRECTORY, START_DIRECTORY, TLS_DIRECTORY},
     secret::API_KEY,
 };
-use crate::{
-    controller::plan::{ManagedPlan, Plan},
-    hexadecimal::hexadecimal,
-};
+use crate::controller::plan::{ManagedPlan, Plan};
+use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// The volume with the data; also the claim's name.
 pub(super) const VOLUME_DATA: &str = "data";

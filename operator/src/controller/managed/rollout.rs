@@ -105,9 +105,9 @@ async fn restart(context: &Context, plan: &Plan, node: &Node, (set, nodes): (&Se
     match call("evict a node of the managed Qdrant", evicting.evict(name, &params)).await {
         Ok(_) => {
             let left = set.outdated(nodes).len().saturating_sub(1);
-            let note =
+            let message =
                 format!("Evicted {name}, so that it starts as the resource wants it; {left} nodes are to follow");
-            context.tell(plan, "NodeRestarted", &note).await;
+            context.tell(plan, "NodeRestarted", &message).await;
             Ok(Trouble::passing("Updating", format!("{name} is being replaced")))
         }
         Err(error) if error.status().is_some_and(|status| status.code == 429) => Ok(Trouble::passing(

@@ -22,9 +22,9 @@ use crate::{
         status::Trouble,
         store::Credentials,
     },
-    hexadecimal::hexadecimal,
     pki::client::Pair,
 };
+use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// Key of the Secret: the API key.
 pub(super) const API_KEY: &str = "api-key";

@@ -74,15 +74,18 @@ struct Raft {
 #[derive(Deserialize)]
 struct Shards {
     peer_id: u64,
-    local_shards: Vec<Shard>,
-    remote_shards: Vec<Shard>,
+    #[serde(rename = "local_shards")]
+    local: Vec<Shard>,
+    #[serde(rename = "remote_shards")]
+    remote: Vec<Shard>,
     shard_transfers: Vec<Value>,
     resharding_operations: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
 struct Shard {
-    shard_id: u32,
+    #[serde(rename = "shard_id")]
+    id: u32,
     /// Missing in what a node has itself.
     peer_id: Option<u64>,
     state: String,
@@ -129,12 +132,11 @@ fn collections(answer: &Value) -> Vec<String> {
 }
 
 fn collection(name: String, answer: Value) -> Result<Collection, Silence> {
-    let Shards { peer_id: own, local_shards, remote_shards, shard_transfers, resharding_operations } =
-        understood(answer)?;
-    let all = local_shards.into_iter().chain(remote_shards);
-    let replicas = all.map(|Shard { shard_id, peer_id, state }| {
+    let Shards { peer_id: own, local, remote, shard_transfers, resharding_operations } = understood(answer)?;
+    let all = local.into_iter().chain(remote);
+    let replicas = all.map(|Shard { id, peer_id, state }| {
         let peer = peer_id.unwrap_or(own);
-        Replica { shard: shard_id, peer, state }
+        Replica { shard: id, peer, state }
     });
     let is_moving = !shard_transfers.is_empty() || resharding_operations.is_some_and(|going| !going.is_empty());
     Ok(Collection { name, replicas: replicas.collect(), is_moving, factor: None })

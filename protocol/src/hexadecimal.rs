@@ -3,7 +3,7 @@
 /// Two digits for each byte.
 ///
 /// ```
-/// use context_manager_operator::hexadecimal::hexadecimal;
+/// use context_manager_protocol::hexadecimal::hexadecimal;
 ///
 /// assert_eq!(hexadecimal(&[0, 0xAB]), "00ab");
 /// ```
