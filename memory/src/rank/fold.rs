@@ -5,12 +5,15 @@
 //! negation, a name, a tense, a question mark or a symbol: `paid` and `not paid` are nearly the same words.
 //!
 //! Every context of every search comes through here, so the first look costs two hashes a word; stems are made only of those that
-//! have the same initials, and triples are compared only where their smallest hashes meet (Bayardo et al., "Scaling Up All Pairs
+//! have the same initials, once for each, and triples are compared only where their smallest hashes meet (Bayardo et al., "Scaling Up All Pairs
 //! Similarity Search", 2007: sets that alike must share one of their first elements in a common order).
 
 mod telling;
 
-use std::collections::HashMap;
+use std::{
+    cell::{Cell, OnceCell},
+    collections::{HashMap, HashSet},
+};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -27,20 +30,52 @@ const EMPTY: [&str; 22] = [
     "of", "to", "oh", "well", "also", "please",
 ];
 
+/// Bytes of text that are compared for one search at most, so that a thousand long texts that are nearly alike do not hold it up. The best
+/// are compared first; what is left after that many stays.
+const COMPARED: usize = 32 << 20;
+
 /// Takes those out that say what a better one says, and names them there. `ranked` is in order; of equal scores the newest stays.
 pub(super) fn fold(ranked: Vec<Ranked>) -> Vec<Ranked> {
+    fold_within(&Effort(Cell::new(COMPARED)), ranked)
+}
+
+/// What may still be compared, in bytes.
+struct Effort(Cell<usize>);
+
+impl Effort {
+    /// Whether so much may be compared; then there is less left.
+    fn spend(&self, bytes: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        self.0.set(left.unwrap_or_default());
+        left.is_some()
+    }
+}
+
+fn fold_within(effort: &Effort, ranked: Vec<Ranked>) -> Vec<Ranked> {
     let mut kept: Vec<Ranked> = Vec::with_capacity(ranked.len());
     let mut by_initials: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut by_shingle: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut sketches: Vec<Sketch> = Vec::with_capacity(ranked.len());
     for one in ranked {
         let sketch = Sketch::of(&one.context);
-        let same = by_initials.get(&sketch.initials).into_iter().flatten().copied();
-        let alike = sketch.first().iter().filter_map(|hash| by_shingle.get(hash)).flatten().copied();
-        let alike = alike.filter(|&place| sketch.is_alike(&sketches[place])).collect::<Vec<_>>();
-        let says_the_same = |&place: &usize| telling::says_the_same(&kept[place].context, &one.context);
-        let twin = same.filter(|&place| has_same_stems(&kept[place].context, &one.context)).find(says_the_same);
-        if let Some(place) = twin.or_else(|| alike.into_iter().find(says_the_same)) {
+        let length = one.context.text.len();
+        let has_same_stems = |&place: &usize| sketches[place].stems(&kept[place].context) == sketch.stems(&one.context);
+        let same = by_initials.get(&sketch.initials).into_iter().flatten().copied().filter(has_same_stems);
+        let met = sketch.first().iter().filter_map(|hash| by_shingle.get(hash)).flatten().copied();
+        let mut seen = HashSet::new();
+        let met = met.take_while(|_| effort.spend(size_of::<u64>())).filter(move |&place| seen.insert(place));
+        let alike = met.filter(|&place| {
+            let there = &sketches[place];
+            effort.spend(size_of::<u64>() * (sketch.shingles.len() + there.shingles.len())) && sketch.is_alike(there)
+        });
+        let says_the_same = |&place: &usize| {
+            let there = &kept[place].context;
+            effort.spend(length + there.text.len()) && telling::says_the_same(there, &one.context)
+        };
+        let found = same.chain(alike).find(says_the_same);
+        if let Some(place) = found {
+            // The other one may have taken its place.
+            sketches[place].stems = OnceCell::new();
             kept[place].absorb(one);
             continue;
         }
@@ -73,6 +108,8 @@ struct Sketch {
     initials: u64,
     /// Hashes of the shingles, ascending, each once.
     shingles: Vec<u64>,
+    /// Of the stems of the words, made when another one has the same initials.
+    stems: OnceCell<u64>,
 }
 
 impl Sketch {
@@ -93,7 +130,12 @@ impl Sketch {
             .collect();
         shingles.sort_unstable();
         shingles.dedup();
-        Self { initials: xxh3_64_with_seed(&initials, actor), shingles }
+        Self { initials: xxh3_64_with_seed(&initials, actor), shingles, stems: OnceCell::new() }
+    }
+
+    fn stems(&self, context: &Context) -> u64 {
+        let all = || lexical::stems(&context.text, &EMPTY).flat_map(|stem| [stem, " ".to_owned()]).collect::<String>();
+        *self.stems.get_or_init(|| xxh3_64(all().as_bytes()))
     }
 
     /// Of two sets of which nine tenths are shared, one of these is in both.
@@ -112,10 +154,6 @@ impl Sketch {
         let all = self.shingles.len() + other.shingles.len() - shared;
         shared > 0 && shared * 100 >= all * ALIKE
     }
-}
-
-fn has_same_stems(a: &Context, b: &Context) -> bool {
-    lexical::stems(&a.text, &EMPTY).eq(lexical::stems(&b.text, &EMPTY))
 }
 
 #[cfg(test)]

@@ -42,6 +42,25 @@ fn in_long(text: &str) -> String {
 }
 
 #[test]
+fn what_is_compared_is_bounded_and_what_is_left_stays() {
+    // Alike in all but a number, so that each would be compared with all before it.
+    let text = |number: usize| in_long(&format!("the meter says {number} units"));
+    let many = || (0..60_u8).map(|place| ranked(place.into(), &text(place.into()), 1.0 / (1.0 + f64::from(place))));
+    let all = Effort(Cell::new(COMPARED));
+    assert_eq!(fold_within(&all, many().collect()).len(), 60);
+    let spent = COMPARED - all.0.get();
+    assert!(spent > 60 * 59 / 2 * text(0).len(), "{spent}: each was compared with each");
+    let few = Effort(Cell::new(spent / 100));
+    assert_eq!(fold_within(&few, many().collect()).len(), 60);
+    assert_eq!(few.0.get(), 0, "no more than that");
+    // The best are compared first.
+    let doubles = || ["Tea, please!", "tea please", "Green tea", "green tea"].into_iter().zip(0_u8..);
+    let doubles = || doubles().map(|(text, place)| ranked(place.into(), text, 1.0 / (1.0 + f64::from(place))));
+    let left = |effort| fold_within(&Effort(Cell::new(effort)), doubles().collect()).len();
+    assert_eq!([left(COMPARED), left(30), left(0)], [2, 3, 4]);
+}
+
+#[test]
 fn the_same_in_other_clothes_is_folded() {
     for (a, b) in [
         ("Tea, please!", "tea please"),
@@ -186,7 +205,8 @@ proptest! {
         b in prop::collection::btree_set(11_000_u64..12_000, 0..9),
     ) {
         let sketch = |own: &std::collections::BTreeSet<u64>| {
-            Sketch { initials: 0, shingles: shared.union(own).map(|hash| hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect() }
+            let shingles = shared.union(own).map(|hash| hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
+            Sketch { initials: 0, shingles, stems: OnceCell::new() }
         };
         let (mut a, mut b) = (sketch(&a), sketch(&b));
         a.shingles.sort_unstable();
