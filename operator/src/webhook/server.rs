@@ -3,7 +3,7 @@
 //! No connection outlives the certificate it was made with: an API server keeps one open for as long as it may, and would
 //! go on trusting a certificate that has ended.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{os::fd::AsFd as _, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -32,6 +32,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error of `accept`, such as too many open files: long enough for one to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a socket stays after its connection was ended from here. A client may be sending a request in that moment: it finds out that
+/// this one was not taken, and sends it elsewhere (RFC 9113 section 6.8); a socket that is closed at once resets it, and an admission fails.
+const LINGER: Duration = Duration::from_secs(1);
 /// Longest time between two looks at the wall clock, which may be set while a timer sleeps.
 const CLOCK: Duration = Duration::from_secs(10);
 
@@ -139,15 +142,19 @@ async fn converse(stream: TlsStream<TcpStream>, router: Router, old: impl Future
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
     let service = TowerToHyperService::new(router);
+    let socket = stream.get_ref().0.as_fd().try_clone_to_owned();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = old => {
             // The client is told to send nothing more here, and what it has sent is answered.
             connection.as_mut().graceful_shutdown();
-            connection.await
+            let outcome = connection.await;
+            tokio::time::sleep(LINGER).await;
+            outcome
         }
     };
+    drop(socket);
     if let Err(error) = outcome {
         debug!(error = %error, "A connection ended with an error");
     }

@@ -98,3 +98,20 @@ async fn an_old_connection_ends_although_its_client_would_go_on() {
     running.shutdown.cancel();
     running.server.await.expect("no panic").expect("an orderly end");
 }
+
+#[tokio::test]
+async fn a_request_that_crosses_the_end_of_its_connection_is_not_reset() {
+    let (running, bundle) = start(Router::new().route("/", get(async || "hello"))).await;
+    let mut stream = connect(&running, &bundle).await.expect("trusted");
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: {NAME}\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("closed in good order");
+    assert!(answer.ends_with(b"hello"));
+    // A socket that was closed answers the first of these with a reset, and the others fail.
+    for _ in 0..3 {
+        stream.get_mut().0.write_all(b"what was on its way").await.expect("no reset");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running.shutdown.cancel();
+    running.server.await.expect("no panic").expect("an orderly end");
+}
