@@ -36,7 +36,7 @@ pub const RESYNC: Duration = Duration::from_secs(1);
 /// Time between publishing a key and signing with it, and for pods that cannot be asked.
 pub const KEYS: keys::Settings = keys::Settings { settle: RESYNC, patience: Duration::from_secs(6) };
 /// How long a test waits for what the controller does.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Webhook and controller; they end when dropped.
 pub struct Operator {
