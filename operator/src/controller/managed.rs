@@ -108,13 +108,14 @@ async fn steps(
         let kinds: &[_] = if wanted.nodes > 1 { &[CURRENT, BALANCED] } else { &[CURRENT] };
         return Ok(kinds.iter().filter(|_| nodes.formed).map(|kind| said(*kind)).collect());
     };
-    let restarts = rollout::ensure(context, plan, live, client, nodes.formed).await?;
+    let pods = nodes::fetch(context, plan).await?;
+    let restarts = rollout::ensure(context, plan, live, &pods, client, nodes.formed).await?;
     if !nodes.formed {
         return Ok(if restarts.next.is_some() { vec![(CURRENT, restarts)] } else { Vec::new() });
     }
     let balance = match (&nodes.held, restarts.finding.is_ok()) {
         (Some(trouble), _) => Some(Said { finding: Err(trouble.clone()), next: Some(WAITING) }),
-        (None, true) => scale::ensure(context, plan, wanted, live, client).await?,
+        (None, true) => scale::ensure(context, plan, wanted, live, &pods, client).await,
         (None, false) if wanted.nodes == 1 && live.spec.replicas == Some(1) => None,
         (None, false) => {
             let trouble = Trouble::passing("Restarting", "replicas are moved when all nodes have the newest template");

@@ -15,7 +15,6 @@ use futures::{StreamExt as _, stream};
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::{Api, Client, api::ListParams};
 use tokio::{net::TcpStream, time::timeout};
@@ -24,6 +23,7 @@ use super::step::Question;
 use crate::{
     controller::{
         error::{Error, call},
+        exchange::{BROKEN, exchange},
         plan::Plan,
         status::listed,
     },
@@ -161,10 +161,7 @@ async fn places(client: &Client, plan: &Plan, granted: Option<&str>) -> Result<V
     loop {
         // The newest state, and not what a cache has: a pod that is missing here would not be waited for.
         let page = call("list the pods with a sidecar", api.list(&params)).await?;
-        places.extend(page.items.iter().filter_map(place).map(|place| match granted {
-            Some(namespace) => Place { pod: format!("{namespace}/{}", place.pod), ..place },
-            None => place,
-        }));
+        places.extend(page.items.iter().filter_map(place));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(places),
@@ -191,7 +188,7 @@ fn place(pod: &Pod) -> Option<Place> {
         },
         (None, Some(_)) => Address::Unknown("has no address yet"),
     };
-    Some(Place { pod: pod.metadata.name.clone()?, address })
+    Some(Place { pod: pods::title(pod), address })
 }
 
 fn admin_port(sidecar: &Container) -> u16 {
@@ -202,27 +199,22 @@ fn admin_port(sidecar: &Container) -> u16 {
 
 async fn fetch(address: SocketAddr) -> Result<Shown, &'static str> {
     let stream = TcpStream::connect(address).await.map_err(|_| "cannot be reached")?;
-    let broken = |_| "breaks the connection off";
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = Request::get("/metrics").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new());
     let request = request.map_err(|_| "cannot be asked")?;
-    let exchange = async {
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        if !answer.status().is_success() {
-            return Err("answers with an error");
-        }
-        let body = Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|_| "breaks its answer off")?;
-        Ok(shown(&String::from_utf8_lossy(&body.to_bytes())))
-    };
-    // The exchange itself notices when the connection breaks.
-    let carried = async {
-        let _ = connection.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        never = carried => never,
-    }
+    exchange(
+        stream,
+        request,
+        || BROKEN,
+        |answer| async {
+            if !answer.status().is_success() {
+                return Err("answers with an error");
+            }
+            let body =
+                Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|_| "breaks its answer off")?;
+            Ok(shown(&String::from_utf8_lossy(&body.to_bytes())))
+        },
+    )
+    .await
 }
 
 /// The keys of a page of metrics.

@@ -1,12 +1,11 @@
 //! Calls of one node's REST interface. They go to the pod itself and not through the Service, because what is asked is this node's own
 //! view; its certificate is for its name.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -20,7 +19,11 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::controller::store::Credentials;
+use super::nodes::Node;
+use crate::controller::{
+    exchange::{BROKEN, exchange},
+    store::Credentials,
+};
 
 /// Longest time of one call.
 const CALL: Duration = Duration::from_secs(5);
@@ -34,6 +37,15 @@ pub(super) enum Silence {
     Refused,
     /// It cannot be reached, or does not do what it was asked.
     Away(String),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => out.write_str("does not take the API key"),
+            Self::Away(what) => out.write_str(what),
+        }
+    }
 }
 
 /// The way to the nodes of a cluster.
@@ -54,18 +66,20 @@ impl Client {
     }
 
     /// What a node answers to a question.
-    pub(super) async fn get(&self, node: (&str, SocketAddr), path: &str) -> Result<Value, Silence> {
+    pub(super) async fn get(&self, node: &Node, path: &str) -> Result<Value, Silence> {
         self.call(node, Method::GET, path, None).await
     }
 
-    /// What a node answers; `name` is what its certificate is for.
+    /// What a node answers; one without an address answers nothing.
     pub(super) async fn call(
         &self,
-        (name, address): (&str, SocketAddr),
+        node: &Node,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Silence> {
+        let address = node.address.ok_or_else(|| away("has no address yet"))?;
+        let name = node.host.as_str();
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -76,12 +90,13 @@ impl Client {
         let request = request.map_err(|_| Silence::Away("cannot be asked".to_owned()))?;
         let exchange = async {
             let stream = TcpStream::connect(address).await.map_err(|_| away("cannot be reached"))?;
-            let Some(tls) = &self.tls else { return exchange(stream, request).await };
+            let Some(tls) = &self.tls else { return converse(stream, request).await };
             let host = ServerName::try_from(name.to_owned()).map_err(|_| away("has a name that is none"))?;
-            let stream = tls.connect(host, stream).await.map_err(|error| {
-                if is_distrust(&error) { Silence::Refused } else { away("breaks the connection off") }
-            })?;
-            exchange(stream, request).await
+            let stream = tls
+                .connect(host, stream)
+                .await
+                .map_err(|error| if is_distrust(&error) { Silence::Refused } else { away(BROKEN) })?;
+            converse(stream, request).await
         };
         tokio::time::timeout(CALL, exchange).await.unwrap_or_else(|_| Err(away("does not answer in time")))
     }
@@ -91,28 +106,22 @@ fn away(what: &str) -> Silence {
     Silence::Away(what.to_owned())
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Value, Silence>
+/// What a node says over a connection to it.
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Value, Silence>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = |_| away("breaks the connection off");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let exchange = async {
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-        let body = body.map_err(|_| away("breaks its answer off"))?.to_bytes();
-        read(status, &body)
-    };
-    // The exchange itself notices when the connection breaks.
-    let carried = async {
-        let _ = connection.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        never = carried => never,
-    }
+    exchange(
+        stream,
+        request,
+        || away(BROKEN),
+        |answer| async {
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+            read(status, &body.map_err(|_| away("breaks its answer off"))?.to_bytes())
+        },
+    )
+    .await
 }
 
 /// The result, without what is around it.

@@ -13,7 +13,7 @@ use kube::{
 
 use super::{
     client::{Client, Silence},
-    nodes::{self, Node},
+    nodes::Node,
     view::{self, View},
 };
 use crate::controller::{
@@ -74,15 +74,14 @@ pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     live: &StatefulSet,
+    nodes: &[Node],
     client: &Client,
     formed: bool,
 ) -> Result<Found, Error> {
     let set = Set::of(live);
-    let nodes = nodes::fetch(context, plan).await?;
-    let views =
-        if formed && !set.outdated(&nodes).is_empty() { view::ask_all(client, &nodes).await } else { Vec::new() };
+    let views = if formed && !set.outdated(nodes).is_empty() { view::ask_all(client, nodes).await } else { Vec::new() };
     let wait = |trouble| Found { finding: Err(trouble), next: Some(PAUSE) };
-    Ok(match decide(&set, &nodes, &views, Timestamp::now()) {
+    Ok(match decide(&set, nodes, &views, Timestamp::now()) {
         Step::Current => {
             let message = format!("all {} nodes are as the resource wants them", set.wanted);
             Found { finding: Ok(Good("Current", message)), next: None }
@@ -92,7 +91,7 @@ pub(super) async fn ensure(
             let message = format!("{} is to be restarted; nothing is changed while spec.suspend is true", node.name);
             Found { finding: Err(Trouble::passing("Suspended", message)), next: None }
         }
-        Step::Restart(node) => wait(restart(context, plan, &node, (&set, &nodes)).await?),
+        Step::Restart(node) => wait(restart(context, plan, &node, (&set, nodes)).await?),
     })
 }
 
@@ -156,8 +155,7 @@ fn decide(set: &Set, nodes: &[Node], views: &[Result<View, Silence>], now: Times
     let obstacle = answers().find_map(|(node, view)| {
         let said = match view {
             Ok(view) => view.obstacle(set.wanted)?,
-            Err(Silence::Refused) => "does not take the API key".to_owned(),
-            Err(Silence::Away(what)) => what.clone(),
+            Err(silence) => silence.to_string(),
         };
         Some(format!("{} {said}", node.name))
     });

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     balance::{self, Peers, Step},
-    client::{Client, Silence},
+    client::Client,
     nodes::{self, Node},
     pod,
     rollout::Found,
@@ -102,14 +102,14 @@ pub(super) async fn ensure(
     plan: &Plan,
     wanted: &ManagedPlan,
     live: &StatefulSet,
+    nodes: &[Node],
     client: &Client,
-) -> Result<Option<Found>, Error> {
+) -> Option<Found> {
     let pods = live.spec.replicas.unwrap_or(1);
     if pods == 1 && wanted.nodes == 1 {
-        return Ok(None);
+        return None;
     }
-    let nodes = nodes::fetch(context, plan).await?;
-    let (finding, next) = match look(plan, wanted, pods, &nodes, client).await {
+    let (finding, next) = match look(plan, wanted, pods, nodes, client).await {
         Err(waits) => (Err(waits), Some(PAUSE)),
         Ok((_, None)) => {
             let message =
@@ -122,7 +122,7 @@ pub(super) async fn ensure(
         }
         Ok((first, Some(step))) => carry_out(context, plan, client, first, &step).await,
     };
-    Ok(Some(Found { finding, next }))
+    Some(Found { finding, next })
 }
 
 /// The node that is asked, and the next step.
@@ -184,11 +184,8 @@ async fn carry_out(
     node: &Node,
     step: &Step,
 ) -> (Finding, Option<Duration>) {
-    let Some(address) = node.address else {
-        return (Err(Trouble::passing("Moving", "the first node has no address")), Some(PAUSE));
-    };
     let (method, path, body, what) = request(step);
-    match client.call((&node.host, address), method, &path, body.as_ref()).await {
+    match client.call(node, method, &path, body.as_ref()).await {
         Ok(_) => {
             context.tell(plan, "ReplicasMoved", &format!("Asked Qdrant to {what}")).await;
             (Err(Trouble::passing("Moving", what)), Some(PAUSE))
@@ -234,15 +231,6 @@ fn request(step: &Step) -> (Method, String, Option<Value>, String) {
             None,
             format!("let peer {peer} leave the cluster, which has no replicas any more"),
         ),
-    }
-}
-
-impl std::fmt::Display for Silence {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused => out.write_str("does not take the API key"),
-            Self::Away(what) => out.write_str(what),
-        }
     }
 }
 

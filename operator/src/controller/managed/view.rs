@@ -98,11 +98,9 @@ pub(super) async fn ask_all(client: &Client, nodes: &[Node]) -> Vec<Result<View,
 
 /// What a node says.
 pub(super) async fn ask(client: &Client, node: &Node) -> Result<View, Silence> {
-    let Some(address) = node.address else { return Err(Silence::Away("has no address yet".to_owned())) };
-    let at = (node.host.as_str(), address);
-    let mut view = cluster(client.get(at, "/cluster").await?)?;
-    for name in collections(&client.get(at, "/collections").await?) {
-        let found = client.get(at, &format!("/collections/{name}/cluster")).await?;
+    let mut view = cluster(client.get(node, "/cluster").await?)?;
+    for name in collections(&client.get(node, "/collections").await?) {
+        let found = client.get(node, &format!("/collections/{name}/cluster")).await?;
         view.collections.push(collection(name, found)?);
     }
     Ok(view)
@@ -110,9 +108,8 @@ pub(super) async fn ask(client: &Client, node: &Node) -> Result<View, Silence> {
 
 /// Asks a node how many replicas each collection is to have.
 pub(super) async fn factors(client: &Client, node: &Node, view: &mut View) -> Result<(), Silence> {
-    let Some(address) = node.address else { return Err(Silence::Away("has no address yet".to_owned())) };
     for collection in &mut view.collections {
-        let found = client.get((&node.host, address), &format!("/collections/{}", collection.name)).await?;
+        let found = client.get(node, &format!("/collections/{}", collection.name)).await?;
         let factor = found["config"]["params"]["replication_factor"].as_u64();
         collection.factor = factor.and_then(|factor| factor.try_into().ok());
     }
