@@ -33,15 +33,23 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 3..=5;
 /// ```
 #[must_use]
 pub fn embed(text: &str, dimensions: usize) -> Vec<f32> {
-    let mut vector = vec![0.0; dimensions];
     let terms = lexical::terms(text);
-    let mut occurrences: HashMap<&str, usize> = HashMap::new();
-    for term in &terms {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let occurrences = terms.iter().map(|term| {
+        let count = counts.entry(term).or_default();
+        *count += 1;
+        *count
+    });
+    vector(&terms, occurrences, dimensions)
+}
+
+/// The vector of terms; `occurrences` says of each how often it was there so far, itself included.
+fn vector(terms: &[String], occurrences: impl Iterator<Item = usize>, dimensions: usize) -> Vec<f32> {
+    let mut vector = vec![0.0; dimensions];
+    for (term, occurrence) in terms.iter().zip(occurrences) {
         // Frequent terms count less than proportionally: the n-th occurrence adds 1/n.
-        let occurrence = occurrences.entry(term).or_default();
-        *occurrence += 1;
         #[expect(clippy::cast_precision_loss, reason = "a text has far fewer than 2^24 terms")]
-        let damping = 1.0 / *occurrence as f32;
+        let damping = 1.0 / occurrence as f32;
         add(&mut vector, 1, term, TERM * damping);
         let grams = ngrams(term);
         #[expect(clippy::cast_precision_loss, reason = "a word has far fewer than 2^24 n-grams")]
@@ -98,30 +106,9 @@ mod tests {
 
     /// The occurrences of each term so far, counted anew for each: what the map was defined by.
     fn embed_by_definition(text: &str, dimensions: usize) -> Vec<f32> {
-        let mut vector = vec![0.0; dimensions];
         let terms = lexical::terms(text);
-        for (place, term) in terms.iter().enumerate() {
-            let occurrence = terms[..=place].iter().filter(|other| *other == term).count();
-            #[expect(clippy::cast_precision_loss, reason = "a text of a test is short")]
-            let damping = 1.0 / occurrence as f32;
-            add(&mut vector, 1, term, TERM * damping);
-            let grams = ngrams(term);
-            #[expect(clippy::cast_precision_loss, reason = "a text of a test is short")]
-            let share = NGRAMS * damping / (grams.len().max(1) as f32).sqrt();
-            for gram in &grams {
-                add(&mut vector, 2, gram, share);
-            }
-        }
-        for pair in terms.windows(2) {
-            add(&mut vector, 3, &pair.join(" "), PAIR);
-        }
-        let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-        if length > 0.0 {
-            for value in &mut vector {
-                *value /= length;
-            }
-        }
-        vector
+        let so_far = |(place, term): (usize, &String)| terms[..=place].iter().filter(|other| *other == term).count();
+        vector(&terms, terms.iter().enumerate().map(so_far), dimensions)
     }
 
     proptest! {

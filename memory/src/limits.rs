@@ -168,7 +168,7 @@ impl Limits {
         let mut values = 0;
         for Condition { path, operator } in conditions {
             let key = path.join(".");
-            let field = format!("filter.{}", key.chars().take(64).collect::<String>());
+            let field = filter_field(&key);
             let characters = key.chars().count();
             if characters > self.metadata_key_chars {
                 let remedy = format!("no metadata key has more than {}", self.metadata_key_chars);
@@ -239,6 +239,16 @@ fn depth(value: &Value) -> usize {
         Value::Object(values) => 1 + values.values().map(depth).max().unwrap_or(0),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
     }
+}
+
+/// What a refusal calls the condition on a key; of a long key the beginning.
+///
+/// ```
+/// assert_eq!(context_manager_memory::limits::filter_field("team"), "filter.team");
+/// ```
+#[must_use]
+pub fn filter_field(key: &str) -> String {
+    format!("filter.{}", key.chars().take(64).collect::<String>())
 }
 
 /// A whole number that has no place in 64 bits with a sign.

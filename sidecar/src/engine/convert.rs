@@ -4,7 +4,6 @@ use context_manager_memory::{
     self as memory, Actor, ContextId, Holder, SessionId, Timestamp, Ttl,
     expiry::{self, LevelTtls},
     limits::Limits,
-    tokens::Tokenizer,
 };
 use context_manager_protocol::{
     duration::HumanDuration,
@@ -87,7 +86,8 @@ pub(super) fn new_context(
 impl Inner {
     /// The message of a context.
     pub(super) fn message(&self, context: memory::Context) -> Context {
-        message(context, &self.owner, self.policy.load().tokenizer)
+        let tokens = self.policy.load().tokenizer.tokens_of(&context);
+        message(context, &self.owner, tokens)
     }
 
     /// What is said of a context that was written.
@@ -102,15 +102,14 @@ impl Inner {
     }
 }
 
-/// The message of a context, for the agent that holds the memory `own`.
-pub(super) fn message(context: memory::Context, own: &Owner, tokenizer: Tokenizer) -> Context {
+/// The message of a context of so many tokens, for the agent that holds the memory `own`.
+pub(super) fn message(context: memory::Context, own: &Owner, tokens: u32) -> Context {
     let (agent, space) = match &context.holder {
         _ if own.owns(&context) => (None, None),
         Holder::Agent(agent) => (Some(agent.to_string()), None),
         Holder::Space(space) => (None, Some(space.to_string())),
     };
     let occurred_at = context.event_time().as_millis();
-    let tokens = tokenizer.tokens_of(&context) as usize;
     Context {
         id: context.id.as_uuid(),
         text: context.text,
@@ -121,7 +120,7 @@ pub(super) fn message(context: memory::Context, own: &Owner, tokenizer: Tokenize
         session: context.session.map(Into::into),
         actor: context.actor.map(Into::into),
         metadata: context.metadata,
-        tokens,
+        tokens: tokens as usize,
         version: context.version,
         occurred_at,
         created_at: context.created_at.as_millis(),

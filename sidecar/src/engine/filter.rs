@@ -1,6 +1,6 @@
 //! Which contexts a request wants: whose, session, levels and conditions on metadata, for the store and for L1 alike.
 
-use context_manager_memory::{Context, Level, SessionId, Timestamp};
+use context_manager_memory::{Context, Level, SessionId, Timestamp, limits::filter_field};
 use context_manager_protocol::{
     level,
     message::{self, ContextDelete, Filter, Range},
@@ -130,7 +130,7 @@ pub(super) fn conditions(filter: Filter) -> Result<Vec<Condition>, Error> {
 }
 
 fn translate(key: String, condition: message::Condition) -> Result<Condition, Error> {
-    let field = format!("filter.{}", key.chars().take(64).collect::<String>());
+    let field = filter_field(&key);
     if key.is_empty() || key.contains(['"', '\\']) {
         return Err(Error::field(field, "a filter's key is not empty and has no '\"' and no '\\'"));
     }

@@ -318,11 +318,13 @@ impl Queued {
     /// A context, and the two maps' entries for it, without its text.
     const CONTEXT: u64 = 2 << 10;
 
-    fn new(number: u64, record: Vec<u8>, entry: &Entry, vectors: u64) -> Self {
-        let contexts = entry.contexts();
-        // The record itself, and the texts and metadata of the view.
-        let memory = 3 * record.len() as u64 + contexts as u64 * Self::CONTEXT + vectors;
-        Self { number, record, at: entry.at(), contexts, memory }
+    fn new(number: u64, record: Vec<u8>, entry: &Entry, memory: u64) -> Self {
+        Self { number, record, at: entry.at(), contexts: entry.contexts(), memory }
+    }
+
+    /// What a write takes: its record, the texts and metadata of the view, and the vectors.
+    fn memory(record: &[u8], entry: &Entry, vectors: u64) -> u64 {
+        3 * record.len() as u64 + entry.contexts() as u64 * Self::CONTEXT + vectors
     }
 
     fn entry(&self) -> Result<Entry, Error> {
@@ -451,7 +453,8 @@ impl Pending {
                 for record in opened.records {
                     let entry = decoded(record.number, &record.payload)?;
                     view.replay(record.number, &entry, own)?;
-                    waiting.insert(Queued::new(record.number, record.payload, &entry, 0));
+                    let memory = Queued::memory(&record.payload, &entry, 0);
+                    waiting.insert(Queued::new(record.number, record.payload, &entry, memory));
                 }
                 waiting.view = Arc::new(view);
                 Some(Arc::new(journal))
@@ -505,21 +508,21 @@ impl Pending {
             Effect::Put { new, known } => vectors_of(new) + vectors_of(known),
             Effect::Delete(..) | Effect::DeleteMatching(_) => 0,
         };
-        let mut queued = Queued::new(0, payload.clone(), &entry, vectors);
-        if self.waiting().memory + queued.memory > self.most.bytes() {
+        let memory = Queued::memory(&payload, &entry, vectors);
+        if self.waiting().memory + memory > self.most.bytes() {
             return Err(Error::JournalMemory(self.most));
         }
         let room = payload.len() as u64;
         let claim = self.space.as_ref().map(|space| space.claim(Purpose::Content, room)).transpose();
         let claim = claim.map_err(Error::JournalDisk)?;
         let under_way = UnderWay::begin(&self.waiting, &journal);
-        let appended = spawn_blocking(move || journal.append(&payload)).await.map_err(|_| Error::Interrupted)?;
+        let appending = spawn_blocking(move || (journal.append(&payload), payload));
+        let (appended, payload) = appending.await.map_err(|_| Error::Interrupted)?;
         let number = appended?;
-        queued.number = number;
         drop(claim);
         {
             let mut waiting = self.waiting();
-            waiting.insert(queued);
+            waiting.insert(Queued::new(number, payload, &entry, memory));
             let view = Arc::make_mut(&mut waiting.view);
             match effect {
                 Effect::Put { new, known } => {

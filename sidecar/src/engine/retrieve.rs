@@ -264,19 +264,18 @@ fn respond(
     for taken in &packing.taken {
         let Some(Ranked { context, score, parts, folded }) = ranked[taken.place].take() else { continue };
         let mut context = Arc::unwrap_or_clone(context);
+        let mut tokens = taken.tokens;
         if taken.shortened {
             let shortened = tokenizer.shorten(&context.text, taken.tokens).len();
             context.text.truncate(shortened);
-            context.tokens = Tokenizer::Estimate.count(&context.text);
+            tokens = tokenizer.count(&context.text);
         }
-        let level = context.level;
-        let context = convert::message(context, own, tokenizer);
-        used[level] += context.tokens;
+        used[context.level] += tokens as usize;
         let explanation = ask.explain.then(|| {
             parts.named().into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>()
         });
         contexts.push(Retrieved {
-            context,
+            context: convert::message(context, own, tokens),
             score,
             truncated: taken.shortened,
             folded: folded.into_iter().map(ContextId::as_uuid).collect(),
