@@ -15,6 +15,7 @@ use nix::{
 
 use crate::{
     cluster::{self, eventually},
+    operator::HOME,
     sidecar::{http, program},
     webhook::dead_address,
 };
@@ -40,7 +41,23 @@ impl Operator {
         Self::start_with(arguments, log, &cluster::kubeconfig()?)
     }
 
-    /// The same, with another way to the API server.
+    /// Starts a controller of [`HOME`] that is meant to be killed: it has no time to say good-bye, and its lease ends soon after it. Each has
+    /// an `instance` of its own; `more` are further arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn mortal(instance: &str, more: &[&str], folder: &Path) -> Result<Self> {
+        let arguments = [
+            ["--namespace", HOME],
+            ["--instance", instance],
+            ["--lease-duration", "6s"],
+            ["--resync", "1s"],
+            ["--sweep", "off"],
+        ];
+        Self::start(&[&["controller"], arguments.as_flattened(), more].concat(), &folder.join("controller.log"))
+    }
+
+    /// The same as [`Self::start`], with another way to the API server.
     ///
     /// # Errors
     /// When it cannot be started.

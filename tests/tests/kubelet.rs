@@ -3,6 +3,7 @@
 use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
 use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
@@ -35,6 +36,51 @@ async fn namespace(operator: &Operator, what: &str, spec: Value) -> Result<(Clie
     pods::make_document(&namespace).await?;
     provision(&namespace, "memory", spec).await?;
     Ok((client, namespace))
+}
+
+/// What a pod that sends all the time has seen so far.
+async fn count(namespace: &Namespace, pod: &str) -> Result<Count> {
+    Count::last(&pods::logs(namespace, pod, "agent").await?)
+}
+
+/// Waits until a pod's requests are answered.
+async fn first_requests(namespace: &Namespace, pod: &str) -> Result<()> {
+    eventually("the first requests", START, || async {
+        let count = count(namespace, pod).await?;
+        ensure!(count.sent > 100 && count.failed == 0, "{count:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until a pod has signed with so many keys: its own volume may be a moment behind its sidecar's.
+async fn signed_with(keys: usize, namespace: &Namespace, pod: &str) -> Result<Count> {
+    eventually("the last key", START, || async {
+        pods::nudge(namespace, pod).await?;
+        let count = count(namespace, pod).await?;
+        ensure!(count.keys.len() == keys, "{count:?}");
+        Ok::<_, anyhow::Error>(count)
+    })
+    .await
+}
+
+/// Asks for a rotation and waits for its end; `pods` are those of `users` that have the keys.
+async fn rotate(owner: &Namespace, turn: &str, users: &Namespace, pods: &[&str]) -> Result<()> {
+    let resources = owner.api::<ContextManager>();
+    let keys = async || resources.get("memory").await?.status.and_then(|status| status.keys).context("keys");
+    let before = keys().await?.active;
+    let ask = Patch::Merge(json!({"metadata": {"annotations": {names::ROTATE: turn}}}));
+    resources.patch("memory", &PatchParams::default(), &ask).await?;
+    eventually("another key alone", 3 * START, || async {
+        for pod in pods {
+            pods::nudge(users, pod).await?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let keys = keys().await?;
+        ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
 }
 
 /// Asserts that both containers ended well, the sidecar after the agent and soon.
@@ -116,9 +162,9 @@ async fn an_agent_never_starts_before_its_sidecar_is_ready() -> Result<()> {
 async fn corrupt_the_configuration(namespace: &Namespace) -> Result<()> {
     let merge = PatchParams::default();
     let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
-    namespace.api::<context_manager_crds::ContextManager>().patch("memory", &merge, &suspend).await?;
+    namespace.api::<ContextManager>().patch("memory", &merge, &suspend).await?;
     eventually("the suspension", START, || async {
-        let found = namespace.api::<context_manager_crds::ContextManager>().get("memory").await?;
+        let found = namespace.api::<ContextManager>().get("memory").await?;
         let said = condition(&found, "Ready").context("a condition")?;
         ensure!(said.observed_generation == found.metadata.generation, "{said:?}");
         Ok(())
@@ -131,7 +177,7 @@ async fn corrupt_the_configuration(namespace: &Namespace) -> Result<()> {
 
 async fn repair_the_configuration(namespace: &Namespace) -> Result<()> {
     let resume = Patch::Merge(json!({"spec": {"suspend": false, "gc": {"interval": "11s"}}}));
-    let api = namespace.api::<context_manager_crds::ContextManager>();
+    let api = namespace.api::<ContextManager>();
     api.patch("memory", &PatchParams::default(), &resume).await?;
     wait_for(namespace, "memory", "Ready", "True", Some("Provisioned")).await.map(drop)
 }
@@ -218,35 +264,11 @@ async fn keys_are_rotated_under_load_without_a_failed_request_or_a_restart() -> 
     let auth = json!({"timestampWindow": "30s", "rotation": {"overlap": "5s"}});
     let (_, namespace) = namespace(&operator, "rotate", json!({"auth": auth})).await?;
     namespace.make::<Pod>(&pods::agent("agent", &["load", "--every-ms", "1"])).await?;
-    let count = async || Count::last(&pods::logs(&namespace, "agent", "agent").await?);
-    eventually("the first requests", START, || async {
-        let count = count().await?;
-        ensure!(count.sent > 100 && count.failed == 0, "{count:?}");
-        Ok(())
-    })
-    .await?;
-    let resources = namespace.api::<context_manager_crds::ContextManager>();
+    first_requests(&namespace, "agent").await?;
     for turn in 1..=2 {
-        let before = resources.get("memory").await?.status.and_then(|status| status.keys).context("keys")?.active;
-        let ask = Patch::Merge(json!({"metadata": {"annotations": {names::ROTATE: format!("turn-{turn}")}}}));
-        resources.patch("memory", &PatchParams::default(), &ask).await?;
-        eventually("another key alone", 3 * START, || async {
-            pods::nudge(&namespace, "agent").await?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let keys = resources.get("memory").await?.status.and_then(|status| status.keys).context("keys")?;
-            ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
-            Ok::<_, anyhow::Error>(())
-        })
-        .await?;
+        rotate(&namespace, &format!("turn-{turn}"), &namespace, &["agent"]).await?;
     }
-    // The agent's own volume may be a moment behind its sidecar's.
-    let count = eventually("the third key", START, || async {
-        pods::nudge(&namespace, "agent").await?;
-        let count = count().await?;
-        ensure!(count.keys.len() == 3, "{count:?}");
-        Ok::<_, anyhow::Error>(count)
-    })
-    .await?;
+    let count = signed_with(3, &namespace, "agent").await?;
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let rate = count.sent as f64 / count.seconds;
     println!("{} requests, {rate:.0} a second, {} failed, keys {:?}", count.sent, count.failed, count.keys);
@@ -276,35 +298,10 @@ async fn an_agent_of_another_namespace_lives_on_copies_through_a_rotation() -> R
     let query = ["query", "What colour is the boat?", "--pod", "reader", "-n", guest.name.as_str()];
     let said = run(&query).await?.expect(0)?;
     ensure!(said.text.contains("painted green"), "{said:?}");
-    let count = async || Count::last(&pods::logs(&guest, "load", "agent").await?);
-    eventually("the first requests", START, || async {
-        let count = count().await?;
-        ensure!(count.sent > 100 && count.failed == 0, "{count:?}");
-        Ok(())
-    })
-    .await?;
-    let resources = owner.api::<context_manager_crds::ContextManager>();
-    let keys = async || resources.get("memory").await?.status.and_then(|status| status.keys).context("keys");
-    let before = keys().await?.active;
-    let ask = Patch::Merge(json!({"metadata": {"annotations": {names::ROTATE: "now"}}}));
-    resources.patch("memory", &PatchParams::default(), &ask).await?;
-    eventually("another key alone", 3 * START, || async {
-        for pod in ["reader", "load"] {
-            pods::nudge(&guest, pod).await?;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let keys = keys().await?;
-        ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
-        Ok::<_, anyhow::Error>(())
-    })
-    .await?;
-    let count = eventually("the second key", START, || async {
-        pods::nudge(&guest, "load").await?;
-        let count = count().await?;
-        ensure!(count.keys.len() == 2, "{count:?}");
-        Ok::<_, anyhow::Error>(count)
-    })
-    .await?;
+    first_requests(&guest, "load").await?;
+    rotate(&owner, "now", &guest, &["reader", "load"]).await?;
+    let count = signed_with(2, &guest, "load").await?;
+    let resources = owner.api::<ContextManager>();
     println!("{} requests, {} failed, keys {:?}", count.sent, count.failed, count.keys);
     ensure!(count.failed == 0 && pods::restarts(&guest, "load").await? == 0, "{count:?}");
     let pods = resources.get("memory").await?.status.and_then(|status| status.pods).context("pods")?;

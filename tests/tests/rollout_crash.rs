@@ -8,7 +8,7 @@ use context_manager_crds::ContextManager;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     nodes::Nodes,
-    operator::{HOME, condition, make_home},
+    operator::{condition, make_home},
     program::Operator,
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -23,16 +23,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const NODES: u8 = 3;
 const IMAGE: &str = "localhost/qdrant:next";
 
-/// A controller that has no time to say good-bye.
 fn start(number: u8, folder: &Path) -> Result<Operator> {
-    let arguments = [
-        ["--namespace", HOME],
-        ["--instance", &format!("rollout-{number}")],
-        ["--lease-duration", "6s"],
-        ["--resync", "1s"],
-        ["--sweep", "off"],
-    ];
-    Operator::start(&[&["controller"], arguments.as_flattened()].concat(), &folder.join("controller.log"))
+    Operator::mortal(&format!("rollout-{number}"), &[], folder)
 }
 
 /// The nodes that have the new image.

@@ -7,7 +7,7 @@ use context_manager_crds::ContextManager;
 use context_manager_protocol::{keyring::KeyRing, names};
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
-    operator::{HOME, make_home},
+    operator::make_home,
     program::Operator,
     rotation::FakePod,
 };
@@ -20,17 +20,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// More than this happens in no rotation.
 const MOST_STEPS: usize = 12;
 
-/// A controller that has no time to say good-bye.
 fn start(number: usize, folder: &Path) -> Result<Operator> {
-    let arguments = [
-        ["--namespace", HOME],
-        ["--instance", &format!("crash-{number}")],
-        ["--lease-duration", "6s"],
-        ["--resync", "1s"],
-        ["--rotation-settle", "1s"],
-        ["--sweep", "off"],
-    ];
-    Operator::start(&[&["controller"], arguments.as_flattened()].concat(), &folder.join("controller.log"))
+    Operator::mortal(&format!("crash-{number}"), &["--rotation-settle", "1s"], folder)
 }
 
 /// Where the rotation is: ids of active, next and previous keys, and the annotations.
