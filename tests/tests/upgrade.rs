@@ -167,11 +167,16 @@ async fn pods_of(namespace: &Namespace) -> Result<Vec<Pod>> {
     Ok(pods)
 }
 
+/// Whether the whole pod is, not only its sidecar: no budget guards a pod whose agent has not started yet.
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 async fn ready(namespace: &Namespace, count: usize) -> Result<BTreeSet<String>> {
     eventually(&format!("{count} pods of the Deployment"), START, || async {
         let pods = pods_of(namespace).await?;
-        let ready = pods.iter().filter(|pod| container(pod, names::CONTAINER).is_some_and(|sidecar| sidecar.ready));
-        let ready: BTreeSet<_> = ready.map(ResourceExt::name_any).collect();
+        let ready: BTreeSet<_> = pods.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect();
         ensure!(ready.len() == count && pods.len() == count, "{ready:?} of {} pods are ready", pods.len());
         Ok::<_, anyhow::Error>(ready)
     })
@@ -191,7 +196,11 @@ async fn pods_are_evicted_within_their_budget_for_what_takes_new_ones() -> Resul
     let before = ready(&namespace, 2).await?;
     eventually("the budget's count", START, || async {
         let budget = namespace.api::<PodDisruptionBudget>().get("agent").await?;
-        ensure!(budget.status.as_ref().is_some_and(|status| status.expected_pods == Some(2)), "{:?}", budget.status);
+        let counts = budget
+            .status
+            .as_ref()
+            .is_some_and(|status| status.current_healthy == Some(2) && status.expected_pods == Some(2));
+        ensure!(counts, "{:?}", budget.status);
         Ok::<_, anyhow::Error>(())
     })
     .await?;
