@@ -15,6 +15,7 @@ mod certificate;
 mod children;
 pub mod config;
 mod error;
+mod evict;
 mod exchange;
 mod fence;
 mod finalizers;

@@ -17,12 +17,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
-    api::{EvictParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 
 use super::{
     error::{Error, call},
+    evict::{Evicted, evict},
     fleet,
     grants::Grants,
     metrics::Upgraded,
@@ -79,35 +80,59 @@ pub(super) async fn ensure(
     }
     let mut done = Done::default();
     for act in acts {
-        let carried = carry_out(context, target, &pods, &act, now).await;
-        match carried {
-            Ok(()) => done.note(context, act),
-            Err(error) => match obstacle(&error, &act) {
-                // Gone, or changed meanwhile: the next look sees it.
-                None if is_passing(&error) => {}
+        let trouble = match carry_out(context, target, &pods, &act, now).await {
+            Ok(Carried::Out) => {
+                done.note(context, act);
+                continue;
+            }
+            Ok(Carried::Overtaken) => continue,
+            Ok(Carried::Held(trouble)) => trouble,
+            Err(error) => match forbidden(&error) {
+                Some(trouble) => trouble,
+                None if is_passing(&error) => continue,
                 None => return Err(error),
-                Some(trouble) => {
-                    done.tell(context, plan, target).await;
-                    return Ok(Found { finding: Some(Err(trouble)), next: Some(AGAIN) });
-                }
             },
-        }
+        };
+        done.tell(context, plan, target).await;
+        return Ok(Found { finding: Some(Err(trouble)), next: Some(AGAIN) });
     }
     done.tell(context, plan, target).await;
     Ok(Found { finding: Some(finding), next })
 }
 
-async fn carry_out(context: &Context, target: &Target, pods: &[Seen], act: &Act, now: Timestamp) -> Result<(), Error> {
+/// What became of an act.
+enum Carried {
+    /// It is done.
+    Out,
+    /// The pod is gone, or changed meanwhile: the next look sees it.
+    Overtaken,
+    /// The pod may not go now.
+    Held(Trouble),
+}
+
+async fn carry_out(
+    context: &Context,
+    target: &Target,
+    pods: &[Seen],
+    act: &Act,
+    now: Timestamp,
+) -> Result<Carried, Error> {
     let manager = context.manager(super::apply::Manager::Upgrade);
     let (Act::Replace(name) | Act::Restore(name, _) | Act::Evict(name)) = act;
-    let Some(pod) = pods.iter().find(|pod| pod.name == *name) else { return Ok(()) };
+    let Some(pod) = pods.iter().find(|pod| pod.name == *name) else { return Ok(Carried::Overtaken) };
     let (namespace, name) = &pod.place;
     let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
-    let evicting = Api::<Pod>::namespaced(context.evicting.clone(), namespace);
     match act {
-        Act::Evict(_) => call("evict a pod", evicting.evict(name, &EvictParams::default())).await.map(drop),
+        Act::Evict(title) => {
+            let evicted = evict(context, "evict a pod", (namespace, name), pod.uid.as_deref()).await?;
+            return Ok(match evicted {
+                Evicted::Yes => Carried::Out,
+                Evicted::Gone => Carried::Overtaken,
+                Evicted::Held(held) => Carried::Held(held.trouble(title)),
+            });
+        }
         Act::Replace(_) => {
-            let Some(from_template) = pod.template.clone() else { return Ok(()) };
+            let Some(from_template) = pod.template.clone() else { return Ok(Carried::Overtaken) };
             let note = Note {
                 from: pod.image.clone(),
                 from_template,
@@ -118,14 +143,15 @@ async fn carry_out(context: &Context, target: &Target, pods: &[Seen], act: &Act,
                 outcome: Outcome::Begun,
             };
             let template = if pod.granted { target.granted().template } else { target.template.clone() };
-            replace(&api, &manager, pod, &target.image, &template, &note).await
+            replace(&api, &manager, pod, &target.image, &template, &note).await?;
         }
         Act::Restore(..) => {
-            let Some(note) = pod.note.clone() else { return Ok(()) };
+            let Some(note) = pod.note.clone() else { return Ok(Carried::Overtaken) };
             let restored = Note { outcome: Outcome::Restored, ..note.clone() };
-            replace(&api, &manager, pod, &note.from, &note.from_template, &restored).await
+            replace(&api, &manager, pod, &note.from, &note.from_template, &restored).await?;
         }
     }
+    Ok(Carried::Out)
 }
 
 /// Replaces the image, if the pod is what it was when it was looked at.
@@ -151,21 +177,14 @@ async fn replace(
     call("replace the image of a sidecar", api.patch(&pod.place.1, &params, &Patch::<Pod>::Json(patch))).await.map(drop)
 }
 
-/// What a refusal means to a person.
-fn obstacle(error: &Error, act: &Act) -> Option<Trouble> {
-    let status = error.status()?;
-    match (status.code, act) {
-        (403, _) => Some(Trouble::stalled(
-            "Forbidden",
-            "the operator may not change pods; install the chart with controller.upgradeSidecars=true, or set \
-             spec.sidecar.upgrade.strategy to OnRecreate and take the annotation contextmanager.dev/upgrade-sidecars away",
-        )),
-        (429, Act::Evict(pod)) => Some(Trouble::passing(
-            "DisruptionBudget",
-            format!("the PodDisruptionBudget of {pod} does not permit to evict it now; it is tried again"),
-        )),
-        _ => None,
-    }
+/// What a want of rights means to a person.
+fn forbidden(error: &Error) -> Option<Trouble> {
+    error.status().filter(|status| status.code == 403)?;
+    Some(Trouble::stalled(
+        "Forbidden",
+        "the operator may not change pods; install the chart with controller.upgradeSidecars=true, or set \
+         spec.sidecar.upgrade.strategy to OnRecreate and take the annotation contextmanager.dev/upgrade-sidecars away",
+    ))
 }
 
 /// Whether the pod is gone, or was changed by somebody else.

@@ -11,10 +11,11 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::EvictParams};
+use kube::Api;
 
 use super::{
     error::{Error, call},
+    evict::{Evicted, evict},
     fleet::{Fleet, PodName},
     plan::Plan,
     reconcile::Context,
@@ -51,17 +52,21 @@ pub(super) struct Evictions {
 }
 
 impl Evictions {
-    /// Whether a pod of this owner may be evicted now; counts it if so.
+    /// Whether a pod of this owner may be evicted now; if so, the next one has to wait.
     fn permit(&mut self, owner: &str, now: Instant) -> bool {
         self.owners.retain(|_, (_, last)| now.duration_since(*last) < LEFT_ALONE);
-        let tries = self.owners.get(owner).map_or(0, |(tries, _)| *tries);
         let is_early = self.last.is_some_and(|last| now.duration_since(last) < PAUSE);
-        if is_early || tries >= TRIES {
+        if is_early || self.owners.get(owner).is_some_and(|(tries, _)| *tries >= TRIES) {
             return false;
         }
         self.last = Some(now);
-        self.owners.insert(owner.to_owned(), (tries + 1, now));
         true
+    }
+
+    /// Counts a pod of this owner that was evicted. One whose budget kept it is none: it is tried for as long as it has no sidecar.
+    fn count(&mut self, owner: &str, now: Instant) {
+        let (tries, last) = self.owners.entry(owner.to_owned()).or_insert((0, now));
+        (*tries, *last) = (*tries + 1, now);
     }
 }
 
@@ -110,25 +115,23 @@ async fn evict_one(
     for found in missing {
         let PodName { namespace, name } = found;
         let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
-        let evicting = Api::<Pod>::namespaced(context.evicting.clone(), namespace);
         let Some(pod) = call("read a pod without a sidecar", api.get_opt(name)).await? else { continue };
         let Some(owner) = replacer(&pod) else { continue };
         if pod.metadata.deletion_timestamp.is_some() || !is_injected_now(&pod, namespace, target) {
             continue;
         }
-        let permitted = {
-            let mut evictions = context.evictions.lock().unwrap_or_else(PoisonError::into_inner);
-            evictions.permit(&owner.uid, Instant::now())
-        };
-        if !permitted {
+        let evictions = || context.evictions.lock().unwrap_or_else(PoisonError::into_inner);
+        if !evictions().permit(&owner.uid, Instant::now()) {
             continue;
         }
-        return match call("evict a pod without a sidecar", evicting.evict(name, &EvictParams::default())).await {
-            Ok(_) => Ok(Some(found.title(plan))),
-            // Gone, or its budget does not permit it now.
-            Err(error) if error.status().is_some_and(|status| matches!(status.code, 404 | 429)) => Ok(None),
-            Err(error) => Err(error),
-        };
+        let (action, uid) = ("evict a pod without a sidecar", pod.metadata.uid.as_deref());
+        return Ok(match evict(context, action, (namespace, name), uid).await? {
+            Evicted::Yes => {
+                evictions().count(&owner.uid, Instant::now());
+                Some(found.title(plan))
+            }
+            Evicted::Gone | Evicted::Held(_) => None,
+        });
     }
     Ok(None)
 }
@@ -153,12 +156,29 @@ mod tests {
         let mut evictions = Evictions::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(evictions.permit("a", at(0)));
-        assert!(!evictions.permit("b", at(1)), "not so soon");
-        assert!(evictions.permit("b", at(5)));
-        assert!(evictions.permit("a", at(10)) && evictions.permit("a", at(15)));
-        assert!(!evictions.permit("a", at(20)), "it did not help three times");
-        assert!(evictions.permit("b", at(25)), "others are not held back");
-        assert!(evictions.permit("a", at(15 + 3_600)), "after a while it is tried again");
+        let mut evict = |owner, seconds| {
+            let permitted = evictions.permit(owner, at(seconds));
+            if permitted {
+                evictions.count(owner, at(seconds));
+            }
+            permitted
+        };
+        assert!(evict("a", 0));
+        assert!(!evict("b", 1), "not so soon");
+        assert!(evict("b", 5));
+        assert!(evict("a", 10) && evict("a", 15));
+        assert!(!evict("a", 20), "it did not help three times");
+        assert!(evict("b", 25), "others are not held back");
+        assert!(evict("a", 15 + 3_600), "after a while it is tried again");
+    }
+
+    #[test]
+    fn a_pod_that_its_budget_keeps_is_tried_until_it_may_go() {
+        let mut evictions = Evictions::default();
+        let start = Instant::now();
+        for seconds in [0, 5, 10, 15, 20] {
+            assert!(evictions.permit("kept", start + Duration::from_secs(seconds)), "{seconds}");
+        }
+        assert!(!evictions.permit("kept", start + Duration::from_secs(21)), "not so soon");
     }
 }

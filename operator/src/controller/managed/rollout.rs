@@ -5,11 +5,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
-use kube::{
-    Api,
-    api::{DeleteParams, EvictParams, Preconditions},
-};
+use k8s_openapi::api::apps::v1::StatefulSet;
 
 use super::{
     client::{Client, Silence},
@@ -17,7 +13,8 @@ use super::{
     view::{self, View},
 };
 use crate::controller::{
-    error::{Error, call},
+    error::Error,
+    evict::{Evicted, evict},
     plan::Plan,
     reconcile::Context,
     status::{Finding, Good, Trouble},
@@ -97,28 +94,18 @@ pub(super) async fn ensure(
 
 async fn restart(context: &Context, plan: &Plan, node: &Node, (set, nodes): (&Set, &[Node])) -> Result<Trouble, Error> {
     let name = &node.name;
-    let this = Preconditions { uid: Some(node.uid.clone()), resource_version: None };
-    let options = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-    let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
-    let evicting = Api::<Pod>::namespaced(context.evicting.clone(), &plan.namespace);
-    match call("evict a node of the managed Qdrant", evicting.evict(name, &params)).await {
-        Ok(_) => {
+    let place = (plan.namespace.as_str(), name.as_str());
+    match evict(context, "evict a node of the managed Qdrant", place, Some(&node.uid)).await? {
+        Evicted::Yes => {
             let left = set.outdated(nodes).len().saturating_sub(1);
             let message =
                 format!("Evicted {name}, so that it starts as the resource wants it; {left} nodes are to follow");
             context.tell(plan, "NodeRestarted", &message).await;
-            Ok(Trouble::passing("Updating", format!("{name} is being replaced")))
         }
-        Err(error) if error.status().is_some_and(|status| status.code == 429) => Ok(Trouble::passing(
-            "DisruptionBudget",
-            format!("{name} is to be restarted, and its PodDisruptionBudget does not permit it now; it is tried again"),
-        )),
-        // Gone, or another one by now: the next look sees it.
-        Err(error) if error.status().is_some_and(|status| matches!(status.code, 404 | 409)) => {
-            Ok(Trouble::passing("Updating", format!("{name} is being replaced")))
-        }
-        Err(error) => Err(error),
+        Evicted::Gone => {}
+        Evicted::Held(held) => return Ok(held.trouble(name)),
     }
+    Ok(Trouble::passing("Updating", format!("{name} is being replaced")))
 }
 
 /// The next step. `views` is what the nodes say, each at its node's place; empty when they need not be asked.

@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub(super) name: String,
     /// Its namespace and name.
     pub(super) place: (String, String),
+    /// Tells it from another one of the same name.
+    pub(super) uid: Option<String>,
     /// Whether it is of another namespace than the resource.
     pub(super) granted: bool,
     /// The list of the pod's spec that the sidecar stands in.
@@ -70,6 +72,7 @@ impl Seen {
         Some(Self {
             name: pods::title(pod),
             place: (namespace, name),
+            uid: pod.metadata.uid.clone(),
             granted: pods::used_from(pod).is_some(),
             list,
             index,

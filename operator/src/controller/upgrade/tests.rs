@@ -27,6 +27,7 @@ fn pod(number: usize) -> Seen {
     Seen {
         name: format!("pod-{number:02}"),
         place: ("team".to_owned(), format!("pod-{number:02}")),
+        uid: None,
         granted: false,
         list: "initContainers",
         index: 0,

@@ -1,0 +1,94 @@
+//! Evictions: a pod is taken away by the API that keeps `PodDisruptionBudget`s, and only the pod that was looked at.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, EvictParams, Preconditions},
+};
+
+use super::{
+    error::{Error, call},
+    reconcile::Context,
+    status::Trouble,
+};
+
+/// What became of an eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evicted {
+    /// The pod is ending.
+    Yes,
+    /// It is gone, or another one by now: the next look sees it.
+    Gone,
+    /// It stays for now.
+    Held(Held),
+}
+
+/// Why a pod stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Its `PodDisruptionBudget` does not permit it now.
+    Budget,
+    /// The API server cannot say whether it may go; kube-apiserver answers so where a pod has several budgets.
+    Unclear,
+}
+
+impl Held {
+    /// What it means to a person. `pod` is what the person calls it.
+    pub(super) fn trouble(self, pod: &str) -> Trouble {
+        let why = match self {
+            Self::Budget => format!("the PodDisruptionBudget of {pod} does not permit to evict it now"),
+            Self::Unclear => format!(
+                "the API server failed to evict {pod}; if several PodDisruptionBudgets select it, let one alone do so"
+            ),
+        };
+        Trouble::passing("DisruptionBudget", why + "; it is tried again")
+    }
+}
+
+/// Evicts the pod of this name if it is still the one with this uid. `action` says what for.
+pub(super) async fn evict(
+    context: &Context,
+    action: &'static str,
+    (namespace, name): (&str, &str),
+    uid: Option<&str>,
+) -> Result<Evicted, Error> {
+    let this = Preconditions { uid: uid.map(str::to_owned), resource_version: None };
+    let options = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+    let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
+    let api = Api::<Pod>::namespaced(context.evicting.clone(), namespace);
+    outcome(call(action, api.evict(name, &params)).await.map(drop))
+}
+
+/// What an answer means; what is left are errors of the cluster, and rights that the chart gives.
+fn outcome(answer: Result<(), Error>) -> Result<Evicted, Error> {
+    let Err(error) = answer else { return Ok(Evicted::Yes) };
+    match error.status().map(|status| status.code) {
+        Some(404 | 409) => Ok(Evicted::Gone),
+        Some(429) => Ok(Evicted::Held(Held::Budget)),
+        Some(500) => Ok(Evicted::Held(Held::Unclear)),
+        Some(_) | None => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_keeps_a_pod_is_no_error() {
+        let answered = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            outcome(Err(Error::Api { action: "evict", source: Box::new(kube::Error::Api(Box::new(status))) }))
+        };
+        assert_eq!(outcome(Ok(())).ok(), Some(Evicted::Yes));
+        for code in [404, 409] {
+            assert_eq!(answered(code).ok(), Some(Evicted::Gone), "{code}");
+        }
+        assert_eq!(answered(429).ok(), Some(Evicted::Held(Held::Budget)));
+        assert_eq!(answered(500).ok(), Some(Evicted::Held(Held::Unclear)));
+        for code in [403, 503] {
+            assert!(answered(code).is_err(), "{code}");
+        }
+        assert!(outcome(Err(Error::Timeout { action: "evict" })).is_err());
+    }
+}
