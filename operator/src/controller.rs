@@ -177,7 +177,7 @@ pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationTok
     loop {
         info!(instance = settings.instance, "Waiting for the lease");
         let Some(lease) = Lease::acquire(&clients.client, &settings, &shutdown).await? else { return Ok(()) };
-        metrics.leader.set(1);
+        metrics.lead();
         info!("Leading");
         let (fenced, term) = (lease.fenced(&clients, &settings.namespace), stop.child_token());
         let working = tokio::spawn(reconcile_all(fenced, settings.clone(), Arc::clone(&metrics), term.clone()));
@@ -186,14 +186,15 @@ pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationTok
             () = lease.lost() => true,
         };
         if lost {
-            metrics.leader.set(0);
+            metrics.resign();
         }
         // First stop writing, then let others write.
         term.cancel();
         if let Err(error) = working.await {
             tracing::error!(%error, "The reconciliation ended abnormally");
         }
-        metrics.leader.set(0);
+        // What ended just now may have noted something.
+        metrics.resign();
         lease.release().await;
         if !lost {
             return Ok(());

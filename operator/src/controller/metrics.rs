@@ -69,7 +69,7 @@ pub(super) struct Metrics {
     invalid: IntGaugeVec,
     /// Those of pods.
     pub(super) pods: PodMetrics,
-    pub(super) leader: IntGauge,
+    leader: IntGauge,
 }
 
 /// Labels of what is known of a resource; `namespace` would be the controller's own.
@@ -211,6 +211,19 @@ impl Metrics {
         let _ = self.invalid.remove_label_values(&[namespace, name]);
     }
 
+    /// Notes that this replica leads.
+    pub(super) fn lead(&self) {
+        self.leader.set(1);
+    }
+
+    /// Notes that it does not, and forgets what it knew of resources: from now on another replica's word is right, and nobody could tell
+    /// the two apart.
+    pub(super) fn resign(&self) {
+        self.leader.set(0);
+        self.keep_resources(|_, _| false);
+        self.sweepable.set(0);
+    }
+
     /// Forgets resources that are gone.
     pub(super) fn keep_resources(&self, exists: impl Fn(&str, &str) -> bool) {
         let mut families = self.key_since.collect();
@@ -250,5 +263,34 @@ impl Metrics {
 
     pub(super) fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use context_manager_crds::context_manager::status::Pods;
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::plan::tests::resource;
+
+    #[test]
+    fn a_replica_that_leads_no_more_says_nothing_of_resources() {
+        let metrics = Metrics::new().unwrap();
+        let plan = Plan::of(&resource(&json!({}))).unwrap();
+        metrics.lead();
+        let before = metrics.render().unwrap();
+        metrics.keys(&plan, Timestamp::UNIX_EPOCH, 3);
+        metrics.certificates.set(&plan, Timestamp::UNIX_EPOCH);
+        metrics.pods.count(&plan, &Pods { injected: 3, ready: 1, outdated: 1, missing: 1 });
+        metrics.pods.stopped(&plan, true);
+        metrics.invalid("team", "other");
+        metrics.sweepable(7);
+        let of_resources = |page: &str| page.lines().filter(|line| line.contains("resource_namespace=")).count();
+        assert_eq!(of_resources(&metrics.render().unwrap()), 10);
+        metrics.resign();
+        let after = metrics.render().unwrap();
+        assert_eq!(after, before.replace("leader 1\n", "leader 0\n"));
     }
 }
