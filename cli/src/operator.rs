@@ -95,7 +95,8 @@ pub(crate) async fn other_issuer(cluster: &Cluster) -> Result<Option<(String, St
     Ok(deployment(cluster, Component::Webhook).await?.as_ref().and_then(issuer_of))
 }
 
-fn issuer_of(webhook: &Deployment) -> Option<(String, String)> {
+/// The same, from the webhook's Deployment.
+pub(crate) fn issuer_of(webhook: &Deployment) -> Option<(String, String)> {
     let issuer = flag(webhook, "--certificate-issuer", "CONTEXT_MANAGER_CERTIFICATE_ISSUER");
     let issuer = issuer.filter(|issuer| issuer != "self-managed")?;
     let secret = flag(webhook, "--certificate-secret", "CONTEXT_MANAGER_CERTIFICATE_SECRET").unwrap_or_default();

@@ -1,16 +1,17 @@
 //! Rights: the caller's to install, the operator's to work, and what the caller may do with this program.
 //!
 //! The API server is asked, by reviews of access; what roles say is never interpreted here. Which rights the operator needs is what the
-//! chart gives it ([`chart`]).
+//! chart gives it ([`chart`]) with the values of the installation ([`installed`]).
 
 mod chart;
+mod installed;
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
     SubjectAccessReviewSpec,
 };
-use kube::{ResourceExt as _, api::PostParams};
+use kube::api::PostParams;
 
 use super::finding::Findings;
 use crate::{
@@ -84,7 +85,7 @@ pub(super) async fn of_operator(cluster: &Cluster, findings: &mut Findings) {
     {
         // That the Deployment is missing or unreadable is a finding already.
         let Ok(Some(deployment)) = operator::deployment(cluster, component).await else { continue };
-        let rights = narrowed(chart::of(component, &deployment.name_any()), &operator::watched(&deployment));
+        let rights = installed::rights(component, &deployment);
         let account = deployment.spec.template.spec.and_then(|spec| spec.service_account_name);
         let account = account.unwrap_or_else(|| "default".to_owned());
         let user = format!("system:serviceaccount:{}:{account}", cluster.operator_namespace);
@@ -98,24 +99,6 @@ pub(super) async fn of_operator(cluster: &Cluster, findings: &mut Findings) {
             Err(error) => findings.unknown(check, &error),
         }
     }
-}
-
-/// The rights of an operator that serves some namespaces alone: in each of them what it needs in the whole cluster otherwise.
-fn narrowed(rights: Vec<Right>, watched: &[String]) -> Vec<Right> {
-    if watched.is_empty() {
-        return rights;
-    }
-    let everywhere = |right: &Right| right.scope == Scope::Cluster && right.name.is_none();
-    let (wide, mut narrow): (Vec<_>, Vec<_>) = rights.into_iter().partition(everywhere);
-    for right in wide {
-        narrow.extend(watched.iter().map(|namespace| Right {
-            scope: Scope::In(namespace.clone()),
-            // A namespace is in itself, and the right to it is one by its name.
-            name: (right.resource == "namespaces").then(|| namespace.clone()),
-            ..right.clone()
-        }));
-    }
-    narrow
 }
 
 /// What the caller may do with this program.
@@ -222,27 +205,5 @@ async fn allowed(cluster: &Cluster, who: &Who, attributes: ResourceAttributes) -
             let answer = call("ask for the operator's rights", right, api.create(&params, &review)).await?;
             Ok(answer.status.is_some_and(|status| status.allowed))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_operator_of_some_namespaces_needs_its_rights_in_them() {
-        let named = Right { name: Some("hook".to_owned()), ..Right::new(Scope::Cluster, &["get"], "hooks") };
-        let home = Right::new(Scope::Home, &["create"], "secrets");
-        let all = vec![
-            named.clone(),
-            home.clone(),
-            Right::new(Scope::Cluster, &["list"], "pods"),
-            Right::new(Scope::Cluster, &["get"], "namespaces"),
-        ];
-        assert_eq!(narrowed(all.clone(), &[]), all);
-        let there = Right::new(Scope::In("a".to_owned()), &["list"], "pods");
-        let itself =
-            Right { name: Some("a".to_owned()), ..Right::new(Scope::In("a".to_owned()), &["get"], "namespaces") };
-        assert_eq!(narrowed(all, &["a".to_owned()]), [named, home, there, itself]);
     }
 }

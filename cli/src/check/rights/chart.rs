@@ -1,5 +1,5 @@
 //! The rights that the chart needs and gives, from what helm renders of it with its defaults: the same file is compared with the chart
-//! and applied by kustomize, so no second list can fall behind. Rights of options that are off by default are not asked after.
+//! and applied by kustomize, so no second list can fall behind.
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::core::{ApiResource, GroupVersionKind};
@@ -85,7 +85,7 @@ pub(super) fn of(component: Component, deployment: &str) -> Vec<Right> {
 }
 
 /// `resource.group/subresource`.
-fn in_group(resource: &str, group: &str) -> String {
+pub(super) fn in_group(resource: &str, group: &str) -> String {
     match (group, resource.split_once('/')) {
         ("", _) => resource.to_owned(),
         (group, Some((resource, sub))) => format!("{resource}.{group}/{sub}"),
