@@ -1,4 +1,4 @@
-//! `check`: whether Context Manager can be installed here, or works as it should.
+//! `check`: whether Context Manager can be installed here, works as it should, or can be uninstalled.
 //!
 //! Every check is a finding of its own. One that cannot be made, most often for want of a right, says so and spoils nothing. Nothing is written:
 //! the pod that proves injection is a dry run.
@@ -13,6 +13,7 @@ mod probe;
 mod programs;
 mod resources;
 mod rights;
+mod uninstall;
 mod webhook;
 
 use std::fmt::Write as _;
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// Check what an installation has, also if none is found
     #[arg(long)]
     installed: bool,
+    /// Check what would wait for the operator, or be lost, if it were uninstalled
+    #[arg(long, conflicts_with_all = ["before_install", "installed"])]
+    before_uninstall: bool,
     /// Name of the MutatingWebhookConfiguration; all of Context Manager's when absent
     #[arg(long, value_name = "NAME")]
     webhook_configuration: Option<String>,
@@ -46,7 +50,19 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
     let mut findings = Findings::default();
     // Without an API server nothing else can be said.
     nodes::api_server(cluster, &mut findings).await?;
-    nodes::nodes(cluster, &mut findings).await;
+    if args.before_uninstall {
+        uninstall::check(cluster, &cluster.visible().await, &mut findings).await;
+    } else {
+        before_or_after(cluster, args, &mut findings).await;
+    }
+    let exit = Exit::unless(Health::all(findings.0.iter().map(|finding| finding.level != Level::Problem)));
+    let text = output.write(&findings.0, |findings| page(findings))?;
+    Ok(Answer::new(text, exit))
+}
+
+/// Before the installation, or after it.
+async fn before_or_after(cluster: &Cluster, args: &Args, findings: &mut Findings) {
+    nodes::nodes(cluster, findings).await;
     let registrations = operator::registrations(cluster).await.map(|mut all| {
         if let Some(name) = &args.webhook_configuration {
             all.retain(|found| found.metadata.name.as_ref() == Some(name));
@@ -55,23 +71,20 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
     });
     let there = registrations.as_ref().is_ok_and(|found| !found.is_empty());
     if !args.before_install && (args.installed || there) {
-        definition::check(cluster, &mut findings).await;
-        programs::check(cluster, &mut findings).await;
-        rights::of_operator(cluster, &mut findings).await;
-        webhook::check(cluster, registrations, &mut findings).await;
+        definition::check(cluster, findings).await;
+        programs::check(cluster, findings).await;
+        rights::of_operator(cluster, findings).await;
+        webhook::check(cluster, registrations, findings).await;
         let visible = cluster.visible().await;
-        namespaces::check(cluster, &visible, &mut findings).await;
-        resources::check(&visible, &mut findings);
-        probe::check(cluster, &visible, &mut findings).await;
-        rights::of_caller(cluster, &mut findings).await;
+        namespaces::check(cluster, &visible, findings).await;
+        resources::check(&visible, findings);
+        probe::check(cluster, &visible, findings).await;
+        rights::of_caller(cluster, findings).await;
     } else {
-        rights::to_install(cluster, &mut findings).await;
-        definition::before(cluster, &mut findings).await;
-        namespaces::before(cluster, &mut findings).await;
+        rights::to_install(cluster, findings).await;
+        definition::before(cluster, findings).await;
+        namespaces::before(cluster, findings).await;
     }
-    let exit = Exit::unless(Health::all(findings.0.iter().map(|finding| finding.level != Level::Problem)));
-    let text = output.write(&findings.0, |findings| page(findings))?;
-    Ok(Answer::new(text, exit))
 }
 
 fn page(findings: &[Finding]) -> String {

@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(ask(&["ex"]), ["explain", ":4"]);
         assert_eq!(ask(&["rotate", "k"]), ["keys", ":4"]);
         assert_eq!(ask(&["completion", "z"]), ["zsh", ":4"]);
-        assert_eq!(ask(&["check", "--bef"]), ["--before-install", ":4"]);
+        assert_eq!(ask(&["check", "--before-i"]), ["--before-install", ":4"]);
         assert_eq!(ask(&["status", "-o", ""]), ["table", "json", "yaml", ":4"]);
         assert_eq!(ask(&["inject", "--file", ""]), [":0"], "file names are the shell's");
         assert!(!ask(&[""]).contains(&"__complete".to_owned()));

@@ -45,22 +45,22 @@ pub(crate) struct Findings(pub(crate) Vec<Finding>);
 
 impl Findings {
     pub(super) fn fine(&mut self, check: &'static str, message: impl Into<String>) {
-        self.push(check, Level::Fine, message.into(), None);
+        self.add(check, Level::Fine, message.into(), None);
     }
 
     pub(super) fn warning(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
-        self.push(check, Level::Warning, message.into(), Some(remedy.into()));
+        self.add(check, Level::Warning, message.into(), Some(remedy.into()));
     }
 
     pub(super) fn problem(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
-        self.push(check, Level::Problem, message.into(), Some(remedy.into()));
+        self.add(check, Level::Problem, message.into(), Some(remedy.into()));
     }
 
     pub(super) fn unknown(&mut self, check: &'static str, why: &impl Display) {
-        self.push(check, Level::Unknown, why.to_string(), None);
+        self.add(check, Level::Unknown, why.to_string(), None);
     }
 
-    fn push(&mut self, check: &'static str, level: Level, message: String, remedy: Option<String>) {
+    pub(super) fn add(&mut self, check: &'static str, level: Level, message: String, remedy: Option<String>) {
         self.0.push(Finding { check, level, message, remedy });
     }
 }
