@@ -76,11 +76,8 @@ impl Cluster {
                 "list the ContextManagers of all namespaces".to_owned(),
             ),
         };
-        match call(&action, "list contextmanagers.contextmanager.dev", api.list(&ListParams::default())).await {
-            Ok(list) => Ok(list.items),
-            Err(Error::Api { source, .. }) if is_not_found(&source) => Err(no_definition()),
-            Err(error) => Err(error),
-        }
+        let list = call(&action, "list contextmanagers.contextmanager.dev", api.list(&ListParams::default())).await;
+        Ok(or_no_definition(list)?.items)
     }
 
     /// Those that may be looked at: of the namespace that was asked for, or else of all, or else, for somebody who may not list these, of
@@ -108,11 +105,10 @@ impl Cluster {
     pub(crate) async fn resource_of(&self, namespace: &str, name: &str) -> Result<DynamicObject, Error> {
         let api = self.resources_of(namespace);
         let action = format!("read the ContextManager {name:?} of namespace {namespace:?}");
-        call(&action, "get contextmanagers.contextmanager.dev", api.get_opt(name)).await?.ok_or_else(|| {
-            Error::Missing {
-                what: format!("the ContextManager {name:?} of namespace {namespace:?}"),
-                remedy: "`kubectl get contextmanagers -A` lists those that do".to_owned(),
-            }
+        let found = call(&action, "get contextmanagers.contextmanager.dev", api.get_opt(name)).await;
+        or_no_definition(found)?.ok_or_else(|| Error::Missing {
+            what: format!("the ContextManager {name:?} of namespace {namespace:?}"),
+            remedy: "`kubectl get contextmanagers -A` lists those that do".to_owned(),
         })
     }
 
@@ -154,9 +150,32 @@ pub(crate) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-fn no_definition() -> Error {
-    Error::Missing {
-        what: "the type ContextManager".to_owned(),
-        remedy: "install the chart, and look at `kubectl context check`".to_owned(),
+/// An answer about `ContextManager`s. That there is no such path means that there is no such type; of a missing object the API server says
+/// so, and it is no error here.
+fn or_no_definition<T>(answer: Result<T, Error>) -> Result<T, Error> {
+    answer.map_err(|error| {
+        if matches!(&error, Error::Api { source, .. } if is_not_found(source)) {
+            return Error::Missing {
+                what: "the type ContextManager".to_owned(),
+                remedy: "install the chart, and look at `kubectl context check`".to_owned(),
+            };
+        }
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_there_means_that_the_definition_is_missing() {
+        let answer = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            or_no_definition::<()>(Err(Error::from_api("read", "get x", kube::Error::Api(Box::new(status)))))
+        };
+        assert!(answer(404).is_err_and(|error| error.to_string().contains("the type ContextManager does not exist")));
+        assert!(answer(500).is_err_and(|error| error.to_string().contains("failed to read")));
+        assert!(or_no_definition(Ok(None::<()>)).is_ok_and(|found| found.is_none()));
     }
 }

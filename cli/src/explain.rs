@@ -247,6 +247,9 @@ async fn fetch(cluster: &Cluster, target: &[String]) -> Result<Value, Error> {
         [kind, name] => (kind.as_str(), name.as_str()),
         _ => return Err(Error::Usage("name one object, such as pod/NAME or deployment/NAME".to_owned())),
     };
+    if name.is_empty() || name.contains('/') {
+        return Err(Error::Usage(format!("{name:?} is no name of an object; write pod/NAME or deployment/NAME")));
+    }
     let (resource, right) = kind_of(&kind.to_lowercase())?;
     let api = Api::<DynamicObject>::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource);
     let what = format!("{} {name:?} of namespace {:?}", resource.kind, cluster.namespace);

@@ -393,7 +393,9 @@ async fn somebody_with_few_rights_gets_what_they_may_see_and_is_told_the_rest() 
 #[tokio::test]
 async fn exit_codes_tell_a_wrong_command_line_from_a_cluster_that_is_away() -> Result<()> {
     run(&["check", "--nonsense"]).await?.expect(2)?;
-    run(&["explain", "configmap/a"]).await?.expect(2)?;
+    for nothing in ["configmap/a", "pod/", "pod/a/log"] {
+        run(&["explain", nothing]).await?.expect(2)?;
+    }
     run(&["--help"]).await?.expect(0)?;
     let folder = tempfile::tempdir()?;
     let (nowhere, dead) = (folder.path().join("none"), folder.path().join("dead"));
