@@ -101,6 +101,39 @@ async fn applying_twice_changes_nothing_and_deleting_leaves_nothing() -> Result<
     Ok(())
 }
 
+/// The first block of YAML below a heading of a page.
+fn example<'a>(page: &'a str, heading: &str) -> Result<&'a str> {
+    let (_, section) = page.split_once(heading).with_context(|| format!("no {heading:?}"))?;
+    let (_, block) = section.split_once("```yaml\n").context("no example")?;
+    Ok(block.split_once("```").context("an example without end")?.0)
+}
+
+/// What the page tells users of kustomize to write, as they would.
+#[test]
+fn the_overlay_of_the_page_brings_every_image_from_elsewhere() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let page = fs::read_to_string(root.join("docs/gitops.md"))?;
+    let written = example(&page, "## kustomize")?;
+    let (resources, rest) = written.split_once('\n').context("lines")?;
+    ensure!(resources.starts_with("resources: ["), "{resources}");
+    let folder = tempfile::tempdir()?;
+    let base = folder.path().join("base");
+    fs::create_dir(&base)?;
+    for entry in fs::read_dir(root.join("deploy/kustomize/base"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), base.join(entry.file_name()))?;
+    }
+    let overlay = folder.path().join("overlay");
+    fs::create_dir(&overlay)?;
+    fs::write(overlay.join("kustomization.yaml"), format!("resources: [../base]\n{rest}"))?;
+    let built = must(&["kustomize", overlay.to_str().context("a path in UTF-8")?])?;
+    let named = |image: &str| built.matches(&format!("registry.example.com/team/{image}:0.1.0\n")).count();
+    ensure!(!built.contains("localhost/"), "an image of the base is left:\n{built}");
+    ensure!(named("context-manager-operator") == 2, "not both programs come from there:\n{built}");
+    ensure!(named("context-manager-sidecar") == 2, "webhook and controller have different sidecars:\n{built}");
+    Ok(())
+}
+
 /// A chart with a resource and nothing else.
 fn chart(folder: &Path) -> Result<String> {
     let chart = folder.join("chart");
