@@ -167,9 +167,47 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("watchNamespaces={team-a}", "scope: Namespaced"),
         ("monitoring.interval=often", "interval"),
         ("monitoring.podMonitors.enabled=true", "podMonitors"),
+        // What the API server, or the program at its start, would refuse later and with fewer words.
+        ("nameOverride=Foo_Bar", "nameOverride"),
+        ("fullnameOverride=-memory", "fullnameOverride"),
+        ("monitoring.namespace=Monitoring", "namespace"),
+        ("webhook.excludedNamespaces={Ingress}", "excludedNamespaces"),
+        ("image.registry=https://registry.example.com", "registry"),
+        ("image.registry=registry.example.com/", "registry"),
+        ("image.tag=a b", "tag"),
+        ("sidecar.image.repository=Memory Sidecar", "repository"),
+        ("controller.sweeper.interval=0s", "interval"),
+        ("controller.rotation.settle=500ms", "settle"),
+        ("webhook.connectionAge=0s", "connectionAge"),
+        ("webhook.certificates.poll=0m", "poll"),
+        // Two of a key in one object.
+        (r"controller.podLabels.app\.kubernetes\.io/name=mine", "podLabels"),
+        (r"monitoring.labels.helm\.sh/chart=mine", "labels"),
+        // A null takes the defaults away.
+        ("controller=null", "controller"),
+        ("webhook.certificates=null", "certificates"),
+        ("sidecar.image=null", "image"),
     ] {
         let error = render(&[value]).expect_err(value).to_string();
         assert!(error.contains(named), "{value}: {error}");
+        assert!(!error.contains("nil pointer"), "{value}: {error}");
+    }
+}
+
+#[test]
+fn values_that_are_unusual_and_right_are_taken() {
+    for value in [
+        "image.registry=localhost:5000",
+        "image.registry=registry.example.com/team/memory_v1",
+        "image.tag=1.2.3-rc.1",
+        "controller.sweeper.interval=1h30m",
+        "controller.sweeper.grace=100h0m",
+        "webhook.certificates.leafLifetime=1d12h",
+        "webhook.connectionAge=500ms",
+        "webhook.resources=null",
+        "controller.podLabels.team=platform",
+    ] {
+        render(&[value]).expect(value);
     }
 }
 
