@@ -34,6 +34,14 @@ fn movable(workflow: &str) -> Vec<&str> {
     uses.filter(|uses| !is_commit(uses)).collect()
 }
 
+/// The pipes of a workflow whose first part may fail unnoticed: only a shell that is named comes with `pipefail`.
+fn leaky(workflow: &str) -> Vec<&str> {
+    if workflow.contains("\n  run:\n") && workflow.contains("\n    shell: bash\n") {
+        return Vec::new();
+    }
+    workflow.lines().filter(|line| !line.trim().starts_with('#') && line.contains(" | ")).collect()
+}
+
 #[test]
 fn the_workflows_are_valid_and_use_actions_by_commit() -> Result<()> {
     let mut seen = 0;
@@ -43,6 +51,7 @@ fn the_workflows_are_valid_and_use_actions_by_commit() -> Result<()> {
         let said = complaints(&workflow)?;
         ensure!(said.is_empty(), "{}: {said}", path.display());
         ensure!(movable(&workflow).is_empty(), "{}: {:?}", path.display(), movable(&workflow));
+        ensure!(leaky(&workflow).is_empty(), "{} has no `shell: bash`: {:?}", path.display(), leaky(&workflow));
         seen += 1;
     }
     ensure!(seen >= 2, "only {seen} workflows were found");
@@ -55,5 +64,7 @@ fn a_mistake_in_a_workflow_is_found() -> Result<()> {
     let said = complaints(&release.replace("needs: images", "needs: imagse"))?;
     ensure!(said.contains("imagse"), "{said:?}");
     ensure!(movable("    - uses: actions/checkout@v7\n") == ["actions/checkout@v7"]);
+    let unnamed = release.replace("    shell: bash\n", "");
+    ensure!(leaky(&unnamed).iter().any(|line| line.contains("tee archives")), "{:?}", leaky(&unnamed));
     Ok(())
 }
