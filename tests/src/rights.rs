@@ -49,11 +49,25 @@ impl Rules {
     /// When the rendered chart has none.
     pub fn of(part: &str, configuration: &str) -> Result<Self> {
         let name = format!("context-manager-{part}");
-        let mut cluster = rules_of(&rendered("ClusterRole", &name)?)?;
+        Self::read(&rendered("ClusterRole", &name)?, &rendered("Role", &name)?, configuration)
+    }
+
+    /// Those of a part with the values of the chart that give it more.
+    ///
+    /// # Errors
+    /// When the rendered chart has none.
+    pub fn with_options(part: &str, configuration: &str) -> Result<Self> {
+        const FILE: &str = "tests/golden/chart/every-option.yaml";
+        let role = |kind: &str| rendered_in(FILE, kind, &format!("memory-{part}"), None);
+        Self::read(&role("ClusterRole")?, &role("Role")?, configuration)
+    }
+
+    fn read(cluster: &Value, home: &Value, configuration: &str) -> Result<Self> {
+        let mut cluster = rules_of(cluster)?;
         for named in cluster.iter_mut().filter_map(|rule| rule.resource_names.as_mut()) {
             *named = vec![configuration.to_owned()];
         }
-        Ok(Self { cluster, home: rules_of(&rendered("Role", &name)?)?, spaces: BTreeMap::new() })
+        Ok(Self { cluster, home: rules_of(home)?, spaces: BTreeMap::new() })
     }
 
     /// Those of a part with `scope: Namespaced`, for these namespaces. The names of the chart's objects give way to those that are given.

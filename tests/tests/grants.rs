@@ -16,6 +16,7 @@ use context_manager_tests::{
 use k8s_openapi::{
     ByteString,
     api::{
+        apps::v1::Deployment,
         core::v1::{ConfigMap, Namespace as NamespaceObject, Pod, Secret},
         events::v1::Event,
     },
@@ -262,6 +263,64 @@ async fn a_rotation_waits_for_pods_of_other_namespaces_and_none_of_their_request
         ensure!(count.failed == 0 && count.keys.len() == 2, "{count:?}");
     }
     Ok(())
+}
+
+/// What brings the sidecar of a guest's pod to another image: in place, or by another pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_of_a_namespace_that_is_allowed_are_upgraded_with_the_others() -> Result<()> {
+    let stage = Stage::set("upgrade").await?;
+    let image = |number: u8| format!("localhost/another-sidecar:{number}");
+    let upgrade = |strategy: &str, number: u8| {
+        let strategy = json!({"strategy": strategy, "observe": "1s", "batchPercent": 100});
+        json!({"sidecar": {"image": image(number), "upgrade": strategy}})
+    };
+    stage.provision(upgrade("OnRecreate", 1)).await?;
+    let pods = stage.guest.api::<Pod>();
+    let made = stage.guest.make::<Pod>(&stage.asking()).await?;
+    let has = |pod: &Pod| context_manager_operator::pods::sidecar(pod).and_then(|sidecar| sidecar.image.clone());
+    ensure!(has(&made) == Some(image(1)), "{:?}", has(&made));
+    let counted = async |injected: i32, outdated: i32| {
+        eventually(&format!("{outdated} outdated pods of {injected}"), PATIENCE, || async {
+            let pods = stage.resource().await?.status.and_then(|status| status.pods).context("pods")?;
+            ensure!((pods.injected, pods.outdated) == (injected, outdated), "{pods:?}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await
+    };
+    counted(1, 0).await?;
+    stage.spec(upgrade("OnRecreate", 2)).await?;
+    counted(1, 1).await?;
+    stage.spec(upgrade("InPlace", 2)).await?;
+    eventually("the new image in place", PATIENCE, || async {
+        let pod = pods.get("agent").await?;
+        ensure!(has(&pod) == Some(image(2)) && pod.uid() == made.uid(), "{:?}", has(&pod));
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    // What a new pod of the guest would get is not what one of the owner would.
+    counted(1, 0).await?;
+    let said = wait_for(&stage.owner, "memory", "SidecarsCurrent", "False", None).await?;
+    let message = condition(&said, "SidecarsCurrent").context("the condition")?.message;
+    ensure!(message.contains(&format!("{}/agent", stage.guest.name)), "{message}");
+
+    pods.delete("agent", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
+    let mut template = stage.asking();
+    template["metadata"] = json!({"labels": {"app": "agent"}, "annotations": template["metadata"]["annotations"]});
+    let deployment = json!({
+        "metadata": {"name": "agent"},
+        "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template},
+    });
+    stage.guest.make::<Deployment>(&deployment).await?;
+    counted(1, 0).await?;
+    stage.spec(upgrade("RollingRestart", 3)).await?;
+    eventually("another pod", PATIENCE, || async {
+        let found = pods.list(&ListParams::default().labels("app=agent")).await?;
+        let images: Vec<_> = found.iter().filter_map(has).collect();
+        ensure!(images == [image(3)], "{images:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    counted(1, 0).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,14 +14,15 @@ use context_manager_protocol::names;
 use context_manager_tests::{
     background::Background,
     cluster::{self, Namespace, eventually, refusal},
+    objects::{INJECT, labelled, pod},
     operator::{self, HOME},
     qdrant::Qdrant,
     rights::{Right, Rules, User},
-    webhook::Webhook,
+    webhook::{Webhook, sidecar_image},
 };
 use k8s_openapi::{
     api::{
-        apps::v1::StatefulSet,
+        apps::v1::{Deployment, StatefulSet},
         coordination::v1::Lease,
         core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
         events::v1::Event,
@@ -251,6 +252,73 @@ async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<(
         }
         let what = format!("{:?} {:?}", rule.verbs, rule.resources.clone().unwrap_or_default());
         fails(&webhook, &server, &rules.without(rule), &what).await?;
+    }
+    Ok(())
+}
+
+/// What the controller does where the chart's values ask for it: pods without a sidecar are evicted (`watchdog`), and sidecars are upgraded in
+/// place (`upgradeSidecars`).
+async fn life_with_options(webhook: &Webhook, client: &Client) -> Result<()> {
+    // No webhook looks at this namespace yet.
+    let namespace = Namespace::create(client, "options", &[]).await?;
+    let mut template = labelled(pod("x"), INJECT, "true");
+    template["metadata"] = json!({"labels": {INJECT: "true", "app": "agent"}});
+    let deployment = json!({
+        "metadata": {"name": "agent"},
+        "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template},
+    });
+    namespace.make::<Deployment>(&deployment).await?;
+    let pods = namespace.api::<Pod>();
+    let images = async || -> Result<Vec<Option<String>>> {
+        let found = pods.list(&ListParams::default().labels("app=agent")).await?;
+        let image = |pod: &Pod| context_manager_operator::pods::sidecar(pod).and_then(|sidecar| sidecar.image.clone());
+        Ok(found.iter().map(image).collect())
+    };
+    eventually("a pod without a sidecar", STEP, || async {
+        ensure!(images().await? == [None], "{:?}", images().await?);
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    webhook.adopt(client, &namespace).await?;
+    let upgrade = json!({"sidecar": {"upgrade": {"strategy": "InPlace", "observe": "1s"}}});
+    namespace.make_resource("memory", upgrade).await?;
+    for image in [sidecar_image(), format!("{}-next", sidecar_image())] {
+        patch(&namespace.api::<ContextManager>(), "memory", json!({"spec": {"sidecar": {"image": image}}})).await?;
+        eventually(&format!("a pod with {image}"), 2 * STEP, || async {
+            ensure!(images().await? == [Some(image.clone())], "{:?}", images().await?);
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    operator::make_home(&client).await?;
+    let rules = Rules::with_options("controller", webhook.configuration())?;
+    let given = rules.rights();
+    let default = Rules::of("controller", webhook.configuration())?.rights();
+    let more: Vec<_> = given.difference(&default).collect();
+    let named: Vec<_> = more.iter().map(|(_, resource, verb)| (resource.as_str(), verb.as_str())).collect();
+    ensure!(named == [("pods", "get"), ("pods", "patch")], "{more:?}");
+    let live = async |rules: &Rules| -> Result<BTreeSet<Right>> {
+        let user = User::create(&client, HOME, rules).await?;
+        let settings = Settings { resync: RESYNC, ..operator::settings(&webhook)? };
+        under(&user, settings, async || life_with_options(&webhook, &client).await).await?;
+        Ok(user.used())
+    };
+    let used = live(&rules).await.context("with all that the chart gives")?;
+    let beyond: Vec<_> = used.difference(&given).collect();
+    ensure!(beyond.is_empty(), "it asked for what it may not: {beyond:?}");
+    for right in more {
+        match live(&rules.without_right(right)).await {
+            Ok(_) => bail!("nothing fails without {right:?}, so the chart should not give it"),
+            Err(error) => println!("without {right:?}: {error:#}"),
+        }
     }
     Ok(())
 }

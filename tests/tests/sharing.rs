@@ -44,7 +44,12 @@ impl Team {
     }
 
     async fn agent(&self, name: &str) -> Result<(Sidecar, Client)> {
-        let folder = self.folder.path().join(name);
+        self.agent_of("team-a", name).await
+    }
+
+    /// An agent of another namespace: its tenant.
+    async fn agent_of(&self, tenant: &str, name: &str) -> Result<(Sidecar, Client)> {
+        let folder = self.folder.path().join(format!("{tenant}-{name}"));
         fs::create_dir_all(&folder)?;
         let journal = folder.join("journal");
         let more = format!(
@@ -52,7 +57,7 @@ impl Team {
             self.server.address(),
             journal.display()
         );
-        let sidecar = Sidecar::start_agent("team-a", name, &folder, &more).await?;
+        let sidecar = Sidecar::start_agent(tenant, name, &folder, &more).await?;
         let client = sidecar.client()?;
         Ok((sidecar, client))
     }
@@ -149,6 +154,57 @@ async fn two_agents_share_a_space_and_nothing_else() -> Result<()> {
     ];
     ensure!(refused == expected, "{refused:?} in {log}");
     ensure!(audit.iter().all(|line| line["agent"] == "stranger" && line.to_string().contains("request.id")), "{log}");
+    Ok(())
+}
+
+/// What `spec.allowedNamespaces` promises: one collection, and a tenant for each namespace. Both agents have the same name, the same session
+/// and the same rules.
+#[tokio::test]
+async fn namespaces_on_one_collection_see_and_change_nothing_of_each_other() -> Result<()> {
+    let team = Team::new().await?;
+    let (_ours, ours) = team.agent_of("team-a", "planner").await?;
+    let (_theirs, theirs) = team.agent_of("team-b", "planner").await?;
+    let context =
+        |text: &str| json!({"text": text, "level": "long_term", "session": "harbour", "metadata": {"kind": "plan"}});
+    let mine = store(&ours, &context("The harbour release ships on Friday")).await?.id;
+    let shared = json!({"text": "The harbour team meets on Monday", "level": "long_term", "scope": {"space": "team"}});
+    let shared = store(&ours, &shared).await?.id;
+    let other = store(&theirs, &context("The harbour is closed in winter")).await?.id;
+
+    let every = json!({"query": "harbour release", "scopes": [{}, {"space": "team"}]});
+    let ids = |contexts: Vec<Context>| contexts.into_iter().map(|context| context.id).collect::<Vec<_>>();
+    ensure!(ids(found(&theirs, &every).await?) == [other], "a search finds another namespace's");
+    let listed: ContextList = theirs.get(CONTEXTS).await?.message()?;
+    ensure!(ids(listed.contexts) == [other], "a list has another namespace's");
+    for (id, place) in [(mine, ""), (shared, "?space=team")] {
+        let one = format!("{CONTEXTS}/{id}");
+        let scope = if place.is_empty() { json!({}) } else { json!({"space": "team"}) };
+        let change = json!({"text": "The harbour burns", "scope": scope}).to_string();
+        for draft in [Draft::new("GET", &format!("{one}{place}"), ""), Draft::new("PATCH", &one, change)] {
+            let problem = theirs.send(draft).await?.problem()?;
+            ensure!(problem.code == Code::ContextNotFound, "{id}: {problem:?}");
+        }
+    }
+    // Whatever this is answered with: the other namespace's is still there below.
+    theirs.send(Draft::new("DELETE", &format!("{CONTEXTS}/{mine}"), "")).await?;
+    // Who knows an id cannot write over it, and does not learn whose it is.
+    let mut taken = context("The harbour burns");
+    taken["id"] = json!(mine);
+    let problem = theirs.post(CONTEXTS, &taken).await?.problem()?;
+    ensure!(problem.code == Code::IdConflict && !format!("{problem:?}").contains("team-a"), "{problem:?}");
+    // By filter, and by session, all goes that is one's own.
+    let all = json!({"levels": ["long_term"]});
+    ensure!(theirs.post(&format!("{CONTEXTS}/delete"), &all).await?.status == 200);
+    ensure!(theirs.send(Draft::new("DELETE", &format!("{CONTEXTS}?session=harbour"), "")).await?.status == 200);
+    ensure!(found(&theirs, &every).await?.is_empty(), "its own is still there");
+
+    let mut left = ids(found(&ours, &every).await?);
+    left.sort();
+    let mut expected = vec![mine, shared];
+    expected.sort();
+    ensure!(left == expected, "{left:?} is left of {expected:?}");
+    let kept: Context = ours.get(&format!("{CONTEXTS}/{mine}")).await?.message()?;
+    ensure!(kept.text.ends_with("Friday") && kept.version == 1, "{kept:?}");
     Ok(())
 }
 

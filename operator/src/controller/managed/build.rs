@@ -290,4 +290,21 @@ exec ./qdrant --config-path /etc/qdrant/config.yaml --uri https://$POD_NAME.memo
         assert_eq!(ingress[1]["ports"], json!([{"port": 6334, "protocol": "TCP"}]));
         assert_eq!(ingress[2]["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "home");
     }
+
+    #[test]
+    fn pods_of_a_namespace_that_is_allowed_reach_the_nodes_and_other_pods_there_do_not() {
+        let spec = json!({"vectorStore": {"managed": {}}, "allowedNamespaces": ["guest", "team"]});
+        let plan = Plan::of(&resource(&spec)).unwrap();
+        let StoragePlan::Managed(wanted) = &plan.storage else { unreachable!("the spec has it") };
+        let policy = serde_json::to_value(Builder::new(&plan, wanted, "home").policy()).unwrap();
+        let rule = &policy["spec"]["ingress"][1];
+        assert_eq!(rule["ports"], json!([{"port": 6334, "protocol": "TCP"}]));
+        let own = json!({"podSelector": {"matchLabels": {names::INJECTED: "memory"}}});
+        // Both selectors in one peer: in two, the whole namespace could.
+        let guest = json!({
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "guest"}},
+            "podSelector": {"matchLabels": {names::INJECTED: "memory", names::INJECTED_FROM: "team"}},
+        });
+        assert_eq!(rule["from"], json!([own, guest]));
+    }
 }
