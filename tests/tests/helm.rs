@@ -9,10 +9,11 @@ use context_manager_tests::{
     cluster::{self, Namespace, eventually, kubectl},
     helm::Release,
     operator::{provision, wait_within},
-    pods,
+    plugin, pods,
 };
 use k8s_openapi::{
-    api::core::v1::Pod, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::core::v1::{Pod, Secret},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{Api, Client, ResourceExt as _, api::DeleteParams};
 use serde_json::{Value, json};
@@ -123,6 +124,38 @@ async fn remembers(agents: &Namespace, before: &Pod) -> Result<()> {
     Ok(())
 }
 
+/// A resource that only the operator lets go, in a namespace of its own, and what the command line says of it.
+async fn hold(client: &Client, guest: &Namespace) -> Result<Namespace> {
+    let held = Namespace::create(client, "helm-held", &[]).await?;
+    held.make_resource("memory", json!({"allowedNamespaces": [guest.name]})).await?;
+    wait_within(SOON, &held, "memory", "GrantsReady", |said| said.status == "True").await?;
+    let said =
+        plugin::run(&["check", "--before-uninstall", "-n", &held.name, "-o", "json"]).await?.expect(0)?.json()?;
+    let found = said.as_array().into_iter().flatten().find(|found| found["check"] == "held-resources");
+    let found = found.with_context(|| format!("nothing is said of what is held: {said}"))?;
+    ensure!(found["level"] == "Warning" && found["message"].to_string().contains(&held.name), "{found}");
+    Ok(held)
+}
+
+/// Ends it by what the page about releases tells who has uninstalled the operator already.
+async fn let_go(held: &Namespace, guest: &Namespace) -> Result<()> {
+    let resources = held.api::<ContextManager>();
+    resources.delete("memory", &DeleteParams::default()).await?;
+    ensure!(resources.get_opt("memory").await?.is_some(), "nobody had to let it go");
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/releases.md"))?;
+    let written =
+        page.lines().filter_map(|line| line.strip_prefix("$ kubectl ")).filter(|line| line.contains("team-a"));
+    let commands: Vec<String> = written.map(|line| line.replace("team-a", &held.name).replace('\'', "")).collect();
+    ensure!(commands.len() == 2, "{commands:?}");
+    for command in commands {
+        kubectl(&command.split_whitespace().collect::<Vec<_>>()).await?;
+    }
+    ensure!(resources.get_opt("memory").await?.is_none(), "it is still there");
+    let copy = names::granted(&held.name, "memory");
+    ensure!(guest.api::<Secret>().get_opt(&copy).await?.is_none(), "its copies are still there");
+    Ok(())
+}
+
 /// The rights of the controller in the whole cluster, and the arguments of its program.
 async fn controller(home: &Namespace) -> Result<(String, String)> {
     let name = format!("{RELEASE}-context-manager-controller");
@@ -171,7 +204,8 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_while_an_agent_
     ensure!(!rules.contains(PATCHES_PODS) && !program.contains("debug"), "{rules} {program}");
     goes_on(&agents, &key, &pod).await?;
 
-    // Without the operator agents go on, and nothing waits for it.
+    // Without the operator agents go on, and nothing waits for it but what was said to.
+    let held = hold(&client, &agents).await?;
     release.helm(&["uninstall"], WAIT).await?;
     let mine = format!("app.kubernetes.io/instance={RELEASE}");
     let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations";
@@ -181,11 +215,10 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_while_an_agent_
     ensure!(left.is_empty(), "these are left: {left}");
     ensure!(definition(&client).await?.is_some(), "the definition is gone, and with it every resource");
     remembers(&agents, &pod).await?;
+    let_go(&held, &agents).await?;
     agents.make_resource("second", json!({})).await?;
-    for name in ["second"] {
-        agents.api::<ContextManager>().delete(name, &DeleteParams::default()).await?;
-        ensure!(agents.api::<ContextManager>().get_opt(name).await?.is_none(), "{name} waits for somebody");
-    }
+    agents.api::<ContextManager>().delete("second", &DeleteParams::default()).await?;
+    ensure!(agents.api::<ContextManager>().get_opt("second").await?.is_none(), "it waits for somebody");
     agents.make::<Pod>(&context_manager_tests::objects::asking("plain")).await?;
     let plain = agents.api::<Pod>().get("plain").await?;
     ensure!(!plain.annotations().contains_key(names::INJECTED_HASH), "somebody still injects");

@@ -16,7 +16,7 @@ use context_manager_tests::{
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
     Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -204,8 +204,23 @@ async fn pods_are_evicted_within_their_budget_for_what_takes_new_ones() -> Resul
         Ok::<_, anyhow::Error>(())
     })
     .await?;
+    // The API server evicts no pod that has two budgets, and answers 500.
+    let mut second = budget.clone();
+    second["metadata"]["name"] = json!("again");
+    namespace.make::<PodDisruptionBudget>(&second).await?;
     change(&namespace, json!({"adminPort": 9_001})).await?;
-    says(&namespace, "SidecarsCurrent", "DisruptionBudget").await?;
+    let message =
+        |found: &ContextManager| condition(found, "SidecarsCurrent").map(|said| said.message).unwrap_or_default();
+    let found = says(&namespace, "SidecarsCurrent", "DisruptionBudget").await?;
+    ensure!(message(&found).contains("several PodDisruptionBudgets"), "{}", message(&found));
+    ensure!(condition(&found, "Ready").is_some_and(|ready| ready.status == "True"), "one pod holds up the resource");
+    namespace.api::<PodDisruptionBudget>().delete("again", &DeleteParams::default()).await?;
+    eventually("the budget's own word", START, || async {
+        let found = says(&namespace, "SidecarsCurrent", "DisruptionBudget").await?;
+        ensure!(message(&found).contains("does not permit"), "{}", message(&found));
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
     ensure!(ready(&namespace, 2).await? == before, "a pod went in spite of its budget");
     let permit = Patch::Merge(json!({"spec": {"minAvailable": 1}}));
     namespace.api::<PodDisruptionBudget>().patch("agent", &PatchParams::default(), &permit).await?;
@@ -251,7 +266,7 @@ async fn a_pod_that_was_made_without_the_webhook_is_reported_and_replaced() -> R
         Ok::<_, anyhow::Error>(())
     })
     .await?;
-    namespace.api::<Pod>().delete("alone", &kube::api::DeleteParams::default()).await?;
+    namespace.api::<Pod>().delete("alone", &DeleteParams::default()).await?;
     says(&namespace, "PodsInjected", "AllInjected").await?;
     Ok(())
 }
