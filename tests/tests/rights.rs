@@ -258,9 +258,7 @@ async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<(
 
 /// What the controller does where the chart's values ask for it: pods without a sidecar are evicted (`watchdog`), and sidecars are upgraded in
 /// place (`upgradeSidecars`).
-async fn life_with_options(webhook: &Webhook, client: &Client) -> Result<()> {
-    // No webhook looks at this namespace yet.
-    let namespace = Namespace::create(client, "options", &[]).await?;
+async fn life_with_options(webhook: &Webhook, client: &Client, namespace: &Namespace) -> Result<()> {
     let mut template = labelled(pod("x"), INJECT, "true");
     template["metadata"] = json!({"labels": {INJECT: "true", "app": "agent"}});
     let deployment = json!({
@@ -279,7 +277,7 @@ async fn life_with_options(webhook: &Webhook, client: &Client) -> Result<()> {
         Ok::<_, anyhow::Error>(())
     })
     .await?;
-    webhook.adopt(client, &namespace).await?;
+    webhook.adopt(client, namespace).await?;
     let upgrade = json!({"sidecar": {"upgrade": {"strategy": "InPlace", "observe": "1s"}}});
     namespace.make_resource("memory", upgrade).await?;
     for image in [sidecar_image(), format!("{}-next", sidecar_image())] {
@@ -308,7 +306,13 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
     let live = async |rules: &Rules| -> Result<BTreeSet<Right>> {
         let user = User::create(&client, HOME, rules).await?;
         let settings = Settings { resync: RESYNC, ..operator::settings(&webhook)? };
-        under(&user, settings, async || life_with_options(&webhook, &client).await).await?;
+        // No webhook looks at this namespace yet.
+        let namespace = Namespace::create(&client, "options", &[]).await?;
+        let lived = under(&user, settings, async || life_with_options(&webhook, &client, &namespace).await).await;
+        // An upgrade that was not finished would be the next controller's.
+        let resources = namespace.api::<ContextManager>();
+        resources.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+        lived?;
         Ok(user.used())
     };
     let used = live(&rules).await.context("with all that the chart gives")?;
