@@ -51,7 +51,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
     // Without an API server nothing else can be said.
     nodes::api_server(cluster, &mut findings).await?;
     if args.before_uninstall {
-        uninstall::check(cluster, &cluster.visible().await, &mut findings).await;
+        uninstall::check(cluster, &mut findings).await;
     } else {
         before_or_after(cluster, args, &mut findings).await;
     }

@@ -8,10 +8,7 @@ use super::{
     definition,
     finding::{Findings, Level},
 };
-use crate::{
-    cluster::{Cluster, Visible},
-    error::Error,
-};
+use crate::cluster::Cluster;
 
 const DEFINITION: &str = "definition";
 const HELD: &str = "held-resources";
@@ -19,13 +16,15 @@ const HELD: &str = "held-resources";
 const POLICY: &str = "helm.sh/resource-policy";
 
 /// Looks at the definition, which takes its resources along, and at each resource.
-pub(super) async fn check(cluster: &Cluster, visible: &Result<Visible, Error>, findings: &mut Findings) {
-    let definition = definition::fetch(cluster).await;
-    match (&definition, visible) {
-        (Err(error), _) => findings.unknown(DEFINITION, error),
-        (Ok(None), _) => findings.fine(DEFINITION, "there is none, so no ContextManager either"),
-        (Ok(Some(_)), Err(error)) => findings.unknown(HELD, error),
-        (Ok(Some(definition)), Ok(visible)) => judge(definition, &visible.found, findings),
+pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
+    let definition = match definition::fetch(cluster).await {
+        Ok(Some(definition)) => definition,
+        Ok(None) => return findings.fine(DEFINITION, "there is none, so no ContextManager either"),
+        Err(error) => return findings.unknown(DEFINITION, &error),
+    };
+    match cluster.visible().await {
+        Ok(visible) => judge(&definition, &visible.found, findings),
+        Err(error) => findings.unknown(HELD, &error),
     }
 }
 
