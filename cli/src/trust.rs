@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use context_manager_operator::pods;
 use context_manager_protocol::hexadecimal::hexadecimal;
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -118,7 +119,7 @@ async fn by_service(cluster: &Cluster, service: &ServiceReference) -> Result<Vec
     let pods = cluster.of::<Pod>(namespace);
     let action = format!("list the pods of namespace {namespace:?}");
     let found = call(&action, "list pods", pods.list(&ListParams::default().labels(&labels.join(",")))).await?;
-    let pod = found.items.into_iter().find(is_ready).ok_or_else(|| Error::Missing {
+    let pod = found.items.into_iter().find(pods::is_ready).ok_or_else(|| Error::Missing {
         what: format!("a ready pod of the Service {name:?}"),
         remedy: format!("look at `kubectl -n {namespace} describe pods` and their logs"),
     })?;
@@ -138,12 +139,6 @@ async fn by_service(cluster: &Cluster, service: &ServiceReference) -> Result<Vec
 
 fn server_name_of(service: &ServiceReference) -> String {
     format!("{}.{}.svc", service.name, service.namespace)
-}
-
-/// Whether a pod takes requests.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn port_of(pod: &Pod, target: IntOrString) -> Option<u16> {

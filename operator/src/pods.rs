@@ -56,6 +56,13 @@ pub fn has_ended(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
+/// Whether the whole pod is ready, not only its sidecar.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 /// The sidecar of a pod, in whichever list.
 #[must_use]
 pub fn sidecar(pod: &Pod) -> Option<&Container> {
