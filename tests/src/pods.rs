@@ -104,6 +104,12 @@ pub async fn ready(namespace: &Namespace, name: &str) -> Result<Pod> {
     .await
 }
 
+/// The image of a pod's sidecar, if it has one.
+#[must_use]
+pub fn sidecar_image(pod: &Pod) -> Option<String> {
+    context_manager_operator::pods::sidecar(pod)?.image.clone()
+}
+
 /// What the scheduler and the kubelet say of a pod that does not come up: a node under pressure is named nowhere else.
 fn obstacles(pod: &Pod) -> String {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use http::{Method, Request, Uri};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use kube::{
@@ -34,6 +34,16 @@ pub struct Rules {
     pub home: Vec<PolicyRule>,
     /// In these namespaces.
     pub spaces: BTreeMap<String, Vec<PolicyRule>>,
+}
+
+/// Says why a trial without something failed.
+///
+/// # Errors
+/// When it did not, so that nothing needs it.
+pub fn needed<T>(what: &str, trial: Result<T>) -> Result<Error> {
+    let Err(error) = trial else { bail!("nothing fails without {what}, so the chart should not give it") };
+    println!("without {what}: {error:#}");
+    Ok(error)
 }
 
 /// The rules of a rendered `Role` or `ClusterRole`.
@@ -107,6 +117,17 @@ impl Rules {
             }
         }
         rights
+    }
+
+    /// Whether nothing was needed that they do not give.
+    ///
+    /// # Errors
+    /// When something was.
+    pub fn suffice(&self, used: &BTreeSet<Right>) -> Result<()> {
+        let given = self.rights();
+        let beyond: Vec<_> = used.difference(&given).collect();
+        ensure!(beyond.is_empty(), "it asked for what it may not: {beyond:?}");
+        Ok(())
     }
 
     /// The same without one rule.

@@ -49,6 +49,12 @@ pub fn sidecar_image() -> String {
     image("context-manager-sidecar")
 }
 
+/// Another name of the same image, which `cargo xtask test` gives it.
+#[must_use]
+pub fn next_sidecar_image() -> String {
+    format!("{}-next", sidecar_image())
+}
+
 /// The reference of one of the product's images, as `cargo xtask images` names them.
 #[must_use]
 pub fn image(name: &str) -> String {

@@ -8,7 +8,7 @@ use context_manager_tests::{
     objects::{INJECT, annotated, asking, labelled, pod},
     operator::{Operator, provision, wait_for},
     plugin::{run, run_on, unpack},
-    webhook::{Options, Registration, Webhook, dead_address, sidecar_image},
+    webhook::{Options, Registration, Webhook, dead_address, next_sidecar_image, sidecar_image},
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -462,7 +462,7 @@ async fn an_upgrade_is_planned_asked_for_once_and_given_up_with_the_next_change(
     let namespace = operator.namespace(&client, "upgrade", &[]).await?;
     provision(&namespace, "memory", json!({})).await?;
     namespace.make::<Pod>(&asking("agent")).await?;
-    let (image, next) = (sidecar_image(), format!("{}-next", sidecar_image()));
+    let (image, next) = (sidecar_image(), next_sidecar_image());
     let upgrade = async |more: &[&str]| {
         let all =
             [&["upgrade-sidecars", "-n", &namespace.name, "--sidecar-image", &image, "-o", "json"], more].concat();

@@ -11,6 +11,7 @@ use context_manager_tests::{
     objects::{annotated, asking},
     operator::{Operator, PATIENCE, RESYNC, condition, provision, wait_for},
     plugin,
+    pods::sidecar_image,
     rotation::FakePod,
 };
 use k8s_openapi::{
@@ -277,8 +278,7 @@ async fn sidecars_of_a_namespace_that_is_allowed_are_upgraded_with_the_others() 
     stage.provision(upgrade("OnRecreate", 1)).await?;
     let pods = stage.guest.api::<Pod>();
     let made = stage.guest.make::<Pod>(&stage.asking()).await?;
-    let has = |pod: &Pod| context_manager_operator::pods::sidecar(pod).and_then(|sidecar| sidecar.image.clone());
-    ensure!(has(&made) == Some(image(1)), "{:?}", has(&made));
+    ensure!(sidecar_image(&made) == Some(image(1)), "{:?}", sidecar_image(&made));
     let counted = async |injected: i32, outdated: i32| {
         eventually(&format!("{outdated} outdated pods of {injected}"), PATIENCE, || async {
             let pods = stage.resource().await?.status.and_then(|status| status.pods).context("pods")?;
@@ -293,7 +293,7 @@ async fn sidecars_of_a_namespace_that_is_allowed_are_upgraded_with_the_others() 
     stage.spec(upgrade("InPlace", 2)).await?;
     eventually("the new image in place", PATIENCE, || async {
         let pod = pods.get("agent").await?;
-        ensure!(has(&pod) == Some(image(2)) && pod.uid() == made.uid(), "{:?}", has(&pod));
+        ensure!(sidecar_image(&pod) == Some(image(2)) && pod.uid() == made.uid(), "{:?}", sidecar_image(&pod));
         Ok::<_, anyhow::Error>(())
     })
     .await?;
@@ -315,7 +315,7 @@ async fn sidecars_of_a_namespace_that_is_allowed_are_upgraded_with_the_others() 
     stage.spec(upgrade("RollingRestart", 3)).await?;
     eventually("another pod", PATIENCE, || async {
         let found = pods.list(&ListParams::default().labels("app=agent")).await?;
-        let images: Vec<_> = found.iter().filter_map(has).collect();
+        let images: Vec<_> = found.iter().filter_map(sidecar_image).collect();
         ensure!(images == [image(3)], "{images:?}");
         Ok::<_, anyhow::Error>(())
     })

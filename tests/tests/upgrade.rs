@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
+use context_manager_operator::pods::is_ready;
 use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
@@ -11,7 +12,7 @@ use context_manager_tests::{
     operator::{Operator, condition, provision, wait_within},
     plugin::run,
     pods::{self, START, container},
-    webhook::sidecar_image,
+    webhook::{next_sidecar_image, sidecar_image},
 };
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
@@ -22,11 +23,6 @@ use serde_json::{Value, json};
 
 /// How long a whole upgrade may take.
 const UPGRADE: Duration = Duration::from_mins(3);
-
-/// Another name of the same image, which `cargo xtask test` gives it.
-fn next_image() -> String {
-    format!("{}-next", sidecar_image())
-}
 
 async fn namespace(operator: &Operator, what: &str, strategy: &str) -> Result<(Client, Namespace)> {
     let client = cluster::client().await?;
@@ -48,10 +44,6 @@ async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<Context
     wait_within(UPGRADE, namespace, "memory", kind, |said| said.reason == reason).await
 }
 
-fn image_of(pod: &Pod) -> Option<String> {
-    context_manager_operator::pods::sidecar(pod)?.image.clone()
-}
-
 fn restarts(pod: &Pod, name: &str) -> Result<i32> {
     Ok(container(pod, name).with_context(|| format!("the container {name}"))?.restart_count)
 }
@@ -68,13 +60,13 @@ async fn an_image_is_replaced_in_running_pods_and_their_agents_go_on() -> Result
     namespace.make::<Pod>(&pods::classic(pods::agent(agents[0], pods::STAYING))).await?;
     pods::ready(&namespace, agents[0]).await?;
     says(&namespace, "SidecarsCurrent", "UpToDate").await?;
-    change(&namespace, json!({"image": next_image()})).await?;
+    change(&namespace, json!({"image": next_sidecar_image()})).await?;
     let resource = says(&namespace, "SidecarsCurrent", "UpToDate").await?;
     let counted = resource.status.and_then(|status| status.pods).context("pods are counted")?;
     ensure!((counted.injected, counted.outdated) == (3, 0), "{counted:?}");
     for agent in agents {
         let pod = pods::ready(&namespace, agent).await?;
-        ensure!(image_of(&pod) == Some(next_image()), "{agent} has {:?}", image_of(&pod));
+        ensure!(pods::sidecar_image(&pod) == Some(next_sidecar_image()), "{agent} has {:?}", pods::sidecar_image(&pod));
         ensure!((restarts(&pod, names::CONTAINER)?, restarts(&pod, "agent")?) == (1, 0), "{:?}", pod.status);
         let kept: usize = pods::stats(&namespace, agent).await?.contexts.values().sum();
         ensure!(kept == 3, "{agent} remembers {kept} contexts");
@@ -99,7 +91,7 @@ async fn an_image_that_does_not_start_is_taken_back_and_stays_with_the_canary() 
     ensure!(said.contains('a') && said.contains("nowhere"), "{said}");
     for agent in ["a", "b"] {
         let pod = pods::ready(&namespace, agent).await?;
-        ensure!(image_of(&pod) == Some(sidecar_image()), "{agent} has {:?}", image_of(&pod));
+        ensure!(pods::sidecar_image(&pod) == Some(sidecar_image()), "{agent} has {:?}", pods::sidecar_image(&pod));
         let tried = pod.annotations().contains_key(names::UPGRADE);
         ensure!(tried == (agent == "a"), "{agent} was tried: {tried}");
         let kept: usize = pods::stats(&namespace, agent).await?.contexts.values().sum();
@@ -112,9 +104,9 @@ async fn an_image_that_does_not_start_is_taken_back_and_stays_with_the_canary() 
     );
     ensure!(metrics.contains(&line), "no {line:?}");
     // An image that is there is another upgrade.
-    change(&namespace, json!({"image": next_image()})).await?;
+    change(&namespace, json!({"image": next_sidecar_image()})).await?;
     says(&namespace, "SidecarsCurrent", "UpToDate").await?;
-    ensure!(image_of(&pods::ready(&namespace, "b").await?) == Some(next_image()));
+    ensure!(pods::sidecar_image(&pods::ready(&namespace, "b").await?) == Some(next_sidecar_image()));
     Ok(())
 }
 
@@ -128,14 +120,14 @@ async fn the_command_line_asks_for_one_upgrade_and_follows_it_to_its_end() -> Re
     let image = sidecar_image();
     let upgrade = ["upgrade-sidecars", "memory", "-n", &namespace.name, "--sidecar-image", &image];
     let ask = [&upgrade[..], &["--strategy", "in-place", "--wait", "--timeout", "180", "-o", "json"]].concat();
-    change(&namespace, json!({"image": next_image()})).await?;
+    change(&namespace, json!({"image": next_sidecar_image()})).await?;
     let said = run(&ask).await?.expect(0)?;
     let upgraded = said.json()?;
     ensure!(upgraded[0]["state"] == "UpToDate" && upgraded[0]["outdated"] == 0, "{upgraded}");
     ensure!(said.notes.contains("Upgrading: "), "the steps are told: {said:?}");
     for agent in ["a", "b"] {
         let pod = pods::ready(&namespace, agent).await?;
-        ensure!(image_of(&pod) == Some(next_image()), "{agent} has {:?}", image_of(&pod));
+        ensure!(pods::sidecar_image(&pod) == Some(next_sidecar_image()), "{agent} has {:?}", pods::sidecar_image(&pod));
         ensure!((restarts(&pod, names::CONTAINER)?, restarts(&pod, "agent")?) == (1, 0), "{:?}", pod.status);
     }
     // One that does not start is taken back, and that ends the wait.
@@ -167,15 +159,10 @@ async fn pods_of(namespace: &Namespace) -> Result<Vec<Pod>> {
     Ok(pods)
 }
 
-/// Whether the whole pod is, not only its sidecar: no budget guards a pod whose agent has not started yet.
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
 async fn ready(namespace: &Namespace, count: usize) -> Result<BTreeSet<String>> {
     eventually(&format!("{count} pods of the Deployment"), START, || async {
         let pods = pods_of(namespace).await?;
+        // No budget guards a pod whose agent has not started yet, so the whole pod is meant.
         let ready: BTreeSet<_> = pods.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect();
         ensure!(ready.len() == count && pods.len() == count, "{ready:?} of {} pods are ready", pods.len());
         Ok::<_, anyhow::Error>(ready)
@@ -254,7 +241,7 @@ async fn a_pod_that_was_made_without_the_webhook_is_reported_and_replaced() -> R
     eventually("a pod with a sidecar", START, || async {
         let pods = pods_of(&namespace).await?;
         let pod = pods.iter().find(|pod| pod.name_any() != first).context("the first pod is still there")?;
-        ensure!(image_of(pod).is_some(), "{} has no sidecar", pod.name_any());
+        ensure!(pods::sidecar_image(pod).is_some(), "{} has no sidecar", pod.name_any());
         Ok::<_, anyhow::Error>(())
     })
     .await?;
