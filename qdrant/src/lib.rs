@@ -11,6 +11,7 @@
 //! A collection that was made for another model, with other vectors or another schema is refused, and never changed or deleted.
 
 mod admin;
+mod certificate;
 mod channel;
 mod collection;
 mod convert;

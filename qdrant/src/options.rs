@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use context_manager_memory::store::{Model, OnModelChange};
+use secrecy::SecretString;
 
 /// How to reach a collection.
 #[derive(Clone, Debug)]
@@ -41,13 +42,23 @@ pub enum Trust {
     Anybody,
 }
 
-/// A client certificate, in files that are read for each connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The certificate and those between it and the root, as PEM.
-    pub certificate: PathBuf,
-    /// Its private key, as PEM.
-    pub key: PathBuf,
+/// A client certificate with its key. It is shown to a server that asks for one, unless that names CAs and none of them signed it.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// In files that are read for each connection, so a renewed one counts from the next on.
+    Files {
+        /// The certificate and those between it and the root, as PEM.
+        certificate: PathBuf,
+        /// Its private key, as PEM.
+        key: PathBuf,
+    },
+    /// In memory.
+    Pem {
+        /// The certificate and those between it and the root, as PEM.
+        certificate: String,
+        /// Its private key, as PEM; never printed.
+        key: SecretString,
+    },
 }
 
 /// How a collection is spread over a cluster; the server decides what is `None`.

@@ -9,12 +9,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
+use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Error, Identity, Trust};
+use crate::{Error, Identity, Trust, certificate::Shown};
 
 /// Makes encrypted connections.
 pub(crate) struct Tls {
@@ -24,8 +25,8 @@ pub(crate) struct Tls {
     last: Mutex<(Files, TlsConnector)>,
 }
 
-/// What the files hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the files hold. Never printed, because a key is among it.
+#[derive(Default, PartialEq, Eq)]
 struct Files {
     bundle: Option<Vec<u8>>,
     identity: Option<(Vec<u8>, Vec<u8>)>,
@@ -77,7 +78,10 @@ impl Files {
             Trust::WebRoots | Trust::Anybody => None,
         };
         let identity = match identity {
-            Some(Identity { certificate, key }) => Some((read(certificate)?, read(key)?)),
+            Some(Identity::Files { certificate, key }) => Some((read(certificate)?, read(key)?)),
+            Some(Identity::Pem { certificate, key }) => {
+                Some((certificate.clone().into_bytes(), key.expose_secret().as_bytes().to_vec()))
+            }
             None => None,
         };
         Ok(Self { bundle, identity })
@@ -105,16 +109,7 @@ fn connector(trust: &Trust, files: &Files) -> Result<TlsConnector, Error> {
     };
     let mut config = match &files.identity {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let unusable = |problem: String| Error::Identity { problem };
-            let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
-                .collect::<Result<_, _>>()
-                .map_err(|error| unusable(format!("is not PEM: {error}")))?;
-            // The cause could quote the key, so it is not told.
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| unusable("has no private key in PEM".into()))?;
-            let config = builder.with_client_auth_cert(chain, key);
-            config.map_err(|error| unusable(format!("is not a certificate with its key: {error}")))?
-        }
+        Some((certificate, key)) => builder.with_client_cert_resolver(Arc::new(Shown::read(certificate, key)?)),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))

@@ -9,6 +9,7 @@ pub mod collector;
 pub mod disk;
 pub mod embeddings;
 pub mod front;
+pub mod gate;
 pub mod helm;
 pub mod ledger;
 pub mod listening;

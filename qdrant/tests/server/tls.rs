@@ -76,7 +76,7 @@ async fn a_server_that_asks_who_calls_gets_the_client_certificate() {
     assert!(anonymous.is_err(), "nobody is let in without a certificate");
     let write = |authority: &Authority| {
         let (certificate, key) = authority.sign("sidecar", |_| {});
-        Identity { certificate: folder.put("client.crt", &certificate), key: folder.put("client.key", &key) }
+        Identity::Files { certificate: folder.put("client.crt", &certificate), key: folder.put("client.key", &key) }
     };
     let as_client = |identity| {
         let options = Options { trust: trust.clone(), identity: Some(identity), ..options(server.encrypted()) };

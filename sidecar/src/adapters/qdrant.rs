@@ -174,7 +174,7 @@ fn options(config: &QdrantStore, model: Model) -> Options {
     let identity = config.cert_file.clone().zip(config.key_file.clone());
     Options {
         trust,
-        identity: identity.map(|(certificate, key)| Identity { certificate, key }),
+        identity: identity.map(|(certificate, key)| Identity::Files { certificate, key }),
         timeout: config.timeout.get(),
         sizing: Sizing {
             shards: config.shards,

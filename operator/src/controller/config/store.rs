@@ -44,6 +44,7 @@ fn managed(given: &Managed, (namespace, name): (&str, &str)) -> QdrantStore {
         collection: Qdrant::default().collection(namespace, name),
         api_key_file: Some(names::QDRANT_API_KEY_FILE.into()),
         ca_file: given.is_encrypted().then(|| names::QDRANT_CA_FILE.into()),
+        // Nodes of the operator's own know who calls by the token.
         cert_file: None,
         key_file: None,
         verify: true,
@@ -68,14 +69,16 @@ fn qdrant(given: &Qdrant, collection: String) -> QdrantStore {
     } = given;
     let QdrantTls { ca_secret_ref, ca_config_map_ref, verify } = tls.clone().unwrap_or_default();
     let has_ca = ca_secret_ref.is_some() || ca_config_map_ref.is_some();
+    // A server that asks who calls is shown the certificate of the resource's sidecars.
+    let shown = |file: &str| url.starts_with("https://").then(|| file.into());
     let count = |given: &Option<i32>| given.and_then(|count| u32::try_from(count).ok());
     QdrantStore {
         url: url.clone(),
         collection,
         api_key_file: api_key_secret_ref.as_ref().map(|_| names::QDRANT_API_KEY_FILE.into()),
         ca_file: has_ca.then(|| names::QDRANT_CA_FILE.into()),
-        cert_file: None,
-        key_file: None,
+        cert_file: shown(names::CERTIFICATE_FILE),
+        key_file: shown(names::PRIVATE_KEY_FILE),
         verify: verify.unwrap_or(true),
         timeout: timeout.map_or(TIMEOUT, HumanDuration::from),
         shards: count(shards),
@@ -143,6 +146,8 @@ mod tests {
             collection = "shared"
             api_key_file = "qdrant-api-key"
             ca_file = "qdrant-ca.crt"
+            cert_file = "tls.crt"
+            key_file = "tls.key"
             verify = true
             timeout = "2s"
             shards = 3

@@ -95,7 +95,10 @@ pub(super) async fn ensure(
             context.warn(plan, "StoreKeyReplaced", &note).await;
         }
     }
-    Ok(Ok(Material { credentials: Credentials { key: Some(SecretString::from(key)), ca }, fingerprint }))
+    Ok(Ok(Material {
+        credentials: Credentials { key: Some(SecretString::from(key)), ca, certificate: None },
+        fingerprint,
+    }))
 }
 
 fn secret(plan: &Plan, name: String, files: Vec<(&str, String)>) -> Secret {

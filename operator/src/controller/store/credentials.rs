@@ -1,14 +1,20 @@
-//! What a server is shown and asked: the user's API key and CA, read by name.
+//! What a server is shown and asked: the user's API key and CA, and the certificate of the sidecars, read by name.
 
+use context_manager_protocol::names;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use secrecy::SecretString;
 
 use crate::controller::{
-    error::Error,
+    build, certificate,
+    error::{Error, call},
     given,
+    keys::owned,
     plan::{CaSource, Plan, QdrantPlan},
     reconcile::Context,
     status::Trouble,
 };
+use crate::pki::client::Pair;
 
 /// What a server is shown and asked.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +23,15 @@ pub(in crate::controller) struct Credentials {
     pub(in crate::controller) key: Option<SecretString>,
     /// The certificates in PEM that may vouch for the server.
     pub(in crate::controller) ca: Option<Vec<u8>>,
+    /// What a server that asks who calls is shown: the same as by the sidecars.
+    pub(in crate::controller) certificate: Option<Pair>,
+}
+
+impl Credentials {
+    /// Whether all is there that sidecars have. A namespace that is deleted may have lost the certificate before its resources.
+    pub(super) const fn are_whole(&self, wanted: &QdrantPlan) -> bool {
+        wanted.store.cert_file.is_none() || self.certificate.is_some()
+    }
 }
 
 /// What the resource refers to.
@@ -26,6 +41,9 @@ pub(super) async fn fetch(
     wanted: &QdrantPlan,
 ) -> Result<Result<Credentials, Trouble>, Error> {
     let mut found = Credentials::default();
+    if wanted.store.cert_file.is_some() {
+        found.certificate = own_certificate(context, plan).await?;
+    }
     if let Some(reference) = &wanted.api_key {
         let field = "spec.vectorStore.qdrant.apiKeySecretRef";
         match given::secret(context, &plan.namespace, field, reference).await?.and_then(|key| header(field, key)) {
@@ -43,6 +61,14 @@ pub(super) async fn fetch(
         }
     };
     Ok(ca.map(|ca| Credentials { ca: Some(ca), ..found }))
+}
+
+/// The certificate of the sidecars, if it is made by now.
+async fn own_certificate(context: &Context, plan: &Plan) -> Result<Option<Pair>, Error> {
+    let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
+    let live = call("read the certificate", api.get_opt(&names::tls_secret(&plan.name))).await?;
+    let ours = live.filter(|live| build::is_ours(&live.metadata) || owned(live, plan));
+    Ok(ours.as_ref().and_then(certificate::pair_in))
 }
 
 /// The key without the line end that `kubectl create secret --from-file` keeps.

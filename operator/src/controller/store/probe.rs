@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use context_manager_crds::context_manager::qdrant::TokenPolicy;
 use context_manager_memory::store::OnModelChange;
-use context_manager_protocol::config;
-use context_manager_qdrant::{Collection, Error, Failure, Options, Sizing, Trust};
+use context_manager_protocol::{config, names};
+use context_manager_qdrant::{Collection, Error, Failure, Identity, Options, Sizing, Trust};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
@@ -17,9 +17,12 @@ use super::{
     credentials::Credentials,
     token::{self, Scope},
 };
-use crate::controller::{
-    plan::{Plan, QdrantPlan, RunBy},
-    status::Trouble,
+use crate::{
+    controller::{
+        plan::{Plan, QdrantPlan, RunBy},
+        status::Trouble,
+    },
+    pki::client::Pair,
 };
 
 /// Longest time of a whole look; each call of it has the resource's own deadline.
@@ -37,6 +40,8 @@ pub(super) struct Target {
     /// Whether a missing collection is left missing.
     observe: bool,
     run_by: RunBy,
+    /// The Secret with the sidecars' certificate and its CA.
+    tls_secret: String,
 }
 
 /// What the server takes from sidecars.
@@ -71,20 +76,25 @@ impl Target {
             config::OnModelChange::ReEmbed => OnModelChange::ReEmbed,
             config::OnModelChange::Refuse => OnModelChange::Refuse,
         };
+        let identity = credentials
+            .certificate
+            .clone()
+            .map(|Pair { certificate, key }| Identity::Pem { certificate, key: key.into() });
         let options = Options::new(&store.url, &store.collection, wanted.dimensions, &wanted.model);
         Self {
-            options: Options { trust, timeout, sizing, on_model_change, ..options },
+            options: Options { trust, identity, timeout, sizing, on_model_change, ..options },
             key: credentials.key.clone(),
             tokens: wanted.tokens,
             scope: Scope { collection: store.collection.clone(), subject: format!("{}/{}", plan.namespace, plan.name) },
             observe: plan.suspended,
             run_by: wanted.run_by,
+            tls_secret: names::tls_secret(&plan.name),
         }
     }
 
-    /// Tells one target from another without keeping its secrets.
+    /// Tells one target from another without keeping its secrets. Options print no key; a certificate that is printed has one key.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let Self { options, key, tokens, scope, observe, run_by: _ } = self;
+        let Self { options, key, tokens, scope, observe, run_by: _, tls_secret: _ } = self;
         let mut digest = Sha256::new();
         digest.update(format!("{options:?} {tokens:?} {scope:?} {observe} "));
         digest.update(key.as_ref().map_or("", |key| key.expose_secret()));
@@ -140,10 +150,17 @@ impl Target {
         } else {
             ""
         };
+        let how = match &self.options.identity {
+            Some(_) => format!(
+                " over TLS, and, if it asks who calls, takes certificates of the CA in ca.crt of the Secret {}",
+                self.tls_secret
+            ),
+            None if url.starts_with("https://") => " over TLS".to_owned(),
+            None => " without TLS".to_owned(),
+        };
         let message = format!(
-            "{url} does not answer.{port} Look whether the server runs and serves gRPC there{}, and whether a NetworkPolicy \
-             lets the controller's namespace and the agents' pods reach it",
-            if url.starts_with("https://") { " over TLS" } else { " without TLS" }
+            "{url} does not answer.{port} Look whether the server runs and serves gRPC there{how}, and whether a NetworkPolicy \
+             lets the controller's namespace and the agents' pods reach it"
         );
         Trouble::passing("StoreUnreachable", message)
     }

@@ -111,10 +111,12 @@ struct Done {
 }
 
 async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<Result<Done, Trouble>, Error> {
+    // A namespace that is deleted may have lost its Secrets before its resources.
+    let last = || context.probes.last(&plan.owner.uid);
     let target = match credentials::fetch(context, plan, wanted).await? {
-        Ok(credentials) => Arc::new(Target::new(plan, wanted, &credentials)),
-        // A namespace that is deleted may have lost the Secret before its resources.
-        Err(trouble) => match context.probes.last(&plan.owner.uid) {
+        Ok(credentials) if credentials.are_whole(wanted) => Arc::new(Target::new(plan, wanted, &credentials)),
+        Ok(credentials) => last().unwrap_or_else(|| Arc::new(Target::new(plan, wanted, &credentials))),
+        Err(trouble) => match last() {
             Some(target) => target,
             None => return Ok(Err(trouble)),
         },

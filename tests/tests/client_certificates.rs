@@ -1,0 +1,180 @@
+//! The client certificate of a resource's sidecars, before a Qdrant server behind a proxy that asks who calls.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
+use context_manager_protocol::{
+    config::{SidecarConfig, Store},
+    message::ContextResponse,
+    names,
+};
+use context_manager_qdrant::{Collection, Options, Trust};
+use context_manager_tests::{
+    client::Client,
+    cluster::{self, Namespace, eventually},
+    gate::{Authority, Gate, Strangers},
+    operator::{Operator, PATIENCE, wait_for, wait_within},
+    qdrant::Qdrant,
+    sidecar::Sidecar,
+};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+};
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const NAME: &str = "memory";
+
+/// A server behind a gate, and a resource that uses it.
+struct Stage {
+    _folder: TempDir,
+    _server: Qdrant,
+    _operator: std::sync::Arc<Operator>,
+    gate: Gate,
+    namespace: Namespace,
+}
+
+impl Stage {
+    async fn set(what: &str, tls: Value) -> Result<Self> {
+        let operator = Operator::shared().await?;
+        let folder = TempDir::new()?;
+        let server = Qdrant::start(&folder.path().join("qdrant")).await?;
+        println!("the server is {}", Qdrant::name());
+        let gate = Gate::start(server.address()).await?;
+        let namespace = operator.namespace(&cluster::client().await?, what, &[]).await?;
+        let ca = json!({"metadata": {"name": "server-ca"}, "data": {"ca.crt": gate.ca()}});
+        namespace.make::<ConfigMap>(&ca).await?;
+        let reference = json!({"name": "server-ca", "key": "ca.crt"});
+        let qdrant = json!({"url": gate.url(), "tls": {"caConfigMapRef": reference}});
+        namespace.make_resource(NAME, json!({"vectorStore": {"qdrant": qdrant}, "tls": tls})).await?;
+        Ok(Self { _folder: folder, _server: server, _operator: operator, gate, namespace })
+    }
+
+    /// The files of the Secret that sidecars mount.
+    async fn files(&self) -> Result<Vec<(String, String)>> {
+        let mut files = Vec::new();
+        for secret in [names::tls_secret(NAME), names::store_secret(NAME)] {
+            let data = self.namespace.api::<Secret>().get(&secret).await?.data.unwrap_or_default();
+            for (name, ByteString(content)) in data {
+                files.push((name, String::from_utf8(content)?));
+            }
+        }
+        Ok(files)
+    }
+
+    async fn file(&self, name: &str) -> Result<String> {
+        let files = self.files().await?;
+        files.into_iter().find_map(|(file, content)| (file == name).then_some(content)).context(name.to_owned())
+    }
+
+    /// Writes what sidecars mount to a folder, each file at once.
+    async fn mount(&self, folder: &Path) -> Result<()> {
+        for (name, content) in self.files().await? {
+            let new = folder.join(format!("{name}.new"));
+            fs::write(&new, content)?;
+            fs::rename(new, folder.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// The store of the published configuration, as the beginning of another one.
+    async fn store(&self) -> Result<String> {
+        let map = self.namespace.api::<ConfigMap>().get(&names::config_map(NAME)).await?;
+        let published = map.data.unwrap_or_default().remove(names::CONFIG_FILE).context("no configuration")?;
+        let SidecarConfig { store, .. } = SidecarConfig::from_toml(&published)?;
+        let Store::Qdrant(ref qdrant) = store else { anyhow::bail!("{store:?}") };
+        ensure!(qdrant.cert_file.is_some() && qdrant.key_file.is_some(), "{qdrant:?}");
+        Ok(toml::to_string(&json!({"store": store}))?)
+    }
+
+    async fn resource(&self) -> Result<ContextManager> {
+        Ok(self.namespace.api().get(NAME).await?)
+    }
+
+    /// The certificate that the status tells of.
+    async fn fingerprint(&self) -> Result<String> {
+        let status = self.resource().await?.status.context("a status")?;
+        Ok(status.certificates.first().context("a certificate")?.fingerprint.clone())
+    }
+
+    async fn change(&self, patch: Value) -> Result<()> {
+        let api = self.namespace.api::<ContextManager>();
+        api.patch(NAME, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+}
+
+/// Stores a text, and finds it again.
+async fn remembers(client: &Client, text: &str) -> Result<()> {
+    let stored = client.post("/v1/contexts", &json!({"text": text, "level": "long_term"})).await?;
+    ensure!(stored.status == 201, "{} {}", stored.status, String::from_utf8_lossy(&stored.body));
+    let search = json!({"query": text, "levels": ["long_term"]});
+    let found: ContextResponse = client.post("/v1/contexts/search", &search).await?.message()?;
+    ensure!(found.degraded.is_empty(), "{:?}", found.degraded);
+    ensure!(found.contexts.iter().any(|found| found.context.text == text), "{text} is not found");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_who_calls_lets_in_the_operator_and_sidecars_also_after_a_renewal() -> Result<()> {
+    let stage = Stage::set("mutual", json!({})).await?;
+    let away = wait_for(&stage.namespace, NAME, "StoreReady", "False", Some("StoreUnreachable")).await?;
+    let said = serde_json::to_string(&away.status)?;
+    ensure!(said.contains("ca.crt of the Secret memory-context-tls"), "the remedy is named: {said}");
+    ensure!(stage.gate.passed().is_empty() && stage.gate.refused() > 0, "nobody is let in");
+
+    let bundle = stage.file(names::CA_FILE).await?;
+    stage.gate.ask_for(&bundle, Strangers::Refused)?;
+    wait_for(&stage.namespace, NAME, "StoreReady", "True", None).await?;
+    let first = stage.fingerprint().await?;
+    let passed = stage.gate.passed();
+    ensure!(!passed.is_empty() && passed.iter().all(|shown| *shown == Some(first.clone())), "{passed:?}");
+
+    let folder = TempDir::new()?;
+    stage.mount(folder.path()).await?;
+    let stranger = Options { trust: Trust::Bundle(stage.gate.ca().into()), ..Options::new(stage.gate.url(), "c", 4, "m") };
+    ensure!(Collection::connect(stranger)?.inspect().await.is_err(), "nobody passes without a certificate");
+    let sidecar = Sidecar::start(folder.path(), &stage.store().await?).await?;
+    let client = sidecar.client()?;
+    remembers(&client, "the first certificate is good").await?;
+    let passed = stage.gate.passed();
+    ensure!(passed.contains(&Some(first.clone())), "{passed:?}");
+
+    // A shorter life that is asked for is a renewal at once.
+    stage.change(json!({"spec": {"tls": {"duration": "1h"}}})).await?;
+    let second = eventually("another certificate", PATIENCE, || async {
+        let now = stage.fingerprint().await?;
+        ensure!(now != first, "it is the first one still");
+        Ok::<_, anyhow::Error>(now)
+    })
+    .await?;
+    stage.mount(folder.path()).await?;
+    drop(stage.gate.passed());
+    stage.gate.disconnect();
+    eventually("the sidecar's next connection", PATIENCE, || remembers(&client, "so is the second")).await?;
+    eventually("the second certificate", PATIENCE, || async {
+        let passed = stage.gate.passed();
+        ensure!(passed.last() == Some(&Some(second.clone())), "{passed:?}, and not {second}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    remembers(&client, "one process has shown both").await?;
+    wait_within(PATIENCE, &stage.namespace, NAME, "StoreReady", |said| said.status == "True").await?;
+    let key = stage.file(names::PRIVATE_KEY_FILE).await?;
+    let secret = key.lines().nth(1).context("a key")?;
+    ensure!(!sidecar.log()?.contains(secret), "a key is in the log");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_only_welcomes_certificates_of_its_own_ca_is_shown_none() -> Result<()> {
+    let stage = Stage::set("welcoming", json!({})).await?;
+    stage.gate.ask_for(&Authority::new("Others")?.pem, Strangers::LetIn)?;
+    wait_for(&stage.namespace, NAME, "StoreReady", "True", None).await?;
+    let passed = stage.gate.passed();
+    ensure!(!passed.is_empty() && passed.iter().all(Option::is_none), "{passed:?}");
+    Ok(())
+}
