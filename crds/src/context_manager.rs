@@ -51,6 +51,7 @@ pub use status::ContextManagerStatus;
     validation = crate::rules::NAME_LENGTH,
     validation = crate::rules::SECRET_IS_NOT_OURS,
     validation = crate::rules::STORE_SECRET_IS_NOT_OURS,
+    validation = crate::rules::CERTIFICATE_IS_NOT_OURS,
     validation = crate::rules::MANAGED_NAME,
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),

@@ -69,6 +69,11 @@ pub const STORE_SECRET_IS_NOT_OURS: CelRule = rule(
      || self.spec.vectorStore.qdrant.tls.caSecretRef.name != self.metadata.name + '-context-store'))",
     "spec.vectorStore.qdrant: apiKeySecretRef and tls.caSecretRef must not name <metadata.name>-context-store, the Secret that the operator writes; give your Secret another name",
 );
+/// The copy of the certificate must not be its own source.
+pub const CERTIFICATE_IS_NOT_OURS: CelRule = rule(
+    "!self.spec.?tls.?secretRef.hasValue() || self.spec.tls.secretRef.name != self.metadata.name + '-context-tls'",
+    "spec.tls.secretRef.name must not be <metadata.name>-context-tls, the Secret that the operator writes; give your Secret another name",
+);
 /// Longest name of a resource with a managed Qdrant.
 pub const MAX_MANAGED_NAME: usize = 36;
 /// The names of pods and Services must fit.
@@ -360,10 +365,43 @@ pub const CERTIFICATE_DURATION: CelRule = rule(
     "duration(self) >= duration('1m') && duration(self) <= duration('8760h')",
     "spec.tls.duration must lie between 1m and 8760h (one year)",
 );
+/// A certificate that is given is named.
+pub const CERTIFICATE_IS_GIVEN: CelRule = rule(
+    "self.?issuer.orValue('SelfManaged') != 'Existing' || has(self.secretRef)",
+    "spec.tls.secretRef must name your Secret with tls.crt, tls.key and ca.crt when issuer is Existing",
+);
+/// One that is made is not.
+pub const CERTIFICATE_IS_USED: CelRule = rule(
+    "self.?issuer.orValue('SelfManaged') == 'Existing' || !has(self.secretRef)",
+    "spec.tls.secretRef is only for issuer Existing; remove it, or set issuer: Existing",
+);
+/// A certificate that is given has a life already.
+pub const DURATION_IS_MADE: CelRule = rule(
+    "self.?issuer.orValue('SelfManaged') != 'Existing' || !has(self.duration)",
+    "spec.tls.duration is not for issuer Existing, because whoever made the certificate gave it its end; remove it",
+);
+/// An issuer that is asked is named.
+pub const ISSUER_IS_GIVEN: CelRule = rule(
+    "self.?issuer.orValue('SelfManaged') != 'CertManager' || has(self.issuerRef)",
+    "spec.tls.issuerRef must name an Issuer or ClusterIssuer of cert-manager when issuer is CertManager",
+);
+/// One that is not asked is not.
+pub const ISSUER_IS_USED: CelRule = rule(
+    "self.?issuer.orValue('SelfManaged') == 'CertManager' || !has(self.issuerRef)",
+    "spec.tls.issuerRef is only for issuer CertManager; remove it, or set issuer: CertManager",
+);
+/// What cert-manager takes.
+pub const CERT_MANAGER_TIMES: CelRule = rule(
+    "self.?issuer.orValue('SelfManaged') != 'CertManager' \
+     || (duration(self.?duration.orValue('2160h')) >= duration('1h') \
+     && duration(self.?renewBefore.orValue('5m')) >= duration('5m'))",
+    "spec.tls: with issuer CertManager duration must be at least 1h and renewBefore at least 5m, because cert-manager takes no less",
+);
 /// Renewal before the end.
 pub const RENEW_BEFORE: CelRule = rule(
     "!has(self.renewBefore) || (duration(self.renewBefore) > duration('0s') \
-     && duration(self.renewBefore) < duration(self.?duration.orValue('2160h')))",
+     && (self.?issuer.orValue('SelfManaged') == 'Existing' \
+     || duration(self.renewBefore) < duration(self.?duration.orValue('2160h'))))",
     "spec.tls.renewBefore must be longer than 0s and shorter than duration (2160h when left out)",
 );
 

@@ -263,6 +263,35 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         ),
         broken("the default overlap in less", auth(json!({"rotation": {"every": "30m"}})), rules::OVERLAP_FITS),
         broken("a window of a day", auth(json!({"timestampWindow": "24h"})), rules::WINDOW),
+        broken("a certificate of nobody", tls(json!({"issuer": "Existing"})), rules::CERTIFICATE_IS_GIVEN),
+        broken(
+            "a certificate that is not used",
+            tls(json!({"secretRef": {"name": "mine"}})),
+            rules::CERTIFICATE_IS_USED,
+        ),
+        broken(
+            "another life for a given certificate",
+            tls(json!({"issuer": "Existing", "secretRef": {"name": "mine"}, "duration": "24h"})),
+            rules::DURATION_IS_MADE,
+        ),
+        named(
+            "the operator's own Secret as the certificate",
+            "memory",
+            tls(json!({"issuer": "Existing", "secretRef": {"name": "memory-context-tls"}})),
+            rules::CERTIFICATE_IS_NOT_OURS,
+        ),
+        broken("an issuer without a name", tls(json!({"issuer": "CertManager"})), rules::ISSUER_IS_GIVEN),
+        broken("an issuer that is not asked", tls(json!({"issuerRef": {"name": "ours"}})), rules::ISSUER_IS_USED),
+        broken(
+            "a certificate of half an hour by cert-manager",
+            tls(json!({"issuer": "CertManager", "issuerRef": {"name": "ours"}, "duration": "30m"})),
+            rules::CERT_MANAGER_TIMES,
+        ),
+        broken(
+            "a renewal in the last minute by cert-manager",
+            tls(json!({"issuer": "CertManager", "issuerRef": {"name": "ours"}, "renewBefore": "1m"})),
+            rules::CERT_MANAGER_TIMES,
+        ),
         broken("a certificate of a second", tls(json!({"duration": "1s"})), rules::CERTIFICATE_DURATION),
         broken("a certificate of two years", tls(json!({"duration": "17520h"})), rules::CERTIFICATE_DURATION),
         broken(

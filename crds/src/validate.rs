@@ -17,7 +17,7 @@ use crate::{
         qdrant::{Qdrant, QdrantTls},
         retrieval::{Legs, LevelShares, Nudges, Retrieval, Share},
         sidecar::{ResourceList, Resources, Sidecar, Upgrade},
-        tls::Tls,
+        tls::{Issuer, IssuerRef, Tls},
         vector_store::VectorStore,
     },
     duration::Duration,
@@ -80,7 +80,7 @@ pub fn validate(object: &ContextManager) -> Vec<Problem> {
     let has_server = vector_store.as_ref().is_some_and(|store| store.qdrant.is_some() || store.managed.is_some());
     check.rule(!shares || has_server, rules::ACCESS_NEEDS_A_SERVER);
     check.optional(allowed_namespaces.as_ref(), |check, allowed| self::grants(check, allowed, vector_store.as_ref()));
-    check.optional(tls.as_ref(), self::tls);
+    check.optional(tls.as_ref(), |check, tls| self::tls(check, tls, name));
     check.optional(sidecar.as_ref(), self::sidecar);
     let tracing = observability.as_ref().and_then(|observability| observability.tracing.as_ref());
     check.optional(tracing, self::tracing);
@@ -443,11 +443,30 @@ fn access_rule(check: &mut Check, AccessRule { agents, operations, levels, targe
     });
 }
 
-fn tls(check: &mut Check, Tls { issuer: _, duration, renew_before }: &Tls) {
+fn tls(check: &mut Check, tls: &Tls, name: &str) {
+    let Tls { issuer, secret_ref, issuer_ref, duration, renew_before } = tls;
+    let given = issuer.unwrap_or_default() == Issuer::Existing;
+    check.rule(!given || secret_ref.is_some(), rules::CERTIFICATE_IS_GIVEN);
+    check.rule(given || secret_ref.is_none(), rules::CERTIFICATE_IS_USED);
+    check.rule(!given || duration.is_none(), rules::DURATION_IS_MADE);
+    if let Some(secret) = secret_ref {
+        check.rule(secret.name != context_manager_protocol::names::tls_secret(name), rules::CERTIFICATE_IS_NOT_OURS);
+        check.length("spec.tls.secretRef.name", Some(&secret.name), 1, 253);
+    }
+    let asked = issuer.unwrap_or_default() == Issuer::CertManager;
+    check.rule(!asked || issuer_ref.is_some(), rules::ISSUER_IS_GIVEN);
+    check.rule(asked || issuer_ref.is_none(), rules::ISSUER_IS_USED);
+    if let Some(IssuerRef { name, kind, group }) = issuer_ref {
+        check.length("spec.tls.issuerRef.name", Some(name), 1, 253);
+        check.length("spec.tls.issuerRef.kind", kind.as_ref(), 1, 63);
+        check.length("spec.tls.issuerRef.group", group.as_ref(), 1, 253);
+    }
+    let at_least = |given: &Option<Duration>, seconds| given.is_none_or(|given| given >= Duration::from_secs(seconds));
+    check.rule(!asked || (at_least(duration, 3_600) && at_least(renew_before, 300)), rules::CERT_MANAGER_TIMES);
     let year = Duration::from_secs(8_760 * 3_600);
     check.within(*duration, Duration::from_secs(60), year, rules::CERTIFICATE_DURATION);
     let life = duration.unwrap_or(Duration::from_secs(2_160 * 3_600));
-    let in_time = renew_before.is_none_or(|before| !before.get().is_zero() && before < life);
+    let in_time = renew_before.is_none_or(|before| !before.get().is_zero() && (given || before < life));
     check.rule(in_time, rules::RENEW_BEFORE);
 }
 

@@ -154,6 +154,12 @@ pub fn tls_secret(name: &str) -> String {
     format!("{name}-context-tls")
 }
 
+/// Name of the `Secret` that cert-manager writes for the `ContextManager` called `name`; the operator copies what is good of it.
+#[must_use]
+pub fn issued_secret(name: &str) -> String {
+    format!("{name}-context-issued")
+}
+
 /// Name of the `Secret` with what the sidecars of the `ContextManager` called `name` show to and ask of a Qdrant server.
 #[must_use]
 pub fn store_secret(name: &str) -> String {

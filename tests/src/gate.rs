@@ -11,13 +11,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use context_manager_protocol::hexadecimal::hexadecimal;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     io::copy_bidirectional,
@@ -84,6 +87,19 @@ impl Authority {
         change(&mut params);
         let certificate = params.signed_by(&key, &Issuer::from_params(&self.params, &self.key))?;
         Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    /// What a Secret of the user holds: a new certificate for clients, its key, and this CA.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn given(&self) -> Result<Value> {
+        let (certificate, key) = self.sign("agents", |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2200, 1, 1);
+        })?;
+        Ok(json!({"tls.crt": certificate, "tls.key": key, "ca.crt": self.pem}))
     }
 }
 
@@ -196,7 +212,8 @@ async fn pass(
 ) -> Result<()> {
     let current = Arc::clone(&config.borrow_and_update());
     let mut stream = TlsAcceptor::from(current).accept(client).await?;
-    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|shown| hexadecimal(&Sha256::digest(shown)));
+    let shown =
+        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|shown| hexadecimal(&Sha256::digest(shown)));
     seen.certificates.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
     let mut server = TcpStream::connect(target).await.context("the server behind the gate is away")?;
     server.set_nodelay(true)?;

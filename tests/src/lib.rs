@@ -3,6 +3,7 @@
 //! Nothing here stands in for a part of the product. The suites themselves are in `tests/tests/`.
 
 pub mod background;
+pub mod cert_manager;
 pub mod client;
 pub mod cluster;
 pub mod collector;

@@ -1,6 +1,6 @@
 //! The client certificate of a resource's sidecars, before a Qdrant server behind a proxy that asks who calls.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
@@ -11,6 +11,7 @@ use context_manager_protocol::{
 };
 use context_manager_qdrant::{Collection, Options, Trust};
 use context_manager_tests::{
+    cert_manager::{self, CertManager, Definitions},
     client::Client,
     cluster::{self, Namespace, eventually},
     gate::{Authority, Gate, Strangers},
@@ -21,8 +22,10 @@ use context_manager_tests::{
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::api::{Patch, PatchParams};
+use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -32,7 +35,7 @@ const NAME: &str = "memory";
 struct Stage {
     _folder: TempDir,
     _server: Qdrant,
-    _operator: std::sync::Arc<Operator>,
+    operator: Arc<Operator>,
     gate: Gate,
     namespace: Namespace,
 }
@@ -50,7 +53,7 @@ impl Stage {
         let reference = json!({"name": "server-ca", "key": "ca.crt"});
         let qdrant = json!({"url": gate.url(), "tls": {"caConfigMapRef": reference}});
         namespace.make_resource(NAME, json!({"vectorStore": {"qdrant": qdrant}, "tls": tls})).await?;
-        Ok(Self { _folder: folder, _server: server, _operator: operator, gate, namespace })
+        Ok(Self { _folder: folder, _server: server, operator, gate, namespace })
     }
 
     /// The files of the Secret that sidecars mount.
@@ -135,7 +138,8 @@ async fn a_server_that_asks_who_calls_lets_in_the_operator_and_sidecars_also_aft
 
     let folder = TempDir::new()?;
     stage.mount(folder.path()).await?;
-    let stranger = Options { trust: Trust::Bundle(stage.gate.ca().into()), ..Options::new(stage.gate.url(), "c", 4, "m") };
+    let stranger =
+        Options { trust: Trust::Bundle(stage.gate.ca().into()), ..Options::new(stage.gate.url(), "c", 4, "m") };
     ensure!(Collection::connect(stranger)?.inspect().await.is_err(), "nobody passes without a certificate");
     let sidecar = Sidecar::start(folder.path(), &stage.store().await?).await?;
     let client = sidecar.client()?;
@@ -177,4 +181,145 @@ async fn a_server_that_only_welcomes_certificates_of_its_own_ca_is_shown_none() 
     let passed = stage.gate.passed();
     ensure!(!passed.is_empty() && passed.iter().all(Option::is_none), "{passed:?}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_certificate_is_verified_and_a_bad_one_never_takes_the_place_of_a_good_one() -> Result<()> {
+    let stage = Stage::set("given", json!({"issuer": "Existing", "secretRef": {"name": "mine"}})).await?;
+    let missing = wait_for(&stage.namespace, NAME, "TLSReady", "False", Some("SecretNotFound")).await?;
+    let said = serde_json::to_string(&missing.status)?;
+    ensure!(said.contains("create it with tls.crt, tls.key and ca.crt"), "{said}");
+
+    let (first, second) = (Authority::new("First")?, Authority::new("Second")?);
+    let good = first.given()?;
+    stage.namespace.make::<Secret>(&json!({"metadata": {"name": "mine"}, "stringData": good})).await?;
+    wait_for(&stage.namespace, NAME, "TLSReady", "True", Some("Provisioned")).await?;
+    for (file, content) in good.as_object().context("files")? {
+        ensure!(stage.file(file).await? == content.as_str().context("a text")?, "{file} is another one");
+    }
+    stage.gate.ask_for(&first.pem, Strangers::Refused)?;
+    wait_for(&stage.namespace, NAME, "Ready", "True", None).await?;
+    let before = stage.fingerprint().await?;
+    let passed = stage.gate.passed();
+    ensure!(passed.contains(&Some(before.clone())), "the operator shows it: {passed:?}");
+
+    let folder = TempDir::new()?;
+    stage.mount(folder.path()).await?;
+    let sidecar = Sidecar::start(folder.path(), &stage.store().await?).await?;
+    let client = sidecar.client()?;
+    remembers(&client, "the given certificate is good").await?;
+
+    let write = async |data: &Value| {
+        let (secrets, patch) = (stage.namespace.api::<Secret>(), Patch::Merge(json!({"stringData": data})));
+        secrets.patch("mine", &PatchParams::default(), &patch).await.map(drop)
+    };
+    // Half of a new pair, and one that servers show: neither can be used.
+    let other = first.given()?;
+    write(&json!({"tls.key": other["tls.key"]})).await?;
+    let bad = wait_for(&stage.namespace, NAME, "TLSReady", "False", Some("CertificateInvalid")).await?;
+    let said = serde_json::to_string(&bad.status)?;
+    ensure!(
+        said.contains("do not belong together") && said.contains("the last good one stays in force, until"),
+        "{said}"
+    );
+    ensure!(stage.file(names::PRIVATE_KEY_FILE).await? == good["tls.key"].as_str().context("a key")?);
+    ensure!(stage.fingerprint().await? == before, "the status tells of the one in force");
+    let (server, key) =
+        first.sign("localhost", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])?;
+    write(&json!({"tls.crt": server, "tls.key": key})).await?;
+    let for_servers = |said: &Condition| said.message.contains("extended key usage clientAuth");
+    wait_within(PATIENCE, &stage.namespace, NAME, "TLSReady", for_servers).await?;
+    remembers(&client, "what is in force stays so").await?;
+
+    // Another CA: the server takes both, and the sidecar shows the new one without a restart.
+    stage.gate.ask_for(&format!("{}{}", first.pem, second.pem), Strangers::Refused)?;
+    write(&second.given()?).await?;
+    wait_for(&stage.namespace, NAME, "TLSReady", "True", Some("Provisioned")).await?;
+    let after = stage.fingerprint().await?;
+    ensure!(after != before);
+    stage.mount(folder.path()).await?;
+    stage.gate.ask_for(&second.pem, Strangers::Refused)?;
+    eventually("the next connection", PATIENCE, || remembers(&client, "so is that of another CA")).await?;
+    eventually("the new certificate", PATIENCE, || async {
+        ensure!(stage.gate.passed().contains(&Some(after.clone())));
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    wait_for(&stage.namespace, NAME, "Ready", "True", None).await?;
+
+    let metrics = stage.operator.metrics().await?;
+    let of = |metric: &str| {
+        let labels = format!("resource_namespace=\"{}\"", stage.namespace.name);
+        metrics.lines().any(|line| line.starts_with(metric) && line.contains(&labels))
+    };
+    ensure!(of("context_manager_client_certificate_replacement_timestamp_seconds"), "{metrics}");
+    ensure!(!of("context_manager_client_certificate_renewal_timestamp_seconds"), "nobody renews it: {metrics}");
+
+    // The operator's own CA takes over when it is asked to.
+    stage.change(json!({"spec": {"tls": {"issuer": null, "secretRef": null}}})).await?;
+    eventually("the operator's own certificate", PATIENCE, || async {
+        ensure!(stage.fingerprint().await? != after && stage.file(names::CA_FILE).await? != second.pem);
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cert_manager_makes_the_certificate_and_what_cannot_be_used_is_never_copied() -> Result<()> {
+    let client = cluster::client().await?;
+    let stage = Stage::set("issued", json!({"issuer": "CertManager", "issuerRef": {"name": "agents"}})).await?;
+    let missing = wait_for(&stage.namespace, NAME, "TLSReady", "False", Some("CertManagerMissing")).await?;
+    ensure!(serde_json::to_string(&missing.status)?.contains("install cert-manager"), "{:?}", missing.status);
+
+    let _definitions = Definitions::install(&client).await?;
+    wait_for(&stage.namespace, NAME, "TLSReady", "False", Some("CertificateIssuing")).await?;
+    let manager = CertManager::start()?;
+    let key = json!({"algorithm": "ECDSA", "size": 256});
+    let root = json!({
+        "isCA": true, "commonName": "Agents", "secretName": "agents-ca", "privateKey": key, "issuerRef": {"name": "own"},
+    });
+    cert_manager::make(&client, &stage.namespace, "Issuer", "own", json!({"selfSigned": {}})).await?;
+    cert_manager::make(&client, &stage.namespace, "Certificate", "agents-ca", root).await?;
+    cert_manager::make(&client, &stage.namespace, "Issuer", "agents", json!({"ca": {"secretName": "agents-ca"}}))
+        .await?;
+    wait_for(&stage.namespace, NAME, "TLSReady", "True", Some("Provisioned")).await?;
+    let first = stage.fingerprint().await?;
+    stage.gate.ask_for(&stage.file(names::CA_FILE).await?, Strangers::Refused)?;
+    wait_for(&stage.namespace, NAME, "Ready", "True", None).await?;
+    let passed = stage.gate.passed();
+    ensure!(passed.contains(&Some(first.clone())), "the operator shows it: {passed:?}");
+
+    // While cert-manager is away somebody spoils what it made.
+    drop(manager);
+    let secrets = stage.namespace.api::<Secret>();
+    let spoil = Patch::Merge(json!({"stringData": {"tls.key": "no key"}}));
+    secrets.patch(&names::issued_secret(NAME), &PatchParams::default(), &spoil).await?;
+    let bad = wait_for(&stage.namespace, NAME, "TLSReady", "False", Some("CertificateInvalid")).await?;
+    let said = serde_json::to_string(&bad.status)?;
+    ensure!(
+        said.contains("tls.key is not a private key") && said.contains("the last good one stays in force"),
+        "{said}"
+    );
+    ensure!(stage.fingerprint().await? == first && stage.file(names::PRIVATE_KEY_FILE).await?.contains("PRIVATE KEY"));
+    drop(stage.gate.passed());
+
+    // It comes back, and makes another one.
+    let _manager = CertManager::start()?;
+    wait_for(&stage.namespace, NAME, "TLSReady", "True", Some("Provisioned")).await?;
+    let second = stage.fingerprint().await?;
+    ensure!(second != first, "it is the first one");
+    eventually("the second certificate", PATIENCE, || async {
+        ensure!(stage.gate.passed().contains(&Some(second.clone())));
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+
+    // An issuer that nobody has made cannot take the certificate away.
+    stage.change(json!({"spec": {"tls": {"issuerRef": {"name": "nobody"}}}})).await?;
+    let waiting = wait_for(&stage.namespace, NAME, "TLSReady", "False", Some("CertificateIssuing")).await?;
+    let said = serde_json::to_string(&waiting.status)?;
+    ensure!(said.contains("the last good one stays in force"), "{said}");
+    ensure!(stage.fingerprint().await? == second);
+    stage.change(json!({"spec": {"tls": {"issuerRef": {"name": "agents"}}}})).await?;
+    wait_for(&stage.namespace, NAME, "Ready", "True", None).await.map(drop)
 }

@@ -6,10 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::message::Acknowledgment;
 use context_manager_tests::{
     cluster,
+    gate::Authority,
     objects::asking,
     operator::{Operator, provision},
     sidecar::Sidecar,
 };
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
 fn folder() -> PathBuf {
@@ -65,6 +67,11 @@ async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
     provision(&namespace, "memory", json!({})).await?;
     // Decisions are counted from the first one on.
     namespace.try_pod(&asking("agent")).await?;
+    // Some metrics are about a certificate that was given.
+    let mine = json!({"metadata": {"name": "mine"}, "stringData": Authority::new("Agents")?.given()?});
+    namespace.make::<Secret>(&mine).await?;
+    let given = json!({"tls": {"issuer": "Existing", "secretRef": {"name": "mine"}}});
+    provision(&namespace, "given", given).await?;
     let mut there = BTreeSet::new();
     for page in [
         sidecar.admin_page("/metrics").await?,

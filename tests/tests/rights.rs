@@ -13,6 +13,7 @@ use context_manager_operator::{
 use context_manager_protocol::names;
 use context_manager_tests::{
     background::Background,
+    cert_manager::Definitions,
     cluster::{self, Namespace, eventually, refusal},
     objects::{INJECT, pod},
     operator::{self, HOME},
@@ -252,8 +253,8 @@ async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<(
     Ok(())
 }
 
-/// What the controller does where the chart's values ask for it: pods without a sidecar are evicted (`watchdog`), and sidecars are upgraded in
-/// place (`upgradeSidecars`).
+/// What the controller does where the chart's values ask for it: pods without a sidecar are evicted (`watchdog`), sidecars are upgraded in
+/// place (`upgradeSidecars`), and cert-manager is asked for certificates (`certManager`).
 async fn life_with_options(webhook: &Webhook, client: &Client, namespace: &Namespace) -> Result<()> {
     let mut template = pod("x");
     template["metadata"] = json!({"labels": {INJECT: "true", "app": "agent"}});
@@ -272,6 +273,11 @@ async fn life_with_options(webhook: &Webhook, client: &Client, namespace: &Names
         Ok::<_, anyhow::Error>(())
     })
     .await?;
+    let issuer = json!({"issuer": "CertManager", "issuerRef": {"name": "agents"}});
+    namespace.make_resource("certified", json!({"tls": issuer})).await?;
+    let asked = |said: &Condition| said.reason == "CertificateIssuing";
+    operator::wait_within(STEP, namespace, "certified", "TLSReady", asked).await?;
+    namespace.api::<ContextManager>().delete("certified", &DeleteParams::default()).await?;
     webhook.adopt(client, namespace).await?;
     let upgrade = json!({"sidecar": {"upgrade": {"strategy": "InPlace", "observe": "1s"}}});
     namespace.make_resource("memory", upgrade).await?;
@@ -297,7 +303,9 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
     let default = Rules::of("controller", webhook.configuration())?.rights();
     let more: Vec<_> = given.difference(&default).collect();
     let named: Vec<_> = more.iter().map(|(_, resource, verb)| (resource.as_str(), verb.as_str())).collect();
-    ensure!(named == [("pods", "get"), ("pods", "patch")], "{more:?}");
+    let of_certificates = ["create", "get", "patch"].map(|verb| ("certificates", verb));
+    ensure!(named == [&[("pods", "get"), ("pods", "patch")][..], &of_certificates].concat(), "{more:?}");
+    let _definition = Definitions::of_certificates(&client).await?;
     let live = async |rules: &Rules| -> Result<BTreeSet<Right>> {
         let user = User::create(&client, HOME, rules).await?;
         let settings = Settings { resync: RESYNC, ..operator::settings(&webhook)? };

@@ -5,6 +5,7 @@
 mod arrows;
 mod bench;
 mod build;
+mod cert_manager;
 mod ci;
 mod cluster;
 mod command;

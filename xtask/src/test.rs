@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
 use crate::paths::Home;
-use crate::{demo, generate, images, schemathesis};
+use crate::{cert_manager, demo, generate, images, schemathesis};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -61,24 +61,28 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(filter) = &args.filter {
         cargo.arg(filter);
     }
-    let left_out = match schemathesis::program(&home) {
-        Ok(program) => {
-            cargo.env(schemathesis::VARIABLE, program);
-            None
+    let optional = [
+        (schemathesis::VARIABLE, schemathesis::TEST, schemathesis::program(&home)),
+        (cert_manager::VARIABLE, cert_manager::TEST, cert_manager::folder()),
+    ];
+    let mut left_out = Vec::new();
+    for (variable, test, found) in optional {
+        match found {
+            Ok(found) => drop(cargo.env(variable, found)),
+            Err(reason) => left_out.push((test, reason)),
         }
-        Err(reason) => {
-            cargo.args(["--", "--skip", schemathesis::TEST]);
-            Some(reason)
-        }
-    };
+    }
+    if !left_out.is_empty() {
+        cargo.arg("--").args(left_out.iter().flat_map(|(test, _)| ["--skip", test]));
+    }
     let (mut count, success) = stream(&mut cargo, &mut std::io::stdout())?;
     let complaint = count.complaint(success, args.filter.as_deref());
     if let Some(complaint) = &complaint {
         eprintln!("error: {complaint}");
     }
-    if let Some(reason) = left_out {
+    for (test, reason) in left_out {
         count.ignored += 1;
-        println!("skipped {}: {reason:#}", schemathesis::TEST);
+        println!("skipped {test}: {reason:#}");
     }
     println!("{}", qdrant_used(|name| std::env::var_os(name).is_some()));
     println!("{} passed, {} failed, {} skipped", count.passed, count.failed + count.unfinished, count.ignored);

@@ -1,110 +1,157 @@
-//! The client certificate of a resource's sidecars: made by the operator's own CA, renewed before it ends.
+//! The client certificate of a resource's sidecars: where it comes from, and the Secret that they mount.
+//!
+//! Whoever makes it, what cannot be used never takes the place of what can: sidecars keep the pair in force until it has ended.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod cert_manager;
+mod existing;
+mod self_managed;
 
-use context_manager_crds::context_manager::status::Certificate;
+use context_manager_crds::{ContextManagerStatus, context_manager::status::Certificate};
 use context_manager_protocol::names;
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
-use kube::{Api, Client};
-use tokio::sync::Mutex;
+use kube::Api;
 
 use super::{
     apply::{Manager, apply, covers},
     build,
     error::{Error, call},
     keys::{name_taken, owned, suspended},
+    metrics::Due,
     plan::{CertificatePlan, Plan},
     reconcile::Context,
-    status::{Good, Trouble},
+    status::{Finding, Good, Trouble},
 };
-use crate::pki::client::{Facts, Pair, Settings, Trust, keep};
+use crate::pki::client::{Facts, Given, Pair};
+pub(super) use self_managed::Authority;
 
-/// How long the CA is remembered; far shorter than a new one is published before it signs.
-const REMEMBERED: Duration = Duration::from_secs(30);
-
-/// The CA, read at most every half minute, whatever the number of resources.
-pub(super) struct Authority {
-    settings: Settings,
-    current: Mutex<Option<(Instant, Arc<Trust>)>>,
+/// What was found of the certificate.
+pub(super) struct Found {
+    /// The one in force, if there is one.
+    pub(super) certificate: Option<Certificate>,
+    /// Whether it is as it should be.
+    pub(super) finding: Finding,
 }
 
-impl Authority {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, current: Mutex::default() }
+impl From<Trouble> for Found {
+    fn from(trouble: Trouble) -> Self {
+        Self { certificate: None, finding: Err(trouble) }
     }
+}
 
-    /// The CA.
-    pub(super) async fn trust(&self, client: &Client) -> Result<Arc<Trust>, Error> {
-        let mut current = self.current.lock().await;
-        if let Some((_, trust)) = current.as_ref().filter(|(since, _)| since.elapsed() < REMEMBERED) {
-            return Ok(Arc::clone(trust));
-        }
-        let trust = Arc::new(keep(client, &self.settings, Timestamp::now()).await.map_err(Error::Authority)?);
-        *current = Some((Instant::now(), Arc::clone(&trust)));
-        Ok(trust)
-    }
+/// What sidecars are to have.
+struct Wanted {
+    pair: Pair,
+    /// The CAs that vouch for it, in PEM.
+    authorities: String,
+    facts: Facts,
+    due: Due,
+    /// What a person is told when it takes the place of another one; nothing when it is the one in force.
+    news: Option<String>,
+    /// Whether it is as it should be.
+    finding: Finding,
 }
 
 /// Brings the certificate's Secret to what it should be.
-pub(super) async fn ensure(context: &Context, plan: &Plan) -> Result<Result<(Certificate, Good), Trouble>, Error> {
+pub(super) async fn ensure(
+    context: &Context,
+    plan: &Plan,
+    current: Option<&ContextManagerStatus>,
+) -> Result<Found, Error> {
     let name = names::tls_secret(&plan.name);
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
     let live = call("read the certificate", api.get_opt(&name)).await?;
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
-        return Ok(Err(name_taken(foreign, &name)));
+        return Ok(name_taken(foreign, &name).into());
     }
-    let trust = context.authority.trust(&context.client).await?;
-    let now = Timestamp::now();
-    let CertificatePlan { identity, lifetime, renew_before } = &plan.certificate;
-    let current = live.as_ref().and_then(pair_in).ok_or_else(|| "there is none".to_owned());
-    let current = current.and_then(|pair| {
-        let facts = trust.check(&pair, identity, now)?;
-        let rest = Duration::try_from(facts.not_after.duration_since(now)).unwrap_or_default();
-        if rest <= *renew_before || facts.lifetime > *lifetime {
-            return Err("it is due".to_owned());
+    let wanted = match &plan.certificate {
+        CertificatePlan::SelfManaged { identity, lifetime, renew_before } => {
+            self_managed::obtain(context, plan, live.as_ref(), (identity, *lifetime, *renew_before)).await?
         }
-        Ok((pair, facts))
-    });
-    let (pair, facts, renewed) = match current {
-        Ok((pair, facts)) => (pair, facts, None),
-        Err(why) if plan.suspended => return Ok(Err(suspended(&format!("The certificate is to be made ({why})")))),
-        Err(why) => {
-            let pair = trust.issue(identity, now, *lifetime).map_err(Error::Certificate)?;
-            match trust.check(&pair, identity, now) {
-                Ok(facts) => (pair, facts, Some(why)),
-                Err(what) => {
-                    let message = format!("a new certificate does not pass its own check: {what}");
-                    return Ok(Err(Trouble::passing("CertificateRefused", message)));
-                }
-            }
+        CertificatePlan::Existing { secret, replace_before } => {
+            existing::obtain(context, plan, live.as_ref(), (secret, *replace_before)).await?
         }
+        CertificatePlan::CertManager(wanted) => cert_manager::obtain(context, plan, live.as_ref(), wanted).await?,
     };
-    let mut wanted = build::tls_secret(plan, &trust.bundle(), &pair);
-    if live.as_ref().is_none_or(|live| !covers(live, &wanted)) {
-        if plan.suspended {
-            return Ok(Err(suspended("The certificate's Secret is not up to date")));
-        }
-        if let Some(live) = &live {
-            // A Secret's type cannot be changed; leaving it out would give it back to the default, which is a change too.
-            wanted.type_.clone_from(&live.type_);
-        }
-        apply(&api, &name, &wanted, &context.manager(Manager::Tls), "write the certificate").await?;
-        context.wrote("tls_secret");
-        if let Some(why) = renewed.filter(|_| live.is_some()) {
-            context.tell(plan, "CertificateRenewed", &format!("Made a new certificate in Secret {name}: {why}")).await;
-        }
-    }
-    context.metrics.certificates.set(plan, facts.not_after);
-    Ok(Ok(describe(facts)))
+    let found = match wanted {
+        Ok(wanted) => publish(context, plan, &api, live.as_ref(), wanted).await?,
+        Err(trouble) => trouble.into(),
+    };
+    announce(context, plan, current, &found.finding).await;
+    Ok(found)
 }
 
-fn describe(Facts { not_after, fingerprint, lifetime: _ }: Facts) -> (Certificate, Good) {
-    let message = format!("valid until {not_after}");
-    (Certificate { name: "client".to_owned(), not_after: Time(not_after), fingerprint }, Good("Provisioned", message))
+/// What was given by somebody else if it can be used, or else what is in force, with what is the matter.
+fn take(
+    given: Result<Given, Trouble>,
+    live: Option<&Secret>,
+    from: &str,
+    due: impl Fn(&Facts) -> Due,
+    now: Timestamp,
+) -> Result<Wanted, Trouble> {
+    let kept = live.and_then(|live| Given::verify(live, now).ok());
+    let (Given { pair, authorities, facts }, news, finding) = match (given, kept) {
+        (Ok(given), kept) => {
+            let news = format!("Copied the certificate of the Secret {from}, valid until {}", given.facts.not_after);
+            let is_new = kept.is_none_or(|kept| kept.pair != given.pair);
+            let good = good(&given.facts);
+            (given, is_new.then_some(news), Ok(good))
+        }
+        (Err(Trouble { reason, message, stalled }), Some(kept)) => {
+            let message = format!("{message}; the last good one stays in force, until {}", kept.facts.not_after);
+            (kept, None, Err(Trouble { reason, message, stalled }))
+        }
+        (Err(trouble), None) => return Err(trouble),
+    };
+    let due = due(&facts);
+    Ok(Wanted { pair, authorities, facts, due, news, finding })
+}
+
+/// Writes what sidecars are to have, if they have it not.
+async fn publish(
+    context: &Context,
+    plan: &Plan,
+    api: &Api<Secret>,
+    live: Option<&Secret>,
+    wanted: Wanted,
+) -> Result<Found, Error> {
+    let Wanted { pair, authorities, facts, due, news, finding } = wanted;
+    let mut secret = build::tls_secret(plan, &authorities, &pair);
+    if live.is_none_or(|live| !covers(live, &secret)) {
+        if plan.suspended {
+            return Ok(suspended("The certificate's Secret is not up to date").into());
+        }
+        if let Some(live) = live {
+            // A Secret's type cannot be changed; leaving it out would give it back to the default, which is a change too.
+            secret.type_.clone_from(&live.type_);
+        }
+        let name = names::tls_secret(&plan.name);
+        apply(api, &name, &secret, &context.manager(Manager::Tls), "write the certificate").await?;
+        context.wrote("tls_secret");
+        if let Some(news) = news.filter(|_| live.is_some()) {
+            context.tell(plan, "CertificateRenewed", &news).await;
+        }
+    }
+    context.metrics.certificates.set(plan, facts.not_after, due);
+    Ok(Found { certificate: Some(described(facts)), finding })
+}
+
+/// An event when something begins to be wrong with a certificate that a person can put right.
+async fn announce(context: &Context, plan: &Plan, current: Option<&ContextManagerStatus>, finding: &Finding) {
+    let Err(Trouble { reason, message, stalled: true }) = finding else { return };
+    let said = current.and_then(|status| status.conditions.iter().find(|said| said.type_ == "TLSReady"));
+    if said.is_none_or(|said| said.message != *message) {
+        context.warn(plan, reason, message).await;
+    }
+}
+
+fn described(Facts { not_after, fingerprint, lifetime: _ }: Facts) -> Certificate {
+    Certificate { name: "client".to_owned(), not_after: Time(not_after), fingerprint }
+}
+
+/// A certificate that is in force.
+fn good(facts: &Facts) -> Good {
+    Good("Provisioned", format!("valid until {}", facts.not_after))
 }
 
 pub(super) fn pair_in(secret: &Secret) -> Option<Pair> {

@@ -13,6 +13,7 @@ use prometheus::{
 
 use super::plan::Plan;
 use certificates::CertificateMetrics;
+pub(super) use certificates::Due;
 use pods::PodMetrics;
 pub(super) use pods::Upgraded;
 
@@ -282,7 +283,8 @@ mod tests {
         metrics.lead();
         let before = metrics.render().unwrap();
         metrics.keys(&plan, Timestamp::UNIX_EPOCH, 3);
-        metrics.certificates.set(&plan, Timestamp::UNIX_EPOCH);
+        metrics.certificates.set(&plan, Timestamp::UNIX_EPOCH, Due::Renewal(Timestamp::UNIX_EPOCH));
+        metrics.certificates.set(&plan, Timestamp::UNIX_EPOCH, Due::Replacement(Timestamp::UNIX_EPOCH));
         metrics.pods.count(&plan, &Pods { injected: 3, ready: 1, outdated: 1, missing: 1 });
         metrics.pods.stopped(&plan, true);
         metrics.invalid("team", "other");

@@ -13,6 +13,7 @@ use context_manager_crds::{
         embedding::SecretKeyRef,
         qdrant::ConfigMapKeyRef,
         sidecar::UpgradeStrategy,
+        tls::{Issuer, IssuerRef, Tls},
         vector_store::{AccessMode, VolumeClaimTemplate},
     },
     duration::Duration as DurationText,
@@ -126,8 +127,37 @@ impl UpgradePlan {
 
 /// The certificate of the sidecars.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificatePlan {
-    /// Whom it speaks for.
+pub enum CertificatePlan {
+    /// The operator's own CA makes it.
+    SelfManaged {
+        /// Whom it speaks for.
+        identity: Identity,
+        /// How long it lives.
+        lifetime: Duration,
+        /// How long before its end it is renewed.
+        renew_before: Duration,
+    },
+    /// It is copied from a Secret of the user.
+    Existing {
+        /// Name of the Secret.
+        secret: String,
+        /// How long before its end it is said to end soon; a third of its life when `None`.
+        replace_before: Option<Duration>,
+    },
+    /// cert-manager makes it.
+    CertManager(CertManagerPlan),
+}
+
+/// What cert-manager is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertManagerPlan {
+    /// Name of the issuer.
+    pub issuer: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its API group.
+    pub group: String,
+    /// Whom the certificate speaks for.
     pub identity: Identity,
     /// How long it lives.
     pub lifetime: Duration,
@@ -205,18 +235,12 @@ impl Plan {
         SidecarConfig::from_toml(&config.to_toml()).map_err(|error| Invalid {
             problems: vec![format!("the sidecar would refuse this configuration: {error}")],
         })?;
-        let tls = spec.tls.clone().unwrap_or_default();
-        let lifetime = tls.duration.map_or(CERTIFICATE_LIFETIME, DurationText::get);
         let embedding = spec.embedding.as_ref();
         Ok(Self {
             keys: key_source(resource),
             rotation: rotation(resource),
             embedding_key: embedding.and_then(|embedding| embedding.api_key_secret_ref.clone()),
-            certificate: CertificatePlan {
-                identity: Identity::new(&namespace, &name),
-                lifetime,
-                renew_before: tls.renew_before.map_or(lifetime / 3, DurationText::get),
-            },
+            certificate: certificate(resource, Identity::new(&namespace, &name)),
             storage: storage(resource, &name, &config),
             grants: grants(resource, &namespace),
             upgrade: upgrade(resource),
@@ -238,6 +262,32 @@ fn key_source(resource: &ContextManager) -> KeySource {
             key: reference.key.unwrap_or_else(|| names::KEYS_FILE.to_owned()),
         },
         (SecretPolicy::Generate, _) | (SecretPolicy::UseExisting, None) => KeySource::Generate,
+    }
+}
+
+fn certificate(resource: &ContextManager, identity: Identity) -> CertificatePlan {
+    let Tls { issuer, secret_ref, issuer_ref, duration, renew_before } = resource.spec.tls.clone().unwrap_or_default();
+    let given = renew_before.map(DurationText::get);
+    let lifetime = duration.map_or(CERTIFICATE_LIFETIME, DurationText::get);
+    let renew_before = given.unwrap_or(lifetime / 3);
+    match (issuer.unwrap_or_default(), secret_ref, issuer_ref) {
+        (Issuer::Existing, Some(reference), _) => {
+            CertificatePlan::Existing { secret: reference.name, replace_before: given }
+        }
+        (Issuer::CertManager, _, Some(IssuerRef { name, kind, group })) => {
+            CertificatePlan::CertManager(CertManagerPlan {
+                issuer: name,
+                kind: kind.unwrap_or_else(|| "Issuer".to_owned()),
+                group: group.unwrap_or_else(|| "cert-manager.io".to_owned()),
+                identity,
+                lifetime,
+                renew_before,
+            })
+        }
+        // The rules leave nothing but the first of them.
+        (Issuer::SelfManaged, ..) | (Issuer::Existing, None, _) | (Issuer::CertManager, _, None) => {
+            CertificatePlan::SelfManaged { identity, lifetime, renew_before }
+        }
     }
 }
 
@@ -322,9 +372,19 @@ pub(super) mod tests {
         assert_eq!(plan.keys, KeySource::Generate);
         assert_eq!(plan.rotation, RotationPlan { every: None, overlap: KEY_OVERLAP, request: None });
         assert_eq!(plan.storage, StoragePlan::EmptyDir);
-        assert_eq!(plan.certificate.renew_before * 3, plan.certificate.lifetime);
+        let identity = Identity::new("team", "memory");
+        let (lifetime, renew_before) = (CERTIFICATE_LIFETIME, CERTIFICATE_LIFETIME / 3);
+        assert_eq!(plan.certificate, CertificatePlan::SelfManaged { identity, lifetime, renew_before });
         assert_eq!(plan.owner.controller, Some(true));
         assert_eq!(plan.config.generation, 2);
+    }
+
+    #[test]
+    fn a_certificate_that_is_given_is_named_by_its_secret() {
+        let spec = json!({"tls": {"issuer": "Existing", "secretRef": {"name": "mine"}, "renewBefore": "240h"}});
+        let replace_before = Some(Duration::from_hours(240));
+        let expected = CertificatePlan::Existing { secret: "mine".to_owned(), replace_before };
+        assert_eq!(Plan::of(&resource(&spec)).unwrap().certificate, expected);
     }
 
     #[test]

@@ -358,7 +358,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     // Configuration last: a sidecar that reads it finds what it names.
     let found_keys = keys::ensure(context, &plan, resource.status.as_ref(), &mut grants).await?;
     let embedding_key = children::embedding_key(context, &plan).await?;
-    let found_certificate = certificate::ensure(context, &plan).await?;
+    let certificate = certificate::ensure(context, &plan, resource.status.as_ref()).await?;
     let (store_kind, store) = Box::pin(children::storage(context, &plan, resource.status.as_ref())).await?;
     let (store_beside, next_step) = (store.beside, store.step);
     let (store, next_look) = (store.finding, store.next);
@@ -377,10 +377,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         (Ok((keys, _)), Err(trouble)) => (Some(keys), Err(trouble)),
         (Err(trouble), _) => (None, Err(trouble)),
     };
-    let (certificates, tls) = match found_certificate {
-        Ok((certificate, good)) => (vec![certificate], Ok(good)),
-        Err(trouble) => (Vec::new(), Err(trouble)),
-    };
+    let (certificates, tls) = (certificate.certificate.into_iter().collect(), certificate.finding);
     let suspended = plan.suspended;
     let next = [found_keys.next, upgrade.next, next_eviction, next_step].into_iter().flatten().min();
     let upgrade = upgrade.finding;

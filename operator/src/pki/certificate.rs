@@ -8,8 +8,10 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::{
-    crypto::ring::sign::any_ecdsa_type,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
+    RootCertStore,
+    crypto::ring::{self, sign::any_ecdsa_type},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject},
+    server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
 
@@ -124,6 +126,23 @@ pub(super) fn not_after(pem: &str) -> Result<Timestamp, String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(&der)
         .map_err(|error| format!("the certificate cannot be read ({error})"))?;
     Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|error| error.to_string())
+}
+
+/// Whether a server that trusts the CAs of `authorities`, in PEM, would let in a client that shows this chain at `now`.
+pub(super) fn verify_client(
+    authorities: &str,
+    chain: &[CertificateDer<'_>],
+    now: Timestamp,
+) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(bundle(authorities.as_bytes()));
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let Some((leaf, between)) = chain.split_first() else { return Err(rustls::Error::NoCertificatesPresented) };
+    let seconds = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
+    verifier.verify_client_cert(leaf, between, UnixTime::since_unix_epoch(seconds)).map(|_| ())
 }
 
 /// `start` plus `duration`, or the end of time.

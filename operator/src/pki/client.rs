@@ -3,19 +3,16 @@
 //! Only the leader of the controllers writes the CA's `Secret`. A new CA stands in every bundle for a while before it
 //! signs; the controller brings bundles up to date at least at every resync, which is far shorter than that while.
 
-use std::{sync::Arc, time::Duration};
+mod given;
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use rustls::{
-    RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, UnixTime, pem::PemObject},
-    server::WebPkiClientVerifier,
-};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest as _, Sha256};
-use x509_parser::extensions::GeneralName;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
 use super::{
     Error, Lifetimes,
@@ -24,6 +21,7 @@ use super::{
     secret::{self, Stored, Written},
 };
 use context_manager_protocol::hexadecimal::hexadecimal;
+pub use given::Given;
 
 /// Where the CA is kept, and how long it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +54,12 @@ impl Identity {
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
         Self(format!("spiffe://contextmanager.dev/ns/{namespace}/contextmanager/{name}"))
+    }
+
+    /// The id, as it stands in a certificate.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -169,30 +173,31 @@ impl Trust {
         if !names.is_some_and(|names| is_right(&names.value.general_names)) {
             return Err("the certificate speaks for somebody else".to_owned());
         }
-        self.verify(&der, now)?;
+        certificate::verify_client(&self.bundle(), std::slice::from_ref(&der), now)
+            .map_err(|error| error.to_string())?;
+        Facts::of(&der, &parsed)
+    }
+}
+
+impl Facts {
+    /// What the first certificate of a PEM text says, whether it can be trusted or not.
+    #[must_use]
+    pub fn read(pem: &str) -> Option<Self> {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).ok()?;
+        Self::of(&der, &parsed).ok()
+    }
+
+    fn of(der: &CertificateDer<'_>, parsed: &X509Certificate<'_>) -> Result<Self, String> {
         let validity = parsed.validity();
         let time = |seconds: i64| Timestamp::from_second(seconds).map_err(|error| error.to_string());
         let not_after = time(validity.not_after.timestamp())?;
         let whole = Duration::try_from(not_after.duration_since(time(validity.not_before.timestamp())?));
-        Ok(Facts {
+        Ok(Self {
             not_after,
             lifetime: whole.unwrap_or_default().saturating_sub(BACKDATED),
-            fingerprint: hexadecimal(&Sha256::digest(&der)),
+            fingerprint: hexadecimal(&Sha256::digest(der)),
         })
-    }
-
-    fn verify(&self, der: &CertificateDer<'_>, now: Timestamp) -> Result<(), String> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(certificate::bundle(self.bundle().as_bytes()));
-        let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| error.to_string())?;
-        let seconds = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
-        verifier
-            .verify_client_cert(der, &[], UnixTime::since_unix_epoch(seconds))
-            .map(|_| ())
-            .map_err(|error| error.to_string())
     }
 }
 

@@ -4,7 +4,7 @@
 //! first beside what was trusted before, is served after the grace, and what is not in `ca.crt` leaves the bundle after twice
 //! the grace. The start of that is the date of the last change, as the `Secret` itself tells it, so that all replicas agree.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -41,25 +41,45 @@ pub(super) async fn fetch(client: &Client, settings: &Settings) -> Result<Given,
     given.map_err(|what| Error::GivenSecret { secret: settings.secret.clone(), what })
 }
 
+/// The files of a `Secret` of that form.
+pub(super) struct Files<'a> {
+    pub(super) certificate: &'a str,
+    pub(super) key: &'a str,
+    /// `ca.crt`; empty if there is none.
+    pub(super) authorities: &'a str,
+    /// The certificate, those between it and its CA, and the key.
+    pub(super) pair: CertifiedKey,
+}
+
+impl<'a> Files<'a> {
+    /// Reads them, and whether key and certificate belong together; an error says what is wrong in words.
+    pub(super) fn read(secret: &'a Secret) -> Result<Self, String> {
+        let text = |key: &str| {
+            let ByteString(bytes) = secret.data.as_ref()?.get(key)?;
+            std::str::from_utf8(bytes).ok()
+        };
+        let needed = |key: &str| text(key).ok_or_else(|| format!("{key} is missing"));
+        let (certificate, key) = (needed("tls.crt")?, needed("tls.key")?);
+        not_after(certificate).map_err(|what| format!("tls.crt: {what}"))?;
+        let signer = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|error| format!("tls.key is not a private key in PEM ({error})"))?;
+        let signer = any_supported_type(&signer).map_err(|error| format!("tls.key cannot be used ({error})"))?;
+        let pair = CertifiedKey::new(bundle(certificate.as_bytes()), signer);
+        pair.keys_match().map_err(|_| "tls.key and tls.crt do not belong together".to_owned())?;
+        Ok(Self { certificate, key, authorities: text("ca.crt").unwrap_or_default(), pair })
+    }
+}
+
 impl Given {
     /// Reads it; an error says what is wrong in words.
     fn read(secret: &Secret) -> Result<Self, String> {
-        let empty = BTreeMap::new();
-        let data = secret.data.as_ref().unwrap_or(&empty);
-        let text = |key: &str| data.get(key).and_then(|ByteString(bytes)| std::str::from_utf8(bytes).ok());
-        let needed = |key: &str| text(key).ok_or_else(|| format!("{key} is missing"));
-        let (certificate, key) = (needed("tls.crt")?, needed("tls.key")?);
+        let Files { certificate, key: _, authorities, pair } = Files::read(secret)?;
         let ends = not_after(certificate).map_err(|what| format!("tls.crt: {what}"))?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|error| format!("tls.key is not a private key in PEM ({error})"))?;
-        let key = any_supported_type(&key).map_err(|error| format!("tls.key cannot be used ({error})"))?;
-        let pair = CertifiedKey::new(bundle(certificate.as_bytes()), key);
-        pair.keys_match().map_err(|_| "tls.key and tls.crt do not belong together".to_owned())?;
         let leaf = Leaf { key: Arc::new(pair), not_after: ends, renew_at: ends, issuer: String::new() };
         let writes = secret.metadata.managed_fields.iter().flatten().filter_map(|entry| Some(entry.time.as_ref()?.0));
         let made = secret.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let changed = writes.chain(made).max().unwrap_or(Timestamp::MIN);
-        Ok(Self { leaf: Arc::new(leaf), authorities: text("ca.crt").unwrap_or_default().to_owned(), changed })
+        Ok(Self { leaf: Arc::new(leaf), authorities: authorities.to_owned(), changed })
     }
 
     /// Whether the API server has had the time to hear of what is published for this leaf.

@@ -67,6 +67,7 @@ const CASES: [(&str, &[&str]); 6] = [
             "controller.sweeper.interval=1h",
             "controller.rotation.patience=10m",
             "controller.upgradeSidecars=true",
+            "controller.certManager=true",
             "controller.watchdog=evict",
             "controller.podLabels.team=platform",
             "controller.podAnnotations.note=hello",

@@ -8,8 +8,8 @@ use crate::operator::{self, Component, flag};
 
 const CONFIGURATIONS: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 
-/// What a part of the operator needs. The rights of `controller.upgradeSidecars` are not among them: no Deployment tells of it, and a
-/// resource that lacks them says so.
+/// What a part of the operator needs. The rights of `controller.upgradeSidecars` and `controller.certManager` are not among them: no
+/// Deployment tells of them, and a resource that lacks them says so.
 pub(super) fn rights(component: Component, deployment: &Deployment) -> Vec<Right> {
     let mut rights = chart::of(component, &deployment.name_any());
     let watched = operator::watched(deployment);
@@ -136,6 +136,7 @@ mod tests {
                 let mut given = given(&objects, &part);
                 // Of this no Deployment tells.
                 given.remove(&(None, "patch".to_owned(), "pods".to_owned(), None));
+                given.retain(|(_, _, resource, _)| resource != "certificates.cert-manager.io");
                 assert_eq!(asked(rights(component, &deployment)), given, "{release}: {part}");
             }
         }

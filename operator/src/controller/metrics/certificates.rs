@@ -9,6 +9,16 @@ use crate::controller::plan::Plan;
 pub(in crate::controller) struct CertificateMetrics {
     not_after: GaugeVec,
     renewal: GaugeVec,
+    replacement: GaugeVec,
+}
+
+/// What is to happen with a certificate before it ends, and from when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::controller) enum Due {
+    /// It is renewed without anybody's help.
+    Renewal(Timestamp),
+    /// A person gives another one.
+    Replacement(Timestamp),
 }
 
 impl CertificateMetrics {
@@ -23,19 +33,30 @@ impl CertificateMetrics {
                 "context_manager_client_certificate_renewal_timestamp_seconds",
                 "When the client certificate of a resource's sidecars is to be renewed, in seconds since 1970.",
             )?,
+            replacement: gauge(
+                "context_manager_client_certificate_replacement_timestamp_seconds",
+                "From when a client certificate that was given counts as ending soon, in seconds since 1970.",
+            )?,
         };
-        let Self { not_after, renewal } = &metrics;
-        registry.register(Box::new(not_after.clone()))?;
-        registry.register(Box::new(renewal.clone()))?;
+        let Self { not_after, renewal, replacement } = &metrics;
+        for gauge in [not_after, renewal, replacement] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
         Ok(metrics)
     }
 
     /// Notes the certificate in force.
-    pub(in crate::controller) fn set(&self, plan: &Plan, not_after: Timestamp) {
+    pub(in crate::controller) fn set(&self, plan: &Plan, not_after: Timestamp, due: Due) {
         let labels = [plan.namespace.as_str(), plan.name.as_str()];
-        let (ends, before) = (not_after.as_duration().as_secs_f64(), plan.certificate.renew_before.as_secs_f64());
-        self.not_after.with_label_values(&labels).set(ends);
-        self.renewal.with_label_values(&labels).set(ends - before);
+        let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
+        self.not_after.with_label_values(&labels).set(seconds(not_after));
+        let (at, gauge, other) = match due {
+            Due::Renewal(at) => (at, &self.renewal, &self.replacement),
+            Due::Replacement(at) => (at, &self.replacement, &self.renewal),
+        };
+        gauge.with_label_values(&labels).set(seconds(at));
+        // There is none unless the issuer was changed.
+        let _ = other.remove_label_values(&labels);
     }
 
     pub(super) fn by_resource(&self) -> Vec<MetricFamily> {
@@ -43,8 +64,9 @@ impl CertificateMetrics {
     }
 
     pub(super) fn forget(&self, namespace: &str, name: &str) {
-        // They are gone already if two look at once.
-        let _ = self.not_after.remove_label_values(&[namespace, name]);
-        let _ = self.renewal.remove_label_values(&[namespace, name]);
+        for gauge in [&self.not_after, &self.renewal, &self.replacement] {
+            // It is gone already if two look at once, and two of them are never there together.
+            let _ = gauge.remove_label_values(&[namespace, name]);
+        }
     }
 }

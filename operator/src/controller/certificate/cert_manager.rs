@@ -1,0 +1,166 @@
+//! The certificate that cert-manager makes: asked for by a `Certificate`, whose Secret is not the one that pods mount, so that what
+//! cannot be used is never theirs.
+
+use std::time::Duration;
+
+use context_manager_protocol::names;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, ResourceExt as _,
+    api::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use serde_json::{Value, json};
+
+use super::{Wanted, take};
+use crate::{
+    controller::{
+        apply::{Manager, apply, covers},
+        build,
+        error::{Error, call},
+        keys::{name_taken, owned, suspended},
+        metrics::Due,
+        plan::{CertManagerPlan, Plan},
+        reconcile::Context,
+        status::Trouble,
+    },
+    pki::client::Given,
+};
+
+/// The annotation by which cert-manager says for which `Certificate` a Secret is.
+const CERTIFICATE: &str = "cert-manager.io/certificate-name";
+
+/// What cert-manager made, or, if that cannot be used yet or any more, what sidecars have.
+pub(super) async fn obtain(
+    context: &Context,
+    plan: &Plan,
+    live: Option<&Secret>,
+    wanted: &CertManagerPlan,
+) -> Result<Result<Wanted, Trouble>, Error> {
+    let (name, target) = (names::tls_secret(&plan.name), names::issued_secret(&plan.name));
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
+    let made = call("read what cert-manager made", secrets.get_opt(&target)).await?;
+    if let Some(foreign) = made.as_ref().filter(|made| made.annotations().get(CERTIFICATE) != Some(&name)) {
+        // cert-manager would write it all the same.
+        return Ok(Err(name_taken(foreign, &target)));
+    }
+    let given = match ask(context, plan, &certificate(plan, wanted)).await? {
+        Err(trouble) => Err(trouble),
+        Ok(asked) => given(&asked, made.as_ref(), &target, Timestamp::now()),
+    };
+    let due = |facts: &_| due(facts, wanted.renew_before);
+    Ok(take(given, live, &target, due, Timestamp::now()))
+}
+
+/// Brings the `Certificate` to what it should be; a trouble says what is missing for that.
+async fn ask(context: &Context, plan: &Plan, desired: &DynamicObject) -> Result<Result<DynamicObject, Trouble>, Error> {
+    let name = desired.name_any();
+    let api = Api::<DynamicObject>::namespaced_with(context.client.clone(), &plan.namespace, &kind());
+    let live = match call("read the Certificate", api.get_opt(&name)).await {
+        Ok(live) => live,
+        Err(error) => return or_trouble(error).map(Err),
+    };
+    match live {
+        Some(live) if covers(&live, desired) => Ok(Ok(live)),
+        Some(live) if !build::is_ours(&live.metadata) && !owned(&live, plan) => {
+            let message = format!(
+                "a Certificate called {name:?} exists and was not made by the operator; delete or rename it, or give this \
+                 resource another name"
+            );
+            Ok(Err(Trouble::stalled("NameTaken", message)))
+        }
+        Some(_) | None if plan.suspended => Ok(Err(suspended("The Certificate is not up to date"))),
+        Some(_) | None => {
+            let manager = context.manager(Manager::Tls);
+            match apply(&api, &name, desired, &manager, "write the Certificate").await {
+                Ok(written) => {
+                    context.wrote("certificate");
+                    Ok(Ok(written))
+                }
+                Err(error) => or_trouble(error).map(Err),
+            }
+        }
+    }
+}
+
+/// What a person has to do when the API server does not take a `Certificate`.
+fn or_trouble(error: Error) -> Result<Trouble, Error> {
+    let Some(status) = error.status() else { return Err(error) };
+    Ok(match status.code {
+        403 => Trouble::stalled(
+            "CertManagerForbidden",
+            "spec.tls.issuer: the controller may not ask cert-manager for certificates; set controller.certManager to true \
+             in the values of the chart",
+        ),
+        404 => Trouble::stalled(
+            "CertManagerMissing",
+            "spec.tls.issuer: the API server knows no Certificates; install cert-manager, or choose another issuer",
+        ),
+        400 | 422 => {
+            let message = format!("spec.tls: cert-manager does not take this Certificate: {}", status.message);
+            Trouble::stalled("CertificateRefused", message)
+        }
+        _ => return Err(error),
+    })
+}
+
+/// What was made, once it is what was asked for.
+fn given(asked: &DynamicObject, made: Option<&Secret>, target: &str, now: Timestamp) -> Result<Given, Trouble> {
+    if let Some(why) = unready(asked) {
+        let name = asked.name_any();
+        let message = format!(
+            "cert-manager has not made the certificate yet ({why}); if this stays, see `kubectl describe certificate {name}`"
+        );
+        return Err(Trouble::passing("CertificateIssuing", message));
+    }
+    let Some(made) = made else {
+        let message = format!("the Secret {target:?} of cert-manager is not there yet");
+        return Err(Trouble::passing("CertificateIssuing", message));
+    };
+    Given::verify(made, now).map_err(|what| {
+        let message = format!(
+            "the Secret {target:?} of cert-manager cannot be used: {what}; spec.tls.issuerRef must name an issuer that \
+             makes certificates for clients and writes its CA to ca.crt"
+        );
+        Trouble::stalled("CertificateInvalid", message)
+    })
+}
+
+/// Why a `Certificate` is not what it should be, unless it is.
+fn unready(asked: &DynamicObject) -> Option<String> {
+    let conditions = asked.data.pointer("/status/conditions").and_then(Value::as_array);
+    let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
+    let Some(ready) = ready else { return Some("it has not looked at it".to_owned()) };
+    // What it says of an earlier generation is no answer.
+    let observed = ready["observedGeneration"].as_i64();
+    if observed.is_some_and(|observed| Some(observed) < asked.metadata.generation) {
+        return Some("it has not looked at the last change".to_owned());
+    }
+    (ready["status"] != "True").then(|| ready["message"].as_str().unwrap_or("it does not say why").to_owned())
+}
+
+fn due(facts: &crate::pki::client::Facts, renew_before: Duration) -> Due {
+    Due::Renewal(facts.not_after.checked_sub(renew_before).unwrap_or(Timestamp::MIN))
+}
+
+fn kind() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("cert-manager.io", "v1", "Certificate"))
+}
+
+fn certificate(plan: &Plan, wanted: &CertManagerPlan) -> DynamicObject {
+    let CertManagerPlan { issuer, kind: issuer_kind, group, identity, lifetime, renew_before } = wanted;
+    let seconds = |duration: &Duration| format!("{}s", duration.as_secs());
+    let mut object = DynamicObject::new(&names::tls_secret(&plan.name), &kind()).data(json!({"spec": {
+        "secretName": names::issued_secret(&plan.name),
+        // Some issuers ask for one; it means nothing.
+        "commonName": plan.name,
+        "uris": [identity.as_str()],
+        "usages": ["digital signature", "client auth"],
+        "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+        "duration": seconds(lifetime),
+        "renewBefore": seconds(renew_before),
+        "issuerRef": {"name": issuer, "kind": issuer_kind, "group": group},
+    }}));
+    object.metadata = build::metadata(plan, names::tls_secret(&plan.name), true);
+    object
+}

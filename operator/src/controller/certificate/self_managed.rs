@@ -1,0 +1,82 @@
+//! The certificate by the operator's own CA, renewed before it ends.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use context_manager_protocol::names;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use tokio::sync::Mutex;
+
+use super::{Wanted, good, pair_in};
+use crate::{
+    controller::{error::Error, keys::suspended, metrics::Due, plan::Plan, reconcile::Context, status::Trouble},
+    pki::client::{Identity, Settings, Trust, keep},
+};
+
+/// How long the CA is remembered; far shorter than a new one is published before it signs.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// The CA, read at most every half minute, whatever the number of resources.
+pub(in crate::controller) struct Authority {
+    settings: Settings,
+    current: Mutex<Option<(Instant, Arc<Trust>)>>,
+}
+
+impl Authority {
+    pub(in crate::controller) fn new(settings: Settings) -> Self {
+        Self { settings, current: Mutex::default() }
+    }
+
+    /// The CA.
+    pub(in crate::controller) async fn trust(&self, client: &Client) -> Result<Arc<Trust>, Error> {
+        let mut current = self.current.lock().await;
+        if let Some((_, trust)) = current.as_ref().filter(|(since, _)| since.elapsed() < REMEMBERED) {
+            return Ok(Arc::clone(trust));
+        }
+        let trust = Arc::new(keep(client, &self.settings, Timestamp::now()).await.map_err(Error::Authority)?);
+        *current = Some((Instant::now(), Arc::clone(&trust)));
+        Ok(trust)
+    }
+}
+
+/// The certificate in force while it is good, else a new one.
+pub(super) async fn obtain(
+    context: &Context,
+    plan: &Plan,
+    live: Option<&Secret>,
+    (identity, lifetime, renew_before): (&Identity, Duration, Duration),
+) -> Result<Result<Wanted, Trouble>, Error> {
+    let trust = context.authority.trust(&context.client).await?;
+    let now = Timestamp::now();
+    let current = live.and_then(pair_in).ok_or_else(|| "there is none".to_owned());
+    let current = current.and_then(|pair| {
+        let facts = trust.check(&pair, identity, now)?;
+        let rest = Duration::try_from(facts.not_after.duration_since(now)).unwrap_or_default();
+        if rest <= renew_before || facts.lifetime > lifetime {
+            return Err("it is due".to_owned());
+        }
+        Ok((pair, facts))
+    });
+    let (pair, facts, news) = match current {
+        Ok((pair, facts)) => (pair, facts, None),
+        Err(why) if plan.suspended => return Ok(Err(suspended(&format!("The certificate is to be made ({why})")))),
+        Err(why) => {
+            let pair = trust.issue(identity, now, lifetime).map_err(Error::Certificate)?;
+            match trust.check(&pair, identity, now) {
+                Ok(facts) => (pair, facts, Some(why)),
+                Err(what) => {
+                    let message = format!("a new certificate does not pass its own check: {what}");
+                    return Ok(Err(Trouble::passing("CertificateRefused", message)));
+                }
+            }
+        }
+    };
+    let news = news.map(|why| format!("Made a new certificate in Secret {}: {why}", names::tls_secret(&plan.name)));
+    let due = Due::Renewal(facts.not_after.checked_sub(renew_before).unwrap_or(Timestamp::MIN));
+    let finding = Ok(good(&facts));
+    Ok(Ok(Wanted { pair, authorities: trust.bundle(), facts, due, news, finding }))
+}
