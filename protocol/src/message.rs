@@ -448,8 +448,52 @@ pub struct Imported {
     pub unchanged: usize,
     /// Contexts that have expired since they were exported.
     pub expired: usize,
-    /// Lines that were refused; the others were imported.
+    /// The first lines that were refused, at most 100; the others were imported.
     pub refused: Vec<RefusedLine>,
+    /// How many lines were refused, with those that `refused` does not name.
+    #[serde(default)]
+    pub refused_total: usize,
+}
+
+impl Imported {
+    /// Most refused lines that an answer names: a body of ten megabytes has room for millions.
+    pub const MOST_NAMED: usize = 100;
+
+    /// Counts a refused line, and names it unless enough lines before it are named.
+    ///
+    /// ```
+    /// use context_manager_protocol::{message::{Imported, RefusedLine}, problem::Code};
+    ///
+    /// let mut imported = Imported::default();
+    /// for line in (1..=1_000).rev() {
+    ///     imported.refuse(RefusedLine { line, code: Code::BodyMalformed, detail: String::new() });
+    /// }
+    /// assert_eq!((imported.refused_total, imported.refused.len(), imported.refused[99].line), (1_000, 100, 100));
+    /// ```
+    pub fn refuse(&mut self, line: RefusedLine) {
+        self.refused_total += 1;
+        self.name(line);
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        let Self { imported, unchanged, expired, refused, refused_total } = other;
+        self.imported += imported;
+        self.unchanged += unchanged;
+        self.expired += expired;
+        self.refused_total += refused_total;
+        refused.into_iter().for_each(|line| self.name(line));
+        self
+    }
+
+    fn name(&mut self, line: RefusedLine) {
+        let place = self.refused.partition_point(|named| named.line < line.line);
+        if place < Self::MOST_NAMED {
+            self.refused.insert(place, line);
+            self.refused.truncate(Self::MOST_NAMED);
+        }
+    }
 }
 
 /// A line that was refused.

@@ -64,7 +64,7 @@ impl Inner {
             match self.imported(reach, message) {
                 Ok(context) if context.is_expired(now) => result.expired += 1,
                 Ok(context) => contexts.push((line, context)),
-                Err(error) => result.refused.push(refused(line, error)),
+                Err(error) => result.refuse(refused(line, error)),
             }
         }
         contexts.sort_by(|(_, one), (_, other)| place(one).cmp(&place(other)));
@@ -72,7 +72,6 @@ impl Inner {
         for batch in contexts.chunks(BATCH) {
             self.import_batch(batch, &mut last, now, &mut result).await?;
         }
-        result.refused.sort_by_key(|refused| refused.line);
         Ok(result)
     }
 
@@ -98,7 +97,7 @@ impl Inner {
                     continue;
                 }
                 Some(_) => {
-                    result.refused.push(refused(*line, Error::IdTaken(context.id)));
+                    result.refuse(refused(*line, Error::IdTaken(context.id)));
                     continue;
                 }
                 None => {}

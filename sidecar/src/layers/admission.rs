@@ -1,19 +1,27 @@
 //! Bounds the number of requests that are worked on at once, over all routes and connections; more are refused at once
 //! rather than queued, so that those that are accepted stay fast.
 //!
-//! One layer sheds and bounds: the limit can change while the sidecar runs, which a fixed semaphore cannot follow.
+//! One layer sheds and bounds: the limit can change while the sidecar runs, which a fixed semaphore cannot follow. A request
+//! has its place until its answer is sent to the end: an export works for as long as it is read.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
 };
 
 use axum::{
+    body::{Body, HttpBody},
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 use context_manager_protocol::problem::Code;
+use hyper::body::{Frame, SizeHint};
 
 use super::Shared;
 use crate::refusal::Refusal;
@@ -47,6 +55,7 @@ impl Admission {
 }
 
 /// A place among the requests in flight; given back when the request ends, however it ends.
+#[derive(Debug)]
 struct Admitted(Arc<AtomicUsize>);
 
 impl Drop for Admitted {
@@ -58,7 +67,30 @@ impl Drop for Admitted {
 /// The layer. It stands before the body is read and the signature checked, because those cost the most.
 pub async fn admit(State(admission): State<Admission>, request: Request, next: Next) -> Response {
     match admission.enter() {
-        Ok(_admitted) => next.run(request).await,
+        Ok(admitted) => next.run(request).await.map(|body| Body::new(Answering { body, _admitted: admitted })),
         Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The body of an answer, with the place of its request. Whoever sends it drops it at its end.
+struct Answering {
+    body: Body,
+    _admitted: Admitted,
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -47,10 +47,13 @@ impl IntoResponse for ExportStream {
     }
 }
 
-/// How far an export is.
-enum Progress {
-    Page(Vec<ExportedContext>, usize),
-    Over,
+/// What of an export comes next. It has at most one page, so that an export takes no more memory than that.
+enum Next {
+    /// A page that was read already.
+    Page(Vec<ExportedContext>),
+    /// What follows the context with this id, after so many.
+    After(Uuid, usize),
+    Nothing,
 }
 
 /// `GET /v1/contexts/export?after=ID`: JSON Lines, in the order of the ids, read from the store page by page while they are sent.
@@ -64,29 +67,31 @@ pub async fn export(
 ) -> Result<ExportStream, Refusal> {
     let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
     // The first page is read before the answer begins, so that a store that is away is a problem document.
-    let first = engine.export(&granted, after).await?;
-    let pages = stream::try_unfold(Progress::Page(first, 0), move |progress| {
+    let first = Next::Page(engine.export(&granted, after).await?);
+    let pages = stream::try_unfold(first, move |next| {
         let (engine, granted) = (engine.clone(), granted.clone());
-        async move { next(&engine, &granted, progress).await }
+        async move { piece(&engine, &granted, next).await }
     });
     Ok(ExportStream(Body::from_stream(pages)))
 }
 
 /// A piece of the body; an error ends it without its last line.
-async fn next(
-    engine: &Engine,
-    granted: &Granted<Export>,
-    progress: Progress,
-) -> Result<Option<(Bytes, Progress)>, engine::Error> {
-    let Progress::Page(page, before) = progress else { return Ok(None) };
-    let exported = before + page.len();
-    let Some(last) = page.last().map(|context| context.id) else {
-        return Ok(Some((lines(&[ExportEnd { exported }]), Progress::Over)));
+async fn piece(engine: &Engine, granted: &Granted<Export>, next: Next) -> Result<Option<(Bytes, Next)>, engine::Error> {
+    let (page, before) = match next {
+        Next::Page(page) => (page, 0),
+        Next::After(last, before) => {
+            let page = engine.export(granted, Some(last)).await.inspect_err(|error| {
+                tracing::error!(error = chain(error), exported = before, "An export was broken off");
+            })?;
+            (page, before)
+        }
+        Next::Nothing => return Ok(None),
     };
-    let following = engine.export(granted, Some(last)).await.inspect_err(|error| {
-        tracing::error!(error = chain(error), exported, "An export was broken off");
-    })?;
-    Ok(Some((lines(&page), Progress::Page(following, exported))))
+    let exported = before + page.len();
+    Ok(Some(match page.last() {
+        Some(last) => (lines(&page), Next::After(last.id, exported)),
+        None => (lines(&[ExportEnd { exported }]), Next::Nothing),
+    }))
 }
 
 fn lines(messages: &[impl Serialize]) -> Bytes {
@@ -109,7 +114,7 @@ pub async fn import(
     Lines(body): Lines,
 ) -> Answer<Imported> {
     let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
-    let (mut contexts, mut refused) = (Vec::new(), Vec::new());
+    let (mut contexts, mut undecodable) = (Vec::new(), Imported::default());
     for (line, text) in body.split(|byte| *byte == b'\n').enumerate().map(|(index, text)| (index + 1, text)) {
         if text.trim_ascii().is_empty() || serde_json::from_slice::<ExportEnd>(text).is_ok() {
             continue;
@@ -118,12 +123,10 @@ pub async fn import(
             Ok(context) => contexts.push((line, context)),
             Err(error) => {
                 let code = if error.well_formed { Code::FieldInvalid } else { Code::BodyMalformed };
-                refused.push(RefusedLine { line, code, detail: error.to_string() });
+                undecodable.refuse(RefusedLine { line, code, detail: error.to_string() });
             }
         }
     }
     let imported = engine.import(&granted, contexts).await?;
-    refused.extend(imported.refused);
-    refused.sort_by_key(|refused| refused.line);
-    Ok(caller.answer(StatusCode::OK, &Imported { refused, ..imported }))
+    Ok(caller.answer(StatusCode::OK, &undecodable.and(imported)))
 }

@@ -1,6 +1,8 @@
 //! Export and import, and writing once under a key.
 
 use context_manager_protocol::message::{ExportEnd, ExportedContext, Imported};
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
 
 use super::*;
 
@@ -103,9 +105,41 @@ async fn lines_that_cannot_be_imported_are_named_and_the_others_are_imported() {
         (7, "id-conflict"),
         (8, "field-invalid"),
     ];
-    assert_eq!(refused, expected);
+    assert_eq!((refused, answer.refused_total), (expected.to_vec(), expected.len()));
     let call = Call::json("POST", IMPORT, lines[0].clone());
     refused_as(&fixture, call, Code::MediaTypeUnsupported).await;
+}
+
+#[tokio::test]
+async fn of_many_lines_that_cannot_be_imported_the_first_are_named_and_all_are_counted() {
+    let fixture = Fixture::new().await;
+    let line = |number: u128, level: &str| {
+        let id = Uuid::from_u128(number);
+        format!(r#"{{"id":"{id}","text":"a","level":"{level}","version":0,"created_at":5,"updated_at":5}}"#)
+    };
+    // Every second line is refused by the engine, the others cannot be decoded.
+    let lines: Vec<String> =
+        (1..=1_000).map(|number| line(number, if number % 2 == 0 { "long_term" } else { "l4" })).collect();
+    let answer = import(&fixture, lines.join("\n")).await;
+    assert_eq!((answer.imported, answer.refused_total), (0, 1_000));
+    let named: Vec<usize> = answer.refused.iter().map(|line| line.line).collect();
+    assert_eq!(named, (1..=Imported::MOST_NAMED).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_export_has_its_place_among_the_requests_until_it_is_read_or_given_up() {
+    let fixture = Fixture::with(|config| config.protocol.max_in_flight = 1, 100).await;
+    store(&fixture, json!({"text": "a"})).await;
+    let export = || fixture.router.clone().oneshot(Call::new("GET", EXPORT).sign());
+    let Ok(begun) = export().await;
+    assert_eq!(begun.status(), StatusCode::OK);
+    refused_as(&fixture, Call::new("GET", CONTEXTS), Code::Overloaded).await;
+    let text = begun.into_body().collect().await.expect("a whole export").to_bytes();
+    assert_eq!(text.split(|byte| *byte == b'\n').count(), 3, "a context, the end and nothing");
+    let Ok(begun) = export().await;
+    refused_as(&fixture, Call::new("GET", CONTEXTS), Code::Overloaded).await;
+    drop(begun);
+    assert_eq!(fixture.send(Call::new("GET", CONTEXTS).sign()).await.status, StatusCode::OK);
 }
 
 async fn refused_as(fixture: &Fixture, call: Call, code: Code) {
