@@ -306,9 +306,21 @@ pub const GC_INTERVAL: CelRule = rule(
     "spec.gc.interval must lie between 1s and 24h",
 );
 
-/// One memory, of an agent or of nobody.
-pub const ONE_TARGET: CelRule =
-    rule("has(self.agent) != has(self.space)", "spec.auth.access[*].target needs exactly one of agent and space");
+/// One memory, of an agent or of nobody, or all of them.
+pub const ONE_TARGET: CelRule = rule(
+    "[has(self.agent), has(self.space), self.?tenant.orValue(false)].filter(given, given).size() == 1",
+    "spec.auth.access[*].target needs exactly one of agent, space and tenant",
+);
+/// A tenant is moved as a whole.
+pub const TENANT_IS_WHOLE: CelRule = rule(
+    "!self.?tenant.orValue(false) || !has(self.session)",
+    "spec.auth.access[*].target.session: the whole tenant has no one session; leave it out beside tenant",
+);
+/// A tenant is moved, and nothing else is done with all of it.
+pub const TENANT_OPERATIONS: CelRule = rule(
+    "!self.target.?tenant.orValue(false) || self.operations.all(operation, operation in ['export', 'import'])",
+    "spec.auth.access[*].operations: the whole tenant can only be exported and imported; for other operations name agents and spaces as targets",
+);
 /// Immediate memory is one agent's.
 pub const SPACE_LEVELS: CelRule = rule(
     "!has(self.target.space) || !has(self.levels) || !('immediate' in self.levels)",

@@ -239,6 +239,18 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         broken("a rule for nowhere", access(json!({}), json!({})), rules::ONE_TARGET),
         broken("a rule for two places", access(json!({"space": "t", "agent": "a"}), json!({})), rules::ONE_TARGET),
         broken(
+            "a rule for a memory and the tenant",
+            access(json!({"space": "t", "tenant": true}), json!({})),
+            rules::ONE_TARGET,
+        ),
+        broken("a rule for no tenant", access(json!({"tenant": false}), json!({})), rules::ONE_TARGET),
+        broken("reading the whole tenant", access(json!({"tenant": true}), json!({})), rules::TENANT_OPERATIONS),
+        broken(
+            "a session of the whole tenant",
+            access(json!({"tenant": true, "session": "s"}), json!({})),
+            rules::TENANT_IS_WHOLE,
+        ),
+        broken(
             "the immediate level of a space",
             access(json!({"space": "t"}), json!({"levels": ["immediate"]})),
             rules::SPACE_LEVELS,

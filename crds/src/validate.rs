@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use crate::{
     ContextManager, ContextManagerSpec,
     context_manager::{
-        access::{self, AccessRule, Target},
+        access::{self, AccessRule, Operation, Target},
         auth::{Auth, Rotation, SecretPolicy},
         embedding::{Embedding, Provider, Retry},
         levels::{Gc, Levels},
@@ -430,8 +430,15 @@ fn access_rule(check: &mut Check, AccessRule { agents, operations, levels, targe
     }
     check.range("spec.auth.access[*].operations (items)", Some(operations.len()), 1, 6);
     check.range("spec.auth.access[*].levels (items)", levels.as_ref().map(Vec::len), 1, 3);
-    let Target { agent, space, session } = target;
-    check.rule(agent.is_some() != space.is_some(), rules::ONE_TARGET);
+    let Target { agent, space, session, tenant } = target;
+    let tenant = *tenant == Some(true);
+    check.rule(
+        [agent.is_some(), space.is_some(), tenant].into_iter().filter(|given| *given).count() == 1,
+        rules::ONE_TARGET,
+    );
+    check.rule(!tenant || session.is_none(), rules::TENANT_IS_WHOLE);
+    let moves = |operation: &Operation| matches!(operation, Operation::Export | Operation::Import);
+    check.rule(!tenant || operations.iter().all(moves), rules::TENANT_OPERATIONS);
     let immediate = levels.as_ref().is_some_and(|levels| levels.contains(&access::Level::Immediate));
     check.rule(space.is_none() || !immediate, rules::SPACE_LEVELS);
     check.id("spec.auth.access[*].target.agent", agent.as_ref());

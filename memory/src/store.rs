@@ -12,7 +12,7 @@ use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors, frequencies::D
 
 pub use clause::{Bounds, Clause, Clauses, UnusableKey};
 pub use model::{DenseNames, Model, OnModelChange};
-pub use selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Validity};
+pub use selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Tenant, Validity};
 
 /// A search.
 #[derive(Clone, Debug, PartialEq)]

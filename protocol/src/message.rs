@@ -371,8 +371,9 @@ pub struct Cleared {
     pub journaled: bool,
 }
 
-/// A context in an export (`GET /v1/contexts/export`), one on each line, with all that makes it the same context elsewhere. Whose it
-/// is comes from the sidecar that imports it (`POST /v1/contexts/import`).
+/// A context in an export (`GET /v1/contexts/export`, `GET /v1/tenant/export`), one on each line, with all that makes it the same context
+/// elsewhere. Whose it is comes from the import: that of a memory (`POST /v1/contexts/import`) takes all lines for its own, that of a tenant
+/// (`POST /v1/tenant/import`) takes each to the memory that the line names. The tenant is always the importing sidecar's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportedContext {
@@ -382,6 +383,12 @@ pub struct ExportedContext {
     pub text: String,
     /// The level.
     pub level: Level,
+    /// The agent in whose memory it is; only in the export of a tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The shared space in which it is, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
     /// The agent that wrote what it says, if that is not the one whose memory it is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_by: Option<String>,
@@ -439,9 +446,13 @@ pub struct ExportEnd {
     pub exported: usize,
 }
 
-/// The answer to an import (`POST /v1/contexts/import`).
+/// The answer to an import (`POST /v1/contexts/import`, `POST /v1/tenant/import`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Imported {
+    /// How many lines were dealt with, from the first one on. It is fewer than were sent if there was no time for more: send those
+    /// that follow in another request.
+    #[serde(default)]
+    pub lines_taken: usize,
     /// Contexts that are new.
     pub imported: usize,
     /// Contexts that are there already, perhaps in a later version.
@@ -478,12 +489,15 @@ impl Imported {
     /// Both together.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        let Self { imported, unchanged, expired, refused, refused_total } = other;
+        let Self { lines_taken, imported, unchanged, expired, refused, refused_total } = other;
+        self.lines_taken = self.lines_taken.max(lines_taken);
         self.imported += imported;
         self.unchanged += unchanged;
         self.expired += expired;
         self.refused_total += refused_total;
-        refused.into_iter().for_each(|line| self.name(line));
+        for line in refused {
+            self.name(line);
+        }
         self
     }
 

@@ -2,7 +2,7 @@
 
 use context_manager_memory::{
     Context, ContextId, Level, PerLevel, SessionId, Timestamp,
-    store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, schema},
+    store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, Tenant, schema},
 };
 use qdrant_client::qdrant::{
     CountPoints, Direction, Filter, GetPoints, OrderBy, RetrievedPoint, ScrollPoints, StartFrom, start_from,
@@ -38,8 +38,26 @@ impl Collection {
     /// # Errors
     /// When the selection cannot be expressed, or when the server fails.
     pub async fn list(&self, selection: &Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        self.page(self.selected(selection)?, |context| selection.admits(context), from, limit).await
+    }
+
+    /// A page of a tenant's contexts in the order of their ids, from the id `from` on, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        self.page(filter::of(&Clauses::of_tenant(tenant)), |context| tenant.admits(context), from, limit).await
+    }
+
+    async fn page(
+        &self,
+        filter: Filter,
+        admits: impl Fn(&Context) -> bool,
+        from: Option<ContextId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
         let request = ScrollPoints {
-            filter: Some(self.selected(selection)?),
+            filter: Some(filter),
             offset: from.map(filter::point_id),
             limit: Some(limit_of(limit)),
             with_payload: Some(true.into()),
@@ -47,8 +65,7 @@ impl Collection {
         };
         let answer = self.call("list contexts", self.points.clone().scroll(request)).await?;
         let contexts = answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload));
-        let contexts = contexts.filter(|context| selection.admits(context)).collect();
-        Ok(Page { contexts, next: convert::id(answer.next_page_offset) })
+        Ok(Page { contexts: contexts.filter(admits).collect(), next: convert::id(answer.next_page_offset) })
     }
 
     /// How many contexts are selected.

@@ -1,7 +1,8 @@
-//! Access rules: in whose memory an agent may do what. Owns the one evaluation of them, [`Access::permit`], and its proof, [`Granted`].
+//! Access rules: in whose memory an agent may do what. Owns the one evaluation of them, [`Access::permit`] and
+//! [`Access::permit_tenant`], and its proofs, [`Granted`] and [`GrantedTenant`].
 //!
-//! An agent may do everything in its own memory. Outside of it, in another agent's memory or in a shared space of the tenant,
-//! it may do what a rule permits and nothing else. There is no rule that takes something away, so their order means nothing. The
+//! An agent may do everything in its own memory. Outside of it, in another agent's memory, in a shared space or in the tenant as a
+//! whole, it may do what a rule permits and nothing else. There is no rule that takes something away, so their order means nothing. The
 //! tenant and the agent are the sidecar's identity; no request can name others.
 
 use std::sync::Arc;
@@ -19,12 +20,14 @@ use crate::{
 mod decision;
 mod grant;
 mod place;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
-pub use decision::{Decision, Decisions, Denied};
+pub use decision::{Decision, Decisions, Denied, Whose};
 pub use grant::{Granted, Reach};
 pub use place::{InvalidScope, Place};
+pub use tenant::{GrantedTenant, Movement};
 
 /// A kind of permission, as a type: a proof of one is none of another.
 pub trait Permission: Send + Sync + 'static {
@@ -112,8 +115,8 @@ impl Access {
         self.others_write
     }
 
-    /// The proof that the caller may do something at a place. This is the only function that makes one, and each of its decisions is
-    /// noted for the audit log.
+    /// The proof that the caller may do something at a place. Beside [`permit_tenant`](Self::permit_tenant) this is the only function that
+    /// makes one, and each decision is noted for the audit log.
     ///
     /// # Errors
     /// When no rule permits it on any level.
@@ -126,6 +129,17 @@ impl Access {
         }
         reach.allow();
         Ok(Granted::new(reach))
+    }
+
+    /// The proof that the caller may move the tenant. A rule for each memory in it is not enough, nor does a rule for the tenant permit
+    /// anything in one of its memories.
+    ///
+    /// # Errors
+    /// When no rule permits it on any level.
+    pub fn permit_tenant<O: Movement>(self: &Arc<Self>, caller: &Verified) -> Result<GrantedTenant<O>, Denied> {
+        let permitted = |level: &Level| self.rules.iter().any(|rule| rule.permits_in_tenant(O::OPERATION, *level));
+        let levels = Level::ALL.into_iter().filter(permitted).collect();
+        GrantedTenant::decide(Arc::clone(self), caller, levels)
     }
 
     /// The shared spaces that rules name.
@@ -146,7 +160,7 @@ impl Access {
 
 impl Rule {
     fn permits(&self, operation: Operation, holder: &Holder, session: Option<&SessionId>, level: Level) -> bool {
-        let AccessTarget { agent, space, session: only } = &self.target;
+        let AccessTarget { agent, space, session: only, tenant: _ } = &self.target;
         let is_there = match holder {
             Holder::Agent(holder) => agent.as_ref().is_some_and(|agent| matches(agent, holder.as_str())),
             Holder::Space(holder) => space.as_ref().is_some_and(|space| matches(space, holder.as_str())),
@@ -156,10 +170,14 @@ impl Rule {
             && self.operations.contains(&operation)
             && self.levels.contains(&level)
     }
+
+    fn permits_in_tenant(&self, operation: Operation, level: Level) -> bool {
+        self.target.tenant && self.operations.contains(&operation) && self.levels.contains(&level)
+    }
 }
 
 fn lets_others_write(AccessRule { agents, operations, levels: _, target }: &AccessRule, own: &str) -> bool {
-    target.agent.as_ref().is_some_and(|agent| matches(agent, own))
+    (target.tenant || target.agent.as_ref().is_some_and(|agent| matches(agent, own)))
         && agents.iter().any(|agent| agent != own)
         && operations.iter().any(|operation| !matches!(operation, Operation::Read | Operation::Export))
 }

@@ -60,7 +60,7 @@ use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use crate::{
-    access::{self, Access, Granted},
+    access::{self, Access, Granted, GrantedTenant},
     adapters::{embedded::Embedded, embedder, qdrant::Qdrant},
     aside::steps_aside,
     breaker::Breaker,
@@ -386,6 +386,31 @@ impl Engine {
     ) -> Result<Imported, Error> {
         let reach = granted.reach().clone();
         self.detached(move |inner| async move { inner.import(&reach, lines).await }).await
+    }
+
+    /// The contexts of the tenant after the one with the id `after`, whoever in it holds them, in the order of their ids; none is the end.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn export_tenant(
+        &self,
+        granted: &GrantedTenant<access::Export>,
+        after: Option<Uuid>,
+    ) -> Result<Vec<ExportedContext>, Error> {
+        self.inner.export_tenant(granted, after).await
+    }
+
+    /// Imports contexts into the memories that they name, each with the number of its line. What is refused is part of the answer.
+    ///
+    /// # Errors
+    /// When the store fails; some contexts may be imported then, and importing all of them again is harmless.
+    pub async fn import_tenant(
+        &self,
+        granted: &GrantedTenant<access::Import>,
+        lines: Vec<(usize, ExportedContext)>,
+    ) -> Result<Imported, Error> {
+        let granted = granted.clone();
+        self.detached(move |inner| async move { inner.import_tenant(&granted, lines).await }).await
     }
 
     /// Whose sidecar it is.

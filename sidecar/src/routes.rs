@@ -34,6 +34,10 @@ pub mod path {
     pub const EXPORT: &str = "/v1/contexts/export";
     /// What an export gave.
     pub const IMPORT: &str = "/v1/contexts/import";
+    /// Every memory of the tenant, line by line.
+    pub const EXPORT_TENANT: &str = "/v1/tenant/export";
+    /// What such an export gave.
+    pub const IMPORT_TENANT: &str = "/v1/tenant/import";
     /// Retrieve within a token budget.
     pub const SEARCH: &str = "/v1/contexts/search";
     /// Figures.
@@ -79,7 +83,7 @@ impl Endpoint {
 }
 
 /// All operations.
-pub static ENDPOINTS: [Endpoint; 12] = [
+pub static ENDPOINTS: [Endpoint; 14] = [
     Endpoint::new(Method::POST, path::CONTEXTS, Route::Store, Operation::Store, || {
         post_with(write::store, describe::store)
     }),
@@ -112,6 +116,12 @@ pub static ENDPOINTS: [Endpoint; 12] = [
     Endpoint::new(Method::POST, path::IMPORT, Route::Import, Operation::Import, || {
         post_with(transfer::import, describe::import)
     }),
+    Endpoint::new(Method::GET, path::EXPORT_TENANT, Route::ExportTenant, Operation::Export, || {
+        get_with(transfer::export_tenant, describe::export_tenant)
+    }),
+    Endpoint::new(Method::POST, path::IMPORT_TENANT, Route::ImportTenant, Operation::Import, || {
+        post_with(transfer::import_tenant, describe::import_tenant)
+    }),
 ];
 
 /// All operations on `engine`.
@@ -133,7 +143,7 @@ pub fn described() -> ApiRouter<Engine> {
 }
 
 async fn unknown_route() -> Refusal {
-    Refusal::new(Code::RouteUnknown, "the routes are those under /v1/contexts; see docs/protocol.md")
+    Refusal::new(Code::RouteUnknown, "the routes are those under /v1/contexts and /v1/tenant; see docs/protocol.md")
 }
 
 async fn method_not_allowed(method: Method) -> Refusal {

@@ -8,7 +8,7 @@ use crate::rules;
 
 /// One permission. There are only permissions: what none permits is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = rules::SPACE_LEVELS)]
+#[x_kube(validation = rules::SPACE_LEVELS, validation = rules::TENANT_OPERATIONS)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessRule {
     /// Ids of the agents that may; "*" is every agent of the namespace.
@@ -30,9 +30,10 @@ pub const AGENT_PATTERN: &str = r"^(\*|[A-Za-z0-9]([-A-Za-z0-9_.:/@]*[A-Za-z0-9]
 /// The pattern of a session's name: one line without white space at its ends.
 pub const SESSION_PATTERN: &str = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$";
 
-/// Where a rule permits something: in an agent's memory or in a shared space, the whole of it or one session.
+/// Where a rule permits something: in an agent's memory or in a shared space, the whole of it or one session; or in all of the namespace
+/// at once, to move it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = rules::ONE_TARGET)]
+#[x_kube(validation = rules::ONE_TARGET, validation = rules::TENANT_IS_WHOLE)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
     /// The memory of this agent; "*" is every agent of the namespace.
@@ -47,6 +48,9 @@ pub struct Target {
     #[schemars(length(min = 1, max = 256), regex(pattern = SESSION_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// The whole namespace: every agent's memory and every shared space, to export and import all of it. It stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<bool>,
 }
 
 /// What can be permitted.

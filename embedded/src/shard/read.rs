@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use context_manager_memory::{
     Context, ContextId, SessionId, SparseVector, Timestamp, Vectors,
-    store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, schema},
+    store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, Tenant, schema},
 };
 use qdrant_edge::{
     CountRequest, Direction, EdgeShard, Filter, OrderBy, OrderByInterface, Payload, PointId, RetrieveRequest,
@@ -54,10 +54,28 @@ impl Shard {
     /// # Errors
     /// When the selection cannot be expressed, or when the engine fails.
     pub fn list(&self, selection: &Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        self.page(&Clauses::of(selection)?, |context| selection.admits(context), from, limit)
+    }
+
+    /// A page of a tenant's contexts in the order of their ids, from the id `from` on, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        self.page(&Clauses::of_tenant(tenant), |context| tenant.admits(context), from, limit)
+    }
+
+    fn page(
+        &self,
+        clauses: &Clauses,
+        admits: impl Fn(&Context) -> bool,
+        from: Option<ContextId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
         let request = ScrollRequest {
             offset: from.map(filter::point_id),
             limit: Some(limit.max(1)),
-            filter: Some(filter::of(&Clauses::of(selection)?)?),
+            filter: Some(filter::of(clauses)?),
             with_payload: Some(WithPayloadInterface::Bool(true)),
             ..ScrollRequest::new()
         };
@@ -65,7 +83,7 @@ impl Shard {
         let contexts = records
             .into_iter()
             .filter_map(|record| self.decode(id(record.id)?, record.payload))
-            .filter(|context| selection.admits(context))
+            .filter(admits)
             .collect();
         Ok(Page { contexts, next: next.and_then(id) })
     }

@@ -4,7 +4,7 @@
 
 use super::{
     schema,
-    selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Validity},
+    selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Tenant, Validity},
 };
 use crate::{ContextId, Holder, Timestamp};
 
@@ -178,6 +178,12 @@ impl Clauses {
         let mut clauses = Self::of_owner(owner);
         clauses.must.push(Clause::Any(vectors.iter().cloned().map(Clause::HasVector).collect()));
         clauses
+    }
+
+    /// Every context of a tenant that is alive, whoever in it holds it: for moving a tenant only.
+    #[must_use]
+    pub fn of_tenant(Tenant { tenant, alive_at }: &Tenant) -> Self {
+        Self { must: vec![keyword(schema::TENANT, tenant.as_str())], must_not: vec![expired(*alive_at)] }
     }
 
     /// Every context that is expired at `now`, whoever owns it: for the collector of garbage only.

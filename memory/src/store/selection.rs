@@ -1,5 +1,5 @@
 //! Which contexts a call is about, in the product's terms. A selection always names tenant and holder: there is no way to ask for
-//! everybody's contexts.
+//! everybody's contexts. Who moves a tenant asks for a [`Tenant`] instead, and for nothing else of it.
 
 use crate::{Context, ContextId, Holder, Level, SessionId, TenantId, Timestamp};
 
@@ -29,6 +29,24 @@ impl Owner {
     #[must_use]
     pub fn owns(&self, context: &Context) -> bool {
         self.tenant == context.tenant && self.holder == context.holder
+    }
+}
+
+/// All contexts of a tenant that are alive at a time, whoever in it holds them, earlier versions included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Which one.
+    pub tenant: TenantId,
+    /// When.
+    pub alive_at: Timestamp,
+}
+
+impl Tenant {
+    /// Whether a context that an index found may be returned: the index is not trusted with whose it is, and whether it is alive.
+    #[must_use]
+    pub fn admits(&self, context: &Context) -> bool {
+        let Self { tenant, alive_at } = self;
+        context.tenant == *tenant && !context.is_expired(*alive_at)
     }
 }
 

@@ -102,12 +102,12 @@ fn access_rule(AccessRule { agents, operations, levels, target }: &AccessRule) -
         access::Level::ShortTerm => Level::ShortTerm,
         access::Level::LongTerm => Level::LongTerm,
     };
-    let Target { agent, space, session } = target.clone();
+    let Target { agent, space, session, tenant } = target.clone();
     config::AccessRule {
         agents: agents.clone(),
         operations: operations.iter().map(operation).collect(),
         levels: levels.iter().flatten().map(level).collect(),
-        target: config::AccessTarget { agent, space, session },
+        target: config::AccessTarget { agent, space, session, tenant: tenant == Some(true) },
     }
 }
 
@@ -219,6 +219,7 @@ mod tests {
         let made = config(json!({"auth": {"access": [
             {"agents": ["a", "b"], "operations": ["read", "store", "update", "delete", "export", "import"], "target": {"space": "team"}},
             {"agents": ["*"], "operations": ["read"], "levels": ["immediate", "shortTerm", "longTerm"], "target": {"agent": "c", "session": "s"}},
+            {"agents": ["mover"], "operations": ["export"], "target": {"tenant": true}},
         ]}}));
         let expected = r#"
             [[access]]
@@ -230,6 +231,10 @@ mod tests {
             operations = ["read"]
             levels = ["immediate", "short_term", "long_term"]
             target = { agent = "c", session = "s" }
+            [[access]]
+            agents = ["mover"]
+            operations = ["export"]
+            target = { tenant = true }
             [store.qdrant]
             url = "http://qdrant:6334"
             collection = "memory"

@@ -37,7 +37,8 @@ impl AccessRule {
     pub const ANY: &str = "*";
 }
 
-/// Where a rule permits something: in an agent's memory or in a shared space, the whole of it or one session.
+/// Where a rule permits something: in an agent's memory or in a shared space, the whole of it or one session; or in all of the tenant
+/// at once, to move it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessTarget {
@@ -50,6 +51,9 @@ pub struct AccessTarget {
     /// Only this session of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// The whole tenant: every agent's memory and every space, to export and import all of it. It stands alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tenant: bool,
 }
 
 /// What can be permitted.

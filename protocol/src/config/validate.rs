@@ -1,8 +1,8 @@
 //! What a configuration must fulfil beyond its types; every message names the key, the value and the remedy.
 
 use super::{
-    AccessRule, AccessTarget, CircuitBreaker, Embedding, Legs, LevelConfig, Nudges, Provider, QdrantStore, Retrieval,
-    SCHEMA_VERSION, SidecarConfig, Store, Tracing,
+    AccessRule, AccessTarget, CircuitBreaker, Embedding, Legs, LevelConfig, Nudges, Operation, Provider, QdrantStore,
+    Retrieval, SCHEMA_VERSION, SidecarConfig, Store, Tracing,
 };
 use crate::level::Level;
 
@@ -175,12 +175,14 @@ fn access_rule(key: &str, AccessRule { agents, operations, levels, target }: &Ac
         let remedy = "name at least one of read, store, update, delete, export and import";
         return refuse(format!("{key}.operations"), "empty", remedy);
     }
-    let AccessTarget { agent, space, session } = target;
-    match (agent, space) {
-        (Some(agent), None) => id(&format!("{key}.target.agent"), agent)?,
-        (None, Some(space)) => id(&format!("{key}.target.space"), space)?,
-        (Some(_), Some(_)) | (None, None) => {
-            return refuse(format!("{key}.target"), "not clear", "it must name exactly one of agent and space");
+    let AccessTarget { agent, space, session, tenant } = target;
+    match (agent, space, tenant) {
+        (Some(agent), None, false) => id(&format!("{key}.target.agent"), agent)?,
+        (None, Some(space), false) => id(&format!("{key}.target.space"), space)?,
+        (None, None, true) => tenant_rule(key, operations, session.as_deref())?,
+        (Some(_), _, true) | (_, Some(_), true) | (Some(_), Some(_), false) | (None, None, false) => {
+            let remedy = "it must name exactly one of agent, space and tenant";
+            return refuse(format!("{key}.target"), "not clear", remedy);
         }
     }
     if space.is_some() && levels.contains(&Level::Immediate) {
@@ -194,6 +196,19 @@ fn access_rule(key: &str, AccessRule { agents, operations, levels, target }: &Ac
             refuse(format!("{key}.target.session"), format!("{session:?}"), remedy)
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// The whole tenant is for moving it.
+fn tenant_rule(key: &str, operations: &[Operation], session: Option<&str>) -> Result {
+    let moves = |operation: &&Operation| matches!(operation, Operation::Export | Operation::Import);
+    if let Some(other) = operations.iter().find(|operation| !moves(operation)) {
+        let remedy = "a tenant is exported and imported as a whole, and nothing else; for other operations name agents and spaces";
+        return refuse(format!("{key}.operations"), other.as_str(), remedy);
+    }
+    match session {
+        Some(session) => refuse(format!("{key}.target.session"), format!("{session:?}"), "leave it out beside tenant"),
+        None => Ok(()),
     }
 }
 
@@ -352,8 +367,14 @@ mod tests {
             assert!(message.contains(expected), "{text:?} gave {message:?}, without {expected:?}");
         }
         for (target, expected) in [
-            ("target = {}", "access[0].target is not clear; it must name exactly one of agent and space"),
+            ("target = {}", "access[0].target is not clear; it must name exactly one of agent, space and tenant"),
             ("target = { agent = \"b\", space = \"t\" }", "it must name exactly one"),
+            ("target = { agent = \"b\", tenant = true }", "it must name exactly one"),
+            ("target = { tenant = false }", "it must name exactly one"),
+            (
+                "target = { tenant = true }",
+                "access[0].operations is read; a tenant is exported and imported as a whole",
+            ),
             ("target = { space = \"-\" }", "access[0].target.space is \"-\""),
             ("target = { agent = \"b\", session = \" s\" }", "access[0].target.session is \" s\"; it must be one line"),
             ("levels = [\"immediate\"]\ntarget = { space = \"t\" }", "a shared space has no immediate level"),

@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 
 use context_manager_memory::{AgentId, Context, Holder, Level, SessionId};
 
-use super::{Access, Decision, Decisions, Denied, Operation, Permission};
+use super::{Access, Decision, Decisions, Denied, Operation, Permission, Whose};
 use crate::{identity::Verified, ports::vector_store::Owner};
 
 /// Proof that an operation is permitted at a place. The field is private and only [`Access::permit`] fills it, so who needs a
@@ -47,6 +47,8 @@ pub struct Reach {
     owner: Owner,
     session: Option<SessionId>,
     levels: Vec<Level>,
+    /// Whether it is a part of the tenant, which is moved as a whole.
+    moves_tenant: bool,
 }
 
 impl Reach {
@@ -59,7 +61,20 @@ impl Reach {
         levels: Vec<Level>,
     ) -> Self {
         let owner = Owner { tenant: access.own.tenant.clone(), holder };
-        Self { access, decisions: caller.decisions().clone(), operation, owner, session, levels }
+        let decisions = caller.decisions().clone();
+        Self { access, decisions, operation, owner, session, levels, moves_tenant: false }
+    }
+
+    /// A part of what is permitted in a whole tenant.
+    pub(super) fn of_tenant(
+        access: Arc<Access>,
+        caller: &Verified,
+        operation: Operation,
+        owner: Owner,
+        levels: Vec<Level>,
+    ) -> Self {
+        let decisions = caller.decisions().clone();
+        Self { access, decisions, operation, owner, session: None, levels, moves_tenant: true }
     }
 
     /// Whose memory.
@@ -74,6 +89,15 @@ impl Reach {
         &self.access.agent
     }
 
+    /// Who wrote what an import brings without saying who: who imports it, and in a moved tenant the agent that has it.
+    #[must_use]
+    pub fn author(&self) -> &AgentId {
+        match &self.owner.holder {
+            Holder::Agent(holder) if self.moves_tenant => holder,
+            Holder::Agent(_) | Holder::Space(_) => self.agent(),
+        }
+    }
+
     /// The session it is about; `None` is all.
     #[must_use]
     pub const fn session(&self) -> Option<&SessionId> {
@@ -86,7 +110,8 @@ impl Reach {
         self.owner == self.access.own
     }
 
-    /// The levels to work on. Immediate memory is held by the sidecar of its own agent, so nobody else writes it.
+    /// The levels to work on. Immediate memory is held by the sidecar of its own agent, so nobody else writes it; but who moves a tenant
+    /// brings it along.
     #[must_use]
     pub fn levels(&self) -> Vec<Level> {
         self.levels.iter().copied().filter(|level| !self.is_out_of_hand(*level)).collect()
@@ -96,7 +121,8 @@ impl Reach {
     #[must_use]
     pub fn is_out_of_hand(&self, level: Level) -> bool {
         let writes = !matches!(self.operation, Operation::Read | Operation::Export);
-        level == Level::Immediate && writes && !self.is_own()
+        let is_moved = self.moves_tenant && matches!(self.owner.holder, Holder::Agent(_));
+        level == Level::Immediate && writes && !self.is_own() && !is_moved
     }
 
     /// Whether it may be done on a level.
@@ -150,7 +176,7 @@ impl Reach {
         Denied {
             agent: self.access.agent.clone(),
             operation: self.operation,
-            holder: self.owner.holder.clone(),
+            whose: Whose::Other(self.owner.holder.clone()),
             in_session: self.session.is_some(),
             level,
             only_on: Vec::new(),
@@ -160,7 +186,7 @@ impl Reach {
     fn note(&self, permitted: bool) {
         self.decisions.note(Decision {
             operation: self.operation,
-            holder: (!self.is_own()).then(|| self.owner.holder.clone()),
+            whose: if self.is_own() { Whose::Own } else { Whose::Other(self.owner.holder.clone()) },
             in_session: self.session.is_some(),
             permitted,
         });

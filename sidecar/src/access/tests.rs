@@ -87,6 +87,9 @@ fn an_agent_knows_whether_others_may_write_to_its_memory() {
         ("\"a\"", "store", "agent = \"*\"", false),
         ("\"b\"", "store", "agent = \"c\"", false),
         ("\"b\"", "store", "space = \"a\"", false),
+        ("\"b\"", "import", "tenant = true", true),
+        ("\"b\"", "export", "tenant = true", false),
+        ("\"a\"", "import", "tenant = true", false),
     ] {
         let rules = rule(agents, operation, target);
         assert_eq!(access("a", &rules).others_write(), expected, "{rules}");
@@ -141,7 +144,7 @@ fn a_permission_reaches_what_it_says_and_tells_nothing_of_the_rest() {
     let decisions = caller.decisions().all();
     let expected = |permitted| Decision {
         operation: Operation::Read,
-        holder: AgentId::new("b").ok().map(Holder::from),
+        whose: Whose::Other(AgentId::new("b").expect("a name").into()),
         in_session: true,
         permitted,
     };
@@ -158,4 +161,51 @@ fn a_scope_that_names_no_place_is_refused_by_its_field() {
     assert_eq!(refused(Scope { space: Some(String::new()), ..Scope::default() }, None), "scope.space");
     assert_eq!(refused(Scope { session: Some("s".into()), ..Scope::default() }, Some("t")), "session");
     assert_eq!(refused(Scope::default(), Some("")), "session");
+}
+
+#[test]
+fn a_tenant_is_moved_by_a_rule_for_the_tenant_and_by_no_other() {
+    let moved = |access: &Arc<Access>, level| {
+        let granted = access.permit_tenant::<Export>(&Verified::for_test()).ok()?;
+        Some(granted.within(access.own.holder.clone()).on_level(level).is_ok())
+    };
+    let all = r#"agents = ["a"]
+        operations = ["read", "store", "update", "delete", "export", "import"]
+    "#;
+    let every_memory =
+        format!("[[access]]\n{all}\ntarget = {{ agent = \"*\" }}\n[[access]]\n{all}\ntarget = {{ space = \"*\" }}\n");
+    assert_eq!(moved(&access("a", &every_memory), Level::LongTerm), None);
+    let rule = |agents: &str, operation: &str| {
+        format!(
+            "[[access]]\nagents = [\"{agents}\"]\noperations = [\"{operation}\"]\nlevels = [\"long_term\"]\ntarget = {{ tenant = true }}\n"
+        )
+    };
+    for (agents, operation, expected) in
+        [("a", "export", Some(true)), ("*", "export", Some(true)), ("b", "export", None), ("a", "import", None)]
+    {
+        let access = access("a", &rule(agents, operation));
+        assert_eq!(moved(&access, Level::LongTerm), expected, "{agents} {operation}");
+        assert_eq!(moved(&access, Level::ShortTerm), expected.map(|_| false), "{agents} {operation}");
+        assert!(
+            on::<Export>(&access, place(&access, Some("c"), None, None)).is_empty(),
+            "one memory is not the tenant"
+        );
+        assert!(on::<Import>(&access, place(&access, None, Some("team"), None)).is_empty());
+    }
+    let caller = Verified::for_test();
+    let denied = access("a", "").permit_tenant::<Import>(&caller).expect_err("no rule").to_string();
+    for part in ["agent a", "operation import", "the whole tenant", "spec.auth.access", "[[access]]"] {
+        assert!(denied.contains(part), "{denied} lacks {part}");
+    }
+    let decision = Decision { operation: Operation::Import, whose: Whose::Tenant, in_session: false, permitted: false };
+    assert_eq!(caller.decisions().all(), [decision]);
+}
+
+#[test]
+fn who_moves_a_tenant_brings_immediate_memory_to_agents_and_none_to_spaces() {
+    let access = access("a", "[[access]]\nagents = [\"a\"]\noperations = [\"import\"]\ntarget = { tenant = true }\n");
+    let granted = access.permit_tenant::<Import>(&Verified::for_test()).expect("permitted");
+    let levels = |holder: Holder| granted.within(holder).levels();
+    assert_eq!(levels(AgentId::new("b").expect("a name").into()), Level::ALL);
+    assert_eq!(levels(SpaceId::new("b").expect("a name").into()), [Level::ShortTerm, Level::LongTerm]);
 }

@@ -25,7 +25,7 @@ use crate::{
     metrics::{Metrics, Outcome, StoreOperation, Volume},
     ports::vector_store::{
         Access, Error, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
-        Updated, VectorStore,
+        Tenant, Updated, VectorStore,
     },
     refusal::chain,
     space::{self, Full, Purpose, Space},
@@ -239,6 +239,11 @@ impl VectorStore for Embedded {
 
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         self.call(StoreOperation::List, move |shard| shard.list(&selection, from, limit)).await
+    }
+
+    async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        let tenant = tenant.clone();
+        self.call(StoreOperation::List, move |shard| shard.list_tenant(&tenant, from, limit)).await
     }
 
     async fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error> {

@@ -30,7 +30,7 @@ use crate::{
     metrics::{Metrics, Outcome, StoreOperation},
     ports::vector_store::{
         Access, Error, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
-        Updated, VectorStore,
+        Tenant, Updated, VectorStore,
     },
     refusal::chain,
     telemetry,
@@ -232,6 +232,11 @@ impl VectorStore for Qdrant {
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         let current = self.current();
         self.call(&current, StoreOperation::List, current.collection.list(&selection, from, limit)).await
+    }
+
+    async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
+        let current = self.current();
+        self.call(&current, StoreOperation::List, current.collection.list_tenant(tenant, from, limit)).await
     }
 
     async fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error> {

@@ -181,6 +181,7 @@ impl From<Error> for Problem {
             Error::NotFound(_) => Self::new(Code::ContextNotFound, detail),
             Error::IdTaken(_) => Self::new(Code::IdConflict, detail).field("id"),
             Error::Journaling => Self::new(Code::StoreUnavailable, detail),
+            Error::Denied(denied) if denied.is_about_tenant() => Self::new(Code::AccessDenied, detail),
             Error::Denied(_) => Self::new(Code::AccessDenied, detail).field("scope"),
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail).field("Idempotency-Key"),
             Error::Past { .. } => Self::new(Code::ContextSuperseded, detail),

@@ -4,7 +4,7 @@ use context_manager_protocol::message::{ContextRequest, ContextStore, Scope};
 
 use super::{Engine, Error};
 use crate::{
-    access::{Granted, Permission, Place, Read, Store},
+    access::{Granted, GrantedTenant, Movement, Permission, Place, Read, Store},
     identity::Verified,
 };
 
@@ -24,6 +24,14 @@ impl Engine {
     ) -> Result<Granted<O>, Error> {
         let place = Place::new(&self.inner.identity.agent, scope, session)?;
         Ok(self.inner.access.load_full().permit(caller, place)?)
+    }
+
+    /// The proof that a caller may move the tenant.
+    ///
+    /// # Errors
+    /// When no access rule permits it.
+    pub fn permit_tenant<O: Movement>(&self, caller: &Verified) -> Result<GrantedTenant<O>, Error> {
+        Ok(self.inner.access.load_full().permit_tenant(caller)?)
     }
 
     /// The proofs that a caller may store contexts, each where it says.

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use context_manager_memory::{ContextId, Level, Timestamp, history};
-use context_manager_protocol::message::{Context, ContextList, Stats};
+use context_manager_memory::{Context, ContextId, Level, Timestamp, history};
+use context_manager_protocol::message::{self, ContextList, Stats};
 
 use super::{
     Error, Inner, ListQuery, convert,
     filter::{self, Wanted},
-    immediate, now,
+    now,
     pending::View,
 };
 use crate::{
-    access::Reach,
+    access::{Export, GrantedTenant, Reach},
     metrics::{Degradation, Label as _},
-    ports::vector_store::{Model, Owner, Page, Point},
+    ports::vector_store::{Model, Owner, Page, Point, Tenant},
 };
 
 /// Contexts of a page that names no limit.
@@ -23,12 +23,17 @@ const PAGE: i64 = 100;
 const VERSIONS_AT_ONCE: usize = 100;
 
 impl Inner {
-    pub(super) async fn context(&self, reach: &Reach, id: ContextId) -> Result<Context, Error> {
+    pub(super) async fn context(&self, reach: &Reach, id: ContextId) -> Result<message::Context, Error> {
         Ok(self.message(self.point(reach, id).await?.context))
     }
 
     /// A context as it was, as far as that was kept.
-    pub(super) async fn context_at(&self, reach: &Reach, id: ContextId, at: Timestamp) -> Result<Context, Error> {
+    pub(super) async fn context_at(
+        &self,
+        reach: &Reach,
+        id: ContextId,
+        at: Timestamp,
+    ) -> Result<message::Context, Error> {
         let current = self.point(reach, id).await?.context;
         if current.is_valid_at(at) {
             return Ok(self.message(current));
@@ -97,7 +102,14 @@ impl Inner {
                     self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| Arc::unwrap_or_clone(context));
                 self.metrics.contexts.degraded.add(Degradation::Store, 1);
                 let page = Page { contexts: held.collect(), next: None };
-                let page = laid_over(page, self.pending.view().as_deref(), &wanted, from, limit, now);
+                let page = laid_over(
+                    page,
+                    self.pending.view().as_deref(),
+                    |context| wanted.matches(context),
+                    from,
+                    limit,
+                    now,
+                );
                 (page, vec![Degradation::Store.as_str().to_owned()])
             }
             Err(error) => return Err(error),
@@ -120,7 +132,22 @@ impl Inner {
         let view = self.pending.view();
         let selection = wanted.selection(wanted.levels.clone(), now);
         let page = self.store_health.note(self.store.list(selection, from, limit).await)?;
-        Ok(laid_over(page, view.as_deref(), wanted, from, limit, now))
+        Ok(laid_over(page, view.as_deref(), |context| wanted.matches(context), from, limit, now))
+    }
+
+    /// A page of what the store has of the tenant and of what waits for it here, as far as the permission reaches.
+    pub(super) async fn tenant_page(
+        &self,
+        granted: &GrantedTenant<Export>,
+        from: Option<ContextId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        let now = now();
+        let view = self.pending.view();
+        let tenant = Tenant { tenant: granted.tenant().clone(), alive_at: now };
+        let mut page = self.store_health.note(self.store.list_tenant(&tenant, from, limit).await)?;
+        page.contexts.retain(|context| granted.admits(context));
+        Ok(laid_over(page, view.as_deref(), |context| granted.admits(context), from, limit, now))
     }
 
     pub(super) async fn figures(&self, reach: &Reach) -> Result<Stats, Error> {
@@ -176,15 +203,16 @@ pub(super) fn seen(reach: &Reach, found: Result<Point, Error>, id: ContextId) ->
 fn laid_over(
     mut page: Page,
     view: Option<&View>,
-    wanted: &Wanted,
+    is_wanted: impl Fn(&Context) -> bool,
     from: Option<ContextId>,
     limit: usize,
     now: Timestamp,
 ) -> Page {
     if let Some(view) = view {
         page.contexts.retain(|context| !view.hides(context));
-        let waiting = immediate::waiting(view, wanted, now).into_iter();
-        page.contexts.extend(waiting.map(|(context, _)| Arc::unwrap_or_clone(context)));
+        let waiting = view.points().map(|point| &point.context);
+        let waiting = waiting.filter(|context| !context.is_expired(now) && is_wanted(context));
+        page.contexts.extend(waiting.map(|context| context.as_ref().clone()));
     }
     page.contexts.retain(|context| from.is_none_or(|from| context.id >= from));
     page.contexts.sort_by_key(|context| context.id);

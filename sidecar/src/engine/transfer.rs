@@ -1,16 +1,19 @@
-//! Export and import: an agent's memory as lines, to move it or to keep a copy.
+//! Export and import: a memory, or all memories of the tenant, as lines, to move them or to keep a copy.
 //!
 //! Vectors are not part of it; they are made again by the importing sidecar's model. An import keeps ids, versions, times and
 //! places in sessions, so repeating it, or going on after an interruption, changes nothing that is there.
 
 use std::collections::HashMap;
 
-use context_manager_memory::{Actor, AgentId, Context, ContextId, SessionId, Timestamp, index_text::index_texts};
+use context_manager_memory::{
+    Actor, AgentId, Context, ContextId, Holder, Metadata, SessionId, SpaceId, Timestamp, index_text::index_texts,
+};
 use context_manager_protocol::{
     duration::HumanDuration,
     message::{ExportedContext, Imported, RefusedLine},
     problem::Problem,
 };
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
@@ -21,7 +24,7 @@ use super::{
     now,
 };
 use crate::{
-    access::Reach,
+    access::{Export, GrantedTenant, Import, Reach},
     ports::vector_store::{Owner, Point, Validity},
 };
 
@@ -36,11 +39,7 @@ const MOST: i64 = (1 << 53) - 1;
 impl Inner {
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
     pub(super) async fn export(&self, reach: &Reach, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
-        let mut from = match after.map(|after| after.as_u128().checked_add(1)) {
-            None => None,
-            Some(Some(next)) => Some(ContextId::new(Uuid::from_u128(next))),
-            Some(None) => return Ok(Vec::new()),
-        };
+        let Ok(mut from) = following(after) else { return Ok(Vec::new()) };
         loop {
             let everything = Wanted { validity: Validity::Any, ..Wanted::within(reach) };
             let page = self.whole_page(&everything, from, PAGE).await?;
@@ -52,8 +51,58 @@ impl Inner {
         }
     }
 
-    /// Imports contexts, each with the number of its line.
+    /// The same of all memories of the tenant; each context says whose it is.
+    pub(super) async fn export_tenant(
+        &self,
+        granted: &GrantedTenant<Export>,
+        after: Option<Uuid>,
+    ) -> Result<Vec<ExportedContext>, Error> {
+        let Ok(mut from) = following(after) else { return Ok(Vec::new()) };
+        loop {
+            let page = self.tenant_page(granted, from, PAGE).await?;
+            if !page.contexts.is_empty() || page.next.is_none() {
+                return Ok(page.contexts.into_iter().map(exported_with_holder).collect());
+            }
+            from = page.next;
+        }
+    }
+
+    /// Imports contexts into one memory, each with the number of its line.
     pub(super) async fn import(&self, reach: &Reach, lines: Vec<(usize, ExportedContext)>) -> Result<Imported, Error> {
+        let place = |message: &ExportedContext| match named(message)? {
+            None => Ok(reach.clone()),
+            Some((_, holder)) if holder == reach.owner().holder => Ok(reach.clone()),
+            Some((field, holder)) => Err(Error::field(
+                field,
+                format!(
+                    "the line is of {holder}; import it by POST /v1/tenant/import, which takes each line to its memory"
+                ),
+            )),
+        };
+        self.import_lines(place, lines).await
+    }
+
+    /// Imports contexts into the memories of the tenant that their lines name.
+    pub(super) async fn import_tenant(
+        &self,
+        granted: &GrantedTenant<Import>,
+        lines: Vec<(usize, ExportedContext)>,
+    ) -> Result<Imported, Error> {
+        let place = |message: &ExportedContext| match named(message)? {
+            Some((_, holder)) => Ok(granted.within(holder)),
+            None => Err(Error::field(
+                "agent",
+                "the line names neither agent nor space; import the export of one memory by POST /v1/contexts/import",
+            )),
+        };
+        self.import_lines(place, lines).await
+    }
+
+    async fn import_lines(
+        &self,
+        place: impl Fn(&ExportedContext) -> Result<Reach, Error>,
+        lines: Vec<(usize, ExportedContext)>,
+    ) -> Result<Imported, Error> {
         if self.pending.is_active() {
             return Err(Error::Journaling);
         }
@@ -61,13 +110,13 @@ impl Inner {
         let mut result = Imported::default();
         let mut contexts = Vec::with_capacity(lines.len());
         for (line, message) in lines {
-            match self.imported(reach, message) {
+            match place(&message).and_then(|reach| self.imported(&reach, message)) {
                 Ok(context) if context.is_expired(now) => result.expired += 1,
                 Ok(context) => contexts.push((line, context)),
                 Err(error) => result.refuse(refused(line, error)),
             }
         }
-        contexts.sort_by(|(_, one), (_, other)| place(one).cmp(&place(other)));
+        contexts.sort_by(|(_, one), (_, other)| order(one).cmp(&order(other)));
         let mut last: Option<Context> = None;
         for batch in contexts.chunks(BATCH) {
             self.import_batch(batch, &mut last, now, &mut result).await?;
@@ -106,7 +155,11 @@ impl Inner {
             there.insert(context.id, context.clone());
             let previous = match (last.take(), &context.session) {
                 (_, None) => None,
-                (Some(last), Some(session)) if last.session.as_ref() == Some(session) => Some(last),
+                (Some(last), Some(session))
+                    if last.session.as_ref() == Some(session) && last.holder == context.holder =>
+                {
+                    Some(last)
+                }
                 (_, Some(session)) => {
                     let before = self.store.before(&Owner::of(context), session, context.sequence, now).await;
                     self.store_health.note(before)?
@@ -176,14 +229,39 @@ impl Inner {
             version: message.version,
             access_count: message.access_count,
             accessed_at: message.accessed_at.map(Timestamp::from_millis),
-            ..new.by(author.as_ref().unwrap_or(reach.agent()))
+            ..new.by(author.as_ref().unwrap_or(reach.author()))
         })
     }
 }
 
+/// Where an export goes on that has come to the context `after`.
+///
+/// # Errors
+/// When no id follows that one.
+fn following(after: Option<Uuid>) -> Result<Option<ContextId>, Over> {
+    let next = |after: Uuid| after.as_u128().checked_add(1).ok_or(Over);
+    let next = after.map(next).transpose()?;
+    Ok(next.map(|next| ContextId::new(Uuid::from_u128(next))))
+}
+
+/// There is nothing more to export.
+struct Over;
+
+/// The holder that a line names, and the field in which it does.
+fn named(ExportedContext { agent, space, .. }: &ExportedContext) -> Result<Option<(&'static str, Holder)>, Error> {
+    Ok(match (agent.clone(), space.clone()) {
+        (None, None) => None,
+        (Some(agent), None) => Some(("agent", AgentId::new(agent).map_err(Error::name("agent"))?.into())),
+        (None, Some(space)) => Some(("space", SpaceId::new(space).map_err(Error::name("space"))?.into())),
+        (Some(_), Some(_)) => {
+            return Err(Error::field("space", "the line names an agent and a space; a context is of one of them"));
+        }
+    })
+}
+
 /// Contexts of a session follow one another, so that each finds the one before it.
-fn place(context: &Context) -> (Option<&SessionId>, i64, ContextId) {
-    (context.session.as_ref(), context.sequence, context.id)
+fn order(context: &Context) -> (&Holder, Option<&SessionId>, i64, ContextId) {
+    (&context.holder, context.session.as_ref(), context.sequence, context.id)
 }
 
 /// Whether a stored context is the imported one, or what became of it.
@@ -202,8 +280,18 @@ fn refused(line: usize, error: Error) -> RefusedLine {
     RefusedLine { line, code, detail }
 }
 
+fn exported_with_holder(context: Context) -> ExportedContext {
+    let (agent, space) = match context.holder.clone() {
+        Holder::Agent(agent) => (Some(agent.into()), None),
+        Holder::Space(space) => (None, Some(space.into())),
+    };
+    ExportedContext { agent, space, ..exported(context) }
+}
+
 fn exported(context: Context) -> ExportedContext {
     ExportedContext {
+        agent: None,
+        space: None,
         id: context.id.as_uuid(),
         level: convert::level_message(context.level),
         written_by: context.written_by.map(Into::into),
@@ -211,7 +299,7 @@ fn exported(context: Context) -> ExportedContext {
         sequence: context.sequence,
         actor: context.actor.map(Into::into),
         text: context.text,
-        metadata: context.metadata,
+        metadata: in_order(context.metadata),
         version: context.version,
         created_at: context.created_at.as_millis(),
         updated_at: context.updated_at.as_millis(),
@@ -227,4 +315,11 @@ fn exported(context: Context) -> ExportedContext {
         access_count: context.access_count,
         accessed_at: context.accessed_at.map(Timestamp::as_millis),
     }
+}
+
+/// Metadata in the order of their keys: a Qdrant server returns them in any, and the export of the same contexts is to be the same.
+fn in_order(mut metadata: Metadata) -> Metadata {
+    metadata.sort_keys();
+    metadata.values_mut().for_each(Value::sort_all_objects);
+    metadata
 }

@@ -71,10 +71,9 @@ pub async fn audit(State(engine): State<Engine>, request: Request, next: Next) -
 
 /// The memories that were asked for and what for, such as `store in space team`.
 fn scopes<'a>(decisions: impl Iterator<Item = &'a Decision>) -> String {
-    let shown = decisions.take(MOST_SCOPES).map(|Decision { operation, holder, in_session, permitted: _ }| {
-        let holder = holder.as_ref().map_or_else(|| "its own".to_owned(), ToString::to_string);
+    let shown = decisions.take(MOST_SCOPES).map(|Decision { operation, whose, in_session, permitted: _ }| {
         let part = if *in_session { "a session of " } else { "" };
-        format!("{} in {part}{holder}", operation.as_str())
+        format!("{} in {part}{whose}", operation.as_str())
     });
     shown.collect::<Vec<_>>().join(", ")
 }
@@ -89,7 +88,9 @@ const fn is_recorded(route: Route) -> bool {
         | Route::ClearSession
         | Route::DeleteMatching
         | Route::Export
+        | Route::ExportTenant
         | Route::Import
+        | Route::ImportTenant
         | Route::Stream => true,
         Route::Search | Route::Get | Route::List | Route::Stats | Route::OpenApi | Route::Unknown => false,
     }

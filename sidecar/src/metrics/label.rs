@@ -51,8 +51,12 @@ labels! {
         DeleteMatching = "delete_matching",
         /// `GET /v1/contexts/export`.
         Export = "export",
+        /// `GET /v1/tenant/export`.
+        ExportTenant = "export_tenant",
         /// `POST /v1/contexts/import`.
         Import = "import",
+        /// `POST /v1/tenant/import`.
+        ImportTenant = "import_tenant",
         /// `GET /v1/contexts/stats`.
         Stats = "stats",
         /// `GET /v1/stream`.

@@ -2,6 +2,7 @@
 
 mod access;
 mod clock;
+mod tenant;
 mod transfer;
 
 use std::{convert::Infallible, time::Duration};

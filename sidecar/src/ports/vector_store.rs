@@ -1,6 +1,6 @@
 //! The port to where contexts are kept and found.
 //!
-//! Owns the contract: a write that returned survives the end of the process; every call but the three that say otherwise is
+//! Owns the contract: a write that returned survives the end of the process; every call but those that say otherwise is
 //! about one [`Owner`], so nobody else's contexts can be reached; nothing expired at the given time is returned. A call that is
 //! dropped half-way may still take effect.
 //!
@@ -17,7 +17,7 @@ use context_manager_memory::{
 
 pub use context_manager_memory::store::{
     Access, Condition, Dense, Expiry, Model, NewDense, OnModelChange, Operator, Owner, Page, Point, Scalar, Search,
-    Selection, Sessions, Stats, Updated, Validity,
+    Selection, Sessions, Stats, Tenant, Updated, Validity,
 };
 
 use super::Retry;
@@ -48,6 +48,10 @@ pub trait VectorStore: Send + Sync + 'static {
 
     /// A page of contexts in the order of their ids, from the id `from` on.
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error>;
+
+    /// A page of a tenant's contexts, whoever in it holds them, in the order of their ids, from the id `from` on: only for moving the
+    /// tenant.
+    async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error>;
 
     /// How many contexts are alive on each level.
     async fn counts_by_level(&self, owner: &Owner, now: Timestamp) -> Result<PerLevel<usize>, Error>;

@@ -164,6 +164,31 @@ pub fn export(operation: Operation<'_>) -> Operation<'_> {
     description.of(operation)
 }
 
+pub fn export_tenant(operation: Operation<'_>) -> Operation<'_> {
+    let description = Description {
+        route: Some(Route::ExportTenant),
+        summary: "Export every memory of the tenant, line by line",
+        details: "Needs an access rule whose target is the tenant. Each line names the agent or the space that has the context. The last \
+            line has the number of contexts; without it the export is not whole and goes on by `after`.",
+        answers: &[(200, "The contexts, in the order of their ids.")],
+        ..Description::default()
+    };
+    description.of(operation)
+}
+
+pub fn import_tenant(operation: Operation<'_>) -> Operation<'_> {
+    let description = Description {
+        route: Some(Route::ImportTenant),
+        summary: "Import an exported tenant",
+        details: "Needs an access rule whose target is the tenant. Each line is taken to the memory that it names. Lines that cannot be \
+            imported are listed in the answer, and the others are imported.",
+        answers: &[(200, "What became of the lines.")],
+        problems: &[Code::DiskFull],
+        ..Description::default()
+    };
+    description.of(operation)
+}
+
 pub fn import(operation: Operation<'_>) -> Operation<'_> {
     let description = Description {
         route: Some(Route::Import),

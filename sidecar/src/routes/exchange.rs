@@ -19,7 +19,10 @@ use uuid::Uuid;
 
 use crate::{
     engine::IdempotencyKey,
-    layers::authenticate::{AuthenticBody, Verified},
+    layers::{
+        authenticate::{AuthenticBody, Verified},
+        deadline::Deadline,
+    },
     refusal::Refusal,
 };
 
@@ -85,8 +88,11 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Message<T> {
     }
 }
 
-/// The body of a request as lines of JSON.
-pub struct Lines(pub Bytes);
+/// The body of a request as lines of JSON, and how much time there is for them.
+pub struct Lines {
+    pub(super) body: Bytes,
+    pub(super) deadline: Deadline,
+}
 
 impl Lines {
     /// How an answer in lines is called (jsonlines.org).
@@ -104,7 +110,9 @@ impl<S: Sync> FromRequest<S> for Lines {
             request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = given.split(';').next().unwrap_or_default().trim();
         if [Self::MEDIA_TYPE, Self::OTHER_MEDIA_TYPE].contains(&media_type) {
-            return Ok(Self(body.clone()));
+            let deadline = request.extensions().get::<Deadline>().copied();
+            let unlimited = || Refusal::new(Code::Internal, "the request reached its handler without a deadline");
+            return Ok(Self { body: body.clone(), deadline: deadline.ok_or_else(unlimited)? });
         }
         let detail = "the header Content-Type must be application/jsonl or application/x-ndjson";
         Err(Refusal::new(Code::MediaTypeUnsupported, detail))

@@ -10,7 +10,7 @@ use context_manager_memory::{
     frequencies::{Counts, DocumentFrequencies},
     history, lexical,
     store::{
-        Access, Condition, Dense, Expiry, Operator, Owner, Point, Scalar, Search, Selection, Sessions, Updated,
+        Access, Condition, Dense, Expiry, Operator, Owner, Point, Scalar, Search, Selection, Sessions, Tenant, Updated,
         Validity,
     },
 };
@@ -38,6 +38,7 @@ on_both! {
     accesses_are_added_up,
     an_update_takes_no_access_back,
     pages_show_each_context_once,
+    a_tenant_is_listed_whole_and_nothing_else_is,
     deleting_says_how_many_and_stops_at_the_limit,
     a_search_finds_by_words_alone_by_vector_alone_and_by_both,
     a_term_counts_by_its_rarity_among_the_owners_contexts,
@@ -460,6 +461,45 @@ async fn pages_show_each_context_once(place: Place) {
         }
     }
     assert_eq!(seen, (0..25).map(id).collect::<Vec<_>>(), "in the order of their ids");
+}
+
+async fn a_tenant_is_listed_whole_and_nothing_else_is(place: Place) {
+    let store = place.open().await;
+    let holders = [owner("t"), in_space("t", "team"), Owner { holder: agent("other").into(), ..owner("t") }];
+    let mut wanted = Vec::new();
+    for number in 0..30 {
+        let Point { mut context, vectors } = point("t", number, "tea");
+        context.holder = holders[usize::from(number) % holders.len()].holder.clone();
+        context.level = Level::ALL[usize::from(number / 10)];
+        context.session = (number % 4 > 0).then(|| session("s"));
+        context.expires_at = (number % 7 == 0).then_some(LATER);
+        // What was so before is part of it.
+        context.valid_until = (number % 5 == 0).then_some(NOW);
+        wanted.push(Point { context, vectors });
+    }
+    let mut over = point("t", 40, "tea");
+    over.context.expires_at = Some(NOW);
+    let foreign = [point("u", 41, "tea"), point("t2", 42, "tea"), over];
+    store.upsert(wanted.iter().chain(&foreign).cloned().collect()).await.expect("stored");
+    let tenant = Tenant { tenant: owner("t").tenant, alive_at: NOW };
+    let (mut seen, mut from, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = store.list_tenant(&tenant, from, 8).await.expect("a page");
+        assert!(page.contexts.len() <= 8);
+        (seen, from, pages) = ([seen, page.contexts].concat(), page.next, pages + 1);
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, wanted.into_iter().map(|point| point.context).collect::<Vec<_>>(), "in the order of their ids");
+    assert_eq!(pages, 4);
+    let rest = store.list_tenant(&tenant, Some(id(28)), 8).await.expect("a page");
+    assert_eq!(rest.contexts.iter().map(|context| context.id).collect::<Vec<_>>(), [id(28), id(29)]);
+    let later = Tenant { alive_at: LATER, ..tenant };
+    let alive = store.list_tenant(&later, None, 100).await.expect("a page").contexts;
+    assert_eq!(alive.len(), 25, "nothing that has expired by then");
+    let nobody = Tenant { tenant: owner("v").tenant, alive_at: NOW };
+    assert_eq!(store.list_tenant(&nobody, None, 8).await.expect("a page").contexts, []);
 }
 
 async fn deleting_says_how_many_and_stops_at_the_limit(place: Place) {

@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     clock::jump_to,
     ports::vector_store::{
-        self, Access, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Updated, VectorStore,
+        self, Access, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Tenant, Updated, VectorStore,
     },
 };
 
@@ -85,6 +85,7 @@ switched! {
     fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
     fn document_frequencies(owner: &Owner, query: SparseVector) -> DocumentFrequencies;
     fn list(selection: Selection, from: Option<ContextId>, limit: usize) -> Page;
+    fn list_tenant(tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Page;
     fn counts_by_level(owner: &Owner, now: Timestamp) -> PerLevel<usize>;
     fn count(selection: Selection) -> usize;
     fn session_end(owner: &Owner, session: &SessionId, now: Timestamp) -> SessionEnd;

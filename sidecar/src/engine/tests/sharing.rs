@@ -9,7 +9,7 @@ use super::*;
 
 /// The rule of every agent for some operations on an agent's memory or a space.
 pub(super) fn rule(operations: &[Operation], agent: Option<&str>, space: Option<&str>) -> AccessRule {
-    let target = AccessTarget { agent: agent.map(Into::into), space: space.map(Into::into), session: None };
+    let target = AccessTarget { agent: agent.map(Into::into), space: space.map(Into::into), ..AccessTarget::default() };
     AccessRule { agents: vec!["*".to_owned()], operations: operations.to_vec(), levels: Vec::new(), target }
 }
 

@@ -27,6 +27,35 @@ const ID: &str = "0191e7f0-0000-7000-8000-00000000000a";
 const ID_IN_SPACE: &str = "0191e7f0-0000-7001-8000-00000000000a";
 const SESSION: &str = "handover";
 
+/// Where a request works outside the agent's own memory.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    Memory(Scope),
+    Tenant,
+}
+
+/// Where an operation can be asked for.
+fn places(endpoint: &Endpoint) -> Vec<Place> {
+    match endpoint.route {
+        Route::ExportTenant | Route::ImportTenant => vec![Place::Tenant],
+        Route::Store
+        | Route::StoreBatch
+        | Route::Search
+        | Route::Get
+        | Route::List
+        | Route::Update
+        | Route::Delete
+        | Route::ClearSession
+        | Route::DeleteMatching
+        | Route::Export
+        | Route::Import
+        | Route::Stats
+        | Route::Stream
+        | Route::OpenApi
+        | Route::Unknown => scopes().into_iter().map(Place::Memory).collect(),
+    }
+}
+
 /// The memories that are not the agent's own.
 fn scopes() -> [Scope; 4] {
     let of = |agent: Option<&str>, space: Option<&str>, session: Option<&str>| Scope {
@@ -42,14 +71,18 @@ fn scopes() -> [Scope; 4] {
     ]
 }
 
-fn rule(operations: &[Operation], levels: &[Level], scope: &Scope) -> AccessRule {
-    let Scope { agent, space, session } = scope.clone();
-    AccessRule {
-        agents: vec!["agent".to_owned()],
-        operations: operations.to_vec(),
-        levels: levels.to_vec(),
-        target: AccessTarget { agent, space, session },
-    }
+fn rule(operations: &[Operation], levels: &[Level], place: &Place) -> AccessRule {
+    let target = match place.clone() {
+        Place::Memory(Scope { agent, space, session }) => AccessTarget { agent, space, session, tenant: false },
+        Place::Tenant => AccessTarget { tenant: true, ..AccessTarget::default() },
+    };
+    let agents = vec!["agent".to_owned()];
+    AccessRule { agents, operations: operations.to_vec(), levels: levels.to_vec(), target }
+}
+
+/// Rules that permit everything in every memory.
+fn all_in_every_memory() -> Vec<AccessRule> {
+    scopes().map(|scope| rule(&Operation::ALL, &[], &Place::Memory(scope))).into()
 }
 
 fn query(scope: &Scope) -> String {
@@ -59,8 +92,12 @@ fn query(scope: &Scope) -> String {
     named.collect::<Vec<_>>().join("&")
 }
 
-/// A request for an operation in a memory, on the level `short_term` where a request can say it.
-fn call(endpoint: &Endpoint, scope: &Scope) -> Call {
+/// A request for an operation at a place, on the level `short_term` where a request can say it.
+fn call(endpoint: &Endpoint, place: &Place) -> Call {
+    let scope = &match place {
+        Place::Memory(scope) => scope.clone(),
+        Place::Tenant => Scope::default(),
+    };
     let (method, path) = (endpoint.method.as_str(), endpoint.path.replace("{id}", ID));
     let method: &'static str = ["GET", "POST", "PATCH", "DELETE"].into_iter().find(|m| *m == method).expect("a method");
     let body = |body: Value| Call::json(method, path.clone(), body.to_string());
@@ -81,6 +118,13 @@ fn call(endpoint: &Endpoint, scope: &Scope) -> Call {
             let line = json!({"id": Uuid::new_v4(), "text": "planted", "level": "short_term",
                 "session": SESSION, "version": 1, "created_at": 5, "updated_at": 5});
             let call = Call { body: format!("{line}\n").into_bytes(), ..asked("") };
+            call.header("content-type", "application/jsonl")
+        }
+        Route::ExportTenant => Call::new(method, path),
+        Route::ImportTenant => {
+            let line = json!({"id": Uuid::new_v4(), "agent": "planner", "written_by": "agent", "text": "planted",
+                "level": "short_term", "session": SESSION, "version": 1, "created_at": 5, "updated_at": 5});
+            let call = Call { body: format!("{line}\n").into_bytes(), ..Call::new(method, path) };
             call.header("content-type", "application/jsonl")
         }
         Route::Stream | Route::OpenApi | Route::Unknown => unreachable!("no endpoint in the table is counted so"),
@@ -104,7 +148,7 @@ impl Walk {
 
     /// Puts the secret back as it was, whatever a request did to it.
     async fn seed(&self) {
-        self.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect()).await;
+        self.permit(all_in_every_memory()).await;
         for (id, scope) in [ID, ID_IN_SPACE].into_iter().zip(&scopes()) {
             self.fixture.send(Call::new("DELETE", format!("{CONTEXTS}/{id}?{}", query(scope))).sign()).await;
             let context = json!({"id": id, "text": SECRET, "level": "short_term", "session": SESSION, "scope": scope});
@@ -122,7 +166,7 @@ impl Walk {
 
     /// All there is in every memory.
     async fn everything(&self, after: Vec<AccessRule>) -> Vec<ExportedContext> {
-        self.permit(scopes().iter().map(|scope| rule(&Operation::ALL, &[], scope)).collect()).await;
+        self.permit(all_in_every_memory()).await;
         let mut all = Vec::new();
         for scope in [Scope::default()].iter().chain(scopes().iter().take(2)) {
             let engine = &self.fixture.engine;
@@ -134,11 +178,11 @@ impl Walk {
     }
 
     /// Sends a request under rules that do not permit it: whatever it is answered, nothing is told and nothing is changed.
-    async fn without_effect(&self, endpoint: &Endpoint, scope: &Scope, rules: Vec<AccessRule>) -> Answer {
+    async fn without_effect(&self, endpoint: &Endpoint, place: &Place, rules: Vec<AccessRule>) -> Answer {
         let before = self.everything(rules).await;
-        let answer = self.fixture.send(call_in(endpoint, scope).sign()).await;
+        let answer = self.fixture.send(call_in(endpoint, place).sign()).await;
         let text = String::from_utf8_lossy(&answer.body);
-        let case = format!("{} {} in {scope:?}: {} {text}", endpoint.method, endpoint.path, answer.status);
+        let case = format!("{} {} in {place:?}: {} {text}", endpoint.method, endpoint.path, answer.status);
         for told in [SECRET, SESSION] {
             assert!(!text.contains(told), "{case}");
         }
@@ -146,10 +190,10 @@ impl Walk {
         answer
     }
 
-    async fn is_refused(&self, endpoint: &Endpoint, scope: &Scope, rules: Vec<AccessRule>) {
+    async fn is_refused(&self, endpoint: &Endpoint, place: &Place, rules: Vec<AccessRule>) {
         let denials = &self.fixture.shared.metrics.auth.denials;
         let before = denials.get(endpoint.permission);
-        let answer = self.without_effect(endpoint, scope, rules).await;
+        let answer = self.without_effect(endpoint, place, rules).await;
         let problem = answer.problem();
         assert_eq!((problem.code, problem.status), (Code::AccessDenied, 403), "{}: {}", endpoint.path, problem.detail);
         for part in ["agent agent", endpoint.permission.as_str(), "spec.auth.access", "[[access]]"] {
@@ -160,9 +204,9 @@ impl Walk {
 }
 
 /// The request, for the space's context in a space.
-fn call_in(endpoint: &Endpoint, scope: &Scope) -> Call {
-    let mut call = call(endpoint, scope);
-    if scope.space.is_some() {
+fn call_in(endpoint: &Endpoint, place: &Place) -> Call {
+    let mut call = call(endpoint, place);
+    if matches!(place, Place::Memory(scope) if scope.space.is_some()) {
         call.uri = call.uri.replace(ID, ID_IN_SPACE);
     }
     call
@@ -172,22 +216,25 @@ fn call_in(endpoint: &Endpoint, scope: &Scope) -> Call {
 async fn every_route_refuses_what_no_rule_permits() {
     let walk = Walk::new().await;
     for endpoint in &ENDPOINTS {
-        for scope in &scopes() {
-            walk.is_refused(endpoint, scope, Vec::new()).await;
+        for place in &places(endpoint) {
+            walk.is_refused(endpoint, place, Vec::new()).await;
             let others: Vec<_> = Operation::ALL.into_iter().filter(|other| *other != endpoint.permission).collect();
-            walk.is_refused(endpoint, scope, vec![rule(&others, &[], scope)]).await;
-            let place = effective(endpoint, scope);
-            let elsewhere = scopes().into_iter().filter(|other| !contains(other, &place));
+            walk.is_refused(endpoint, place, vec![rule(&others, &[], place)]).await;
+            let works_in = effective(endpoint, place);
+            // A rule for every memory is none for the tenant, and the other way round.
+            let everywhere = scopes().into_iter().map(Place::Memory).chain([Place::Tenant]);
+            let elsewhere = everywhere.filter(|other| !contains(other, &works_in));
             let rules = elsewhere.map(|other| rule(&Operation::ALL, &[], &other)).collect();
-            walk.is_refused(endpoint, scope, rules).await;
-            let stranger = AccessRule { agents: vec!["another".to_owned()], ..rule(&Operation::ALL, &[], scope) };
-            walk.is_refused(endpoint, scope, vec![stranger]).await;
+            walk.is_refused(endpoint, place, rules).await;
+            let stranger = AccessRule { agents: vec!["another".to_owned()], ..rule(&Operation::ALL, &[], place) };
+            walk.is_refused(endpoint, place, vec![stranger]).await;
         }
     }
 }
 
 /// Where a request of [`call`] works: some name a session beside the scope.
-fn effective(endpoint: &Endpoint, scope: &Scope) -> Scope {
+fn effective(endpoint: &Endpoint, place: &Place) -> Place {
+    let Place::Memory(scope) = place else { return Place::Tenant };
     let session = match endpoint.route {
         Route::ClearSession | Route::DeleteMatching => Some(SESSION.to_owned()),
         Route::Store
@@ -198,18 +245,23 @@ fn effective(endpoint: &Endpoint, scope: &Scope) -> Scope {
         | Route::Update
         | Route::Delete
         | Route::Export
+        | Route::ExportTenant
         | Route::Import
+        | Route::ImportTenant
         | Route::Stats
         | Route::Stream
         | Route::OpenApi
         | Route::Unknown => scope.session.clone(),
     };
-    Scope { session, ..scope.clone() }
+    Place::Memory(Scope { session, ..scope.clone() })
 }
 
 /// Whether a rule for `outer` is one for `inner`.
-fn contains(outer: &Scope, inner: &Scope) -> bool {
-    let whole = Scope { session: None, ..inner.clone() };
+fn contains(outer: &Place, inner: &Place) -> bool {
+    let whole = match inner {
+        Place::Memory(scope) => Place::Memory(Scope { session: None, ..scope.clone() }),
+        Place::Tenant => Place::Tenant,
+    };
     outer == inner || *outer == whole
 }
 
@@ -217,13 +269,13 @@ fn contains(outer: &Scope, inner: &Scope) -> bool {
 async fn every_route_keeps_to_the_levels_of_its_rule() {
     let walk = Walk::new().await;
     for endpoint in &ENDPOINTS {
-        for scope in &scopes() {
-            let rules = vec![rule(&[endpoint.permission], &[Level::LongTerm], scope)];
+        for place in &places(endpoint) {
+            let rules = vec![rule(&[endpoint.permission], &[Level::LongTerm], place)];
             // Some take what they may, and there is nothing of it.
             let nothing = match endpoint.route {
                 Route::ClearSession => r#""deleted":0"#,
-                Route::Export => r#""exported":0"#,
-                Route::Import => r#""code":"access-denied""#,
+                Route::Export | Route::ExportTenant => r#""exported":0"#,
+                Route::Import | Route::ImportTenant => r#""code":"access-denied""#,
                 Route::Stats => r#"{"long_term":0}"#,
                 Route::Store
                 | Route::StoreBatch
@@ -236,11 +288,11 @@ async fn every_route_keeps_to_the_levels_of_its_rule() {
                 | Route::Stream
                 | Route::OpenApi
                 | Route::Unknown => {
-                    walk.is_refused(endpoint, scope, rules).await;
+                    walk.is_refused(endpoint, place, rules).await;
                     continue;
                 }
             };
-            let answer = walk.without_effect(endpoint, scope, rules).await;
+            let answer = walk.without_effect(endpoint, place, rules).await;
             let text = String::from_utf8_lossy(&answer.body);
             assert!(answer.status == StatusCode::OK && text.contains(nothing), "{}: {text}", endpoint.path);
         }
@@ -251,13 +303,13 @@ async fn every_route_keeps_to_the_levels_of_its_rule() {
 async fn every_route_serves_what_a_rule_permits() {
     let walk = Walk::new().await;
     for endpoint in &ENDPOINTS {
-        for scope in &scopes() {
+        for place in &places(endpoint) {
             walk.seed().await;
-            let rules = vec![rule(&[endpoint.permission], &[Level::ShortTerm], scope)];
+            let rules = vec![rule(&[endpoint.permission], &[Level::ShortTerm], place)];
             let before = walk.everything(rules).await;
-            let answer = walk.fixture.send(call_in(endpoint, scope).sign()).await;
+            let answer = walk.fixture.send(call_in(endpoint, place).sign()).await;
             let text = String::from_utf8_lossy(&answer.body);
-            let case = format!("{} {} in {scope:?}: {} {text}", endpoint.method, endpoint.path, answer.status);
+            let case = format!("{} {} in {place:?}: {} {text}", endpoint.method, endpoint.path, answer.status);
             assert!(answer.status.is_success(), "{case}");
             let after = walk.everything(Vec::new()).await;
             match endpoint.permission {

@@ -55,11 +55,11 @@ async fn an_export_makes_the_same_memory_elsewhere_and_again_changes_nothing() {
     assert_eq!(exported.len(), 6, "what the changed one was is exported as well");
 
     let other = Fixture::new().await;
-    let expected = Imported { imported: 6, ..Imported::default() };
+    let expected = Imported { lines_taken: 7, imported: 6, ..Imported::default() };
     assert_eq!(import(&other, text.clone()).await, expected);
     assert_eq!(export(&other, "").await.0, exported);
     let again = import(&other, text.clone()).await;
-    assert_eq!(again, Imported { unchanged: 6, ..Imported::default() });
+    assert_eq!(again, Imported { lines_taken: 7, unchanged: 6, ..Imported::default() });
     let found: ContextResponse = other.send(Call::json("POST", SEARCH, r#"{"query": "memory 3"}"#).sign()).await.json();
     assert_eq!(found.contexts.first().map(|found| found.context.text.as_str()), Some("memory 3"));
     // The session goes on where it ended.
