@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::answer::Output;
-use crate::{check, completion, explain, inject, query, report, rotate, status, upgrade};
+use crate::{check, completion, explain, export, import, inject, query, report, rotate, status, upgrade};
 
 /// Checks, explains and operates Context Manager.
 ///
@@ -62,6 +62,10 @@ pub(crate) enum Command {
     UpgradeSidecars(upgrade::Args),
     /// Search the memory of a running agent
     Query(query::Args),
+    /// Write the memory of a namespace to a file
+    Export(export::Args),
+    /// Bring an exported memory to another namespace or cluster
+    Import(import::Args),
     /// Write a support bundle, without secrets and without memory
     Report(report::Args),
     /// Write a script that completes this command line

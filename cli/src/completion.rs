@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn kubectl_is_told_subcommands_flags_and_values() {
-        assert_eq!(ask(&["ex"]), ["explain", ":4"]);
+        assert_eq!(ask(&["ex"]), ["explain", "export", ":4"]);
         assert_eq!(ask(&["rotate", "k"]), ["keys", ":4"]);
         assert_eq!(ask(&["completion", "z"]), ["zsh", ":4"]);
         assert_eq!(ask(&["check", "--before-i"]), ["--before-install", ":4"]);

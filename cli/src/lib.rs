@@ -11,7 +11,9 @@ mod cluster;
 mod completion;
 mod error;
 mod explain;
+mod export;
 mod facts;
+mod import;
 mod inject;
 mod manifest;
 mod operator;
@@ -19,6 +21,7 @@ mod query;
 mod report;
 mod rotate;
 mod selector;
+mod sidecar;
 mod status;
 mod table;
 mod trust;
@@ -45,6 +48,8 @@ pub async fn run(args: Args) -> Result<Answer, Error> {
         Command::Rotate(args) => rotate::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::UpgradeSidecars(args) => upgrade::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Query(args) => query::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Export(args) => export::run(&Cluster::connect(&connection).await?, &args, output).await,
+        Command::Import(args) => import::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Report(args) => report::run(&Cluster::connect(&connection).await?, &args, output).await,
         Command::Completion(args) => Ok(completion::run(args)),
         Command::Complete(args) => Ok(completion::complete(&args)),

@@ -4,7 +4,7 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -36,8 +36,16 @@ impl Qdrant {
     /// # Errors
     /// When it does not.
     pub async fn start(folder: &Path) -> Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self::start_on(folder, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same at another address of this machine, such as one that pods reach.
+    ///
+    /// # Errors
+    /// When it does not listen there.
+    pub async fn start_on(folder: &Path, address: IpAddr) -> Result<Self> {
+        let port = TcpListener::bind((address, 0))?.local_addr()?.port();
+        let address = SocketAddr::from((address, port));
         let mut server = Self { folder: folder.to_owned(), address, child: None };
         server.restart().await?;
         Ok(server)

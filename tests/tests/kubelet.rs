@@ -1,6 +1,11 @@
 //! Injected pods on a real kubelet: order of start and end, probes, propagation of keys and configuration, crashes.
 
-use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
@@ -11,15 +16,16 @@ use context_manager_tests::{
     operator::{Operator, condition, provision, wait_for},
     plugin::{run, unpack},
     pods::{self, START, container, finished, started},
+    qdrant::Qdrant,
     rotation::Count,
 };
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ConfigMap, Pod, Secret},
+    core::v1::{ConfigMap, Node, Pod, Secret},
 };
 use kube::{
-    Client,
-    api::{Patch, PatchParams},
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -414,6 +420,136 @@ async fn the_command_line_searches_the_memory_of_a_running_agent() -> Result<()>
     ensure!(said.notes.contains("not allowed to list the pods"), "{said:?}");
     let said = run(&[&query[..], &["--token-budget", "-1"], &here[..]].concat()).await?;
     ensure!(said.code != 0, "a negative budget is refused: {said:?}");
+    Ok(())
+}
+
+/// Starts an agent with a document of its own: the ids of what it remembers come from the document's name, and an id is taken once.
+async fn start_with_own_document(namespace: &Namespace, pod: &str) -> Result<()> {
+    let documents = namespace.api::<ConfigMap>();
+    let data = documents.get("document").await?.data.context("a document")?;
+    let name = format!("{}-{pod}.md", namespace.name);
+    let text = data.get("lighthouse.md").context("its text")?;
+    let added = Patch::Merge(json!({"data": {name.as_str(): text}}));
+    documents.patch("document", &PatchParams::default(), &added).await?;
+    let path = format!("/document/{name}");
+    let arguments = ["run", "--document", &path, "--question", "What colour is the boat?", "--stay"];
+    namespace.make::<Pod>(&pods::agent(pod, &arguments)).await?;
+    pods::ready(namespace, pod).await.map(drop)
+}
+
+#[tokio::test]
+async fn the_memory_of_an_agent_is_moved_by_the_command_line() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, old) = namespace(&operator, "old-own", json!({})).await?;
+    let (_, new) = namespace(&operator, "new-own", json!({})).await?;
+    for namespace in [&old, &new] {
+        start_with_own_document(namespace, "agent").await?;
+    }
+    let folder = tempfile::tempdir()?;
+    let (file, check) = (folder.path().join("agent.jsonl"), folder.path().join("check.jsonl"));
+    let (file, check) = (file.to_str().context("a path")?, check.to_str().context("a path")?);
+    let in_old = ["--own", "--pod", "agent", "-n", old.name.as_str()];
+    let in_new = ["--own", "--pod", "agent", "-n", new.name.as_str()];
+
+    let said = run(&[&["export", file][..], &in_old[..]].concat()).await?.expect(0)?;
+    let whole = fs::read_to_string(file)?;
+    ensure!(said.text.starts_with("3 contexts are in ") && whole.lines().count() == 4, "{said:?}");
+    // Broken off in the middle of a line, it goes on; done, it is not begun again.
+    fs::write(file, &whole[..whole.len() / 2])?;
+    let early = run(&[&["import", file][..], &in_new[..]].concat()).await?.expect(1)?;
+    ensure!(early.notes.contains("not whole"), "{early:?}");
+    run(&[&["export", file][..], &in_old[..]].concat()).await?.expect(0)?;
+    let lines = |text: &str| text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>();
+    ensure!(lines(&fs::read_to_string(file)?)? == lines(&whole)?, "{}", fs::read_to_string(file)?);
+    let again = run(&[&["export", file][..], &in_old[..]].concat()).await?.expect(1)?;
+    ensure!(again.notes.contains("a whole export of 3 contexts"), "{again:?}");
+
+    let import = [&["import", file, "-o", "json"][..], &in_new[..]].concat();
+    let said = run(&import).await?.expect(0)?.json()?;
+    ensure!(said["imported"] == 3 && said["lines_taken"] == 4 && said["refused_total"] == 0, "{said}");
+    let said = run(&import).await?.expect(0)?.json()?;
+    ensure!(said["imported"] == 0 && said["unchanged"] == 3, "{said}");
+    run(&[&["export", check][..], &in_new[..]].concat()).await?.expect(0)?;
+    let there = lines(&fs::read_to_string(check)?)?;
+    ensure!(there.len() == 3 + 3 + 1, "and what the agent there had: {there:?}");
+    ensure!(lines(&whole)?[..3].iter().all(|line| there.contains(line)), "{there:?}");
+    // Whoever may not forward a port is told so.
+    let never = folder.path().join("never.jsonl");
+    let export = ["export", never.to_str().context("a path")?, "--as", "nobody"];
+    let said = run(&[&export[..], &in_new[..]].concat()).await?.expect(1)?;
+    ensure!(said.notes.contains("not allowed to read the pod") && !never.exists(), "{said:?}");
+    Ok(())
+}
+
+/// The address at which pods reach this machine.
+async fn address_of_the_node() -> Result<IpAddr> {
+    let nodes = Api::<Node>::all(cluster::client().await?).list(&ListParams::default()).await?;
+    let addresses = nodes.items.into_iter().filter_map(|node| node.status?.addresses).flatten();
+    let internal = addresses.into_iter().find(|address| address.type_ == "InternalIP").context("an address")?;
+    Ok(internal.address.parse()?)
+}
+
+#[tokio::test]
+async fn a_tenant_is_moved_to_another_server_by_the_command_line() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let folder = tempfile::tempdir()?;
+    let address = address_of_the_node().await?;
+    let (old_server, new_server) = (folder.path().join("old"), folder.path().join("new"));
+    let servers = [Qdrant::start_on(&old_server, address).await?, Qdrant::start_on(&new_server, address).await?];
+    let spec = |server: &Qdrant| {
+        json!({
+            "vectorStore": {"qdrant": {"url": format!("http://{}", server.address())}},
+            "auth": {"access": [{"agents": ["mover"], "operations": ["export", "import"], "target": {"tenant": true}}]},
+        })
+    };
+    let (_, old) = namespace(&operator, "old", spec(&servers[0])).await?;
+    let (_, new) = namespace(&operator, "new", spec(&servers[1])).await?;
+    for (namespace, pod) in [(&old, "planner"), (&old, "reviewer"), (&old, "mover"), (&new, "mover")] {
+        start_with_own_document(namespace, pod).await?;
+    }
+    let file = folder.path().join("team.jsonl");
+    let (file, check) = (file.to_str().context("a path")?, folder.path().join("check.jsonl"));
+    let check = check.to_str().context("a path")?;
+    let in_old = ["--pod", "mover", "-n", old.name.as_str()];
+    let in_new = ["--pod", "mover", "-n", new.name.as_str()];
+
+    let said = run(&[&["export", file][..], &in_old[..]].concat()).await?.expect(0)?;
+    let whole = fs::read_to_string(file)?;
+    let lines: Vec<&str> = whole.lines().collect();
+    ensure!(said.text.starts_with("9 contexts are in ") && lines.len() == 10, "{said:?}");
+    for agent in ["planner", "reviewer", "mover"] {
+        let own = lines.iter().filter(|line| line.contains(&format!("\"agent\":\"{agent}\""))).count();
+        ensure!(own == 3, "{agent}: {lines:?}");
+    }
+    // Broken off in the middle of a line, it goes on; done, it is not begun again.
+    fs::write(file, &whole[..whole.len() / 2])?;
+    let early = run(&[&["import", file][..], &in_new[..]].concat()).await?.expect(1)?;
+    ensure!(early.notes.contains("not whole"), "{early:?}");
+    run(&[&["export", file][..], &in_old[..]].concat()).await?.expect(0)?;
+    ensure!(fs::read_to_string(file)? == whole, "{}", fs::read_to_string(file)?);
+    let again = run(&[&["export", file][..], &in_old[..]].concat()).await?.expect(1)?;
+    ensure!(again.notes.contains("a whole export of 9 contexts"), "{again:?}");
+
+    let import = [&["import", file, "-o", "json"][..], &in_new[..]].concat();
+    let said = run(&import).await?.expect(0)?.json()?;
+    ensure!(said["imported"] == 9 && said["lines_taken"] == 10 && said["refused_total"] == 0, "{said}");
+    let said = run(&import).await?.expect(0)?.json()?;
+    ensure!(said["imported"] == 0 && said["unchanged"] == 9, "{said}");
+    run(&[&["export", check][..], &in_new[..]].concat()).await?.expect(0)?;
+    let there = fs::read_to_string(check)?;
+    ensure!(lines[..9].iter().all(|line| there.contains(line)), "{there}");
+    ensure!(there.lines().count() == 9 + 3 + 1, "and what the new namespace had: {there}");
+
+    // Another agent has no rule for it, but its own memory.
+    let planner = ["--pod", "planner", "-n", old.name.as_str()];
+    let own = folder.path().join("own.jsonl");
+    let own = own.to_str().context("a path")?;
+    let refused = run(&[&["export", own][..], &planner[..]].concat()).await?.expect(1)?;
+    ensure!(refused.notes.contains("access-denied") && refused.notes.contains("the whole tenant"), "{refused:?}");
+    let said = run(&[&["export", own, "--own"][..], &planner[..]].concat()).await?.expect(0)?;
+    ensure!(said.text.starts_with("3 contexts"), "{said:?}");
+    let said = run(&[&["import", own][..], &in_new[..]].concat()).await?.expect(3)?;
+    ensure!(said.text.contains("3 were refused") && said.text.contains("line 1: "), "{said:?}");
     Ok(())
 }
 
