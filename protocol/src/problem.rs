@@ -96,6 +96,8 @@ codes! {
     EmbeddingUnavailable = "embedding-unavailable", 503, "The embedding API is not available";
     /// The vector store did not answer.
     StoreUnavailable = "store-unavailable", 503, "The vector store is not available";
+    /// The vector store works, and does not take the request.
+    StoreRefused = "store-refused", 422, "The vector store refuses the request";
     /// The disk has no room for the write.
     DiskFull = "disk-full", 507, "The disk has no room for the write";
     /// The sidecar is shutting down.

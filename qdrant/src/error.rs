@@ -101,7 +101,15 @@ pub enum Error {
         /// What it said.
         source: Box<Status>,
     },
-    /// The server refused or failed.
+    /// The server answered that it does not take this call: as it is, or with the limits of the collection.
+    #[error("Qdrant refuses to {action}")]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// What it said.
+        source: Box<Status>,
+    },
+    /// The server failed.
     #[error("Qdrant failed to {action}")]
     Server {
         /// What was tried.
@@ -145,6 +153,12 @@ impl Error {
         matches!(self, Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey(_) | Self::Encode { .. })
     }
 
+    /// Whether the server answered that it does not take this call. It works, and may take others.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
     /// Whether the settings are wrong, so that only a person can help.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
@@ -176,6 +190,8 @@ impl Error {
             match source.code() {
                 // Tonic reports a client's own deadline as cancelled.
                 Code::DeadlineExceeded | Code::Cancelled => Self::Deadline { action },
+                // `InvalidArgument` is also what strict mode says of its limits, and `OutOfRange` what a message that is too large gets.
+                Code::InvalidArgument | Code::OutOfRange => Self::Refused { action, source },
                 Code::ResourceExhausted => Self::Exhausted { action, retry_after: retry_after(&source), source },
                 _ => Self::Server { action, source },
             }

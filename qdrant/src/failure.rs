@@ -34,6 +34,7 @@ impl Error {
                 Failure::Settings
             }
             Self::Exhausted { .. }
+            | Self::Refused { .. }
             | Self::NoNewVectors { .. }
             | Self::Dimensions { .. }
             | Self::NotFinite { .. }

@@ -24,8 +24,10 @@ mod permit;
 mod policy;
 mod re_embed;
 mod read;
+mod refused;
 mod retrieve;
 mod sessions;
+mod set_aside;
 mod store;
 mod transfer;
 mod update;
@@ -36,7 +38,6 @@ mod within;
 mod tests;
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -87,6 +88,7 @@ pub use permit::MOST_SCOPES;
 use policy::Policy;
 use re_embed::ReEmbedding;
 use sessions::Sessions;
+use set_aside::SetAside;
 use upkeep::Upkeep;
 
 /// Which contexts are listed.
@@ -136,8 +138,8 @@ struct Inner {
     limits: Limits,
     immediate: Immediate,
     pending: Pending,
-    /// Where journaled contexts go whose id was taken meanwhile.
-    conflicts_file: Option<PathBuf>,
+    /// Where journaled writes go that cannot reach the store.
+    set_aside: SetAside,
     /// When the newest context was made that was stored here, in milliseconds of Unix time: later than now if the clock was set back.
     newest: AtomicI64,
     /// Whether the start is over.
@@ -199,7 +201,7 @@ impl Engine {
         embedder: Arc<dyn Embedder>,
     ) -> Result<Self, Error> {
         let journal = journaled::options(config);
-        let conflicts_file = journal.as_ref().map(|options| options.directory.join("conflicts.jsonl"));
+        let set_aside = SetAside::new(journal.as_ref().map(|options| options.directory.clone()));
         let owner = Owner::new(identity.tenant.clone(), identity.agent.clone());
         let pending = Pending::open(journal, config.journal.max_memory, &owner, Arc::clone(&metrics)).await?;
         let engine = Self {
@@ -215,7 +217,7 @@ impl Engine {
                 limits: Limits::default(),
                 immediate: Immediate::new(owner.clone()),
                 pending,
-                conflicts_file,
+                set_aside,
                 newest: AtomicI64::new(i64::MIN),
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
@@ -238,7 +240,7 @@ impl Engine {
         };
         match begun.await {
             Ok(()) => {}
-            Err(error) if error.is_outage() => {
+            Err(error) if error.is_outage() || error.is_refusal() => {
                 warn!(error = chain(&error), "Starting without the store; what it holds comes back with it");
             }
             Err(error) => return Err(error),

@@ -64,7 +64,7 @@ impl From<engine::Error> for Refusal {
     fn from(error: engine::Error) -> Self {
         let cause = chain(&error);
         let refusal = Self::from(Problem::from(error));
-        if refusal.problem.status >= 500 {
+        if refusal.problem.status >= 500 || refusal.code() == Code::StoreRefused {
             tracing::error!(problem.code = refusal.code().as_str(), error = cause, "The engine failed");
         }
         refusal

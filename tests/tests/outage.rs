@@ -1,19 +1,25 @@
 //! A Qdrant server that is killed, stopped, cut off or slow while agents write: nothing acknowledged is lost, nothing doubled.
 
 use std::{
+    borrow::Cow,
     path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use context_manager_protocol::message::{ContextList, ContextResponse};
+use context_manager_protocol::{
+    message::{ContextList, ContextResponse},
+    problem::Code,
+};
 use context_manager_tests::{
+    client::Answer,
     proxy::{Network, Proxy},
     qdrant::Qdrant,
     sidecar::Sidecar,
     tally::{Tally, Verdict, Writers, drained},
 };
 use nix::sys::signal::Signal;
+use qdrant_client::qdrant::{StrictModeConfig, StrictModeSparse, StrictModeSparseConfig, UpdateCollection};
 use serde_json::json;
 
 const WRITERS: usize = 4;
@@ -286,5 +292,77 @@ async fn a_sidecar_starts_and_works_without_its_server() -> Result<()> {
     let list = other.client()?.get("/v1/contexts").await?;
     let list: ContextList = list.message().with_context(|| other.log().unwrap_or_default())?;
     assert_eq!(list.contexts.len(), 1);
+    Ok(())
+}
+
+fn said(answer: &Answer) -> Cow<'_, str> {
+    String::from_utf8_lossy(&answer.body)
+}
+
+/// Changes the collection's limits, as its owner would.
+async fn limit(server: &Qdrant, limits: StrictModeConfig) -> Result<()> {
+    let client = qdrant_client::Qdrant::from_url(&format!("http://{}", server.address())).build()?;
+    let strict_mode_config = Some(StrictModeConfig { enabled: Some(true), ..limits });
+    client
+        .update_collection(UpdateCollection {
+            collection_name: "memory".to_owned(),
+            strict_mode_config,
+            ..UpdateCollection::default()
+        })
+        .await?;
+    Ok(())
+}
+
+/// A write that goes beyond a limit of the server is refused, and one that waits does not keep the others from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_the_server_refuses_stops_no_other() -> Result<()> {
+    let mut setup = Setup::new().await?;
+    let client = setup.sidecar.client()?;
+    let max_length = StrictModeSparse { max_length: Some(20) };
+    let named = [("sparse_self".to_owned(), max_length)].into();
+    let sparse_config = Some(StrictModeSparseConfig { sparse_config: named });
+    limit(&setup.server, StrictModeConfig { sparse_config, ..StrictModeConfig::default() }).await?;
+    let long = (0..40).fold("a long text:".to_owned(), |text, number| format!("{text} word{number}"));
+    let message = |text: &str| json!({"text": text, "level": "long_term"});
+    for _ in 0..5 {
+        let refused = client.post("/v1/contexts", &message(&long)).await?;
+        ensure!(refused.status == 422 && refused.problem()?.code == Code::StoreRefused, "{}", said(&refused));
+        ensure!(client.post("/v1/contexts", &message("a short text")).await?.status == 201, "the breaker stays closed");
+    }
+
+    setup.server.kill()?;
+    for text in ["the first", &long, "the second"] {
+        let journaled = client.post("/v1/contexts", &message(text)).await?;
+        ensure!(journaled.status == 202, "{}", said(&journaled));
+    }
+    setup.server.restart().await?;
+    drained(&client, PATIENCE).await.with_context(|| setup.sidecar.log().unwrap_or_default())?;
+    let listed: ContextList = client.get("/v1/contexts?limit=100").await?.message()?;
+    let mut texts: Vec<&str> = listed.contexts.iter().map(|context| context.text.as_str()).collect();
+    texts.retain(|text| *text != "a short text");
+    ensure!(texts == ["the first", "the second"], "{texts:?}");
+    let aside = std::fs::read_to_string(setup.path().join("journal/refused.jsonl"))?;
+    ensure!(aside.lines().count() == 1 && aside.contains(&long), "{aside}");
+    Ok(())
+}
+
+/// A server that takes nothing, because it is full by its own limits, costs nothing once there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_costs_nothing() -> Result<()> {
+    let setup = Setup::new().await?;
+    let points = |most| StrictModeConfig { max_points_count: Some(most), ..StrictModeConfig::default() };
+    let writers = setup.writers("full")?;
+    pause(300).await;
+    setup.proxy.set(Network::Cut);
+    pause(500).await;
+    let tally = writers.stop().await?;
+    limit(&setup.server, points(0)).await?;
+    setup.proxy.set(Network::Fine);
+    pause(3_000).await;
+    ensure!(!setup.path().join("journal/refused.jsonl").exists(), "{}", setup.sidecar.log()?);
+    let more = setup.sidecar.client()?.post("/v1/contexts", &json!({"text": "one more"})).await?;
+    ensure!(more.status == 202, "what waits, waits: {}", said(&more));
+    limit(&setup.server, points(1_000_000)).await?;
+    judge("a full server", &setup.sidecar, &tally).await?;
     Ok(())
 }

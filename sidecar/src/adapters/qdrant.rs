@@ -146,19 +146,24 @@ impl Qdrant {
         }
         let permit = self.breaker.admit().map_err(|open| Error::Failed(Arc::new(open)))?;
         let since = Instant::now();
-        let result = match Box::pin(self.ready(current)).await {
-            Ok(()) => call.await,
-            Err(error) => Err(error),
+        let (result, is_ready) = match Box::pin(self.ready(current)).await {
+            Ok(()) => (call.await, true),
+            Err(error) => (Err(error), false),
         };
         match &result {
             Ok(_) => permit.succeeded(),
+            Err(error) if is_ready && error.is_refusal() => permit.succeeded(),
             Err(error) if is_ours(error) => drop(permit),
             Err(error) => match error.retry_after() {
                 Some(patience) => permit.told_to_wait(patience),
                 None => permit.failed(),
             },
         }
-        let result = result.map_err(translate);
+        // A collection that the server refuses to make or show says nothing about the call that came first.
+        let result = result.map_err(|error| match error {
+            error if error.is_refusal() && !is_ready => Error::Failed(Arc::new(error)),
+            error => translate(error),
+        });
         let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
         self.metrics.store.duration.observe(operation, outcome, since.elapsed());
         result
@@ -192,7 +197,13 @@ const fn is_ours(error: &store::Error) -> bool {
 }
 
 fn translate(error: store::Error) -> Error {
-    if is_ours(&error) { Error::Refused(Arc::new(error)) } else { Error::Failed(Arc::new(error)) }
+    if error.is_configuration() {
+        Error::Misconfigured(Arc::new(error))
+    } else if error.is_callers() || error.is_refusal() {
+        Error::Refused(Arc::new(error))
+    } else {
+        Error::Failed(Arc::new(error))
+    }
 }
 
 #[async_trait]

@@ -3,7 +3,7 @@
 //! A write is marked complete after the store has it, so an end of the process in between brings it again: every step
 //! looks first whether it was done.
 
-use std::{collections::HashMap, io::Write as _, path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use context_manager_memory::{Context, ContextId, Timestamp, update};
 use tracing::{info, warn};
@@ -74,25 +74,16 @@ impl Inner {
         for (_, entry) in batch {
             match entry {
                 Entry::Store { contexts } => stored.extend(contexts),
-                Entry::Update { id, holder, expected, text, metadata, ttl, at } => {
-                    let owner = pending::owner(&self.owner, holder.as_ref());
-                    let change = update::Change { text, metadata, ttl, if_version: None };
-                    self.drain_update(&owner, id, expected, change, at).await?;
-                }
-                Entry::Delete { id, holder, at } => {
-                    self.drain_deletion(&pending::owner(&self.owner, holder.as_ref()), id, at).await?;
-                }
-                Entry::Clear { session, within, at: _ } => {
-                    self.delete_wanted(&pending::cleared(&session, within, &self.owner)).await?;
-                }
-                Entry::DeleteMatching { message, within, at } => {
-                    self.delete_wanted(&pending::doomed(message, within, at, &self.owner)?).await?;
+                other => {
+                    if let Err(error) = self.drain_change(other.clone()).await {
+                        self.set_aside_refused(&other, last, error).await?;
+                    }
                 }
             }
         }
         // The oldest write alone may be more than one call takes.
         for contexts in bearable(stored) {
-            self.drain_contexts(contexts).await?;
+            self.drain_acceptable(contexts, last).await?;
         }
         self.pending.complete(last).await?;
         let more = self.pending.is_active();
@@ -102,7 +93,29 @@ impl Inner {
         Ok(more)
     }
 
-    async fn drain_contexts(&self, contexts: Vec<Context>) -> Result<(), Error> {
+    /// Brings a change or a deletion to the store.
+    async fn drain_change(&self, entry: Entry) -> Result<(), Error> {
+        match entry {
+            Entry::Store { contexts } => self.drain_contexts(contexts).await.map(drop),
+            Entry::Update { id, holder, expected, text, metadata, ttl, at } => {
+                let owner = pending::owner(&self.owner, holder.as_ref());
+                let change = update::Change { text, metadata, ttl, if_version: None };
+                self.drain_update(&owner, id, expected, change, at).await
+            }
+            Entry::Delete { id, holder, at } => {
+                self.drain_deletion(&pending::owner(&self.owner, holder.as_ref()), id, at).await
+            }
+            Entry::Clear { session, within, at: _ } => {
+                self.delete_wanted(&pending::cleared(&session, within, &self.owner)).await.map(drop)
+            }
+            Entry::DeleteMatching { message, within, at } => {
+                self.delete_wanted(&pending::doomed(message, within, at, &self.owner)?).await.map(drop)
+            }
+        }
+    }
+
+    /// Brings contexts to the store, and says how many it did not have yet.
+    pub(super) async fn drain_contexts(&self, contexts: Vec<Context>) -> Result<usize, Error> {
         let now = now();
         let sessions = contexts.iter().filter_map(|context| context.session.clone()).collect::<Vec<_>>();
         let keys = contexts.iter().map(|context| Key::Context(context.id)).chain(sessions.iter().map(Key::Session));
@@ -110,7 +123,7 @@ impl Inner {
         let ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
         let found = self.store_health.note(self.store.find(ids).await)?;
         let there: HashMap<ContextId, Context> = found.into_iter().map(|context| (context.id, context)).collect();
-        let mut drafts = Vec::new();
+        let (mut drafts, mut conflicts) = (Vec::new(), Vec::new());
         for context in contexts {
             match there.get(&context.id) {
                 None if context.is_expired(now) => self.metrics.journal.dropped.add(Dropped::Expired, 1),
@@ -119,7 +132,7 @@ impl Inner {
                 Some(there) if is_owned_alike(there, &context) && came_of(there, &context) => {
                     drafts.push(Draft::There(context));
                 }
-                Some(_) => self.set_aside(&context).await?,
+                Some(_) => conflicts.push(context),
             }
         }
         for draft in &drafts {
@@ -127,7 +140,12 @@ impl Inner {
             self.sessions.forget(draft.context().session.as_ref()).await;
         }
         self.write(&mut drafts, now).await?;
-        self.close_all_superseded(&drafts).await
+        self.close_all_superseded(&drafts).await?;
+        // After what can fail, or each attempt would set them aside again.
+        for context in conflicts {
+            self.set_aside.conflict(&context, &self.metrics).await?;
+        }
+        Ok(drafts.iter().filter(|draft| matches!(draft, Draft::New(_))).count())
     }
 
     async fn drain_deletion(&self, owner: &Owner, id: ContextId, at: Timestamp) -> Result<(), Error> {
@@ -165,6 +183,11 @@ impl Inner {
                 session = current.context.session;
                 continue;
             }
+            if !current.context.is_current() {
+                self.metrics.journal.dropped.add(Dropped::Missing, 1);
+                warn!(context.id = %id, "A journaled change came too late: another context took the place of this one");
+                return Ok(());
+            }
             if current.context.version > expected && has(&current.context, &change) {
                 return Ok(());
             }
@@ -186,20 +209,6 @@ impl Inner {
             }
         }
         Err(Error::Interrupted)
-    }
-
-    /// Keeps a context whose id somebody else has taken meanwhile in a file beside the journal, because its write was acknowledged.
-    async fn set_aside(&self, context: &Context) -> Result<(), Error> {
-        self.metrics.journal.dropped.add(Dropped::Conflict, 1);
-        let Some(path) = self.conflicts_file.clone() else { return Ok(()) };
-        warn!(
-            context.id = %context.id,
-            file = %path.display(),
-            "The id of a journaled context was taken by another content meanwhile; it is set aside in the file"
-        );
-        let line = serde_json::to_string(context).map_err(|_| Error::Interrupted)?;
-        let written = tokio::task::spawn_blocking(move || append_line(path, &line)).await;
-        written.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)
     }
 }
 
@@ -253,10 +262,4 @@ fn has(context: &Context, change: &update::Change) -> bool {
         && change.metadata.iter().flatten().all(|(key, value)| {
             if value.is_null() { !context.metadata.contains_key(key) } else { context.metadata.get(key) == Some(value) }
         })
-}
-
-fn append_line(path: PathBuf, line: &str) -> std::io::Result<()> {
-    let mut file = std::fs::File::options().create(true).append(true).open(path)?;
-    writeln!(file, "{line}")?;
-    file.sync_all()
 }

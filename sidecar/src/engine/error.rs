@@ -74,8 +74,8 @@ pub enum Error {
     /// The journal's disk has no room.
     #[error("the store of the memory cannot be reached, and {0}")]
     JournalDisk(Full),
-    /// A context that cannot reach the store could not be set aside.
-    #[error("failed to set aside a journaled context whose id was taken meanwhile")]
+    /// A write that cannot reach the store could not be set aside.
+    #[error("failed to set aside a journaled write that cannot reach the store")]
     SetAside(#[source] std::io::Error),
     /// The embedder cannot be made.
     #[error("failed to set up the embedding")]
@@ -103,6 +103,11 @@ impl Error {
     /// Whether the store does not work for now, so that a write can only be journaled.
     pub(super) const fn is_outage(&self) -> bool {
         matches!(self, Self::Store(vector_store::Error::Failed(_)))
+    }
+
+    /// Whether the store works and does not take this call, so that the journal is of no help.
+    pub(super) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Store(vector_store::Error::Refused(_)))
     }
 
     /// What is the matter, in one of a few words.
@@ -192,6 +197,11 @@ impl From<Error> for Problem {
             Error::Store(vector_store::Error::Failed(_) | vector_store::Error::Closed) | Error::Open(_) => {
                 Self::new(Code::StoreUnavailable, "the store of the memory failed; try again, and look at /health")
             }
+            Error::Store(vector_store::Error::Refused(_)) => Self::new(
+                Code::StoreRefused,
+                "the store of the memory works and refuses this: it carries more than a limit of the store allows, or the store is full \
+                 by such a limit; the sidecar's log says which, under this request's id",
+            ),
             Error::Journal(error) if error.is_disk_full() => {
                 Self::new(Code::DiskFull, "the disk of the journal is full; make the volume larger or free space on it")
             }
@@ -213,7 +223,7 @@ impl From<Error> for Problem {
                 "the store of the memory cannot be reached, and the journal on the disk failed; look at the sidecar's log",
             ),
             Error::Interrupted => Self::new(Code::ShuttingDown, "the sidecar is shutting down; try again"),
-            Error::Store(vector_store::Error::Refused(_))
+            Error::Store(vector_store::Error::Misconfigured(_))
             | Error::Embedder(_)
             | Error::Embedding(_)
             | Error::ModelChanged { .. }

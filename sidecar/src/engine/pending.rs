@@ -102,6 +102,14 @@ impl Entry {
         }
     }
 
+    /// The context that a change or a deletion names.
+    pub(super) const fn context(&self) -> Option<ContextId> {
+        match self {
+            Self::Update { id, .. } | Self::Delete { id, .. } => Some(*id),
+            Self::Store { .. } | Self::Clear { .. } | Self::DeleteMatching { .. } => None,
+        }
+    }
+
     fn at(&self) -> Option<Timestamp> {
         match self {
             Self::Store { contexts } => contexts.first().map(|context| context.created_at),
@@ -372,6 +380,20 @@ impl Waiting {
         Ok(front)
     }
 
+    /// The newest new context behind the number `after` that `is_wanted`; none of a write that is under way.
+    fn newest_context(&self, after: u64, is_wanted: impl Fn(&Context) -> bool) -> Result<Option<Context>, Error> {
+        let complete_below = self.under_way.iter().min().copied().unwrap_or(u64::MAX);
+        let behind = self.queue.iter().rev().take_while(|queued| queued.number > after);
+        for queued in behind.filter(|queued| queued.number < complete_below) {
+            if let Entry::Store { contexts } = queued.entry()?
+                && let Some(context) = contexts.into_iter().find(&is_wanted)
+            {
+                return Ok(Some(context));
+            }
+        }
+        Ok(None)
+    }
+
     fn insert(&mut self, queued: Queued) {
         let place = self.queue.partition_point(|before| before.number < queued.number);
         self.memory += queued.memory;
@@ -562,6 +584,15 @@ impl Pending {
     /// The oldest write, and further ones behind it while `joins` takes them; none while an older one is still on its way to the disk.
     pub(super) fn front(&self, joins: impl FnMut(&Entry) -> bool) -> Result<Vec<(u64, Entry)>, Error> {
         self.waiting().front(joins)
+    }
+
+    /// The newest new context that waits behind the number `after` and `is_wanted`.
+    pub(super) fn newest_context(
+        &self,
+        after: u64,
+        is_wanted: impl Fn(&Context) -> bool,
+    ) -> Result<Option<Context>, Error> {
+        self.waiting().newest_context(after, is_wanted)
     }
 
     /// Forgets the writes up to a number: they have reached the store.

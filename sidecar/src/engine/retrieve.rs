@@ -215,9 +215,10 @@ impl Inner {
                 Ok(once_each(candidates))
             }
             Err(error) if is_past => Err(error.into()),
-            Err(error @ vector_store::Error::Refused(_)) => Err(error.into()),
             Err(
                 error @ (vector_store::Error::Failed(_)
+                | vector_store::Error::Refused(_)
+                | vector_store::Error::Misconfigured(_)
                 | vector_store::Error::DiskFull(_)
                 | vector_store::Error::Closed),
             ) => {

@@ -288,7 +288,8 @@ fn exported_with_holder(context: Context) -> ExportedContext {
     ExportedContext { agent, space, ..exported(context) }
 }
 
-fn exported(context: Context) -> ExportedContext {
+/// A context as a line of an export.
+pub(super) fn exported(context: Context) -> ExportedContext {
     ExportedContext {
         agent: None,
         space: None,

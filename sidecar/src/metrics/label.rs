@@ -159,6 +159,8 @@ labels! {
         Missing = "missing",
         /// Its id was taken by another content.
         Conflict = "conflict",
+        /// The store refuses it while it takes others.
+        Refused = "refused",
         /// It expired while it waited.
         Expired = "expired",
     }

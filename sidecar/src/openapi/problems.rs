@@ -28,6 +28,7 @@ const EVERYWHERE: &[Code] = &[
     Code::NonceStoreFull,
     Code::Overloaded,
     Code::StoreUnavailable,
+    Code::StoreRefused,
     Code::ShuttingDown,
     Code::Internal,
     Code::DeadlineExceeded,

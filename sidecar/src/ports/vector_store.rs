@@ -136,9 +136,13 @@ pub struct SessionEnd {
 /// Why a call failed. What the store said is for the log; the caller is told that it failed and whether to try again.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The call itself cannot be made.
-    #[error("the vector store does not take the call")]
+    /// The store works, and does not take this call: what it carries cannot be stored, or a limit of the store forbids it. It may
+    /// take others.
+    #[error("the vector store refuses the call")]
     Refused(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The settings do not fit the store, so that it cannot be used at all.
+    #[error("the vector store cannot be used with these settings")]
+    Misconfigured(#[source] Arc<dyn StdError + Send + Sync>),
     /// The store failed.
     #[error("the vector store failed")]
     Failed(#[source] Arc<dyn StdError + Send + Sync>),
@@ -156,6 +160,7 @@ impl Error {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Refused(_) => "refused",
+            Self::Misconfigured(_) => "misconfigured",
             Self::Failed(_) => "failed",
             Self::DiskFull(_) => "disk_full",
             Self::Closed => "closed",
@@ -166,7 +171,7 @@ impl Error {
     #[must_use]
     pub const fn retry(&self) -> Retry {
         match self {
-            Self::Refused(_) | Self::Closed => Retry::Never,
+            Self::Refused(_) | Self::Misconfigured(_) | Self::Closed => Retry::Never,
             Self::Failed(_) | Self::DiskFull(_) => Retry::Backoff,
         }
     }

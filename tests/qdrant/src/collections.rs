@@ -12,6 +12,7 @@ use tonic::Status;
 use crate::{
     convert,
     store::{Store, failed},
+    strict,
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "each call may refuse, this one does not")]
@@ -32,16 +33,21 @@ pub(crate) fn delete(store: &Store, request: DeleteCollection) -> Result<Collect
     Ok(CollectionOperationResponse { result: store.remove(&request.collection_name)?, time: 0.0 })
 }
 
-/// Metadata are merged; nothing else of a collection can be changed here.
+/// Metadata are merged, and limits of strict mode; nothing else of a collection can be changed here.
 pub(crate) fn update(store: &Store, request: UpdateCollection) -> Result<CollectionOperationResponse, Status> {
-    let UpdateCollection { collection_name, metadata, .. } = request.clone();
-    let known = UpdateCollection { collection_name: collection_name.clone(), metadata, ..UpdateCollection::default() };
+    let UpdateCollection { collection_name, metadata, strict_mode_config, .. } = request.clone();
+    let known = UpdateCollection {
+        collection_name: collection_name.clone(),
+        metadata,
+        strict_mode_config,
+        ..UpdateCollection::default()
+    };
     if request != known {
-        return Err(convert::unknown("a change of anything but a collection's metadata"));
+        return Err(convert::unknown("a change of anything but a collection's metadata and strict mode"));
     }
     let merge = |made: &mut qdrant_client::qdrant::CreateCollection| {
         made.metadata.extend(known.metadata);
-        Ok(())
+        known.strict_mode_config.map_or(Ok(()), |limits| strict::change(made, limits))
     };
     store.collection(&collection_name)?.redefine(merge)?;
     Ok(CollectionOperationResponse { result: true, time: 0.0 })

@@ -14,6 +14,7 @@ mod filter;
 mod points;
 mod server;
 mod store;
+mod strict;
 mod vectors;
 
 pub use control::{Control, Mode};

@@ -23,6 +23,7 @@ use tonic::Status;
 use crate::{
     convert, filter,
     store::{Collection, Store, failed},
+    strict,
 };
 
 pub(crate) use crate::vectors::{create_vector_name, delete_vectors, update_vectors};
@@ -32,6 +33,7 @@ const DEFAULT_LIMIT: usize = 10;
 
 pub(crate) fn upsert(store: &Store, request: UpsertPoints) -> Result<PointsOperationResponse, Status> {
     let collection = store.collection(&request.collection_name)?;
+    strict::check(&collection, &request)?;
     let rows = request.points.into_iter().map(convert::row).collect::<Result<_, _>>()?;
     let insert = PointInsertOperations::PointsList(rows);
     let update_mode = match request.update_mode.map(UpdateMode::try_from).transpose().map_err(invalid)? {

@@ -12,6 +12,7 @@ use context_manager_memory::{
 use context_manager_protocol::{
     config::Operation,
     message::{Retrieved, Scope},
+    problem::Code,
 };
 use serde_json::json;
 
@@ -33,11 +34,23 @@ struct Switch {
     leaves_after_upsert: AtomicBool,
     /// Contexts and bytes of each upsert.
     upserts: Mutex<Vec<(usize, usize)>>,
+    /// It works, and refuses calls that carry such a text.
+    refuses: Mutex<Option<&'static str>>,
 }
 
 impl Switch {
     fn reach(&self) -> Result<(), vector_store::Error> {
         if self.away.load(Ordering::Acquire) { Err(lost()) } else { Ok(()) }
+    }
+
+    fn take<'a>(&self, mut texts: impl Iterator<Item = &'a str>) -> Result<(), vector_store::Error> {
+        let refused = *self.refuses.lock().expect("not poisoned");
+        let is_refused = refused.is_some_and(|refused| texts.any(|text| text.contains(refused)));
+        if is_refused { Err(refusal()) } else { Ok(()) }
+    }
+
+    fn refuse(&self, what: Option<&'static str>) {
+        *self.refuses.lock().expect("not poisoned") = what;
     }
 
     fn answer<T>(&self, answer: T) -> Result<T, vector_store::Error> {
@@ -47,6 +60,10 @@ impl Switch {
 
 fn lost() -> vector_store::Error {
     vector_store::Error::Failed(Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)))
+}
+
+fn refusal() -> vector_store::Error {
+    vector_store::Error::Refused(Arc::new(std::io::Error::from(std::io::ErrorKind::InvalidInput)))
 }
 
 macro_rules! switched {
@@ -59,8 +76,21 @@ macro_rules! switched {
                 self.answer(answer)
             })+
 
+            async fn update(
+                &self,
+                context: Stored,
+                vectors: Option<Vectors>,
+                expected: i64,
+            ) -> Result<Updated, vector_store::Error> {
+                self.reach()?;
+                self.take(std::iter::once(context.text.as_str()))?;
+                let answer = self.store.update(context, vectors, expected).await?;
+                self.answer(answer)
+            }
+
             async fn upsert(&self, points: Vec<Point>) -> Result<(), vector_store::Error> {
                 self.reach()?;
+                self.take(points.iter().map(|point| point.context.text.as_str()))?;
                 let metadata = |point: &Point| serde_json::to_vec(&point.context.metadata).map_or(0, |json| json.len());
                 let bytes = points.iter().map(|point| point.context.text.len() + metadata(point)).sum();
                 self.upserts.lock().expect("not poisoned").push((points.len(), bytes));
@@ -79,7 +109,6 @@ macro_rules! switched {
 }
 
 switched! {
-    fn update(context: Stored, vectors: Option<Vectors>, expected: i64) -> Updated;
     fn find(ids: Vec<ContextId>) -> Vec<Stored>;
     fn get(owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Vec<Point>;
     fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
@@ -126,6 +155,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         mute: false.into(),
         leaves_after_upsert: false.into(),
         upserts: Mutex::default(),
+        refuses: Mutex::default(),
     });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;
     let engine = Engine::with_store(config, &identity, None, metrics, store, embedder).await;
@@ -502,6 +532,85 @@ async fn an_id_that_was_taken_meanwhile_is_set_aside_and_not_lost() {
     assert_eq!(outage.engine.get(&mine(&outage.engine), id, None).await.expect("found").text, "the first");
     let aside = std::fs::read_to_string(outage.directory.path().join("data/journal/conflicts.jsonl")).expect("a file");
     assert!(aside.contains("the second"), "{aside}");
+}
+
+#[tokio::test]
+async fn a_write_that_the_store_refuses_is_refused_at_once_and_not_journaled() {
+    let outage = Outage::new().await;
+    outage.switch.refuse(Some("poison"));
+    let refused = store(&outage.engine, json!({"text": "poison"})).await.expect_err("refused");
+    assert!(refused.is_refusal(), "{refused:?}");
+    assert_eq!(Problem::from(refused).code, Code::StoreRefused);
+    assert!(!outage.engine.inner.pending.is_active(), "nothing waits");
+    assert_eq!(outage.store(json!({"text": "tea"})).await.status, AckStatus::Stored);
+    assert_eq!(outage.listed().await, [("tea".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_journaled_write_that_the_store_refuses_does_not_stop_the_others_and_is_set_aside() {
+    let outage = Outage::new().await;
+    let cup = outage.store(json!({"text": "a cup", "level": "long_term"})).await.id;
+    outage.cut();
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let text = if number % 2 == 0 { format!("poison {number}") } else { format!("tea {number}") };
+        ids.push(outage.store(json!({"text": text, "level": "long_term"})).await.id);
+    }
+    let change = message(json!({"text": "a cup of tea"}));
+    let changed = outage.engine.update(&mine(&outage.engine), ids[1], change).await.expect("journaled");
+    assert_eq!(changed.status, AckStatus::Journaled);
+    let change = message(json!({"text": "a poisoned cup"}));
+    let changed = outage.engine.update(&mine(&outage.engine), ids[3], change).await.expect("journaled");
+    assert_eq!(changed.status, AckStatus::Journaled);
+    outage.store(json!({"text": "the last one", "level": "long_term"})).await;
+    outage.switch.refuse(Some("poison"));
+    outage.back().await;
+
+    let mut texts: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
+    texts.sort_unstable();
+    assert_eq!(texts, ["a cup", "a cup of tea", "tea 3", "the last one"]);
+    assert_eq!(outage.engine.get(&mine(&outage.engine), cup, None).await.expect("there").text, "a cup");
+    let aside = |name| outage.directory.path().join("data/journal").join(name);
+    let lines = std::fs::read_to_string(aside("refused.jsonl")).expect("a file");
+    let refused: Vec<ExportedContext> = lines.lines().map(|line| serde_json::from_str(line).expect("a line")).collect();
+    assert_eq!(
+        refused.iter().map(|context| context.text.as_str()).collect::<Vec<_>>(),
+        ["poison 0", "poison 2", "poison 4"]
+    );
+    let changes = std::fs::read_to_string(aside("refused_changes.jsonl")).expect("a file");
+    assert!(changes.lines().count() == 1 && changes.contains("a poisoned cup"), "{changes}");
+    let metrics = outage.engine.inner.metrics.render().expect("metrics");
+    assert!(metrics.contains("context_manager_journal_dropped_total{reason=\"refused\"} 4"), "{metrics}");
+
+    // The lines are an import's, for the time when the store takes them.
+    outage.switch.refuse(None);
+    let lines = refused.into_iter().enumerate().map(|(place, context)| (place + 1, context)).collect();
+    let imported = outage.engine.import(&mine(&outage.engine), lines).await.expect("imported");
+    assert_eq!((imported.imported, imported.refused.len()), (3, 0));
+    assert_eq!(outage.listed().await.len(), 7);
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_everything_gets_the_journal_when_it_takes_writes_again() {
+    let outage = Outage::new().await;
+    outage.cut();
+    let texts: Vec<String> = (0..150).map(|number| format!("tea {number:03}")).collect();
+    for text in &texts {
+        outage.store(json!({"text": text, "level": "long_term"})).await;
+    }
+    outage.switch.refuse(Some("tea"));
+    outage.switch.away.store(false, Ordering::Release);
+    for _ in 0..3 {
+        let refused = outage.engine.drain().await.expect_err("all of it is refused");
+        assert!(refused.is_refusal(), "{refused:?}");
+    }
+    assert!(!outage.directory.path().join("data/journal/refused.jsonl").exists(), "nothing is given up");
+    assert_eq!(outage.listed().await.len(), texts.len(), "what waits is read meanwhile");
+
+    outage.switch.refuse(None);
+    outage.back().await;
+    let listed: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
+    assert_eq!(listed, texts);
 }
 
 #[tokio::test]
