@@ -356,7 +356,7 @@ async fn a_full_server_costs_nothing() -> Result<()> {
     setup.proxy.set(Network::Cut);
     pause(500).await;
     let tally = writers.stop().await?;
-    limit(&setup.server, points(0)).await?;
+    limit(&setup.server, points(1)).await?;
     setup.proxy.set(Network::Fine);
     pause(3_000).await;
     ensure!(!setup.path().join("journal/refused.jsonl").exists(), "{}", setup.sidecar.log()?);

@@ -72,14 +72,13 @@ impl Inner {
         };
         let mut stored = Vec::new();
         for (_, entry) in batch {
-            match entry {
-                Entry::Store { contexts } => stored.extend(contexts),
-                other => {
-                    if let Err(error) = self.drain_change(other.clone()).await {
-                        self.set_aside_refused(&other, last, error).await?;
-                    }
+            let Entry::Store { contexts } = entry else {
+                if let Err(error) = self.drain_change(entry.clone()).await {
+                    self.set_aside_refused(&entry, last, error).await?;
                 }
-            }
+                continue;
+            };
+            stored.extend(contexts);
         }
         // The oldest write alone may be more than one call takes.
         for contexts in bearable(stored) {

@@ -577,8 +577,8 @@ async fn a_journaled_write_that_the_store_refuses_does_not_stop_the_others_and_i
         refused.iter().map(|context| context.text.as_str()).collect::<Vec<_>>(),
         ["poison 0", "poison 2", "poison 4"]
     );
-    let changes = std::fs::read_to_string(aside("refused_changes.jsonl")).expect("a file");
-    assert!(changes.lines().count() == 1 && changes.contains("a poisoned cup"), "{changes}");
+    let kept = std::fs::read_to_string(aside("refused_changes.jsonl")).expect("a file");
+    assert!(kept.lines().count() == 1 && kept.contains("a poisoned cup"), "{kept}");
     let metrics = outage.engine.inner.metrics.render().expect("metrics");
     assert!(metrics.contains("context_manager_journal_dropped_total{reason=\"refused\"} 4"), "{metrics}");
 
