@@ -299,14 +299,16 @@ fn said(answer: &Answer) -> Cow<'_, str> {
     String::from_utf8_lossy(&answer.body)
 }
 
-/// Changes the collection's limits, as its owner would.
-async fn limit(server: &Qdrant, limits: StrictModeConfig) -> Result<()> {
+/// Limits how many different words a text may have, as the collection's owner would.
+async fn limit(server: &Qdrant, words: u64) -> Result<()> {
+    let named = [("sparse_self".to_owned(), StrictModeSparse { max_length: Some(words) })].into();
+    let sparse_config = Some(StrictModeSparseConfig { sparse_config: named });
     let client = qdrant_client::Qdrant::from_url(&format!("http://{}", server.address())).build()?;
-    let strict_mode_config = Some(StrictModeConfig { enabled: Some(true), ..limits });
+    let limits = StrictModeConfig { enabled: Some(true), sparse_config, ..StrictModeConfig::default() };
     client
         .update_collection(UpdateCollection {
             collection_name: "memory".to_owned(),
-            strict_mode_config,
+            strict_mode_config: Some(limits),
             ..UpdateCollection::default()
         })
         .await?;
@@ -318,10 +320,7 @@ async fn limit(server: &Qdrant, limits: StrictModeConfig) -> Result<()> {
 async fn a_write_that_the_server_refuses_stops_no_other() -> Result<()> {
     let mut setup = Setup::new().await?;
     let client = setup.sidecar.client()?;
-    let max_length = StrictModeSparse { max_length: Some(20) };
-    let named = [("sparse_self".to_owned(), max_length)].into();
-    let sparse_config = Some(StrictModeSparseConfig { sparse_config: named });
-    limit(&setup.server, StrictModeConfig { sparse_config, ..StrictModeConfig::default() }).await?;
+    limit(&setup.server, 20).await?;
     let long = (0..40).fold("a long text:".to_owned(), |text, number| format!("{text} word{number}"));
     let message = |text: &str| json!({"text": text, "level": "long_term"});
     for _ in 0..5 {
@@ -346,23 +345,22 @@ async fn a_write_that_the_server_refuses_stops_no_other() -> Result<()> {
     Ok(())
 }
 
-/// A server that takes nothing, because it is full by its own limits, costs nothing once there is room again.
+/// A server that takes nothing, because of its own limits, costs nothing once they are others.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_server_costs_nothing() -> Result<()> {
+async fn a_server_that_refuses_everything_costs_nothing() -> Result<()> {
     let setup = Setup::new().await?;
-    let points = |most| StrictModeConfig { max_points_count: Some(most), ..StrictModeConfig::default() };
-    let writers = setup.writers("full")?;
+    let writers = setup.writers("limits")?;
     pause(300).await;
     setup.proxy.set(Network::Cut);
     pause(500).await;
     let tally = writers.stop().await?;
-    limit(&setup.server, points(1)).await?;
+    limit(&setup.server, 1).await?;
     setup.proxy.set(Network::Fine);
     pause(3_000).await;
     ensure!(!setup.path().join("journal/refused.jsonl").exists(), "{}", setup.sidecar.log()?);
     let more = setup.sidecar.client()?.post("/v1/contexts", &json!({"text": "one more"})).await?;
     ensure!(more.status == 202, "what waits, waits: {}", said(&more));
-    limit(&setup.server, points(1_000_000)).await?;
-    judge("a full server", &setup.sidecar, &tally).await?;
+    limit(&setup.server, 1_000).await?;
+    judge("a server that refuses everything", &setup.sidecar, &tally).await?;
     Ok(())
 }
