@@ -44,7 +44,7 @@ impl SetAside {
     /// Keeps a context that the store refuses.
     pub(super) async fn refused(&self, context: Context, metrics: &Metrics) -> Result<(), Error> {
         let id = context.id;
-        if let Some(file) = self.append(REFUSED_CONTEXTS, &transfer::exported(context)).await? {
+        if let Some(file) = self.append(REFUSED_CONTEXTS, &transfer::exported_with_holder(context)).await? {
             warn!(
                 context.id = %id,
                 file = %file.display(),

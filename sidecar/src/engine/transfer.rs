@@ -280,7 +280,8 @@ fn refused(line: usize, error: Error) -> RefusedLine {
     RefusedLine { line, code, detail }
 }
 
-fn exported_with_holder(context: Context) -> ExportedContext {
+/// A context as a line of an export, with the memory that it is of.
+pub(super) fn exported_with_holder(context: Context) -> ExportedContext {
     let (agent, space) = match context.holder.clone() {
         Holder::Agent(agent) => (Some(agent.into()), None),
         Holder::Space(space) => (None, Some(space.into())),
@@ -288,8 +289,7 @@ fn exported_with_holder(context: Context) -> ExportedContext {
     ExportedContext { agent, space, ..exported(context) }
 }
 
-/// A context as a line of an export.
-pub(super) fn exported(context: Context) -> ExportedContext {
+fn exported(context: Context) -> ExportedContext {
     ExportedContext {
         agent: None,
         space: None,
