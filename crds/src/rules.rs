@@ -439,6 +439,14 @@ pub const MESSAGE_SIZE: CelRule = rule(
     "quantity(string(self)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self)).compareTo(quantity('1Gi')) <= 0",
     "spec.sidecar.maxMessageSize must lie between 1Ki and 1Gi",
 );
+/// Room for at least one of the largest messages.
+pub const BYTES_IN_FLIGHT: CelRule = rule(
+    "!self.?maxBytesInFlight.hasValue() || (quantity(string(self.maxBytesInFlight)).compareTo(quantity('16Gi')) <= 0 \
+     && (self.?maxMessageSize.hasValue() \
+     ? quantity(string(self.maxBytesInFlight)).compareTo(quantity(string(self.maxMessageSize))) >= 0 \
+     : quantity(string(self.maxBytesInFlight)).compareTo(quantity('10Mi')) >= 0))",
+    "spec.sidecar.maxBytesInFlight must lie between maxMessageSize (10Mi when left out) and 16Gi",
+);
 /// Requests within limits.
 pub const CPU_FITS: CelRule = rule(
     "!self.?requests.?cpu.hasValue() || !self.?limits.?cpu.hasValue() \

@@ -322,6 +322,13 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         broken("canaries for a week", sidecar(json!({"upgrade": {"observe": "168h"}})), rules::UPGRADE_OBSERVE),
         broken("messages of a byte", sidecar(json!({"maxMessageSize": 1})), rules::MESSAGE_SIZE),
         broken("messages of two gigabytes", sidecar(json!({"maxMessageSize": "2Gi"})), rules::MESSAGE_SIZE),
+        broken("no room for a message", sidecar(json!({"maxBytesInFlight": "9Mi"})), rules::BYTES_IN_FLIGHT),
+        broken(
+            "no room for a message of the largest size",
+            sidecar(json!({"maxMessageSize": "100Mi", "maxBytesInFlight": "64Mi"})),
+            rules::BYTES_IN_FLIGHT,
+        ),
+        broken("messages of a terabyte at once", sidecar(json!({"maxBytesInFlight": "1Ti"})), rules::BYTES_IN_FLIGHT),
         broken(
             "more CPU than allowed",
             sidecar(json!({"resources": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}})),

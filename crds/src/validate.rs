@@ -508,6 +508,7 @@ fn sidecar(check: &mut Check, sidecar: &Sidecar) {
         admin_port,
         socket: _,
         max_message_size,
+        max_bytes_in_flight,
         log_level,
         upgrade,
     } = sidecar;
@@ -524,6 +525,11 @@ fn sidecar(check: &mut Check, sidecar: &Sidecar) {
     } else {
         check.at_most(size, 1 << 30, rules::MESSAGE_SIZE);
     }
+    check.optional(max_bytes_in_flight.as_ref(), |check, most| {
+        let has_room = most.compare(size.unwrap_or(&bytes(10 << 20))) != Ordering::Less;
+        let is_bounded = most.compare(&bytes(16 << 30)) != Ordering::Greater;
+        check.rule(has_room && is_bounded, rules::BYTES_IN_FLIGHT);
+    });
     check.length("spec.sidecar.logLevel", log_level.as_ref(), 1, 256);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_:=,-".contains(&byte);
     check.that(log_level.as_ref().is_none_or(|level| level.bytes().all(plain)), || {

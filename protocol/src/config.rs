@@ -80,6 +80,8 @@ pub struct SidecarConfig {
     pub tracing: Tracing,
 }
 
+const BYTES_IN_FLIGHT: ByteSize = ByteSize::new(64 << 20);
+
 /// The authenticated listener. Addresses are 127.0.0.1 and `::1`, and cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -95,6 +97,9 @@ pub struct Protocol {
     pub timestamp_window: HumanDuration,
     /// Most requests at once; more are refused.
     pub max_in_flight: usize,
+    /// Most bytes of request bodies at once; more are refused. When absent: 64Mi, or `max_message_size` if that is larger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes_in_flight: Option<ByteSize>,
     /// Longest time of a request.
     pub request_timeout: HumanDuration,
     /// Most streams (`/v1/stream`) at once; 0 offers none.
@@ -516,6 +521,23 @@ impl SidecarConfig {
     }
 }
 
+impl Protocol {
+    /// Most bytes of request bodies at once: as chosen, or enough for one of the largest.
+    ///
+    /// ```
+    /// use context_manager_protocol::{config::Protocol, size::ByteSize};
+    ///
+    /// let protocol = Protocol::default();
+    /// assert_eq!(protocol.most_bytes_in_flight(), ByteSize::new(64 << 20));
+    /// let large = Protocol { max_message_size: ByteSize::new(1 << 30), ..protocol };
+    /// assert_eq!(large.most_bytes_in_flight(), large.max_message_size);
+    /// ```
+    #[must_use]
+    pub fn most_bytes_in_flight(&self) -> ByteSize {
+        self.max_bytes_in_flight.unwrap_or_else(|| BYTES_IN_FLIGHT.max(self.max_message_size))
+    }
+}
+
 const fn schema_version() -> i32 {
     SCHEMA_VERSION
 }
@@ -528,6 +550,7 @@ impl Default for Protocol {
             max_message_size: ByteSize::new(10 << 20),
             timestamp_window: HumanDuration::from_secs(300),
             max_in_flight: 256,
+            max_bytes_in_flight: None,
             request_timeout: HumanDuration::from_secs(30),
             max_streams: 64,
             heartbeat_interval: HumanDuration::from_secs(15),

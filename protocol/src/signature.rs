@@ -262,12 +262,28 @@ impl Presented {
     /// # Errors
     /// When the key is unknown, the signature does not verify, or the body is another one.
     pub fn verify(&self, keys: &KeyRing, request: &Request<'_>, headers: &HeaderMap) -> Result<(), Error> {
+        self.verify_head(keys, request, headers)?;
+        verify_body(headers, request.body)
+    }
+
+    /// Verifies the signature with the key it names, before the body is there: what is signed is the digest that the head states.
+    /// The body that then comes is for [`verify_body`]; the one of `request` is not looked at.
+    ///
+    /// # Errors
+    /// When the key is unknown, or the signature does not verify.
+    pub fn verify_head(&self, keys: &KeyRing, request: &Request<'_>, headers: &HeaderMap) -> Result<(), Error> {
         let key = keys.find(&self.key_id).ok_or_else(|| Error::UnknownKey(self.key_id.clone()))?;
         let base = signature_base(&self.covered, request, headers)?;
-        mac(key, base.as_bytes()).verify_slice(&self.signature).map_err(|_| Error::Mismatch)?;
-        digest::verify(single(headers, digest::HEADER)?, request.body)?;
-        Ok(())
+        mac(key, base.as_bytes()).verify_slice(&self.signature).map_err(|_| Error::Mismatch)
     }
+}
+
+/// Checks that a body is the one whose digest a verified head states.
+///
+/// # Errors
+/// When it is another one, or the header is missing or malformed.
+pub fn verify_body(headers: &HeaderMap, body: &[u8]) -> Result<(), Error> {
+    Ok(digest::verify(single(headers, digest::HEADER)?, body)?)
 }
 
 /// The signature base of RFC 9421 section 2.5: a line for each covered component, then the parameters.

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use context_manager_protocol::config::Protocol;
 
-use crate::{accepted::LastAccepted, live::Live, metrics::Metrics, nonces::NonceStore, readiness::Readiness};
+use crate::{
+    accepted::LastAccepted, bytes_in_flight::BytesInFlight, live::Live, metrics::Metrics, nonces::NonceStore,
+    readiness::Readiness,
+};
 
 pub mod admission;
 pub mod audit;
@@ -27,6 +30,8 @@ pub struct Shared {
     pub live: Arc<Live>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// The bodies in memory.
+    pub bytes_in_flight: BytesInFlight,
     /// Which nonces were accepted.
     pub nonces: Arc<NonceStore>,
     /// When the last of them was.

@@ -14,6 +14,7 @@ mod aside;
 pub mod ask;
 pub mod background;
 pub mod breaker;
+pub mod bytes_in_flight;
 pub mod clock;
 pub mod engine;
 pub mod http_client;

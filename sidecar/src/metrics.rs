@@ -75,6 +75,8 @@ pub struct Requests {
     pub duration: Durations<Route>,
     /// Requests that are worked on.
     pub in_flight: IntGauge,
+    /// Bytes of the bodies that are in memory.
+    pub bytes_in_flight: IntGauge,
     /// Open connections.
     pub connections: Gauges<Listener>,
     /// 1 when the sidecar takes requests.
@@ -332,6 +334,11 @@ impl Requests {
                 "route",
             ),
             in_flight: gauge(r, "context_manager_requests_in_flight", "Requests that are worked on."),
+            bytes_in_flight: gauge(
+                r,
+                "context_manager_request_bytes_in_flight",
+                "Bytes of request bodies that are in memory, or that room is kept for.",
+            ),
             connections: Gauges::new(r, "context_manager_active_connections", "Open connections.", "listener"),
             ready: gauge(r, "context_manager_ready", "1 when the sidecar takes requests."),
         }

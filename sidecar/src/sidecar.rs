@@ -25,6 +25,7 @@ use crate::{
     accepted::{self, LastAccepted},
     admin::{self, Admin},
     background::{self, GarbageCollection},
+    bytes_in_flight::BytesInFlight,
     clock::unix_time,
     engine::{self, Engine},
     layers::Shared,
@@ -142,6 +143,7 @@ impl Sidecar {
         let shared = Shared {
             live: Arc::clone(&live),
             metrics: Arc::clone(&metrics),
+            bytes_in_flight: BytesInFlight::new(metrics.requests.bytes_in_flight.clone()),
             nonces: Arc::clone(&nonces),
             accepted: Arc::new(accepted),
             readiness: readiness.clone(),

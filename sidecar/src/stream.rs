@@ -27,6 +27,7 @@ use crate::{
 mod connection;
 mod ending;
 mod handshake;
+mod metered;
 #[cfg(test)]
 mod tests;
 mod translate;

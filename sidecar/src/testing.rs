@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     accepted::LastAccepted,
+    bytes_in_flight::BytesInFlight,
     clock::unix_time,
     engine::Engine,
     identity::Identity,
@@ -62,6 +63,7 @@ impl Fixture {
         let engine = open_engine(&config, &metrics).await;
         let shared = Shared {
             live: Arc::new(Live::new(config, KeyRing::new(key("k1")))),
+            bytes_in_flight: BytesInFlight::new(metrics.requests.bytes_in_flight.clone()),
             metrics,
             nonces: Arc::new(NonceStore::new(nonces)),
             accepted: Arc::new(LastAccepted::none()),

@@ -179,7 +179,7 @@ fn good_specs() -> Vec<(&'static str, Value)> {
             "a sidecar with everything",
             json!({"sidecar": {
                 "image": "registry.example.com/sidecar:2", "mode": "Native", "protocolPort": 9000, "adminPort": 9001,
-                "maxMessageSize": "1Mi", "logLevel": "info,context_manager=debug",
+                "maxMessageSize": "1Mi", "maxBytesInFlight": "1024Ki", "logLevel": "info,context_manager=debug",
                 "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": 1, "memory": "1Gi"}},
             }}),
         ),

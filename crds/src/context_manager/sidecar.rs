@@ -8,7 +8,7 @@ use crate::{duration::Duration, quantity::Quantity, rules};
 
 /// The injected container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = rules::PORTS_DIFFER)]
+#[x_kube(validation = rules::PORTS_DIFFER, validation = rules::BYTES_IN_FLIGHT)]
 #[serde(rename_all = "camelCase")]
 pub struct Sidecar {
     /// Its image. Default: the operator's choice.
@@ -36,6 +36,9 @@ pub struct Sidecar {
     #[x_kube(validation = rules::MESSAGE_SIZE)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_message_size: Option<Quantity>,
+    /// Most bytes of request bodies at once; more are refused. Default: 64Mi, or maxMessageSize if that is larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes_in_flight: Option<Quantity>,
     /// What its log shows: error, warn, info, debug, trace, or a filter such as `info,context_manager=debug`. Default: info.
     #[schemars(regex(pattern = "^[A-Za-z0-9_:=,-]+$"), length(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

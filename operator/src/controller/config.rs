@@ -43,6 +43,8 @@ pub fn sidecar_config(spec: &ContextManagerSpec, (namespace, name): (&str, &str)
         set(&mut config.admin.port, sidecar.admin_port.and_then(|port| u16::try_from(port).ok()));
         let size = sidecar.max_message_size.as_ref().and_then(Quantity::bytes);
         set(&mut config.protocol.max_message_size, size.map(ByteSize::new));
+        let most = sidecar.max_bytes_in_flight.as_ref().and_then(Quantity::bytes);
+        config.protocol.max_bytes_in_flight = most.map(ByteSize::new);
         set(&mut config.log.level, sidecar.log_level.clone());
     }
     if let Some(auth) = &spec.auth {
@@ -283,7 +285,7 @@ mod tests {
                 "otlpEndpoint": "http://otel:4318", "sampling": 0.5, "backgroundSampling": 0.25, "timeout": "2s", "queue": 99,
                 "headersSecretRef": {"name": "s", "key": "k"}, "caConfigMapRef": {"name": "m", "key": "c"},
             }},
-            "sidecar": {"protocolPort": 8001, "adminPort": 8002, "maxMessageSize": "2Mi", "logLevel": "debug"},
+            "sidecar": {"protocolPort": 8001, "adminPort": 8002, "maxMessageSize": "2Mi", "maxBytesInFlight": "32Mi", "logLevel": "debug"},
         }));
         let expected = r#"schema_version = 1
 generation = 3
@@ -293,6 +295,7 @@ port = 8001
 max_message_size = "2Mi"
 timestamp_window = "1m"
 max_in_flight = 256
+max_bytes_in_flight = "32Mi"
 request_timeout = "30s"
 
 [admin]

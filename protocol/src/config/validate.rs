@@ -45,6 +45,13 @@ pub(super) fn check(config: &SidecarConfig) -> Result {
     within("protocol.max_message_size", &protocol.max_message_size.bytes(), 1_024, 1 << 30)?;
     within("protocol.timestamp_window (seconds)", &protocol.timestamp_window.get().as_secs(), 1, 3_600)?;
     within("protocol.max_in_flight", &protocol.max_in_flight, 1, 65_536)?;
+    if let Some(bytes) = protocol.max_bytes_in_flight {
+        let least = protocol.max_message_size;
+        if bytes < least || bytes.bytes() > 16 << 30 {
+            let remedy = format!("it must lie between protocol.max_message_size ({least}) and 16Gi");
+            return refuse("protocol.max_bytes_in_flight", bytes, remedy);
+        }
+    }
     within("protocol.request_timeout (milliseconds)", &protocol.request_timeout.as_millis_i64(), 10, 600_000)?;
     within("protocol.max_streams", &protocol.max_streams, 0, 1_024)?;
     within("protocol.heartbeat_interval (milliseconds)", &protocol.heartbeat_interval.as_millis_i64(), 100, 600_000)?;
@@ -404,6 +411,10 @@ mod tests {
             ),
             ("[protocol]\nsocket = \"\"\n", "protocol.socket is not the path of a file; name the socket"),
             ("[protocol]\nmax_message_size = \"ten\"\n", "\"ten\" is not a size"),
+            (
+                "[protocol]\nmax_bytes_in_flight = \"9Mi\"\n",
+                "protocol.max_bytes_in_flight is 9Mi; it must lie between protocol.max_message_size (10Mi) and 16Gi",
+            ),
             ("[levels.imediate]\n", "unknown field `imediate`"),
             ("[tracing]\nsampling = 1.5\n", "tracing.sampling is 1.5; it must lie between 0 and 1"),
             ("[tracing]\nsampling = nan\n", "tracing.sampling is NaN; it must lie between 0 and 1"),

@@ -1,7 +1,7 @@
 //! Lets only signed requests through: RFC 9421 with `hmac-sha256`, inside the time window, each nonce once.
 //!
-//! What the head alone can tell is checked before the body is read, so that a stranger cannot make the sidecar hold bodies.
-//! The nonce is taken last, after the signature was verified, so that a stranger cannot fill the store of nonces.
+//! The signature covers the digest of the body, so it is verified before the body is read, and a stranger cannot make the sidecar
+//! hold bodies. The nonce is taken last, so that a stranger cannot fill the store of nonces.
 
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use tracing::{error, info};
 use super::{Shared, body_limit, request_id::RequestId};
 use crate::{
     access::Decisions,
+    bytes_in_flight::Reserved,
     nonces,
     refusal::{Refusal, chain},
     telemetry,
@@ -73,7 +74,7 @@ pub struct AuthenticBody(pub(crate) Bytes);
 /// The layer. It is the innermost one: behind it there are only handlers.
 pub async fn authenticate(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     match telemetry::watched(&telemetry::authentication(), verify(&shared, request), code).await {
-        Ok(request) => next.run(request).await,
+        Ok((request, _room)) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -82,24 +83,22 @@ fn code(refusal: &Refusal) -> &'static str {
     refusal.code().as_str()
 }
 
-async fn verify(shared: &Shared, request: Request) -> Result<Request, Refusal> {
-    let limits = shared.limits();
-    let window = limits.timestamp_window.get().as_secs();
+/// The request with its body, and the room that the body has until the handler has answered.
+async fn verify(shared: &Shared, request: Request) -> Result<(Request, Reserved), Refusal> {
+    let window = shared.limits().timestamp_window.get().as_secs();
     let keys = shared.live.keys();
     let mut audit = Audit { shared, key_id: None };
 
     let presented = Presented::from_headers(request.headers()).map_err(|error| audit.signature(&error))?;
     audit.key_id = Some(presented.key_id());
     presented.check_time((shared.clock)(), window, shared.started).map_err(|error| audit.signature(&error))?;
-    if keys.find(presented.key_id()).is_none() {
-        return Err(audit.signature(&signature::Error::UnknownKey(presented.key_id().to_owned())));
-    }
-
     let (mut parts, body) = request.into_parts();
-    let body = body_limit::read(body, limits.max_message_size).await?;
     let (method, uri) = (parts.method.as_str(), &parts.uri);
-    let signed = signature::Request { method, path: uri.path(), query: uri.query(), body: &body };
-    presented.verify(&keys, &signed, &parts.headers).map_err(|error| audit.signature(&error))?;
+    let signed = signature::Request { method, path: uri.path(), query: uri.query(), body: &[] };
+    presented.verify_head(&keys, &signed, &parts.headers).map_err(|error| audit.signature(&error))?;
+
+    let (body, room) = body_limit::read(shared, &parts.headers, body).await?;
+    signature::verify_body(&parts.headers, &body).map_err(|error| audit.signature(&error))?;
 
     // The body may have taken long to arrive: the time that counts is the one at which the nonce is taken.
     let now = (shared.clock)();
@@ -116,7 +115,7 @@ async fn verify(shared: &Shared, request: Request) -> Result<Request, Refusal> {
     let decisions = Decisions::default();
     parts.extensions.insert(Verified { key_id: presented.key_id().into(), request_id, decisions });
     parts.extensions.insert(AuthenticBody(body));
-    Ok(Request::from_parts(parts, Body::empty()))
+    Ok((Request::from_parts(parts, Body::empty()), room))
 }
 
 /// Makes each refusal one line of the audit log and one count.

@@ -219,6 +219,8 @@ labels! {
         Silent = "silent",
         /// A frame was too large.
         TooLarge = "too_large",
+        /// There was no room for a frame.
+        Overloaded = "overloaded",
         /// What came is not a WebSocket's.
         Protocol = "protocol",
         /// The key was retired.

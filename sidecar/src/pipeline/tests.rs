@@ -1,6 +1,7 @@
 //! The whole pipeline without sockets: what is served, and the table of what is refused.
 
 mod access;
+mod bodies;
 mod clock;
 mod tenant;
 mod transfer;
@@ -24,7 +25,7 @@ use context_manager_protocol::{
     signature,
     size::ByteSize,
 };
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -391,6 +392,8 @@ async fn a_stranger_cannot_make_the_sidecar_read_a_body() {
     for mut request in [
         Call::json("POST", CONTEXTS, TEXT).unsigned(),
         Call { key: key("k9"), ..Call::json("POST", CONTEXTS, TEXT) }.sign(),
+        // Whoever knows the id of a key does not know the key.
+        Call { key: Key::new("k1", vec![7; 32]).expect("a valid key"), ..Call::json("POST", CONTEXTS, TEXT) }.sign(),
     ] {
         *request.body_mut() =
             Body::from_stream(stream::poll_fn(|_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> {

@@ -33,9 +33,11 @@ use tracing::{debug, info};
 use super::{
     Opening,
     ending::Ending,
+    metered::Metered,
     translate::{self, Asked, Received},
 };
 use crate::{
+    bytes_in_flight::Reserved,
     identity::Verified,
     layers::measure::outcome,
     metrics::{Frame, Label as _, RequestOutcome, Streams},
@@ -54,7 +56,7 @@ const CLOSING: Duration = Duration::from_millis(500);
 
 /// One stream.
 pub(super) struct Connection {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: WebSocketStream<Metered<TokioIo<Upgraded>>>,
     opening: Opening,
     verified: Verified,
     keys: Arc<KeyRing>,
@@ -76,8 +78,10 @@ impl Connection {
             .max_message_size(largest)
             .max_frame_size(largest);
         let keys = opening.shared.live.keys();
+        let (live, bytes) = (Arc::clone(&opening.shared.live), opening.shared.bytes_in_flight.clone());
+        let metered = Metered::new(TokioIo::new(upgraded), live, bytes);
         Self {
-            socket: WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(limits)).await,
+            socket: WebSocketStream::from_raw_socket(metered, Role::Server, Some(limits)).await,
             opening,
             verified,
             keys,
@@ -150,6 +154,7 @@ impl Connection {
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
         };
         self.format = format;
+        let room = self.socket.get_mut().message(bytes.len());
         match translate::read(format, &bytes) {
             Received::Heartbeat(id) => {
                 let frames = &self.opening.shared.metrics.streams.frames;
@@ -159,9 +164,10 @@ impl Connection {
                     None => Ok(()),
                 }
             }
-            Received::Asked(asked) => {
+            Received::Asked(mut asked) => {
                 let counted = Counted::new(&self.opening.shared.metrics.streams, asked.frame);
-                let answer = answer(self.opening.clone(), self.verified.clone(), format, *asked, counted);
+                let room = room.map_err(|full| asked.request = Err(full.into())).ok();
+                let answer = answer(self.opening.clone(), self.verified.clone(), format, (*asked, room), counted);
                 self.requests.spawn(answer);
                 Ok(())
             }
@@ -218,7 +224,7 @@ impl Connection {
                 None => self.socket.close(None).await.ok()?,
             }
             // A connection that is closed while its other end sends is reset, and the reason is never read.
-            let connection = self.socket.get_mut();
+            let connection = self.socket.get_mut().connection();
             connection.shutdown().await.ok()?;
             let mut unread = [0; 4_096];
             while connection.read(&mut unread).await.ok()? > 0 {}
@@ -228,8 +234,14 @@ impl Connection {
     }
 }
 
-/// Sends the request that a frame stands for through the routes, and makes a frame of the answer.
-async fn answer(opening: Opening, verified: Verified, format: Format, asked: Asked, mut counted: Counted) -> Message {
+/// Sends the request that a frame stands for through the routes, and makes a frame of the answer. The frame has its room until then.
+async fn answer(
+    opening: Opening,
+    verified: Verified,
+    format: Format,
+    (asked, _room): (Asked, Option<Reserved>),
+    mut counted: Counted,
+) -> Message {
     let Asked { id, frame: _, answer, request } = asked;
     let Opening { operations, unreadable, .. } = opening;
     let (router, mut request) = match request {

@@ -1,5 +1,7 @@
 //! Why a stream ends, and what its agent is told.
 
+use std::io;
+
 use context_manager_protocol::stream::close;
 use tokio_tungstenite::tungstenite::{
     Error,
@@ -7,7 +9,7 @@ use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-use crate::metrics::StreamEnd;
+use crate::{bytes_in_flight::Full, metrics::StreamEnd};
 
 /// Why a stream ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub(super) enum Ending {
     Silent,
     /// A frame was larger than this.
     TooLarge(usize),
+    /// There is no room for a frame that is arriving.
+    Overloaded(Full),
     /// A text that is not UTF-8.
     NotText,
     /// What came is not a WebSocket's.
@@ -36,10 +40,10 @@ impl Ending {
         match error {
             Error::ConnectionClosed | Error::AlreadyClosed => Self::Closed,
             Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => Self::TooLarge(*max_size),
+            Error::Io(error) => full(error).map_or(Self::Broken, Self::Overloaded),
             Error::Utf8(_) => Self::NotText,
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
             | Error::Capacity(_)
-            | Error::Io(_)
             | Error::Tls(_)
             | Error::WriteBufferFull(_)
             | Error::Url(_)
@@ -53,7 +57,12 @@ impl Ending {
     pub(super) const fn answers(&self) -> bool {
         match self {
             Self::Closed | Self::Broken | Self::Silent => false,
-            Self::TooLarge(_) | Self::NotText | Self::Protocol | Self::KeyRetired(_) | Self::Shutdown => true,
+            Self::TooLarge(_)
+            | Self::Overloaded(_)
+            | Self::NotText
+            | Self::Protocol
+            | Self::KeyRetired(_)
+            | Self::Shutdown => true,
         }
     }
 
@@ -65,6 +74,7 @@ impl Ending {
             Self::TooLarge(bytes) => {
                 (CloseCode::Size, format!("a frame may have {bytes} bytes (protocol.max_message_size)"))
             }
+            Self::Overloaded(full) => (CloseCode::Again, full.to_string()),
             Self::NotText => {
                 (CloseCode::Invalid, "a text frame must be UTF-8; MessagePack goes in binary frames".to_owned())
             }
@@ -85,6 +95,7 @@ impl Ending {
             Self::Broken => StreamEnd::Broken,
             Self::Silent => StreamEnd::Silent,
             Self::TooLarge(_) => StreamEnd::TooLarge,
+            Self::Overloaded(_) => StreamEnd::Overloaded,
             Self::NotText | Self::Protocol => StreamEnd::Protocol,
             Self::KeyRetired(_) => StreamEnd::KeyRetired,
             Self::Shutdown => StreamEnd::Shutdown,
@@ -92,9 +103,14 @@ impl Ending {
     }
 }
 
+/// What [`super::metered`] says through the WebSocket.
+fn full(error: &io::Error) -> Option<Full> {
+    error.get_ref()?.downcast_ref().copied()
+}
+
 #[cfg(test)]
 mod tests {
-    use context_manager_protocol::keyring::MAX_KEY_ID_BYTES;
+    use context_manager_protocol::{keyring::MAX_KEY_ID_BYTES, size::ByteSize};
 
     use super::*;
 
@@ -103,6 +119,7 @@ mod tests {
         let endings = [
             Ending::Silent,
             Ending::TooLarge(usize::MAX),
+            Ending::Overloaded(Full(ByteSize::new(u64::MAX))),
             Ending::NotText,
             Ending::Protocol,
             Ending::KeyRetired("k".repeat(MAX_KEY_ID_BYTES)),

@@ -1,9 +1,27 @@
+use std::sync::Arc;
+
 use axum::{body::Bytes, http::header};
-use context_manager_protocol::codec::Format;
+use context_manager_protocol::{codec::Format, config::SidecarConfig, keyring::KeyRing, size::ByteSize};
+use futures::{SinkExt as _, StreamExt as _};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tokio::io::DuplexStream;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
 
-use super::translate::{Asked, Received, read};
+use super::{
+    ending::Ending,
+    metered::Metered,
+    translate::{Asked, Received, read},
+};
+use crate::{
+    bytes_in_flight::{BytesInFlight, Full},
+    live::Live,
+    metrics::Metrics,
+    testing::key,
+};
 
 const ID: &str = "0193a5b0-0000-7000-8000-000000000007";
 const FORMATS: [Format; 2] = [Format::Json, Format::MessagePack];
@@ -74,4 +92,53 @@ fn a_heartbeat_with_an_id_is_a_question_and_without_one_an_answer() {
         assert!(id(&json!({"id": 1, "type": "Heartbeat"})).is_some());
         assert!(id(&json!({"type": "Heartbeat", "message": {"sequence": 2}})).is_none());
     }
+}
+
+/// Both ends of a stream whose bodies are bounded, and the bound.
+async fn metered(limit: u64) -> (WebSocketStream<Metered<DuplexStream>>, WebSocketStream<DuplexStream>, BytesInFlight) {
+    let mut config = SidecarConfig::embedded("unused");
+    config.protocol.max_bytes_in_flight = Some(ByteSize::new(limit));
+    let live = Arc::new(Live::new(config, KeyRing::new(key("k1"))));
+    let bytes = BytesInFlight::new(Metrics::new().requests.bytes_in_flight.clone());
+    let (server, client) = tokio::io::duplex(1 << 20);
+    let server = Metered::new(server, live, bytes.clone());
+    (
+        WebSocketStream::from_raw_socket(server, Role::Server, None).await,
+        WebSocketStream::from_raw_socket(client, Role::Client, None).await,
+        bytes,
+    )
+}
+
+#[tokio::test]
+async fn a_large_message_has_room_while_it_arrives_and_until_it_is_answered() {
+    let (mut server, mut client, bytes) = metered(300 << 10).await;
+    let large = 200 << 10;
+    for _ in 0..3 {
+        client.send(Message::Binary(vec![7; large].into())).await.expect("sent");
+        let message = server.next().await.expect("a message").expect("a good one");
+        let room = server.get_mut().message(message.len()).expect("room");
+        assert!((large as u64..large as u64 + 1_024).contains(&room.bytes()), "{}", room.bytes());
+        assert!(bytes.reserve(100 << 10, ByteSize::new(300 << 10)).is_err(), "the message has its room");
+        drop(room);
+        assert!(bytes.reserve(300 << 10, ByteSize::new(300 << 10)).is_ok(), "and gave it back");
+    }
+}
+
+#[tokio::test]
+async fn without_room_a_large_message_ends_the_stream_and_a_small_one_can_be_answered() {
+    let (mut server, mut client, bytes) = metered(300 << 10).await;
+    let limit = ByteSize::new(300 << 10);
+    let others = bytes.reserve(limit.bytes(), limit).expect("room");
+    client.send(Message::Binary(vec![7; 100].into())).await.expect("sent");
+    let small = server.next().await.expect("a message").expect("a good one");
+    assert_eq!(server.get_mut().message(small.len()).map(|room| room.bytes()), Err(Full(limit)));
+    client.send(Message::Binary(vec![7; 100 << 10].into())).await.expect("sent");
+    let error = server.next().await.expect("an end").expect_err("no room");
+    assert_eq!(Ending::of(&error), Ending::Overloaded(Full(limit)));
+    server.send(Message::Close(Ending::of(&error).frame())).await.expect("the agent can be told");
+    let Some(Ok(Message::Close(Some(told)))) = client.next().await else { unreachable!("it is told") };
+    assert_eq!(u16::from(told.code), 1013, "try again later");
+    drop(server);
+    drop(others);
+    assert!(bytes.reserve(limit.bytes(), limit).is_ok(), "nothing is held any more");
 }

@@ -34,7 +34,8 @@ async fn verify(shared: &Shared, request: Request) -> Result<Request, Refusal> {
     if shared.live.keys().find(key_id).is_none() {
         return Err(audit.signature(&signature::Error::UnknownKey(key_id.to_string())));
     }
-    let body = body_limit::read(body, shared.limits().max_message_size).await?;
+    // The frame has its room already.
+    let body = body_limit::take(body, shared.limits().max_message_size).await?;
     let request_id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate);
     let decisions = Decisions::default();
     parts.extensions.insert(Verified { key_id: key_id.clone(), request_id, decisions });

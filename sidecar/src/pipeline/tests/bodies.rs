@@ -1,0 +1,104 @@
+//! The bound on the bytes of all bodies together.
+
+use context_manager_protocol::message::Imported;
+
+use super::*;
+
+/// The limit of one body, and of two.
+const ONE: u16 = 2_048;
+
+async fn fixture() -> Fixture {
+    let change = |config: &mut SidecarConfig| {
+        config.protocol.max_message_size = ByteSize::new(u64::from(ONE));
+        config.protocol.max_bytes_in_flight = Some(ByteSize::new(2 * u64::from(ONE)));
+    };
+    Fixture::with(change, 100).await
+}
+
+/// A signed request whose body begins and never ends.
+fn unending(begin: usize) -> Request<Body> {
+    let mut request = Call::json("POST", CONTEXTS, vec![b' '; usize::from(ONE)]).sign();
+    let begin = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b' '; begin]))]);
+    *request.body_mut() = Body::from_stream(begin.chain(stream::pending()));
+    request
+}
+
+fn held(fixture: &Fixture) -> i64 {
+    fixture.shared.metrics.requests.bytes_in_flight.get()
+}
+
+async fn overloaded(fixture: &Fixture, request: Request<Body>) {
+    let answer = fixture.send(request).await;
+    assert_eq!((answer.status, answer.problem().code), (StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded));
+    assert_eq!(answer.header("retry-after"), "1");
+    let detail = answer.problem().detail;
+    assert!(detail.contains("protocol.max_bytes_in_flight"), "{detail}");
+}
+
+#[tokio::test]
+async fn bodies_have_room_until_their_requests_end_and_what_finds_none_is_told_to_come_again() {
+    let fixture = fixture().await;
+    let one = i64::from(ONE);
+    let first = tokio::spawn(send(fixture.router.clone(), unending(1)));
+    eventually("room for the first", || held(&fixture) == one).await;
+    let second = tokio::spawn(send(fixture.router.clone(), unending(1)));
+    eventually("room for the second", || held(&fixture) == 2 * one).await;
+
+    overloaded(&fixture, Call::json("POST", CONTEXTS, TEXT).sign()).await;
+    assert_eq!(fixture.send(Call::new("GET", CONTEXTS).sign()).await.status, StatusCode::OK, "it has no body");
+    first.abort();
+    eventually("the end of the first", || held(&fixture) == one).await;
+    assert_eq!(fixture.send(Call::json("POST", CONTEXTS, TEXT).sign()).await.status, StatusCode::CREATED);
+    assert_eq!(held(&fixture), one);
+
+    let mut config = (*fixture.shared.live.config()).clone();
+    config.protocol.max_bytes_in_flight = Some(ByteSize::new(u64::from(ONE)));
+    fixture.shared.live.set_config(config);
+    overloaded(&fixture, Call::json("POST", CONTEXTS, TEXT).sign()).await;
+    second.abort();
+    eventually("the end of the second", || held(&fixture) == 0).await;
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_takes_room_as_it_arrives() {
+    let fixture = fixture().await;
+    let first = tokio::spawn(send(fixture.router.clone(), unending(1)));
+    eventually("room for the first", || held(&fixture) == i64::from(ONE)).await;
+    let chunked = |begin| {
+        let mut request = unending(begin);
+        request.headers_mut().remove(header::CONTENT_LENGTH);
+        request
+    };
+    let second = tokio::spawn(send(fixture.router.clone(), chunked(1_500)));
+    eventually("room for what has come", || held(&fixture) == i64::from(ONE) + 1_500).await;
+    overloaded(&fixture, chunked(600)).await;
+    assert_eq!(held(&fixture), i64::from(ONE) + 1_500);
+    first.abort();
+    second.abort();
+    eventually("the end of both", || held(&fixture) == 0).await;
+}
+
+#[tokio::test]
+async fn a_body_in_pieces_is_the_same_body() {
+    let fixture = fixture().await;
+    let id = Uuid::from_u128(1);
+    let line = format!(r#"{{"id":"{id}","text":"a","level":"long_term","version":1,"created_at":5,"updated_at":5}}"#);
+    let call = || {
+        let call = Call { body: line.clone().into_bytes(), ..Call::new("POST", "/v1/contexts/import") };
+        call.header("content-type", "application/jsonl")
+    };
+    for told in [true, false] {
+        let mut request = call().sign();
+        let pieces: Vec<_> = line.as_bytes().chunks(7).map(|piece| Ok::<_, Infallible>(piece.to_vec())).collect();
+        *request.body_mut() = Body::from_stream(stream::iter(pieces));
+        if !told {
+            request.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        let imported: Imported = fixture.send(request).await.json();
+        assert_eq!(imported.imported + imported.unchanged, 1, "{imported:?}");
+    }
+    let mut other = call().sign();
+    *other.body_mut() = Body::from(vec![b'x'; line.len()]);
+    refused(&fixture, other, Code::DigestMismatch).await;
+    assert_eq!(held(&fixture), 0);
+}
