@@ -1,7 +1,8 @@
 //! The embedded store behind the port: its calls block, so each runs on a thread of the runtime's blocking pool.
 //!
 //! At most [`PARALLEL`] run at once; further ones wait in order without a thread. A call that was begun is finished even if
-//! nobody waits for it any more, so a caller who hangs up never leaves half a write.
+//! nobody waits for it any more, so a caller who hangs up never leaves half a write; its place is given back when it ends and not
+//! before. One that was not begun when its caller hangs up never is.
 
 use std::{
     num::NonZero,
@@ -19,6 +20,7 @@ use context_manager_memory::{
 };
 use context_manager_protocol::config;
 use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
 use crate::{
@@ -31,6 +33,9 @@ use crate::{
     space::{self, Full, Purpose, Space},
     telemetry,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Most calls at once. Writes follow one another in the store anyway, but those that wait for one flush share it.
 const PARALLEL: u32 = 16;
@@ -52,7 +57,7 @@ pub struct Embedded {
     /// How it was opened.
     options: Mutex<OpenOptions>,
     permits: Arc<Semaphore>,
-    searching: Semaphore,
+    searching: Arc<Semaphore>,
     space: Arc<Space>,
     metrics: Arc<Metrics>,
 }
@@ -76,7 +81,7 @@ impl Embedded {
         let shard = opened.map_err(|error| Error::Failed(Arc::new(error)))?.map_err(translate)?;
         let permits = Arc::new(Semaphore::new(PARALLEL as usize));
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let searching = Semaphore::new(processors.min(SEARCHING));
+        let searching = Arc::new(Semaphore::new(processors.min(SEARCHING)));
         let shard = Mutex::new(Some(Arc::new(shard)));
         Ok(Self { shard, options: Mutex::new(options), permits, searching, space, metrics })
     }
@@ -150,7 +155,8 @@ impl Embedded {
         let metrics = Arc::clone(&self.metrics);
         // Claimed last, so that a call that waits for its turn holds no room.
         let claim = claim.map(|(purpose, bytes)| self.space.claim(purpose, bytes)).transpose()?;
-        let called = spawn_blocking(move || {
+        // Aborting a call that runs has no effect; one that still waits for a thread never begins.
+        let called = AbortOnDropHandle::new(spawn_blocking(move || {
             let since = Instant::now();
             let result = call(&shard);
             let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
@@ -160,7 +166,7 @@ impl Embedded {
             drop(permit);
             drop(claim);
             result
-        });
+        }));
         called.await.map_err(|error| Error::Failed(Arc::new(error)))?.map_err(translate)
     }
 }
@@ -220,14 +226,16 @@ impl VectorStore for Embedded {
     }
 
     async fn candidates(&self, searches: Vec<Search>) -> Result<Vec<Candidate>, Error> {
+        let turn = Arc::clone(&self.searching).acquire_owned().await.map_err(|_| Error::Closed)?;
         let search = move |shard: &Shard| {
+            // As long as it computes, whether anybody waits for it or not.
+            let _turn = turn;
             let mut candidates = Vec::new();
             for search in &searches {
                 candidates.extend(shard.search(search)?);
             }
             Ok(candidates)
         };
-        let _turn = self.searching.acquire().await.map_err(|_| Error::Closed)?;
         self.call(StoreOperation::Candidates, search).await
     }
 
