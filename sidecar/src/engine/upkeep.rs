@@ -41,6 +41,18 @@ impl Upkeep {
         }
     }
 
+    /// Takes what was noted, in batches of one owner's each.
+    fn take_accesses(&self) -> Taken<'_> {
+        let mut by_owner: HashMap<Owner, Vec<Access>> = HashMap::new();
+        for ((owner, id), (times, at)) in mem::take(&mut *lock(&self.accesses)) {
+            by_owner.entry(owner).or_default().push(Access { id, times, at });
+        }
+        let batches = by_owner.into_iter().flat_map(|(owner, accesses)| {
+            accesses.chunks(PAGE).map(|batch| (owner.clone(), batch.to_vec())).collect::<Vec<_>>()
+        });
+        Taken { upkeep: self, batches: batches.collect() }
+    }
+
     /// Notes again what could not be written.
     fn count_again(&self, owner: &Owner, uncounted: &[Access]) {
         let mut accesses = lock(&self.accesses);
@@ -54,6 +66,21 @@ impl Upkeep {
     /// Notes that a session has got a context.
     pub(super) fn touch(&self, owner: Owner, session: SessionId) {
         lock(&self.touched).insert((owner, session));
+    }
+}
+
+/// Accesses on their way to the store. Those that have not got there when this is dropped are noted again, whatever was in the way:
+/// a failure, or the end of the turn. A call that was broken off may have counted them already; then they count twice.
+struct Taken<'a> {
+    upkeep: &'a Upkeep,
+    batches: Vec<(Owner, Vec<Access>)>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        for (owner, batch) in &self.batches {
+            self.upkeep.count_again(owner, batch);
+        }
     }
 }
 
@@ -98,42 +125,46 @@ impl Inner {
     }
 
     async fn write_accesses(&self) -> Result<(), Error> {
-        let accesses = mem::take(&mut *lock(&self.upkeep.accesses));
-        let mut by_owner: HashMap<Owner, Vec<Access>> = HashMap::new();
-        for ((owner, id), (times, at)) in accesses {
-            by_owner.entry(owner).or_default().push(Access { id, times, at });
-        }
-        let mut first_failure = Ok(());
-        for (owner, accesses) in by_owner {
-            for batch in accesses.chunks(PAGE) {
-                if let Err(error) = self.store_health.note(self.store.count_accesses(&owner, batch.to_vec()).await) {
-                    self.upkeep.count_again(&owner, batch);
-                    first_failure = first_failure.and(Err(error.into()));
-                    continue;
-                }
-                let (ids, now) = (batch.iter().map(|access| access.id).collect(), now());
-                for Point { context, .. } in self.store_health.note(self.store.get(&owner, ids, now).await)? {
-                    self.promote_if_due(&context, now).await?;
+        let mut taken = self.upkeep.take_accesses();
+        let (mut first_failure, mut failed) = (Ok(()), 0);
+        while failed < taken.batches.len() {
+            let (owner, batch) = &mut taken.batches[failed];
+            match self.write_batch(owner, batch).await {
+                Ok(()) => drop(taken.batches.swap_remove(failed)),
+                Err(error) => {
+                    first_failure = first_failure.and(Err(error));
+                    failed += 1;
                 }
             }
         }
         first_failure
     }
 
-    /// Moves a context to long-term memory if it has earned it. Says whether it did.
-    async fn promote_if_due(&self, context: &Context, now: Timestamp) -> Result<bool, Error> {
-        let policy = self.policy.load_full();
-        if !promotion::is_due(context, policy.min_accesses, now) {
-            return Ok(false);
+    /// Adds accesses to the contexts' counts, and promotes those that have earned it by them.
+    async fn write_batch(&self, owner: &Owner, batch: &mut [Access]) -> Result<(), Error> {
+        self.store_health.note(self.store.count_accesses(owner, batch.to_vec()).await)?;
+        // If anything fails from here on, they are looked at again, and not counted again.
+        for access in &mut *batch {
+            access.times = 0;
         }
-        let _held = self.locks.hold([Key::Context(context.id)]).await;
-        let moved = promotion::moved(context, Level::LongTerm, now, &policy.ttls);
+        let (ids, now) = (batch.iter().map(|access| access.id).collect(), now());
+        for Point { context, .. } in self.store_health.note(self.store.get(owner, ids, now).await)? {
+            if promotion::is_due(&context, self.policy.load().min_accesses, now) {
+                let _held = self.locks.hold([Key::Context(context.id)]).await;
+                self.promote(&context, now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a context that has earned it to long-term memory, unless it was changed since it was read. The caller holds its lock.
+    async fn promote(&self, context: &Context, now: Timestamp) -> Result<(), Error> {
+        let moved = promotion::moved(context, Level::LongTerm, now, &self.policy.load().ttls);
         let written = self.store.update(moved, None, context.version).await;
-        let promoted = self.store_health.note(written)? == Updated::Applied;
-        if promoted {
+        if self.store_health.note(written)? == Updated::Applied {
             self.metrics.contexts.promoted.inc();
         }
-        Ok(promoted)
+        Ok(())
     }
 
     /// The oldest short-term contexts of a session that has too many make room: they are promoted if they have earned it, else
@@ -151,28 +182,39 @@ impl Inner {
     }
 
     async fn hold_capacity(&self, owner: &Owner, session: &SessionId, capacity: usize) -> Result<(), Error> {
-        let now = now();
-        let selection = Selection {
-            sessions: Sessions::Only(session.clone()),
-            levels: Some(vec![Level::ShortTerm]),
-            ..Selection::alive(owner.clone(), now)
-        };
+        let selection = short_term(owner, session);
         let count = self.store_health.note(self.store.count(selection.clone()).await)?;
         if count <= capacity {
             return Ok(());
         }
         let mut contexts = self.all(selection).await?;
-        contexts.sort_by_key(|context| (context.sequence, context.created_at, context.id));
+        contexts.sort_by_key(age);
         let surplus = contexts.len().saturating_sub(capacity);
-        let mut leaving = Vec::new();
-        for context in contexts.into_iter().take(surplus) {
-            // Takes the context's lock, so no other may be held here.
-            if !self.promote_if_due(&context, now).await? {
-                leaving.push(context);
-            }
+        let oldest: Vec<ContextId> = contexts.into_iter().take(surplus).map(|context| context.id).collect();
+        for ids in oldest.chunks(PAGE) {
+            self.leave(owner, session, ids, capacity).await?;
         }
-        let keys = leaving.iter().map(|context| Key::Context(context.id)).chain([Key::Session(session)]);
+        Ok(())
+    }
+
+    /// Contexts make room, as many as there are too many. They and their number are read again under the locks: they may have been
+    /// changed, moved or deleted since they were picked.
+    async fn leave(&self, owner: &Owner, session: &SessionId, ids: &[ContextId], capacity: usize) -> Result<(), Error> {
+        let keys = ids.iter().copied().map(Key::Context).chain([Key::Session(session)]);
         let _held = self.locks.hold(keys).await;
+        let now = now();
+        let count = self.store_health.note(self.store.count(short_term(owner, session)).await)?;
+        let found = self.store_health.note(self.store.get(owner, ids.to_vec(), now).await)?;
+        let mut contexts: Vec<Context> = found.into_iter().map(|point| point.context).collect();
+        contexts.retain(|context| context.level == Level::ShortTerm && context.is_current());
+        contexts.sort_by_key(age);
+        contexts.truncate(count.saturating_sub(capacity));
+        let min_accesses = self.policy.load().min_accesses;
+        let (due, leaving): (Vec<_>, Vec<_>) =
+            contexts.into_iter().partition(|context| promotion::is_due(context, min_accesses, now));
+        for context in due {
+            self.promote(&context, now).await?;
+        }
         self.metrics.contexts.evicted.add(super::convert::level_message(Level::ShortTerm), leaving.len() as u64);
         debug!(contexts = leaving.len(), "The oldest short-term contexts of a full session made room");
         self.delete_with_versions(owner, &leaving).await?;
@@ -242,6 +284,20 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// The short-term contexts of a session.
+fn short_term(owner: &Owner, session: &SessionId) -> Selection {
+    Selection {
+        sessions: Sessions::Only(session.clone()),
+        levels: Some(vec![Level::ShortTerm]),
+        ..Selection::alive(owner.clone(), now())
+    }
+}
+
+/// The oldest of a session come first.
+fn age(context: &Context) -> (i64, Timestamp, ContextId) {
+    (context.sequence, context.created_at, context.id)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

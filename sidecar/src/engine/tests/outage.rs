@@ -24,6 +24,8 @@ use crate::{
     },
 };
 
+mod upkeep;
+
 /// The store, reachable or not.
 struct Switch {
     store: Embedded,
@@ -32,6 +34,8 @@ struct Switch {
     mute: AtomicBool,
     /// It goes away as soon as it has written new contexts.
     leaves_after_upsert: AtomicBool,
+    /// It goes away as soon as it has counted accesses.
+    leaves_after_counting: AtomicBool,
     /// Contexts and bytes of each upsert.
     upserts: Mutex<Vec<(usize, usize)>>,
     /// It works, and refuses calls that carry such a text.
@@ -101,6 +105,15 @@ macro_rules! switched {
                 self.answer(())
             }
 
+            async fn count_accesses(&self, owner: &Owner, accesses: Vec<Access>) -> Result<(), vector_store::Error> {
+                self.reach()?;
+                self.store.count_accesses(owner, accesses).await?;
+                if self.leaves_after_counting.swap(false, Ordering::AcqRel) {
+                    self.away.store(true, Ordering::Release);
+                }
+                self.answer(())
+            }
+
             async fn close(&self) -> Result<(), vector_store::Error> {
                 self.store.close().await
             }
@@ -120,7 +133,6 @@ switched! {
     fn session_end(owner: &Owner, session: &SessionId, now: Timestamp) -> SessionEnd;
     fn before(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
     fn after(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
-    fn count_accesses(owner: &Owner, accesses: Vec<Access>) -> ();
     fn delete(owner: &Owner, ids: Vec<ContextId>) -> usize;
     fn delete_selected(selection: Selection, limit: usize) -> usize;
     fn count_expired(now: Timestamp) -> usize;
@@ -154,6 +166,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         away: away.into(),
         mute: false.into(),
         leaves_after_upsert: false.into(),
+        leaves_after_counting: false.into(),
         upserts: Mutex::default(),
         refuses: Mutex::default(),
     });

@@ -1,0 +1,73 @@
+//! The regular work while the store goes away, and while contexts change beside it.
+
+use context_manager_memory::promotion;
+
+use super::*;
+use crate::engine::locks::Key;
+
+#[tokio::test]
+async fn accesses_that_were_not_counted_are_counted_later_and_once() {
+    const MANY: usize = 600;
+    let outage = Outage::new().await;
+    for start in (0..MANY).step_by(100) {
+        let context = |number| (mine(&outage.engine), message(json!({"text": format!("note {number}")})));
+        outage.engine.store_batch((start..start + 100).map(context).collect(), None).await.expect("stored");
+    }
+    let inner = &outage.engine.inner;
+    let all = || async {
+        let selection = Selection::alive(outage.engine.owner().clone(), now());
+        inner.store.list(selection, None, 2 * MANY).await.expect("a page").contexts
+    };
+    inner.upkeep.count_accesses(all().await.iter(), now());
+
+    outage.switch.leaves_after_counting.store(true, Ordering::Release);
+    assert!(outage.engine.tick().await.is_err(), "the store went away after the first of the batches");
+    outage.back().await;
+    outage.engine.tick().await.expect("regular work");
+    let counts: Vec<i64> = all().await.iter().map(|context| context.access_count).collect();
+    assert_eq!((counts.len(), counts.iter().min(), counts.iter().max()), (MANY, Some(&1), Some(&1)));
+}
+
+#[tokio::test]
+async fn a_promotion_that_the_store_went_away_before_is_made_later() {
+    let mut outage = Outage::new().await;
+    outage.config.levels.promotion.min_accesses = Some(1);
+    outage.engine.reconfigure(&outage.config).await.expect("a valid configuration");
+    let id = outage.store(json!({"text": "the blue door"})).await.id;
+    assert_eq!(outage.texts("blue door").await, ["the blue door"]);
+    outage.switch.leaves_after_counting.store(true, Ordering::Release);
+    assert!(outage.engine.tick().await.is_err());
+    outage.back().await;
+    outage.engine.tick().await.expect("regular work");
+    let kept = outage.engine.inner.point_of(outage.engine.owner(), id.into()).await.expect("there").context;
+    assert_eq!((kept.level, kept.access_count), (context_manager_memory::Level::LongTerm, 1));
+}
+
+#[tokio::test]
+async fn a_context_that_is_moved_or_deleted_when_it_is_to_make_room_does_not_and_no_other_does_for_it() {
+    let mut outage = Outage::new().await;
+    outage.config.levels.short_term.capacity = Some(3);
+    outage.config.levels.promotion.min_accesses = None;
+    outage.engine.reconfigure(&outage.config).await.expect("a valid configuration");
+    let mut ids = Vec::new();
+    for text in ["zero", "one", "two", "three", "four", "five"] {
+        ids.push(ContextId::new(outage.store(json!({"text": text, "session": "s"})).await.id));
+    }
+    let inner = &outage.engine.inner;
+    let held = inner.locks.hold([Key::Context(ids[0])]).await;
+    let engine = outage.engine.clone();
+    let tick = tokio::spawn(async move { engine.tick().await });
+    // It has picked the three oldest by then, and waits for the first of them.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let zero = inner.store.find(vec![ids[0]]).await.expect("found").remove(0);
+    let policy = inner.policy.load_full();
+    let moved = promotion::moved(&zero, context_manager_memory::Level::LongTerm, now(), &policy.ttls);
+    let written = inner.store.update(moved, None, zero.version).await.expect("written");
+    assert_eq!(written, Updated::Applied);
+    inner.store.delete(outage.engine.owner(), vec![ids[1]]).await.expect("deleted");
+    drop(held);
+    tick.await.expect("a task").expect("regular work");
+    let mut left: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["five", "four", "three", "zero"], "one of three was still to go");
+}
