@@ -70,8 +70,12 @@ impl Wanted {
             Validity::At(at) => context.is_valid_at(at),
             Validity::Any => true,
         };
-        is_valid
-            && self.owner.owns(context)
+        is_valid && self.matches_whenever(context)
+    }
+
+    /// Whether a context is wanted but for when it was so.
+    pub(super) fn matches_whenever(&self, context: &Context) -> bool {
+        self.owner.owns(context)
             && self.session.as_ref().is_none_or(|session| context.session.as_ref() == Some(session))
             && self.levels.contains(&context.level)
             && self.created_before.is_none_or(|before| context.created_at < before)

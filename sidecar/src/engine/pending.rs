@@ -32,6 +32,8 @@ use crate::{
     space::{self, Purpose, Space},
 };
 
+mod past;
+
 /// A write that waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,8 +147,10 @@ pub(super) struct View {
     points: HashMap<ContextId, Waits>,
     deleted: HashMap<(Owner, ContextId), u64>,
     doomed: Vec<(u64, Arc<Wanted>)>,
-    /// Contexts, and which one took their place.
-    superseded: HashMap<ContextId, (u64, ContextId)>,
+    /// Contexts, and which one took their place when.
+    superseded: HashMap<ContextId, (u64, ContextId, Timestamp)>,
+    /// What changed contexts were after an earlier one of the waiting writes, until the next one; the oldest first.
+    earlier: HashMap<ContextId, Vec<(Waits, Timestamp)>>,
 }
 
 impl View {
@@ -170,7 +174,7 @@ impl View {
 
     /// The context that takes the place of this one by a waiting write.
     pub(super) fn successor(&self, id: ContextId) -> Option<ContextId> {
-        self.superseded.get(&id).map(|(_, by)| *by)
+        self.superseded.get(&id).map(|(_, by, _)| *by)
     }
 
     /// Whether a waiting write deletes this context by its id.
@@ -204,12 +208,23 @@ impl View {
         Some(SessionEnd { sequence: Some(last.sequence), last: Some(last.clone()) })
     }
 
+    /// Since when what the store says about a context is not so any more, because of a waiting change.
+    fn changed_since(&self, id: ContextId) -> Option<Timestamp> {
+        let oldest = self.earlier.get(&id).and_then(|versions| versions.first()).map(|(waits, _)| waits);
+        oldest.or_else(|| self.points.get(&id)).map(|waits| waits.context.updated_at)
+    }
+
     fn put(&mut self, number: u64, Point { context, vectors }: Point, is_new: bool) {
         if !self.deleted.is_empty() {
             self.deleted.remove(&(Owner::of(&context), context.id));
         }
-        self.superseded.extend(context.supersedes.iter().map(|id| (*id, (number, context.id))));
-        let is_new = is_new || self.points.get(&context.id).is_some_and(|before| before.is_new);
+        let by = (number, context.id, context.created_at);
+        self.superseded.extend(context.supersedes.iter().map(|id| (*id, by)));
+        let before = self.points.get(&context.id);
+        let is_new = is_new || before.is_some_and(|before| before.is_new);
+        if let Some(before) = before.filter(|before| before.context.version < context.version) {
+            self.earlier.entry(context.id).or_default().push((before.clone(), context.updated_at));
+        }
         let waits = Waits { context: Arc::new(context), vectors: Arc::new(vectors), is_new, number };
         self.points.insert(waits.context.id, waits);
     }
@@ -217,12 +232,14 @@ impl View {
     fn delete(&mut self, number: u64, owner: Owner, id: ContextId) {
         if self.points.get(&id).is_some_and(|point| owner.owns(&point.context)) {
             self.points.remove(&id);
+            self.earlier.remove(&id);
         }
         self.deleted.insert((owner, id), number);
     }
 
     fn delete_matching(&mut self, number: u64, wanted: Wanted) {
         self.points.retain(|_, point| !wanted.matches(&point.context));
+        self.earlier.retain(|id, _| self.points.contains_key(id));
         self.doomed.push((number, Arc::new(wanted)));
     }
 
@@ -231,7 +248,11 @@ impl View {
         self.points.retain(|_, waits| waits.number > number);
         self.deleted.retain(|_, of| *of > number);
         self.doomed.retain(|(of, _)| *of > number);
-        self.superseded.retain(|_, (of, _)| *of > number);
+        self.superseded.retain(|_, (of, _, _)| *of > number);
+        self.earlier.retain(|_, versions| {
+            versions.retain(|(waits, _)| waits.number > number);
+            !versions.is_empty()
+        });
     }
 
     /// What an entry that was read from the disk makes of the contexts; vectors are those of the words alone.
@@ -352,6 +373,11 @@ fn vectors_of(points: &[Point]) -> u64 {
         dense(dense_self) + dense(dense_ctx) + sparse
     };
     points.iter().map(|point| of(&point.vectors) as u64).sum()
+}
+
+/// Bytes of the texts and metadata of points.
+fn texts_of(points: &[Point]) -> u64 {
+    points.iter().map(|point| point.context.written_bytes() as u64).sum()
 }
 
 #[derive(Debug, Default)]
@@ -527,7 +553,8 @@ impl Pending {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         let payload = serde_json::to_vec(&entry).map_err(|_| Error::Interrupted)?;
         let vectors = match &effect {
-            Effect::Put { new, known } => vectors_of(new) + vectors_of(known),
+            // What is known may be kept beside what it becomes later, and its text is not in the record of a change of its metadata.
+            Effect::Put { new, known } => vectors_of(new) + vectors_of(known) + texts_of(known),
             Effect::Delete(..) | Effect::DeleteMatching(_) => 0,
         };
         let memory = Queued::memory(&payload, &entry, vectors);

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     access::{Export, GrantedTenant, Reach},
     metrics::{Degradation, Label as _},
-    ports::vector_store::{Model, Owner, Page, Point, Tenant},
+    ports::vector_store::{Model, Owner, Page, Point, Tenant, Validity},
 };
 
 /// Contexts of a page that names no limit.
@@ -34,20 +34,36 @@ impl Inner {
         id: ContextId,
         at: Timestamp,
     ) -> Result<message::Context, Error> {
+        let view = self.pending.view();
         let current = self.point(reach, id).await?.context;
-        if current.is_valid_at(at) {
-            return Ok(self.message(current));
-        }
+        let policy = self.policy.load_full();
+        let keep = |until| policy.history_until(until);
         if at >= current.updated_at {
-            // It was superseded by then.
-            return Err(Error::NotFound(id));
+            // What was superseded by then is not found.
+            let valid = Some(current).filter(|current| current.is_valid_at(at));
+            let seen = match &view {
+                Some(view) => valid.and_then(|current| view.before_its_successor(current, at, &keep)),
+                None => valid,
+            };
+            return seen.map(|context| self.message(context)).ok_or(Error::NotFound(id));
         }
-        let ids: Vec<ContextId> = history::earlier_ids(id, current.version).collect();
+        let mut ids: Vec<ContextId> = history::earlier_ids(id, current.version).collect();
+        if let Some(view) = &view {
+            if let Some((context, _)) = view.earlier_at(id, at, &keep).filter(|(context, _)| reach.admits(context)) {
+                return Ok(self.message(Arc::unwrap_or_clone(context)));
+            }
+            // What a waiting change makes an earlier version, the store still has under the id itself.
+            ids.insert(0, id);
+        }
         for ids in ids.chunks(VERSIONS_AT_ONCE) {
             let found = self.store_health.note(self.store.get(reach.owner(), ids.to_vec(), now()).await)?;
-            let is_it = |point: &Point| point.context.is_valid_at(at) && reach.admits(&point.context);
-            if let Some(point) = found.into_iter().find(is_it) {
-                return Ok(self.message(point.context));
+            let valid = found.into_iter().map(|point| point.context).filter(|context| context.is_valid_at(at));
+            let mut seen = valid.filter_map(|context| match &view {
+                Some(view) => view.stored_at(context, at, &keep),
+                None => Some(context),
+            });
+            if let Some(context) = seen.find(|context| reach.admits(context)) {
+                return Ok(self.message(context));
             }
         }
         Err(Error::NotFound(id))
@@ -131,8 +147,19 @@ impl Inner {
         let now = now();
         let view = self.pending.view();
         let selection = wanted.selection(wanted.levels.clone(), now);
-        let page = self.store_health.note(self.store.list(selection, from, limit).await)?;
-        Ok(laid_over(page, view.as_deref(), |context| wanted.matches(context), from, limit, now))
+        let mut page = self.store_health.note(self.store.list(selection, from, limit).await)?;
+        let Validity::At(at) = wanted.validity else {
+            return Ok(laid_over(page, view.as_deref(), |context| wanted.matches(context), from, limit, now));
+        };
+        if let Some(view) = view {
+            let policy = self.policy.load();
+            let keep = |until| policy.history_until(until);
+            let stored = page.contexts.into_iter().filter_map(|context| view.stored_at(context, at, &keep));
+            let waiting = view.waiting_at(at, &keep).into_iter().map(|(context, _)| Arc::unwrap_or_clone(context));
+            let waiting = waiting.filter(|context| !context.is_expired(now) && wanted.matches(context));
+            page.contexts = stored.chain(waiting).collect();
+        }
+        Ok(cut(page, from, limit))
     }
 
     /// A page of what the store has of the tenant and of what waits for it here, as far as the permission reaches.
@@ -214,6 +241,11 @@ fn laid_over(
         let waiting = waiting.filter(|context| !context.is_expired(now) && is_wanted(context));
         page.contexts.extend(waiting.map(|context| context.as_ref().clone()));
     }
+    cut(page, from, limit)
+}
+
+/// What is of a page, in its order.
+fn cut(mut page: Page, from: Option<ContextId>, limit: usize) -> Page {
     page.contexts.retain(|context| from.is_none_or(|from| context.id >= from));
     page.contexts.sort_by_key(|context| context.id);
     // A waiting context beyond the store's page belongs to a later one.

@@ -22,7 +22,9 @@ use tracing::warn;
 use super::{
     Error, Inner, convert,
     filter::{self, Wanted},
-    immediate, newest, now,
+    immediate::{self, Held},
+    newest, now,
+    pending::View,
     policy::Policy,
 };
 use crate::{
@@ -198,7 +200,10 @@ impl Inner {
             Ok((self.store.candidates(searches).await?, frequencies))
         };
         match self.store_health.note(found.await) {
-            Ok((candidates, _)) if is_past => Ok(without_doubles(once_each(candidates))),
+            Ok((candidates, _)) if is_past => {
+                let candidates = self.past(candidates, view.as_deref(), (ask, &query), &in_store, now);
+                Ok(without_doubles(once_each(candidates)))
+            }
             Ok((mut candidates, frequencies)) => {
                 if let Some(view) = &view {
                     candidates.retain(|candidate| !view.hides(&candidate.context));
@@ -228,6 +233,33 @@ impl Inner {
                 Ok(once_each(held(&in_memory)))
             }
         }
+    }
+
+    /// What was so at a time, with what waits for the store laid over it.
+    fn past(
+        &self,
+        candidates: Vec<Candidate>,
+        view: Option<&View>,
+        (ask, query): (&Ask, &QueryVectors),
+        searched: &[&Wanted],
+        now: Timestamp,
+    ) -> Vec<Candidate> {
+        let (Some(view), Some(at)) = (view, ask.as_of.map(Timestamp::from_millis)) else { return candidates };
+        let policy = self.policy.load();
+        let keep = |until| policy.history_until(until);
+        let mut laid_over = Vec::with_capacity(candidates.len());
+        for Candidate { context, scores } in candidates {
+            if let Some(context) = view.stored_at(Arc::unwrap_or_clone(context), at, &keep) {
+                laid_over.push(Candidate { context: Arc::new(context), scores });
+            }
+        }
+        let waiting = view.waiting_at(at, &keep);
+        for wanted in searched {
+            let is_wanted = |(context, _): &&Held| !context.is_expired(now) && wanted.matches(context);
+            let waiting: Vec<Held> = waiting.iter().filter(is_wanted).cloned().collect();
+            laid_over.extend(local::best(local::score(query, &waiting), Search::PER_LEG));
+        }
+        laid_over
     }
 }
 

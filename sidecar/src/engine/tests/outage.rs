@@ -24,6 +24,7 @@ use crate::{
     },
 };
 
+mod past;
 mod upkeep;
 
 /// The store, reachable or not.
