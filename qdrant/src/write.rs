@@ -17,23 +17,47 @@ use qdrant_client::qdrant::{
 use crate::{Collection, Error, convert, filter};
 
 impl Collection {
+    /// Stores new contexts. One whose id is taken stays as it is unless it is expired at `now`. Of several with the same id the last
+    /// one counts.
+    ///
+    /// The server judges that when it applies the call. A call may wait long for that, in a connection or in a node that stood still,
+    /// after its caller gave up; what was written meanwhile by another way is not taken back then.
+    ///
+    /// # Errors
+    /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the server fails.
+    pub async fn insert(&self, points: &[Point], now: Timestamp) -> Result<(), Error> {
+        let request = UpsertPoints {
+            update_filter: Some(filter::of(&Clauses::expired_of_all(now))),
+            update_mode: Some(UpdateMode::Upsert.into()),
+            ordering: Some(medium()),
+            ..self.upsertion(points)?
+        };
+        self.store(request).await
+    }
+
     /// Stores contexts; one that is there already is replaced, vectors included. Of several with the same id the last one counts.
     ///
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the server fails.
     pub async fn upsert(&self, points: &[Point]) -> Result<(), Error> {
-        if points.is_empty() {
-            return Ok(());
-        }
+        self.store(self.upsertion(points)?).await
+    }
+
+    fn upsertion(&self, points: &[Point]) -> Result<UpsertPoints, Error> {
         let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
         let rows = unique.into_values().map(|point| self.row(point));
-        let request = UpsertPoints {
+        Ok(UpsertPoints {
             collection_name: self.options.collection.clone(),
             wait: Some(true),
             points: rows.collect::<Result<_, _>>()?,
             ..UpsertPoints::default()
-        };
-        self.call("store contexts", self.points.clone().upsert(request)).await?;
+        })
+    }
+
+    async fn store(&self, request: UpsertPoints) -> Result<(), Error> {
+        if !request.points.is_empty() {
+            self.call("store contexts", self.points.clone().upsert(request)).await?;
+        }
         Ok(())
     }
 

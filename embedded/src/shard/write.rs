@@ -1,7 +1,7 @@
 //! Writes. Each call is one unit: after the end of the process either all of it is there, or nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::atomic::Ordering,
 };
 
@@ -23,18 +23,43 @@ use crate::{Error, filter, manifest::Newest};
 pub(super) const WORTH_COMPACTING: usize = 1_000;
 
 impl Shard {
+    /// Stores new contexts. One whose id is taken stays as it is unless it is expired at `now`. Of several with the same id the last
+    /// one counts.
+    ///
+    /// # Errors
+    /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the engine fails.
+    pub fn insert(&self, points: &[Point], now: Timestamp) -> Result<(), Error> {
+        self.put(points, |ids| {
+            let found = self.find(ids)?.into_iter().filter(|context| !context.is_expired(now));
+            Ok(found.map(|context| context.id).collect())
+        })
+    }
+
     /// Stores contexts; one that is there already is replaced, vectors included, so that repeating the call changes nothing. Of
     /// several with the same id the last one counts.
     ///
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the engine fails.
     pub fn upsert(&self, points: &[Point]) -> Result<(), Error> {
-        let Some(last) = points.last() else { return Ok(()) };
+        self.put(points, |_| Ok(HashSet::new()))
+    }
+
+    /// Stores what is not `taken`, which is asked when no other write can come in between.
+    fn put(
+        &self,
+        points: &[Point],
+        taken: impl FnOnce(&[ContextId]) -> Result<HashSet<ContextId>, Error>,
+    ) -> Result<(), Error> {
         let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
-        let ids: Vec<ContextId> = unique.keys().copied().collect();
-        let rows = unique.into_values().map(|point| self.row(point)).collect::<Result<Vec<_>, _>>()?;
+        let mut ids: Vec<ContextId> = unique.keys().copied().collect();
+        let mut rows = unique.into_values().map(|point| self.row(point)).collect::<Result<Vec<_>, _>>()?;
         let write = {
             let mut writes = lock(&self.writes);
+            let taken = taken(&ids)?;
+            let Some(last) = points.iter().rfind(|point| !taken.contains(&point.context.id)) else { return Ok(()) };
+            let mut places = ids.iter().map(|id| !taken.contains(id));
+            rows.retain(|_| places.next().unwrap_or(true));
+            ids.retain(|id| !taken.contains(id));
             let insert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(rows));
             let write = self.apply(&ids, UpdateOperation::PointOperation(insert), "store contexts")?;
             writes.newest = Some(Newest { id: last.context.id, version: last.context.version });

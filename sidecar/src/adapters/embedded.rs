@@ -205,6 +205,11 @@ fn translate(error: store::Error) -> Error {
 
 #[async_trait]
 impl VectorStore for Embedded {
+    async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), Error> {
+        let claim = (Purpose::Content, room(points.iter().map(|point| &point.context)));
+        self.claiming(StoreOperation::Upsert, Some(claim), move |shard| shard.insert(&points, now)).await
+    }
+
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error> {
         let room = room(points.iter().map(|point| &point.context));
         self.claiming(StoreOperation::Upsert, Some((Purpose::Content, room)), move |shard| shard.upsert(&points)).await

@@ -208,6 +208,11 @@ fn translate(error: store::Error) -> Error {
 
 #[async_trait]
 impl VectorStore for Qdrant {
+    async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), Error> {
+        let current = self.current();
+        self.call(&current, StoreOperation::Upsert, current.collection.insert(&points, now)).await
+    }
+
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error> {
         let current = self.current();
         self.call(&current, StoreOperation::Upsert, current.collection.upsert(&points)).await

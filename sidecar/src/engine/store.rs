@@ -218,7 +218,7 @@ impl Inner {
         if points.is_empty() {
             return Ok(());
         }
-        let written = self.store.upsert(points.clone()).await;
+        let written = self.store.insert(points.clone(), now).await;
         if let Err(error) = self.store_health.note(written) {
             // Whether it was written is unknown, so the store is asked for the numbers next time.
             for (_, session) in ends.keys() {

@@ -179,7 +179,7 @@ impl Inner {
             .zip(with_lexical(&texts, dense))
             .map(|(context, vectors)| Point { context, vectors })
             .collect();
-        self.store_health.note(self.store.upsert(points.clone()).await)?;
+        self.store_health.note(self.store.insert(points.clone(), now).await)?;
         result.imported += points.len();
         for Point { context, vectors } in &points {
             self.immediate.put(context, vectors);

@@ -26,6 +26,10 @@ use crate::space::Full;
 /// Keeps and finds contexts.
 #[async_trait]
 pub trait VectorStore: Send + Sync + 'static {
+    /// Stores new contexts, all or none. One whose id is taken stays as it is unless it is expired at `now`, so that a call which takes
+    /// effect late, after its caller gave up and wrote again, takes nothing back.
+    async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), Error>;
+
     /// Stores contexts, all or none; one that is there already is replaced.
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error>;
 

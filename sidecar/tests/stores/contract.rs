@@ -23,6 +23,7 @@ on_both! {
     a_context_comes_back_as_it_was_stored,
     numbers_in_metadata_come_back_as_they_were_written,
     storing_it_again_replaces_all_of_it,
+    what_is_stored_late_as_new_takes_nothing_back,
     what_is_stored_is_there_after_closing_and_opening,
     what_was_made_for_another_model_is_refused_and_stays,
     vectors_that_do_not_fit_are_refused_and_nothing_of_the_call_is_stored,
@@ -103,6 +104,37 @@ async fn storing_it_again_replaces_all_of_it(place: Place) {
     let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there");
     assert_eq!((read.context, read.vectors.dense_ctx), (second.context, None));
     assert_eq!(store.stats().await.expect("stats").points, 1);
+}
+
+async fn what_is_stored_late_as_new_takes_nothing_back(place: Place) {
+    let store = place.open().await;
+    let late = vec![point("t", 1, "tea"), point("t", 2, "tea")];
+    // The first call got no answer, and came to a stand somewhere; its caller went on by another way.
+    store.insert(vec![late[0].clone()], NOW).await.expect("stored");
+    let mut changed = point("t", 1, "coffee");
+    changed.context.version = 2;
+    let update = store.update(changed.context.clone(), Some(changed.vectors.clone()), 1).await;
+    assert_eq!(update.expect("answered"), Updated::Applied);
+    let mut dying = point("t", 3, "milk");
+    dying.context.expires_at = Some(LATER);
+    store.insert(vec![dying.clone()], NOW).await.expect("stored");
+
+    store.insert(late, NOW).await.expect("it takes effect now");
+    let owner = owner("t");
+    let read = |number| store.get(&owner, vec![id(number)], NOW);
+    let [there] = &read(1).await.expect("read")[..] else { unreachable!("it is there") };
+    assert_eq!((&there.context, &there.vectors.sparse_self), (&changed.context, &changed.vectors.sparse_self));
+    assert_eq!(read(2).await.expect("read").len(), 1, "what was not there is stored");
+    let anew = point("t", 3, "water");
+    store.insert(vec![anew.clone()], NOW).await.expect("answered");
+    assert_eq!(store.find(vec![id(3)]).await.expect("read"), [dying.context]);
+    store.insert(vec![anew.clone()], LATER).await.expect("stored");
+    assert_eq!(store.find(vec![id(3)]).await.expect("read"), [anew.context], "what is expired makes way");
+    store.insert(Vec::new(), NOW).await.expect("nothing");
+    store.insert(vec![point("t", 1, "tea")], NOW).await.expect("nothing of it is new");
+    store.close().await.expect("closed");
+    let store = place.open().await;
+    assert_eq!(store.find(vec![id(1)]).await.expect("read"), [changed.context]);
 }
 
 async fn what_is_stored_is_there_after_closing_and_opening(place: Place) {

@@ -37,7 +37,7 @@ struct Switch {
     leaves_after_upsert: AtomicBool,
     /// It goes away as soon as it has counted accesses.
     leaves_after_counting: AtomicBool,
-    /// Contexts and bytes of each upsert.
+    /// Contexts and bytes of each call for new contexts.
     upserts: Mutex<Vec<(usize, usize)>>,
     /// It works, and refuses calls that carry such a text.
     refuses: Mutex<Option<&'static str>>,
@@ -93,13 +93,13 @@ macro_rules! switched {
                 self.answer(answer)
             }
 
-            async fn upsert(&self, points: Vec<Point>) -> Result<(), vector_store::Error> {
+            async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), vector_store::Error> {
                 self.reach()?;
                 self.take(points.iter().map(|point| point.context.text.as_str()))?;
                 let metadata = |point: &Point| serde_json::to_vec(&point.context.metadata).map_or(0, |json| json.len());
                 let bytes = points.iter().map(|point| point.context.text.len() + metadata(point)).sum();
                 self.upserts.lock().expect("not poisoned").push((points.len(), bytes));
-                self.store.upsert(points).await?;
+                self.store.insert(points, now).await?;
                 if self.leaves_after_upsert.swap(false, Ordering::AcqRel) {
                     self.away.store(true, Ordering::Release);
                 }
@@ -123,6 +123,7 @@ macro_rules! switched {
 }
 
 switched! {
+    fn upsert(points: Vec<Point>) -> ();
     fn find(ids: Vec<ContextId>) -> Vec<Stored>;
     fn get(owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Vec<Point>;
     fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
