@@ -20,6 +20,7 @@ pub mod observability;
 pub mod qdrant;
 pub mod retrieval;
 pub mod sidecar;
+pub mod snapshots;
 pub mod status;
 pub mod tls;
 pub mod vector_store;

@@ -219,6 +219,67 @@ pub const MANAGED_SIZE: CelRule = rule(
     "quantity(string(self)).compareTo(quantity('256Mi')) >= 0",
     "spec.vectorStore.managed.storage.size must be at least 256Mi",
 );
+/// Time between snapshots.
+pub const SNAPSHOT_EVERY: CelRule = rule(
+    "duration(self) >= duration('1m') && duration(self) <= duration('8760h')",
+    "spec.vectorStore.managed.snapshots.every must lie between 1m and 8760h",
+);
+/// One place.
+pub const ONE_SNAPSHOT_STORAGE: CelRule = rule(
+    "has(self.volume) != has(self.s3)",
+    "spec.vectorStore.managed.snapshots.storage must have exactly one of volume and s3",
+);
+/// Names that a bucket can have.
+pub const SNAPSHOT_BUCKET: CelRule = rule(
+    "self.matches('^[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]$')",
+    "spec.vectorStore.managed.snapshots.storage.s3.bucket must be 3 to 63 lower-case letters, digits, - and ., with a letter or digit at both ends",
+);
+/// Names that a region can have.
+pub const SNAPSHOT_REGION: CelRule = rule(
+    "self.matches('^[-a-z0-9]+$')",
+    "spec.vectorStore.managed.snapshots.storage.s3.region must be made of lower-case letters, digits and -",
+);
+/// Where a bucket is.
+pub const SNAPSHOT_ENDPOINT: CelRule = rule(
+    "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' \
+     && url(self).getEscapedPath() in ['', '/'] && url(self).getQuery().size() == 0 && !self.contains('@') && !self.contains('#')",
+    "spec.vectorStore.managed.snapshots.storage.s3.endpointUrl must be http or https, a host and a port, such as https://minio.storage.svc:9000; the bucket has a field of its own",
+);
+/// What can be part of a file's name.
+pub const SNAPSHOT_PREFIX: CelRule = rule(
+    "self.matches('^[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$')",
+    "spec.vectorStore.managed.snapshots.storage.s3.prefix must be made of letters, digits, -, _ and ., in parts with / between that begin with a letter, a digit or _",
+);
+/// One claim.
+pub const SNAPSHOT_VOLUME: CelRule = rule(
+    "has(self.size) != has(self.claimName)",
+    "spec.vectorStore.managed.snapshots.storage.volume must have either size, of a claim that the operator makes, or claimName, of one that is there",
+);
+/// What is there has its class already.
+pub const SNAPSHOT_CLASS: CelRule = rule(
+    "!has(self.storageClassName) || !has(self.claimName)",
+    "spec.vectorStore.managed.snapshots.storage.volume.storageClassName cannot stand beside claimName, because a claim that is there has its class already; leave it out",
+);
+/// Room for snapshots.
+pub const SNAPSHOT_SIZE: CelRule = rule(
+    "quantity(string(self)).compareTo(quantity('256Mi')) >= 0",
+    "spec.vectorStore.managed.snapshots.storage.volume.size must be at least 256Mi",
+);
+/// There is no other place to restore from.
+pub const RESTORE_NEEDS_SNAPSHOTS: CelRule = rule(
+    "!has(self.restoreFrom) || has(self.snapshots)",
+    "spec.vectorStore.managed.restoreFrom needs snapshots beside it, because what is restored lies in snapshots.storage",
+);
+/// Nothing is written over.
+pub const RESTORE_AT_CREATION: CelRule = rule(
+    "!has(self.restoreFrom) || (has(oldSelf.restoreFrom) && self.restoreFrom == oldSelf.restoreFrom)",
+    "spec.vectorStore.managed.restoreFrom counts when the resource is created, and can only be removed afterwards; create a new ContextManager from the snapshot instead",
+);
+/// Names as the operator gives them.
+pub const RESTORE_SNAPSHOT: CelRule = rule(
+    "self == 'latest' || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z$')",
+    "spec.vectorStore.managed.restoreFrom.snapshot must be latest, or the name of a snapshot, such as 2026-11-27T03-26-40Z",
+);
 /// Requests within limits.
 pub const MANAGED_CPU_FITS: CelRule = rule(
     "!self.?requests.?cpu.hasValue() || !self.?limits.?cpu.hasValue() \

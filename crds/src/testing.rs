@@ -49,6 +49,21 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         json!({"vectorStore": {"qdrant": qdrant}})
     };
     let managed = |managed: Value| json!({"vectorStore": {"managed": managed}});
+    let bucket = |mut more: Value| {
+        for (field, value) in [
+            ("bucket", json!("mine")),
+            ("accessKeyIdSecretRef", json!({"name": "s3", "key": "id"})),
+            ("secretAccessKeySecretRef", json!({"name": "s3", "key": "secret"})),
+        ] {
+            if more.get(field).is_none() {
+                more[field] = value;
+            }
+        }
+        managed(json!({"snapshots": {"storage": {"s3": more}}}))
+    };
+    let restored = |from: Value| {
+        managed(json!({"snapshots": {"storage": {"volume": {"claimName": "mine"}}}, "restoreFrom": from}))
+    };
     let secret = json!({"name": "a", "key": "b"});
     let embedding = |embedding: Value| json!({"embedding": embedding});
     let open_ai = |mut more: Value| {
@@ -87,6 +102,46 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         ),
         broken("two writes on one node", managed(json!({"writeConsistency": 2})), rules::MANAGED_CONSISTENCY_FITS),
         broken("a call of an hour", managed(json!({"timeout": "1h"})), rules::MANAGED_TIMEOUT),
+        broken(
+            "a snapshot each second",
+            managed(json!({"snapshots": {"every": "1s", "storage": {"volume": {"size": "1Gi"}}}})),
+            rules::SNAPSHOT_EVERY,
+        ),
+        broken(
+            "snapshots on a megabyte",
+            managed(json!({"snapshots": {"storage": {"volume": {"size": "1Mi"}}}})),
+            rules::SNAPSHOT_SIZE,
+        ),
+        broken("snapshots nowhere", managed(json!({"snapshots": {"storage": {}}})), rules::ONE_SNAPSHOT_STORAGE),
+        broken("snapshots in a bucket of two letters", bucket(json!({"bucket": "ab"})), rules::SNAPSHOT_BUCKET),
+        broken("snapshots in two lines of a region", bucket(json!({"region": "a\nb"})), rules::SNAPSHOT_REGION),
+        broken(
+            "snapshots at an address with a bucket",
+            bucket(json!({"endpointUrl": "https://s3.example.com/mine"})),
+            rules::SNAPSHOT_ENDPOINT,
+        ),
+        broken("snapshots out of the folder", bucket(json!({"prefix": "a/../b"})), rules::SNAPSHOT_PREFIX),
+        broken(
+            "snapshots on no claim",
+            managed(json!({"snapshots": {"storage": {"volume": {}}}})),
+            rules::SNAPSHOT_VOLUME,
+        ),
+        broken(
+            "snapshots on two claims",
+            managed(json!({"snapshots": {"storage": {"volume": {"size": "1Gi", "claimName": "mine"}}}})),
+            rules::SNAPSHOT_VOLUME,
+        ),
+        broken(
+            "a class for a claim that is there",
+            managed(json!({"snapshots": {"storage": {"volume": {"claimName": "mine", "storageClassName": "fast"}}}})),
+            rules::SNAPSHOT_CLASS,
+        ),
+        broken(
+            "a restoration without a place",
+            managed(json!({"restoreFrom": {"snapshot": "latest"}})),
+            rules::RESTORE_NEEDS_SNAPSHOTS,
+        ),
+        broken("a restoration of a day", restored(json!({"snapshot": "yesterday"})), rules::RESTORE_SNAPSHOT),
         broken("a node on a megabyte", managed(json!({"storage": {"size": "1Mi"}})), rules::MANAGED_SIZE),
         broken(
             "a node with more CPU than allowed",
@@ -392,6 +447,24 @@ pub fn broken_changes() -> Vec<BrokenChange> {
             managed(json!({})),
             managed(json!({"tls": {"enabled": false}})),
             rules::MANAGED_TLS_IS_FIXED,
+        ),
+        broken(
+            "a restoration of what is there",
+            managed(json!({"snapshots": {"storage": {"volume": {"claimName": "mine"}}}})),
+            managed(
+                json!({"snapshots": {"storage": {"volume": {"claimName": "mine"}}}, "restoreFrom": {"snapshot": "latest"}}),
+            ),
+            rules::RESTORE_AT_CREATION,
+        ),
+        broken(
+            "a restoration of another snapshot",
+            managed(json!({
+                "snapshots": {"storage": {"volume": {"claimName": "mine"}}}, "restoreFrom": {"snapshot": "2026-11-27T03-26-40Z"},
+            })),
+            managed(
+                json!({"snapshots": {"storage": {"volume": {"claimName": "mine"}}}, "restoreFrom": {"snapshot": "latest"}}),
+            ),
+            rules::RESTORE_AT_CREATION,
         ),
         broken("from a directory to a server", json!({}), qdrant(json!({})), rules::STORE_IS_FIXED),
         broken("from a server to a directory", qdrant(json!({})), json!({}), rules::STORE_IS_FIXED),

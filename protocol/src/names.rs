@@ -53,6 +53,8 @@ pub const INJECTED_PORTS: &str = "contextmanager.dev/injected-ports";
 pub const UPGRADE: &str = "contextmanager.dev/upgrade";
 /// Annotation on a `ContextManager`: each new value asks for a new key, at once.
 pub const ROTATE: &str = "contextmanager.dev/rotate";
+/// Annotation on a `ContextManager`: each new value asks for a snapshot of its managed Qdrant, at once.
+pub const SNAPSHOT: &str = "contextmanager.dev/snapshot";
 /// Annotation on a `ContextManager`: asks for one upgrade of the sidecars that run, whatever its spec says of upgrades.
 pub const UPGRADE_SIDECARS: &str = "contextmanager.dev/upgrade-sidecars";
 
@@ -192,6 +194,12 @@ pub fn qdrant(name: &str) -> String {
 #[must_use]
 pub fn qdrant_peers(name: &str) -> String {
     format!("{name}-context-qdrant-peers")
+}
+
+/// Name of the claim with the snapshots of the managed Qdrant of the `ContextManager` called `name`.
+#[must_use]
+pub fn qdrant_snapshots(name: &str) -> String {
+    format!("{name}-context-qdrant-snapshots")
 }
 
 /// Name of the configuration `ConfigMap` of the `ContextManager` called `name`.

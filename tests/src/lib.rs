@@ -3,6 +3,7 @@
 //! Nothing here stands in for a part of the product. The suites themselves are in `tests/tests/`.
 
 pub mod background;
+pub mod bucket;
 pub mod cert_manager;
 pub mod client;
 pub mod cluster;
@@ -28,4 +29,5 @@ pub mod rotation;
 pub mod sidecar;
 pub mod stream;
 pub mod tally;
+pub mod volumes;
 pub mod webhook;

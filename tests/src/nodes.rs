@@ -2,6 +2,9 @@
 //! REST interface of Qdrant's cluster mode answers for them, on addresses of this machine's loopback, with the shapes of a real cluster's
 //! answers and with certificate and key of the Secret that the operator made.
 
+pub mod real;
+pub mod snapshots;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -71,6 +74,8 @@ pub struct Truth {
     pub changes: Vec<(String, Value)>,
     /// How many replicas each shard is to have.
     pub factor: u64,
+    /// Snapshots of shards.
+    pub snapshots: snapshots::Snapshots,
     on_the_way: Option<OnTheWay>,
     key: String,
 }
@@ -114,20 +119,44 @@ impl Nodes {
     /// # Errors
     /// When their pods are not made.
     pub async fn start(namespace: &Namespace, resource: &str, count: u8) -> Result<Self> {
-        let managed = json!({
-            "replicas": count, "scheduling": {"nodeSelector": {"nowhere": "true"}},
-            "storage": {"storageClassName": "", "size": "1Gi"},
-        });
+        Self::start_with(namespace, resource, count, json!({})).await
+    }
+
+    /// The same with more in `spec.vectorStore.managed`.
+    ///
+    /// # Errors
+    /// When their pods are not made.
+    pub async fn start_with(namespace: &Namespace, resource: &str, count: u8, managed: Value) -> Result<Self> {
+        let mut nodes = Self::prepare(namespace, resource, count, managed).await?;
+        nodes.join(namespace, count).await?;
+        Ok(nodes)
+    }
+
+    /// Makes the resource and waits for its pods; nodes do not answer before they [join](Self::join).
+    ///
+    /// # Errors
+    /// When their pods are not made.
+    pub async fn prepare(namespace: &Namespace, resource: &str, count: u8, mut managed: Value) -> Result<Self> {
+        managed["replicas"] = json!(count);
+        managed["scheduling"] = json!({"nodeSelector": {"nowhere": "true"}});
+        managed["storage"] = json!({"storageClassName": "", "size": "1Gi"});
         namespace.make_resource(resource, json!({"vectorStore": {"managed": managed}})).await?;
         let last = format!("{}-{}", names::qdrant(resource), count - 1);
         let pods = namespace.api::<Pod>();
         eventually("the pods", PATIENCE, || pods.get(&last)).await?;
-        let mut nodes = Self::of(namespace, resource).await?;
+        Self::of(namespace, resource).await
+    }
+
+    /// Lets so many nodes answer, and calls them ready.
+    ///
+    /// # Errors
+    /// When a pod is not there.
+    pub async fn join(&mut self, namespace: &Namespace, count: u8) -> Result<()> {
         for ordinal in 0..count {
-            nodes.serve(ordinal).await?;
-            eventually("a pod", PATIENCE, || nodes.ready(namespace, ordinal)).await?;
+            self.serve(ordinal).await?;
+            eventually("a pod", PATIENCE, || self.ready(namespace, ordinal)).await?;
         }
-        Ok(nodes)
+        Ok(())
     }
 
     /// The nodes of a resource whose Secret is made.
@@ -238,13 +267,18 @@ async fn answer(
         return (StatusCode::UNAUTHORIZED, "Must provide an API key or an Authorization bearer token").into_response();
     }
     let path: Vec<_> = uri.path().trim_matches('/').split('/').collect();
+    let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if let Some(answer) = truth.snapshots(peer, &method, &path, &asked) {
+        return match answer {
+            Ok(result) => Json(json!({"result": result, "status": "ok", "time": 0.001})).into_response(),
+            Err((status, why)) => (status, Json(json!({"status": {"error": why}, "time": 0.001}))).into_response(),
+        };
+    }
     let result = match (&method, path.as_slice()) {
         (&Method::GET, ["cluster"]) => truth.cluster(peer),
         (&Method::GET, ["collections"]) => truth.collections(),
         (&Method::GET, ["collections", name, "cluster"]) => truth.look(name, peer),
-        (&Method::GET, ["collections", _]) => json!({"config": {"params": {"replication_factor": truth.factor}}}),
         (_, path) => {
-            let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
             truth.changes.push((format!("{method} {}", uri.path()), asked.clone()));
             if let Err(refused) = truth.change(path, &asked) {
                 let answer = json!({"status": {"error": refused}, "time": 0.001});

@@ -126,6 +126,9 @@ fn good_specs() -> Vec<(&'static str, Value)> {
                 "storage": {"storageClassName": "fast", "size": "100Gi"},
                 "resources": {"requests": {"cpu": 1, "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
                 "tls": {"enabled": true}, "shards": 6, "replicationFactor": 3, "writeConsistency": 2,
+                "snapshots": {
+                    "every": "24h", "keep": 14, "storage": {"volume": {"size": "100Gi", "storageClassName": "shared"}},
+                },
                 "scheduling": {
                     "nodeSelector": {"disk": "nvme"}, "priorityClassName": "stores", "spread": "Required",
                     "tolerations": [
@@ -133,6 +136,21 @@ fn good_specs() -> Vec<(&'static str, Value)> {
                         {"operator": "Exists"},
                     ],
                 },
+            }}}),
+        ),
+        (
+            "snapshots in a bucket",
+            json!({"vectorStore": {"managed": {"snapshots": {"every": "1m", "storage": {"s3": {
+                "bucket": "my.snapshots-1", "region": "eu-central-1", "endpointUrl": "https://minio.storage.svc:9000",
+                "prefix": "blue/cluster_1.x", "accessKeyIdSecretRef": {"name": "s3", "key": "id"},
+                "secretAccessKeySecretRef": {"name": "s3", "key": "secret"},
+            }}}}}}),
+        ),
+        (
+            "snapshots on a claim that is there, when they are asked for, and one to begin with",
+            json!({"vectorStore": {"managed": {
+                "snapshots": {"storage": {"volume": {"claimName": "mine"}}},
+                "restoreFrom": {"snapshot": "2026-11-27T03-26-40Z"},
             }}}),
         ),
         (

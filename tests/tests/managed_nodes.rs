@@ -5,104 +5,33 @@
 //! `CONTEXT_MANAGER_TEST_QDRANT_PROGRAM` names. Without it nothing is run here, which is said; the decisions are then proved by the suite
 //! `rollout` alone.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
-use context_manager_protocol::names;
 use context_manager_tests::{
-    cluster::{self, Namespace, clean_up, eventually},
+    cluster::{self, Namespace, eventually},
+    nodes::real,
     operator::{Operator, wait_within},
+    volumes::Volumes,
     webhook::image,
 };
-use k8s_openapi::{
-    ByteString,
-    api::{
-        apps::v1::StatefulSet,
-        core::v1::{PersistentVolume, Pod, Secret},
-    },
-};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    ResourceExt,
+    api::{ListParams, Patch, PatchParams},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-const PROGRAM: &str = "CONTEXT_MANAGER_TEST_QDRANT_PROGRAM";
 const NAME: &str = "memory-context-qdrant";
 /// How long nodes may take for a whole step.
 const STEP: Duration = Duration::from_mins(5);
 const POINTS: u64 = 200;
 
-/// Volumes on this machine, which is the cluster's node; they end when dropped.
-struct Volumes {
-    class: String,
-    count: usize,
-    _folder: TempDir,
-}
-
-impl Volumes {
-    async fn make(class: &str, count: usize) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let volumes = Api::<PersistentVolume>::all(cluster::client().await?);
-        for index in 0..count {
-            let path = folder.path().join(index.to_string());
-            fs::create_dir(&path)?;
-            // The node's user is another one, and a folder of the machine takes no group.
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
-            let volume = serde_json::from_value(json!({
-                "metadata": {"name": format!("{class}-{index}")},
-                "spec": {
-                    "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
-                    "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": path},
-                },
-            }))?;
-            volumes.create(&PostParams::default(), &volume).await?;
-        }
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        Ok(Self { class: class.to_owned(), count, _folder: folder })
-    }
-}
-
-impl Drop for Volumes {
-    fn drop(&mut self) {
-        let (class, count) = (self.class.clone(), self.count);
-        clean_up("the volumes", async move |client| {
-            for index in 0..count {
-                let volumes = Api::<PersistentVolume>::all(client.clone());
-                volumes.delete(&format!("{class}-{index}"), &DeleteParams::default()).await?;
-            }
-            Ok(())
-        });
-    }
-}
-
-/// Asks a node over TLS, with the API key.
+/// Asks a node.
 async fn ask(namespace: &Namespace, node: u8, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
-    cluster::install_tls();
-    let data = namespace.api::<Secret>().get(NAME).await?.data.context("the Secret is empty")?;
-    let file = |file: &str| data.get(file).map(|ByteString(bytes)| bytes.clone()).context(file.to_owned());
-    let pod = namespace.api::<Pod>().get(&format!("{NAME}-{node}")).await?;
-    let address = pod.status.and_then(|status| status.pod_ip).context("the node has no address")?;
-    let host = format!("{NAME}-{node}.{}.{}.svc", names::qdrant_peers("memory"), namespace.name);
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(20))
-        .tls_certs_only(reqwest::Certificate::from_pem_bundle(&file(names::CA_FILE)?)?)
-        .resolve(&host, SocketAddr::new(address.parse()?, 6333))
-        .build()?;
-    let mut request = client.request(method, format!("https://{host}:6333{path}"));
-    request = request.header("api-key", String::from_utf8(file("api-key")?)?);
-    if let Some(body) = body {
-        request = request.json(&body);
-    }
-    let answer = request.send().await?;
-    let status = answer.status();
-    let mut answer: Value = answer.json().await?;
-    ensure!(status.is_success(), "{path}: {status}: {answer}");
-    Ok(answer["result"].take())
+    real::ask(namespace, ("memory", node), method, path, body).await
 }
 
 /// Each replica: shard and peer, in the eyes of a node. All are whole.
@@ -152,17 +81,17 @@ async fn pods(namespace: &Namespace) -> Result<Vec<Pod>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn real_nodes_are_restarted_and_come_and_go_without_losing_anything() -> Result<()> {
-    if std::env::var_os(PROGRAM).is_none() {
-        println!("{PROGRAM} is not set: no node was started, and nothing of them is proved here");
+    if std::env::var_os(real::PROGRAM).is_none() {
+        println!("{} is not set: no node was started, and nothing of them is proved here", real::PROGRAM);
         return Ok(());
     }
     let operator = Operator::shared().await?;
     let enforce = [("pod-security.kubernetes.io/enforce", "restricted")];
     let namespace = operator.namespace(&cluster::client().await?, "nodes", &enforce).await?;
-    let volumes = Volumes::make(&namespace.name, 3).await?;
+    let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"; 3]).await?;
     let managed = json!({
         "replicas": 2, "image": image("context-manager-test-managed-qdrant"),
-        "storage": {"storageClassName": volumes.class, "size": "1Gi"},
+        "storage": {"storageClassName": volumes.class(), "size": "1Gi"},
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
     });
     namespace.make_resource("memory", json!({"vectorStore": {"managed": managed}})).await?;

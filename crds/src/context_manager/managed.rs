@@ -6,7 +6,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sidecar::ResourceList;
+use super::{
+    sidecar::ResourceList,
+    snapshots::{RestoreFrom, Snapshots},
+};
 use crate::{duration::Duration, quantity::Quantity, rules};
 
 /// A Qdrant cluster that the operator runs for this resource alone. Every field may be left out.
@@ -15,7 +18,9 @@ use crate::{duration::Duration, quantity::Quantity, rules};
     validation = rules::MANAGED_REPLICATION_FITS,
     validation = rules::MANAGED_CONSISTENCY_FITS,
     validation = rules::MANAGED_STORAGE_IS_FIXED,
-    validation = rules::MANAGED_TLS_IS_FIXED
+    validation = rules::MANAGED_TLS_IS_FIXED,
+    validation = rules::RESTORE_NEEDS_SNAPSHOTS,
+    validation = rules::RESTORE_AT_CREATION
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Managed {
@@ -55,6 +60,13 @@ pub struct Managed {
     #[x_kube(validation = rules::MANAGED_TIMEOUT)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// Copies of the contexts on a volume of their own. Nodes restart when it is added, removed, or laid elsewhere. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Snapshots>,
+    /// The snapshot that the cluster is made from, if it is empty; of the storage that snapshots names. It can be removed afterwards, and not
+    /// be changed. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<RestoreFrom>,
 }
 
 /// The volume of a node.

@@ -28,6 +28,9 @@ pub struct ContextManagerStatus {
     /// Pods that use this resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<Pods>,
+    /// Snapshots of a managed Qdrant, where it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Snapshots>,
 }
 
 /// Ids of the keys.
@@ -76,4 +79,44 @@ pub struct Pods {
     /// Pods that ask for a sidecar by their label and have none, because the webhook was away when they were made, or skipped them.
     #[serde(default)]
     pub missing: i32,
+}
+
+/// Snapshots of a managed Qdrant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshots {
+    /// The newest one that is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Snapshot>,
+    /// Names of all that are whole, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+    /// When the next one is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Time>,
+    /// The newest attempt that failed, if none went well since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<SnapshotFailure>,
+}
+
+/// A snapshot that is whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was begun: what was stored before is in it.
+    pub taken_at: Time,
+    /// Bytes of its files.
+    pub bytes: i64,
+}
+
+/// An attempt to take a snapshot that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotFailure {
+    /// When.
+    pub at: Time,
+    /// What was the matter.
+    pub message: String,
 }

@@ -1,8 +1,11 @@
 //! The rules of `spec.vectorStore.managed`.
 
-use super::{Check, Duration};
+use super::{Check, Duration, is_endpoint};
 use crate::{
-    context_manager::managed::{Managed, NodeResources, NodeStorage, Scheduling},
+    context_manager::{
+        managed::{Managed, NodeResources, NodeStorage, Scheduling},
+        snapshots::{RestoreFrom, SnapshotBucket, SnapshotStorage, SnapshotVolume, Snapshots},
+    },
     rules,
 };
 
@@ -18,6 +21,8 @@ pub(super) fn check(check: &mut Check, managed: &Managed, name: &str) {
         replication_factor,
         write_consistency,
         timeout,
+        snapshots,
+        restore_from,
     } = managed;
     let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
@@ -45,5 +50,65 @@ pub(super) fn check(check: &mut Check, managed: &Managed, name: &str) {
         check.range(&field("nodeSelector (items)"), node_selector.as_ref().map(std::collections::BTreeMap::len), 0, 32);
         check.range(&field("tolerations (items)"), tolerations.as_ref().map(Vec::len), 0, 32);
         check.length(&field("priorityClassName"), priority_class_name.as_ref(), 1, 253);
+    }
+    check.optional(snapshots.as_ref(), self::snapshots);
+    check.rule(restore_from.is_none() || snapshots.is_some(), rules::RESTORE_NEEDS_SNAPSHOTS);
+    check.optional(restore_from.as_ref(), self::restore);
+}
+
+fn restore(check: &mut Check, RestoreFrom { snapshot }: &RestoreFrom) {
+    let shape = b"0000-00-00T00-00-00Z";
+    let is_name = snapshot.len() == shape.len()
+        && snapshot
+            .bytes()
+            .zip(shape)
+            .all(|(byte, like)| if *like == b'0' { byte.is_ascii_digit() } else { byte == *like });
+    check.rule(snapshot == "latest" || is_name, rules::RESTORE_SNAPSHOT);
+}
+
+fn snapshots(check: &mut Check, Snapshots { every, keep, storage }: &Snapshots) {
+    let field = |name: &str| format!("spec.vectorStore.managed.snapshots.{name}");
+    check.within(*every, Duration::from_secs(60), Duration::from_secs(8_760 * 3_600), rules::SNAPSHOT_EVERY);
+    check.range(&field("keep"), *keep, 1, 100);
+    let SnapshotStorage { volume, s3 } = storage;
+    check.rule(volume.is_some() != s3.is_some(), rules::ONE_SNAPSHOT_STORAGE);
+    check.optional(s3.as_ref(), self::bucket);
+    let Some(SnapshotVolume { size, storage_class_name, claim_name }) = volume else { return };
+    check.rule(size.is_some() != claim_name.is_some(), rules::SNAPSHOT_VOLUME);
+    check.rule(storage_class_name.is_none() || claim_name.is_none(), rules::SNAPSHOT_CLASS);
+    check.at_least(size.as_ref(), 256 << 20, rules::SNAPSHOT_SIZE);
+    check.length(&field("storage.volume.storageClassName"), storage_class_name.as_ref(), 0, 253);
+    check.length(&field("storage.volume.claimName"), claim_name.as_ref(), 1, 253);
+}
+
+fn bucket(check: &mut Check, given: &SnapshotBucket) {
+    let SnapshotBucket { bucket, region, endpoint_url, prefix, access_key_id_secret_ref, secret_access_key_secret_ref } =
+        given;
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends = [bucket.bytes().next(), bucket.bytes().last()];
+    let is_bucket = (3..=63).contains(&bucket.len())
+        && bucket.bytes().all(|byte| is_plain(byte) || b"-.".contains(&byte))
+        && ends.into_iter().all(|end| end.is_some_and(is_plain));
+    check.rule(is_bucket, rules::SNAPSHOT_BUCKET);
+    let is_region = |text: &String| !text.is_empty() && text.bytes().all(|byte| is_plain(byte) || byte == b'-');
+    check.rule(region.as_ref().is_none_or(is_region), rules::SNAPSHOT_REGION);
+    check.rule(endpoint_url.as_deref().is_none_or(is_endpoint), rules::SNAPSHOT_ENDPOINT);
+    let is_part = |part: &str| {
+        let first = part.bytes().next();
+        first.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    check.rule(prefix.as_ref().is_none_or(|prefix| prefix.split('/').all(is_part)), rules::SNAPSHOT_PREFIX);
+    let field = |name: &str| format!("spec.vectorStore.managed.snapshots.storage.s3.{name}");
+    check.length(&field("region"), region.as_ref(), 0, 63);
+    check.length(&field("endpointUrl"), endpoint_url.as_ref(), 0, 2048);
+    check.length(&field("prefix"), prefix.as_ref(), 0, 253);
+    let secrets = [
+        ("accessKeyIdSecretRef", access_key_id_secret_ref),
+        ("secretAccessKeySecretRef", secret_access_key_secret_ref),
+    ];
+    for (part, secret) in secrets {
+        check.length(&field(&format!("{part}.name")), Some(&secret.name), 1, 253);
+        check.length(&field(&format!("{part}.key")), Some(&secret.key), 1, 253);
     }
 }

@@ -94,6 +94,9 @@ fn every_bound_of_the_schema_has_its_twin() {
             if let Some(tracing) = nested.pointer_mut("/observability/tracing") {
                 tracing["otlpEndpoint"] = json!("http://otel-collector:4318");
             }
+            if let Some(snapshots) = nested.pointer_mut("/vectorStore/managed/snapshots") {
+                snapshots["storage"] = json!({"volume": {"size": "1Gi"}});
+            }
             let found = problems("memory", &nested);
             let last = path.last().expect("a field");
             assert!(found.iter().any(|problem| problem.contains(last.as_str())), "{nested} is accepted: {found:?}");

@@ -61,6 +61,7 @@ fn nodes(check: &mut Check, before: &Managed, now: &Managed) {
         check.rule(now == before, rules::MANAGED_VOLUMES_ARE_FIXED);
     }
     check.rule(now.is_encrypted() == before.is_encrypted(), rules::MANAGED_TLS_IS_FIXED);
+    check.rule(now.restore_from.is_none() || now.restore_from == before.restore_from, rules::RESTORE_AT_CREATION);
 }
 
 fn server(spec: &ContextManagerSpec) -> Option<&Qdrant> {

@@ -78,7 +78,8 @@ pub(super) async fn storage(
     }
 }
 
-async fn claim(context: &Context, plan: &Plan, wanted: &ClaimPlan) -> Result<Finding, Error> {
+/// Brings a claim to what it should be.
+pub(super) async fn claim(context: &Context, plan: &Plan, wanted: &ClaimPlan) -> Result<Finding, Error> {
     let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &plan.namespace);
     let live = call("read the claim", api.get_opt(&wanted.name)).await?;
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {

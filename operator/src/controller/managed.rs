@@ -11,12 +11,14 @@ mod client;
 mod config;
 mod nodes;
 mod pod;
+mod restoration;
 mod rollout;
 mod scale;
 mod secret;
+mod snapshots;
 mod view;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use context_manager_crds::ContextManagerStatus;
 use context_manager_protocol::names;
@@ -28,7 +30,8 @@ use k8s_openapi::api::{
 };
 use kube::Api;
 
-use self::{build::Builder, child::bring, client::Client, rollout::Found as Said};
+pub(super) use self::snapshots::{Restores, Runs as Snapshots};
+use self::{build::Builder, child::bring, client::Client, restoration::Restoration, rollout::Found as Said};
 use super::{
     error::{Error, call},
     plan::{ManagedPlan, Plan},
@@ -44,6 +47,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// The conditions of what is done beside.
 const CURRENT: &str = "StoreCurrent";
 const BALANCED: &str = "StoreBalanced";
+const SNAPSHOTTED: &str = "StoreSnapshotted";
 
 /// Brings the cluster to what it should be, and looks at it.
 pub(super) async fn ensure(
@@ -57,20 +61,31 @@ pub(super) async fn ensure(
         Ok(material) => material,
         Err(trouble) => return settled(trouble),
     };
-    let client = Client::new(&material.credentials);
-    let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint, client.as_ref())).await? {
+    let client = Client::new(&material.credentials).map(Arc::new);
+    let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint, client.as_deref())).await? {
         Ok(nodes) => nodes,
         Err(trouble) => return settled(trouble),
     };
-    let steps = Box::pin(steps(context, plan, wanted, &nodes, client.as_ref())).await?;
+    let steps = Box::pin(steps(context, plan, wanted, &nodes, client.as_deref())).await?;
+    if let Some(restoration) = nodes.restoration.as_ref().filter(|restoration| restoration.done.is_none()) {
+        let ways = (client.as_ref(), steps.as_slice());
+        let found = restoration::ensure(context, plan, wanted, restoration, &nodes, ways).await?;
+        return Ok(found.with(steps));
+    }
     if !nodes.formed || nodes.ready == 0 {
         if let Err(trouble) = store::publish(context, plan, &wanted.qdrant, &material.credentials).await? {
             return settled(trouble);
         }
-        return Ok(Found::of(Err(nodes.trouble(plan)), Some(WAITING)).with(steps));
+        let found = Found::of(Err(nodes.trouble(plan)), Some(WAITING)).with(steps);
+        return Ok(Found { snapshots: current.and_then(|current| current.snapshots.clone()), ..found });
     }
     let found = store::follow(context, plan, &wanted.qdrant, &material.credentials, current).await?;
     let mut found = found.with(steps);
+    if let Some(client) = &client {
+        let held = found.holds_snapshots();
+        let said = Box::pin(snapshots::ensure(context, plan, wanted, client, held, current)).await?;
+        found = found.snapshotted(said);
+    }
     if let Ok(Good(reason, message)) = &mut found.finding
         && nodes.ready < nodes.wanted
     {
@@ -81,14 +96,29 @@ pub(super) async fn ensure(
 }
 
 impl Found {
+    /// What keeps a snapshot from being begun: a node that is restarted would break it off.
+    fn holds_snapshots(&self) -> Option<&Trouble> {
+        self.beside.iter().find(|(kind, _)| *kind == CURRENT).and_then(|(_, said)| said.as_ref().err())
+    }
+
+    /// The same with what is said of snapshots.
+    fn snapshotted(mut self, said: Option<snapshots::Said>) -> Self {
+        if let Some(snapshots::Said { finding, next, status }) = said {
+            self.beside.push((SNAPSHOTTED, finding));
+            self.step = self.step.into_iter().chain(next).min();
+            self.snapshots = status;
+        }
+        self
+    }
+
     /// The same with what is said of steps beside.
     fn with(self, steps: Vec<(&'static str, Said)>) -> Self {
-        let Self { finding, next, mut beside, mut step } = self;
+        let Self { finding, next, mut beside, mut step, snapshots } = self;
         for (kind, Said { finding, next }) in steps {
             beside.push((kind, finding));
             step = step.into_iter().chain(next).min();
         }
-        Self { finding, next, beside, step }
+        Self { finding, next, beside, step, snapshots }
     }
 }
 
@@ -138,6 +168,8 @@ struct Nodes {
     ready: i32,
     /// Whether all of them have been ready at once.
     formed: bool,
+    /// What is or was restored, if anything.
+    restoration: Option<Restoration>,
 }
 
 impl Nodes {
@@ -149,11 +181,12 @@ impl Nodes {
             wanted: wanted.nodes,
             ready,
             formed: remembered || ready >= wanted.nodes,
+            restoration: None,
         }
     }
 
     fn trouble(&self, plan: &Plan) -> Trouble {
-        let Self { live: _, held: _, wanted, ready, formed } = self;
+        let Self { live: _, held: _, wanted, ready, formed, restoration: _ } = self;
         let reason = if *formed { "StoreUnreachable" } else { "Provisioning" };
         let describe =
             format!("kubectl describe pods -n {} -l {}={}", plan.namespace, super::build::RESOURCE, plan.name);
@@ -181,7 +214,12 @@ async fn objects(
     let live_map = call("read the managed Qdrant's ConfigMap", maps.get_opt(&name)).await?;
     let nodes = Nodes::of(live_set.as_ref(), live_map.as_ref().is_some_and(build::is_formed), wanted);
 
-    let builder = Builder::new(plan, wanted, &context.namespace);
+    let restoration = match Restoration::of(wanted, live_map.as_ref()) {
+        Some(restoration) => Some(restoration.followed(context, plan).await),
+        None => None,
+    };
+
+    let builder = Builder::new(plan, wanted, &context.namespace).restoring(restoration.as_ref());
     let services = Api::<Service>::namespaced(cluster(), namespace);
     for desired in [builder.peers(), builder.service()] {
         let name = desired.metadata.name.clone().unwrap_or_default();
@@ -206,14 +244,18 @@ async fn objects(
     if let Some(trouble) = results.into_iter().find_map(Result::err) {
         return Ok(Err(trouble));
     }
+    let credentials = match snapshots::storage(context, plan, wanted).await? {
+        Ok(credentials) => credentials,
+        Err(trouble) => return Ok(Err(trouble)),
+    };
     let (pods, held) = match (&live_set, client) {
         (Some(live), Some(client)) => scale::pods(context, plan, wanted, live, client, nodes.formed).await?,
         (None, _) | (_, None) => (wanted.nodes, None),
     };
     // Last: what its pods mount is there.
-    let set = builder.stateful_set(fingerprint, pods);
+    let set = builder.stateful_set(&format!("{fingerprint}{credentials}"), pods);
     let written = bring(context, plan, &sets, live_set, set, "write the managed Qdrant's StatefulSet").await?;
-    Ok(written.map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), held, ..nodes }))
+    Ok(written.map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), held, restoration, ..nodes }))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod pods;
+mod snapshots;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use certificates::CertificateMetrics;
 pub(super) use certificates::Due;
 use pods::PodMetrics;
 pub(super) use pods::Upgraded;
+use snapshots::SnapshotMetrics;
 
 /// From a look that finds nothing to do to a slow API server.
 const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -70,6 +72,8 @@ pub(super) struct Metrics {
     invalid: IntGaugeVec,
     /// Those of pods.
     pub(super) pods: PodMetrics,
+    /// Those of snapshots.
+    pub(super) snapshots: SnapshotMetrics,
     leader: IntGauge,
 }
 
@@ -77,6 +81,7 @@ pub(super) struct Metrics {
 const OF_RESOURCE: [&str; 2] = ["resource_namespace", "resource"];
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "a table, with some lines for each metric")]
     pub(super) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let build = IntGaugeVec::new(
@@ -136,6 +141,7 @@ impl Metrics {
                 &OF_RESOURCE,
             )?,
             pods: PodMetrics::register(&registry)?,
+            snapshots: SnapshotMetrics::register(&registry)?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
             registry,
         };
@@ -162,6 +168,7 @@ impl Metrics {
             certificates: _,
             invalid,
             pods: _,
+            snapshots: _,
             leader,
         } = &metrics;
         registry.register(Box::new(build))?;
@@ -231,6 +238,7 @@ impl Metrics {
         families.extend(self.certificates.by_resource());
         families.extend(self.invalid.collect());
         families.extend(self.pods.by_resource());
+        families.extend(self.snapshots.by_resource());
         for family in families.iter().flat_map(MetricFamily::get_metric) {
             let label = |name: &str| {
                 let pair = family.get_label().iter().find(|pair| pair.name() == name);
@@ -244,6 +252,7 @@ impl Metrics {
                 self.certificates.forget(&namespace, &name);
                 self.valid(&namespace, &name);
                 self.pods.forget(&namespace, &name);
+                self.snapshots.forget(&namespace, &name);
             }
         }
     }
@@ -287,10 +296,11 @@ mod tests {
         metrics.certificates.set(&plan, Timestamp::UNIX_EPOCH, Due::Replacement(Timestamp::UNIX_EPOCH));
         metrics.pods.count(&plan, &Pods { injected: 3, ready: 1, outdated: 1, missing: 1 });
         metrics.pods.stopped(&plan, true);
+        metrics.snapshots.set(&plan, Some((Timestamp::UNIX_EPOCH, 5)), Some(Timestamp::UNIX_EPOCH));
         metrics.invalid("team", "other");
         metrics.sweepable(7);
         let of_resources = |page: &str| page.lines().filter(|line| line.contains("resource_namespace=")).count();
-        assert_eq!(of_resources(&metrics.render().unwrap()), 10);
+        assert_eq!(of_resources(&metrics.render().unwrap()), 14);
         metrics.resign();
         let after = metrics.render().unwrap();
         assert_eq!(after, before.replace("leader 1\n", "leader 0\n"));

@@ -26,7 +26,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::config::sidecar_config;
 use crate::{pki::client::Identity, upgrade::Request};
-pub use managed::ManagedPlan;
+pub use managed::{ManagedPlan, SnapshotPlace, SnapshotPlan};
 pub use store::{CaSource, QdrantPlan, RunBy};
 
 /// How long a certificate lives unless the resource says otherwise.
@@ -191,7 +191,7 @@ impl StoragePlan {
 }
 
 /// The claim.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimPlan {
     /// Its name.
     pub name: String,
@@ -321,7 +321,7 @@ fn upgrade(resource: &ContextManager) -> UpgradePlan {
 }
 
 fn storage(resource: &ContextManager, name: &str, config: &SidecarConfig) -> StoragePlan {
-    if let Some(plan) = ManagedPlan::of(&resource.spec, config) {
+    if let Some(plan) = ManagedPlan::of(resource, config) {
         return StoragePlan::Managed(Box::new(plan));
     }
     if let Some(plan) = QdrantPlan::of(&resource.spec, config) {

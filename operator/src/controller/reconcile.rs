@@ -27,7 +27,7 @@ use super::{
     certificate::{self, Authority},
     children,
     error::{Error, call},
-    finalizers, fleet, grants, keys,
+    finalizers, fleet, grants, keys, managed,
     metrics::{Metrics, Outcome},
     plan::Plan,
     pods::Pods,
@@ -78,6 +78,10 @@ pub(super) struct Context {
     pub(super) sidecar_image: Option<String>,
     /// Looks at Qdrant servers.
     pub(super) probes: Arc<Probes>,
+    /// Snapshots of managed Qdrants that are being taken.
+    pub(super) snapshots: managed::Snapshots,
+    /// Restorations of managed Qdrants that go on.
+    pub(super) restores: managed::Restores,
     /// Deletions on Qdrant servers that go on at once.
     pub(super) deletions: Semaphore,
     recorder: Recorder,
@@ -118,6 +122,8 @@ impl Context {
             webhook_configuration: settings.webhook_configuration,
             sidecar_image: settings.sidecar_image,
             probes: Arc::new(Probes::new(settings.resync)),
+            snapshots: managed::Snapshots::default(),
+            restores: managed::Restores::default(),
             deletions: Semaphore::new(DELETIONS),
             keys: settings.keys,
             watchdog: settings.watchdog,
@@ -302,6 +308,8 @@ async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
             context.succeeded(metadata);
             context.forget_invalid(metadata);
             context.probes.forget(metadata.uid.as_deref().unwrap_or_default());
+            context.snapshots.forget(metadata.uid.as_deref().unwrap_or_default());
+            context.restores.forget(metadata.uid.as_deref().unwrap_or_default());
             return Ok(Action::await_change());
         }
         Released::Busy => BUSY,
@@ -360,7 +368,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let embedding_key = children::embedding_key(context, &plan).await?;
     let certificate = certificate::ensure(context, &plan, resource.status.as_ref()).await?;
     let (store_kind, store) = Box::pin(children::storage(context, &plan, resource.status.as_ref())).await?;
-    let (store_beside, next_step) = (store.beside, store.step);
+    let (store_beside, next_step, snapshots) = (store.beside, store.step, store.snapshots);
     let (store, next_look) = (store.finding, store.next);
     let config = children::config(context, &plan).await?;
     let injection = children::injection(context).await?;
@@ -392,6 +400,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         certificates,
         store_kind,
         pods,
+        snapshots,
         rotation,
         upgrade,
         injected,

@@ -2,7 +2,7 @@
 
 use context_manager_crds::{
     ContextManagerStatus,
-    context_manager::status::{Certificate, Keys, Pods},
+    context_manager::status::{Certificate, Keys, Pods, Snapshots},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -74,6 +74,8 @@ pub struct Report {
     pub store_kind: String,
     /// Pods with a sidecar.
     pub pods: Pods,
+    /// Snapshots of the store.
+    pub snapshots: Option<Snapshots>,
     /// How far the rotation of the key is, if there is a ring. It says nothing of whether the resource can be used.
     pub rotation: Option<Finding>,
     /// How far the upgrade of the sidecars is, if one was asked for.
@@ -136,6 +138,7 @@ impl Report {
             keys: self.keys,
             certificates: self.certificates,
             pods: Some(self.pods),
+            snapshots: self.snapshots,
         }
     }
 }
@@ -264,6 +267,7 @@ mod tests {
             certificates: Vec::new(),
             store_kind: "embedded".to_owned(),
             pods: Pods::default(),
+            snapshots: None,
             rotation: None,
             upgrade: None,
             grants: None,

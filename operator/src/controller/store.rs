@@ -13,7 +13,7 @@ mod token;
 
 use std::{sync::Arc, time::Duration};
 
-use context_manager_crds::ContextManagerStatus;
+use context_manager_crds::{ContextManagerStatus, context_manager::status::Snapshots};
 
 use super::{
     error::Error,
@@ -34,11 +34,13 @@ pub(super) struct Found {
     pub(super) beside: Vec<(&'static str, Finding)>,
     /// When there is more to do.
     pub(super) step: Option<Duration>,
+    /// Its snapshots, if the operator runs it and there are to be some.
+    pub(super) snapshots: Option<Snapshots>,
 }
 
 impl Found {
     pub(super) const fn of(finding: Finding, next: Option<Duration>) -> Self {
-        Self { finding, next, beside: Vec::new(), step: None }
+        Self { finding, next, beside: Vec::new(), step: None, snapshots: None }
     }
 }
 

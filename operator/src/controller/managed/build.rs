@@ -13,7 +13,7 @@ use k8s_openapi::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{config, pod};
+use super::{config, pod, restoration::Restoration};
 use crate::controller::{
     build::{RESOURCE, metadata},
     plan::{ManagedPlan, Plan},
@@ -49,11 +49,18 @@ pub(super) struct Builder<'a> {
     wanted: &'a ManagedPlan,
     /// Namespace of the controller.
     home: &'a str,
+    /// What is or was restored, if anything.
+    restoration: Option<&'a Restoration>,
 }
 
 impl<'a> Builder<'a> {
     pub(super) const fn new(plan: &'a Plan, wanted: &'a ManagedPlan, home: &'a str) -> Self {
-        Self { plan, wanted, home }
+        Self { plan, wanted, home, restoration: None }
+    }
+
+    /// The same for a cluster that is made from a snapshot.
+    pub(super) const fn restoring(self, restoration: Option<&'a Restoration>) -> Self {
+        Self { restoration, ..self }
     }
 
     fn named(&self, name: String) -> ObjectMeta {
@@ -94,7 +101,7 @@ impl<'a> Builder<'a> {
     /// What nodes read. That the cluster is formed is remembered here, and no reason to start nodes anew.
     pub(super) fn config_map(&self, formed: bool) -> ConfigMap {
         let mut data = json!({
-            config::CONFIG_FILE: config::yaml(self.wanted),
+            config::CONFIG_FILE: config::yaml(self.plan, self.wanted),
             config::START_FILE: config::start(self.plan, self.wanted),
         });
         if formed {
@@ -102,6 +109,12 @@ impl<'a> Builder<'a> {
             // A node alone has nobody to join.
             if self.wanted.nodes > 1 {
                 data[config::REJOIN_FILE] = json!("true");
+            }
+        }
+        if let Some(Restoration { from, is_asked: _, done }) = self.restoration {
+            data[config::RESTORE_FILE] = json!(from);
+            if let Some(snapshot) = done {
+                data[config::RESTORED_FILE] = json!(snapshot);
             }
         }
         made(json!({"metadata": self.metadata(), "data": data}))
@@ -217,6 +230,7 @@ mod tests {
                 "nodeSelector": {"disk": "nvme"}, "priorityClassName": "stores", "spread": "Required",
                 "tolerations": [{"key": "stores", "operator": "Exists", "effect": "NoSchedule"}],
             },
+            "snapshots": {"storage": {"volume": {"claimName": "mine"}}},
         });
         for managed in [json!({}), json!({"tls": {"enabled": false}}), full] {
             with(&managed, "Retain", |builder| {
@@ -249,6 +263,65 @@ mod tests {
                 assert_ne!(template("a"), template("b"));
             });
         }
+    }
+
+    #[test]
+    fn snapshots_have_a_folder_of_their_resource_on_a_volume_that_is_no_nodes_own() {
+        let look = |managed: &Value| {
+            with(managed, "Delete", |builder| {
+                let set = serde_json::to_value(builder.stateful_set("a", 1)).unwrap()["spec"].clone();
+                (builder.config_map(false).data.unwrap()[config::CONFIG_FILE].clone(), set)
+            })
+        };
+        let (config, set) = look(&json!({"snapshots": {"storage": {"volume": {"size": "1Gi"}}}}));
+        let expected = "  snapshots_path: /context-manager/team/memory\n  temp_path: /qdrant/data/temp\n";
+        assert!(config.contains(expected), "{config}");
+        let claim =
+            json!({"name": "snapshots", "persistentVolumeClaim": {"claimName": "memory-context-qdrant-snapshots"}});
+        assert!(set["template"]["spec"]["volumes"].as_array().unwrap().contains(&claim), "{set}");
+        assert_eq!(set["volumeClaimTemplates"].as_array().map(Vec::len), Some(1), "it would end with the resource");
+        let secret = |key: &str| json!({"name": "s3", "key": key});
+        let bucket = json!({
+            "bucket": "mine", "endpointUrl": "http://minio:9000", "prefix": "blue",
+            "accessKeyIdSecretRef": secret("id"), "secretAccessKeySecretRef": secret("key"),
+        });
+        let (config, set) = look(&json!({"snapshots": {"storage": {"s3": bucket}}}));
+        let expected = "  snapshots_path: /context-manager/blue/team/memory
+  temp_path: /qdrant/data/temp
+  snapshots_config:
+    snapshots_storage: s3
+    s3_config:
+      bucket: \"mine\"
+      endpoint_url: \"http://minio:9000\"
+service:
+";
+        assert!(config.contains(expected), "{config}");
+        let env = &set["template"]["spec"]["containers"][0]["env"];
+        let key = json!({"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": secret("key")}});
+        assert!(env.as_array().unwrap().contains(&key), "{env}");
+        // Who has none is not restarted for it.
+        let (config, _) = look(&json!({}));
+        assert!(config.contains("  snapshots_path: /qdrant/data/snapshots\nservice:"), "{config}");
+    }
+
+    #[test]
+    fn a_restoration_that_is_begun_goes_on_and_one_that_is_done_is_remembered() {
+        let managed = json!({
+            "snapshots": {"storage": {"volume": {"claimName": "mine"}}}, "restoreFrom": {"snapshot": "latest"},
+        });
+        with(&managed, "Retain", |builder| {
+            let asked = Restoration::of(builder.wanted, None).unwrap();
+            assert_eq!(asked, Restoration { from: "latest".to_owned(), is_asked: true, done: None });
+            let map = |restoration: &Restoration| {
+                Builder::new(builder.plan, builder.wanted, "home").restoring(Some(restoration)).config_map(true)
+            };
+            let removed = ManagedPlan { restore: None, ..builder.wanted.clone() };
+            let remembered = Restoration::of(&removed, Some(&map(&asked))).unwrap();
+            assert_eq!(remembered, Restoration { is_asked: false, ..asked.clone() });
+            let done = Restoration { done: Some("x".to_owned()), ..asked };
+            assert_eq!(Restoration::of(builder.wanted, Some(&map(&done))).unwrap(), done);
+            assert_eq!(Restoration::of(&removed, None), None);
+        });
     }
 
     #[test]

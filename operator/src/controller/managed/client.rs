@@ -25,7 +25,7 @@ use crate::controller::{
     store::Credentials,
 };
 
-/// Longest time of one call.
+/// Longest time of one call, unless the caller knows better.
 const CALL: Duration = Duration::from_secs(5);
 /// Largest answer that is read; a collection of a thousand shards on each of 32 nodes is well within.
 const LARGEST: usize = 16 << 20;
@@ -35,6 +35,8 @@ const LARGEST: usize = 16 << 20;
 pub(super) enum Silence {
     /// It has another API key, or another CA: it was started with an older Secret.
     Refused,
+    /// It has nothing of the name that it was asked about.
+    Missing(String),
     /// It cannot be reached, or does not do what it was asked.
     Away(String),
 }
@@ -43,7 +45,7 @@ impl fmt::Display for Silence {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => out.write_str("does not take the API key"),
-            Self::Away(what) => out.write_str(what),
+            Self::Missing(what) | Self::Away(what) => out.write_str(what),
         }
     }
 }
@@ -78,6 +80,18 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Silence> {
+        self.call_within(CALL, node, method, path, body).await
+    }
+
+    /// The same for what takes longer.
+    pub(super) async fn call_within(
+        &self,
+        longest: Duration,
+        node: &Node,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Silence> {
         let address = node.address.ok_or_else(|| away("has no address yet"))?;
         let name = node.host.as_str();
         let request = Request::builder()
@@ -98,7 +112,7 @@ impl Client {
                 .map_err(|error| if is_distrust(&error) { Silence::Refused } else { away(BROKEN) })?;
             converse(stream, request).await
         };
-        tokio::time::timeout(CALL, exchange).await.unwrap_or_else(|_| Err(away("does not answer in time")))
+        tokio::time::timeout(longest, exchange).await.unwrap_or_else(|_| Err(away("does not answer in time")))
     }
 }
 
@@ -134,7 +148,8 @@ fn read(status: StatusCode, body: &[u8]) -> Result<Value, Silence> {
         return Ok(answer["result"].take());
     }
     let said = answer["status"]["error"].as_str().unwrap_or("gives no reason");
-    Err(Silence::Away(format!("answers {}: {said}", status.as_u16())))
+    let said = format!("answers {}: {said}", status.as_u16());
+    Err(if status == StatusCode::NOT_FOUND { Silence::Missing(said) } else { Silence::Away(said) })
 }
 
 fn connector(pem: &[u8]) -> Option<TlsConnector> {
@@ -168,5 +183,7 @@ mod tests {
         let bad = br#"{"status":{"error":"Service internal error: No leader"},"time":0.1}"#;
         let said = read(StatusCode::INTERNAL_SERVER_ERROR, bad);
         assert_eq!(said, Err(Silence::Away("answers 500: Service internal error: No leader".to_owned())));
+        let missing = br#"{"status":{"error":"Not found: Collection `x` doesn't exist!"},"time":0.1}"#;
+        assert!(matches!(read(StatusCode::NOT_FOUND, missing), Err(Silence::Missing(said)) if said.contains("404")));
     }
 }

@@ -1,26 +1,51 @@
 //! What a node of a managed Qdrant reads when it starts: its configuration, and how it finds the others.
 
+use context_manager_crds::context_manager::snapshots::SnapshotBucket;
 use context_manager_protocol::names;
+use serde_json::json;
 
-use crate::controller::plan::{ManagedPlan, Plan};
+use crate::controller::plan::{ManagedPlan, Plan, SnapshotPlace, SnapshotPlan};
 
 /// Where the node's files are inside the container.
 pub(super) const CONFIG_DIRECTORY: &str = "/etc/qdrant";
 pub(super) const TLS_DIRECTORY: &str = "/etc/qdrant-tls";
 pub(super) const DATA_DIRECTORY: &str = "/qdrant/data";
 pub(super) const START_DIRECTORY: &str = "/qdrant/init";
+/// Where the snapshots' volume is. What follows it in a path tells clusters from each other that share one.
+pub(super) const SNAPSHOTS_DIRECTORY: &str = "/context-manager";
 /// Keys of the `ConfigMap`.
 pub(super) const CONFIG_FILE: &str = "config.yaml";
 pub(super) const START_FILE: &str = "start.sh";
 pub(super) const FORMED_FILE: &str = "formed";
 pub(super) const REJOIN_FILE: &str = "rejoin";
+/// Of the operator alone: what is restored, and from which snapshot it was.
+pub(super) const RESTORE_FILE: &str = "restore";
+pub(super) const RESTORED_FILE: &str = "restored";
 /// Ports: REST, gRPC, and between nodes.
 pub(super) const REST: u16 = 6333;
 pub(super) const GRPC: u16 = 6334;
 pub(super) const PEER: u16 = 6335;
 
+/// Where the snapshots of a resource are: in a bucket, what the names of its files begin with.
+pub(super) fn folder(place: &SnapshotPlace, plan: &Plan) -> String {
+    let prefix = place.prefix().map(|prefix| format!("/{prefix}")).unwrap_or_default();
+    format!("{SNAPSHOTS_DIRECTORY}{prefix}/{}/{}", plan.namespace, plan.name)
+}
+
+/// How nodes reach the bucket, if the snapshots are in one. The credentials are in the environment.
+fn bucket(place: &SnapshotPlace) -> String {
+    let SnapshotPlace::Bucket(given) = place else { return String::new() };
+    let SnapshotBucket { bucket, region, endpoint_url, .. } = &**given;
+    let line = |key: &str, value: &Option<String>| {
+        // What is a text in JSON is one in YAML.
+        value.as_ref().map(|value| format!("\n      {key}: {}", json!(value))).unwrap_or_default()
+    };
+    let more = [line("region", region), line("endpoint_url", endpoint_url)].concat();
+    format!("\n  snapshots_config:\n    snapshots_storage: s3\n    s3_config:\n      bucket: {}{more}", json!(bucket))
+}
+
 /// The configuration. Usage is not reported to the makers of Qdrant, and nodes fetch nothing by URLs that a request names.
-pub(super) fn yaml(wanted: &ManagedPlan) -> String {
+pub(super) fn yaml(plan: &Plan, wanted: &ManagedPlan) -> String {
     let encrypted = wanted.encrypted;
     let tls = if encrypted {
         format!(
@@ -32,12 +57,19 @@ pub(super) fn yaml(wanted: &ManagedPlan) -> String {
     } else {
         String::new()
     };
+    // A node empties the folder of temporary files when it starts, so what is shared is no place for it.
+    let snapshots = match &wanted.snapshots {
+        Some(SnapshotPlan { place, .. }) => {
+            format!("{}\n  temp_path: {DATA_DIRECTORY}/temp{}", folder(place, plan), bucket(place))
+        }
+        None => format!("{DATA_DIRECTORY}/snapshots"),
+    };
     format!(
         "log_level: INFO
 telemetry_disabled: true
 storage:
   storage_path: {DATA_DIRECTORY}/storage
-  snapshots_path: {DATA_DIRECTORY}/snapshots
+  snapshots_path: {snapshots}
 service:
   host: 0.0.0.0
   http_port: {REST}

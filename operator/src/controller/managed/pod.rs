@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    config::{self, CONFIG_DIRECTORY, DATA_DIRECTORY, START_DIRECTORY, TLS_DIRECTORY},
+    config::{self, CONFIG_DIRECTORY, DATA_DIRECTORY, SNAPSHOTS_DIRECTORY, START_DIRECTORY, TLS_DIRECTORY},
     secret::API_KEY,
 };
-use crate::controller::plan::{ManagedPlan, Plan};
+use crate::controller::plan::{ManagedPlan, Plan, SnapshotPlace};
 use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// The volume with the data; also the claim's name.
@@ -30,7 +30,7 @@ pub(super) fn template(
 ) -> Value {
     // A namespace that opts in does not inject its own store.
     labels[names::INJECT] = json!("false");
-    let read = [config::yaml(wanted), config::start(plan, wanted), fingerprint.to_owned()].concat();
+    let read = [config::yaml(plan, wanted), config::start(plan, wanted), fingerprint.to_owned()].concat();
     let mut spec = json!({
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
@@ -86,24 +86,31 @@ fn container(plan: &Plan, wanted: &ManagedPlan) -> Value {
     if wanted.encrypted {
         mounts.push(json!({"name": "tls", "mountPath": TLS_DIRECTORY, "readOnly": true}));
     }
+    if wanted.snapshots.is_some() {
+        mounts.push(json!({"name": "snapshots", "mountPath": SNAPSHOTS_DIRECTORY}));
+    }
     let mut resources = json!({"requests": wanted.requests});
     if !wanted.limits.is_empty() {
         resources["limits"] = json!(wanted.limits);
+    }
+    let mut env = vec![
+        json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}),
+        from_secret("QDRANT__SERVICE__API_KEY", &names::qdrant(&plan.name), API_KEY),
+        // The image's folder cannot be written to.
+        json!({"name": "QDRANT_INIT_FILE_PATH", "value": format!("{START_DIRECTORY}/initialized")}),
+    ];
+    if let Some(SnapshotPlace::Bucket(bucket)) = wanted.snapshots.as_ref().map(|snapshots| &snapshots.place) {
+        // By Qdrant's own variables, a key of digits would be taken for a number.
+        let (id, key) = (&bucket.access_key_id_secret_ref, &bucket.secret_access_key_secret_ref);
+        env.push(from_secret("AWS_ACCESS_KEY_ID", &id.name, &id.key));
+        env.push(from_secret("AWS_SECRET_ACCESS_KEY", &key.name, &key.key));
     }
     json!({
         "name": "qdrant",
         "image": wanted.image,
         "workingDir": "/qdrant",
         "command": ["/bin/sh", format!("{CONFIG_DIRECTORY}/{}", config::START_FILE)],
-        "env": [
-            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
-            {
-                "name": "QDRANT__SERVICE__API_KEY",
-                "valueFrom": {"secretKeyRef": {"name": names::qdrant(&plan.name), "key": API_KEY}},
-            },
-            // The image's folder cannot be written to.
-            {"name": "QDRANT_INIT_FILE_PATH", "value": format!("{START_DIRECTORY}/initialized")},
-        ],
+        "env": env,
         "ports": [port("rest", config::REST), port("grpc", config::GRPC), port("peer", config::PEER)],
         // Collections are loaded before anything is served, which takes its time when there is much.
         "startupProbe": probe("/livez", 5, 720),
@@ -117,6 +124,10 @@ fn container(plan: &Plan, wanted: &ManagedPlan) -> Value {
     })
 }
 
+fn from_secret(variable: &str, name: &str, key: &str) -> Value {
+    json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}})
+}
+
 fn volumes(plan: &Plan, wanted: &ManagedPlan) -> Vec<Value> {
     let name = names::qdrant(&plan.name);
     let mut volumes =
@@ -125,6 +136,13 @@ fn volumes(plan: &Plan, wanted: &ManagedPlan) -> Vec<Value> {
         let files = [names::CA_FILE, names::CERTIFICATE_FILE, names::PRIVATE_KEY_FILE];
         let items: Vec<Value> = files.into_iter().map(|file| json!({"key": file, "path": file})).collect();
         volumes.push(json!({"name": "tls", "secret": {"secretName": name, "items": items, "defaultMode": 0o440}}));
+    }
+    if let Some(snapshots) = &wanted.snapshots {
+        volumes.push(match snapshots.place.claim() {
+            Some(claim) => json!({"name": "snapshots", "persistentVolumeClaim": {"claimName": claim}}),
+            // Also for a bucket, Qdrant makes folders, which stay empty.
+            None => json!({"name": "snapshots", "emptyDir": {}}),
+        });
     }
     volumes
 }

@@ -90,7 +90,7 @@ async fn leftover(
 }
 
 /// The peer of a node, by the address that it joined with.
-fn peer_of(plan: &Plan, view: &View, ordinal: i32) -> Option<u64> {
+pub(super) fn peer_of(plan: &Plan, view: &View, ordinal: i32) -> Option<u64> {
     let host = format!("{}-{ordinal}.", names::qdrant(&plan.name));
     let is_it = |uri: &&String| uri.split_once("://").is_some_and(|(_, rest)| rest.starts_with(&host));
     view.peers.iter().find(|(_, uri)| is_it(uri)).map(|(peer, _)| *peer)

@@ -1,22 +1,28 @@
 //! A Qdrant cluster that the operator runs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use context_manager_crds::{
-    ContextManagerSpec,
+    ContextManager,
     context_manager::{
         ReclaimPolicy,
         managed::{Managed, NodeResources, NodeStorage, Scheduling},
         sidecar::ResourceList,
+        snapshots::{RestoreFrom, SnapshotBucket, SnapshotStorage, SnapshotVolume, Snapshots},
     },
+    duration::Duration as DurationText,
     quantity::Quantity,
 };
-use context_manager_protocol::config::SidecarConfig;
+use context_manager_protocol::{config::SidecarConfig, names};
+use kube::ResourceExt as _;
 
-use super::store::QdrantPlan;
+use super::{ClaimPlan, store::QdrantPlan};
 
 /// The image unless the resource says otherwise.
 const IMAGE: &str = "qdrant/qdrant:v1.19.0-unprivileged";
+
+/// How many snapshots are kept unless the resource says otherwise.
+const SNAPSHOTS_KEPT: usize = 7;
 
 /// A Qdrant cluster that the operator runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,11 +49,90 @@ pub struct ManagedPlan {
     pub scheduling: Scheduling,
     /// Whether the volumes outlive the resource.
     pub retain: bool,
+    /// Its snapshots, if there are to be some.
+    pub snapshots: Option<SnapshotPlan>,
+    /// The snapshot that it is made from, if any: its name, or `latest`.
+    pub restore: Option<String>,
+}
+
+/// When snapshots of a managed Qdrant are taken, how many are kept, and where they lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotPlan {
+    /// Time from the beginning of one to that of the next; `None` is until one is asked for.
+    pub every: Option<Duration>,
+    /// How many are kept.
+    pub keep: usize,
+    /// The value of the annotation that asks for one.
+    pub request: Option<String>,
+    /// Where they lie.
+    pub place: SnapshotPlace,
+}
+
+/// Where snapshots of a managed Qdrant lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotPlace {
+    /// On a volume that all nodes mount, by a claim that the operator makes and never deletes.
+    OwnClaim(Box<ClaimPlan>),
+    /// The same by a claim that the user made.
+    GivenClaim(String),
+    /// In a bucket.
+    Bucket(Box<SnapshotBucket>),
+}
+
+impl SnapshotPlace {
+    /// The claim, if it is on a volume.
+    #[must_use]
+    pub fn claim(&self) -> Option<&str> {
+        match self {
+            Self::OwnClaim(claim) => Some(&claim.name),
+            Self::GivenClaim(name) => Some(name),
+            Self::Bucket(_) => None,
+        }
+    }
+
+    /// What tells clusters from each other that share it.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&str> {
+        match self {
+            Self::Bucket(bucket) => bucket.prefix.as_deref(),
+            Self::OwnClaim(_) | Self::GivenClaim(_) => None,
+        }
+    }
+}
+
+impl SnapshotPlan {
+    fn of(resource: &ContextManager, managed: &Managed) -> Option<Self> {
+        let Snapshots { every, keep, storage } = managed.snapshots.as_ref()?;
+        let SnapshotStorage { volume, s3 } = storage;
+        let place = match (s3, volume.clone().unwrap_or_default()) {
+            (Some(bucket), _) => SnapshotPlace::Bucket(Box::new(bucket.clone())),
+            (None, SnapshotVolume { claim_name: Some(name), .. }) => SnapshotPlace::GivenClaim(name),
+            (None, SnapshotVolume { claim_name: None, size, storage_class_name }) => {
+                SnapshotPlace::OwnClaim(Box::new(ClaimPlan {
+                    name: names::qdrant_snapshots(&resource.name_any()),
+                    storage_class: storage_class_name,
+                    // Each node writes the snapshots of its own shards.
+                    access_modes: vec![if managed.replicas() > 1 { "ReadWriteMany" } else { "ReadWriteOnce" }],
+                    size: size?,
+                    volume: None,
+                    retain: true,
+                }))
+            }
+        };
+        let request = resource.annotations().get(names::SNAPSHOT).filter(|value| !value.is_empty());
+        Some(Self {
+            every: every.map(DurationText::get),
+            keep: keep.and_then(|keep| keep.try_into().ok()).unwrap_or(SNAPSHOTS_KEPT),
+            request: request.cloned(),
+            place,
+        })
+    }
 }
 
 impl ManagedPlan {
     /// The plan, if the operator runs the resource's store.
-    pub(super) fn of(spec: &ContextManagerSpec, config: &SidecarConfig) -> Option<Self> {
+    pub(super) fn of(resource: &ContextManager, config: &SidecarConfig) -> Option<Self> {
+        let spec = &resource.spec;
         let given = spec.vector_store.as_ref()?.managed.as_ref()?;
         let Managed {
             replicas: _,
@@ -60,6 +145,8 @@ impl ManagedPlan {
             replication_factor: _,
             write_consistency: _,
             timeout: _,
+            snapshots: _,
+            restore_from,
         } = given;
         let storage = storage.clone().unwrap_or_default();
         let size = storage.size();
@@ -81,6 +168,8 @@ impl ManagedPlan {
             encrypted: given.is_encrypted(),
             scheduling: scheduling.clone().unwrap_or_default(),
             retain: spec.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain,
+            snapshots: SnapshotPlan::of(resource, given),
+            restore: restore_from.as_ref().map(|RestoreFrom { snapshot }| snapshot.clone()),
         })
     }
 }
@@ -106,5 +195,24 @@ mod tests {
         assert_eq!((managed.image.as_str(), managed.size.to_string().as_str()), (IMAGE, "10Gi"));
         assert_eq!(managed.requests["memory"], "512Mi");
         assert_eq!(managed.qdrant.run_by, RunBy::Operator);
+        assert_eq!(managed.snapshots, None);
+    }
+
+    #[test]
+    fn the_claim_of_snapshots_has_no_owner_and_is_shared_by_several_nodes() {
+        let snapshots = |replicas: i32| {
+            let spec = json!({"vectorStore": {"managed": {
+                "replicas": replicas, "snapshots": {"every": "24h", "storage": {"volume": {"size": "5Gi"}}},
+            }}, "reclaimPolicy": "Delete"});
+            let StoragePlan::Managed(managed) = Plan::of(&resource(&spec)).unwrap().storage else { unreachable!() };
+            managed.snapshots.unwrap()
+        };
+        for (replicas, mode) in [(1, "ReadWriteOnce"), (3, "ReadWriteMany")] {
+            let SnapshotPlan { every, keep, request, place } = snapshots(replicas);
+            assert_eq!((every, keep, request), (Some(Duration::from_hours(24)), SNAPSHOTS_KEPT, None));
+            let SnapshotPlace::OwnClaim(claim) = place else { unreachable!("{place:?}") };
+            assert_eq!((claim.retain, claim.access_modes.as_slice()), (true, [mode].as_slice()));
+            assert_eq!(claim.name, "memory-context-qdrant-snapshots");
+        }
     }
 }

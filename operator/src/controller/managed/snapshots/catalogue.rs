@@ -1,0 +1,211 @@
+//! Which snapshots there are, which files each is made of, and what the collection was like: kept as points without vectors in a
+//! collection of the same Qdrant. A snapshot of that collection lies beside the others, so that what is needed to make use of them is where
+//! they are, and not in a cluster that may be lost.
+
+use std::time::Duration;
+
+use http::Method;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, said};
+use crate::controller::managed::{
+    client::{Client, Silence},
+    nodes::Node,
+};
+
+/// The collection.
+pub(super) const COLLECTION: &str = "context-manager-snapshots";
+/// Its only shard.
+pub(super) const SHARD: u32 = 0;
+/// Snapshots of it that are kept: the newest, and the one before.
+const KEPT: usize = 2;
+/// Most snapshots that are read: those that may be kept, and some that were left unfinished.
+const MOST: usize = 1_000;
+/// Longest time of making the collection.
+const MAKING: Duration = Duration::from_secs(30);
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// By which it is asked for: when it was begun.
+    pub(super) name: String,
+    /// Where its files are.
+    pub(super) place: String,
+    /// When it was begun.
+    pub(super) began: Timestamp,
+    /// When its last file was there; nothing before.
+    pub(super) ended: Option<Timestamp>,
+    /// The value of the annotation then.
+    pub(super) request: Option<String>,
+    /// The collection.
+    pub(super) collection: String,
+    /// What the collection was like.
+    pub(super) definition: Definition,
+    /// Its files.
+    pub(super) files: Vec<File>,
+}
+
+/// What a collection is like, in Qdrant's own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Definition {
+    /// Vectors, shards and the rest.
+    pub(super) config: Value,
+    /// Which fields are indexed, and how.
+    pub(super) payload_schema: Value,
+    /// How many points there were, about.
+    pub(super) points: u64,
+}
+
+/// The snapshot of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct File {
+    /// The shard.
+    pub(super) shard: u32,
+    /// The file's name.
+    pub(super) name: String,
+    /// Its size.
+    pub(super) bytes: u64,
+}
+
+impl Record {
+    /// One that is just begun.
+    pub(super) fn begin(began: Timestamp, place: String, request: Option<String>, collection: &str) -> Self {
+        Self {
+            name: began.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
+            place,
+            began,
+            ended: None,
+            request,
+            collection: collection.to_owned(),
+            definition: Definition::default(),
+            files: Vec::new(),
+        }
+    }
+
+    /// Bytes of its files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Its point.
+    fn id(&self) -> i64 {
+        self.began.as_second()
+    }
+}
+
+impl Definition {
+    /// What a node says of a collection.
+    pub(super) fn of(mut answer: Value) -> Self {
+        Self {
+            config: answer["config"].take(),
+            payload_schema: answer["payload_schema"].take(),
+            points: answer["points_count"].as_u64().unwrap_or_default(),
+        }
+    }
+}
+
+/// Makes the collection if there is none, and says whether it did.
+async fn open(client: &Client, node: &Node, factor: u32) -> Result<bool, Silence> {
+    let path = format!("/collections/{COLLECTION}");
+    match client.get(node, &path).await {
+        Err(Silence::Missing(_)) => {
+            let made = json!({"vectors": {}, "shard_number": 1, "replication_factor": factor});
+            client.call_within(MAKING, node, Method::PUT, &path, Some(&made)).await.map(|_| true)
+        }
+        found => found.map(|_| false),
+    }
+}
+
+/// Sees to it that there is a catalogue. A new one begins with what the newest snapshot of one says: whoever had this place before has
+/// left snapshots, and without their catalogue they would be of no use.
+pub(super) async fn inherit(cluster: &Cluster, node: &Node, factor: u32) -> Result<(), String> {
+    let made = open(&cluster.client, node, factor).await;
+    if made.map_err(said(node, &format!("make the collection {COLLECTION}")))? {
+        recover(cluster, node).await?;
+    }
+    Ok(())
+}
+
+/// Brings the newest snapshot of the catalogue back, and says whether there was one.
+pub(super) async fn recover(cluster: &Cluster, node: &Node) -> Result<bool, String> {
+    let view = cluster.settled(node, COLLECTION).await?;
+    let Some(newest) = newest(cluster.list(&view, COLLECTION, SHARD).await?) else { return Ok(false) };
+    cluster.recover(&view, COLLECTION, &File { shard: SHARD, name: newest, bytes: 0 }).await?;
+    Ok(true)
+}
+
+/// All that are in it; none if there is no collection.
+pub(super) async fn read(client: &Client, node: &Node) -> Result<Vec<Record>, Silence> {
+    let asked = json!({"limit": MOST, "with_payload": true, "with_vector": false});
+    let path = format!("/collections/{COLLECTION}/points/scroll");
+    let found = match client.call(node, Method::POST, &path, Some(&asked)).await {
+        Err(Silence::Missing(_)) => return Ok(Vec::new()),
+        found => found?,
+    };
+    Ok(records(&found))
+}
+
+/// What is not understood, such as what a later version wrote, is nobody's to delete.
+fn records(answer: &Value) -> Vec<Record> {
+    let points = answer["points"].as_array().into_iter().flatten();
+    points.filter_map(|point| Record::deserialize(&point["payload"]).ok()).collect()
+}
+
+/// Writes one down.
+pub(super) async fn write(client: &Client, node: &Node, record: &Record) -> Result<(), Silence> {
+    let points = json!({"points": [{"id": record.id(), "vector": {}, "payload": record}]});
+    let path = format!("/collections/{COLLECTION}/points?wait=true");
+    client.call(node, Method::PUT, &path, Some(&points)).await.map(drop)
+}
+
+/// Forgets one.
+pub(super) async fn forget(client: &Client, node: &Node, record: &Record) -> Result<(), Silence> {
+    let points = json!({"points": [record.id()]});
+    let path = format!("/collections/{COLLECTION}/points/delete?wait=true");
+    client.call(node, Method::POST, &path, Some(&points)).await.map(drop)
+}
+
+/// The newest of this collection's own snapshots.
+fn newest(names: Vec<String>) -> Option<String> {
+    // The names end with the time.
+    names.into_iter().max()
+}
+
+/// Of this collection's own snapshots, those that are not kept.
+pub(super) fn outdated(mut names: Vec<String>) -> Vec<String> {
+    names.sort_unstable_by(|one, other| other.cmp(one));
+    names.split_off(names.len().min(KEPT))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let began = Timestamp::from_second(1_795_750_000).unwrap();
+        let mut record = Record::begin(began, "claim:/here".to_owned(), Some("now".to_owned()), "contexts");
+        assert_eq!(record.name, "2026-11-27T03-26-40Z");
+        record.files =
+            vec![File { shard: 1, name: "a".to_owned(), bytes: 3 }, File { shard: 0, name: "b".to_owned(), bytes: 4 }];
+        record.definition = Definition::of(json!({
+            "status": "green", "points_count": 7, "config": {"params": {"shard_number": 2}}, "payload_schema": {"tenant": {}},
+        }));
+        assert_eq!((record.bytes(), record.definition.points), (7, 7));
+        let answer =
+            json!({"points": [{"id": 1, "payload": record}, {"id": 2, "payload": {"name": "of a later version"}}]});
+        assert_eq!(records(&answer), [record]);
+    }
+
+    #[test]
+    fn the_newest_two_snapshots_of_the_catalogue_are_kept() {
+        let file = |minute: u8| format!("{COLLECTION}-shard-0-2026-11-27-03-{minute:02}-00.snapshot");
+        assert!(outdated(vec![file(1), file(2)]).is_empty());
+        let old = outdated(vec![file(3), file(1), file(4), file(2)]);
+        assert_eq!(newest(vec![file(3), file(4), file(2)]), Some(file(4)));
+        assert!(old.len() == 2 && old[0].contains("03-02") && old[1].contains("03-01"), "{old:?}");
+    }
+}

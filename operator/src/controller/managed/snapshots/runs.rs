@@ -1,0 +1,130 @@
+//! Snapshots that are being taken, and what is known of those that were: each resource's by its uid.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use tokio::{sync::Semaphore, task::AbortHandle};
+
+use super::{
+    catalogue::Record,
+    schedule::Failure,
+    take::{Job, Taken},
+};
+
+/// Resources whose snapshots are taken at once.
+const CONCURRENCY: usize = 4;
+
+/// What came of a snapshot: its record, or what was the matter.
+pub(super) type Outcome = Result<Record, String>;
+
+/// All snapshots.
+pub(in crate::controller) struct Runs {
+    states: Arc<Mutex<HashMap<String, State>>>,
+    permits: Arc<Semaphore>,
+}
+
+struct State {
+    known: Known,
+    /// What is to be told.
+    outcome: Option<Outcome>,
+    task: Option<AbortHandle>,
+}
+
+/// What is known of a resource's snapshots.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// The catalogue as it was read or written last.
+    pub(super) records: Option<Vec<Record>>,
+    /// The last attempt, if it failed.
+    pub(super) failure: Option<Failure>,
+    /// Whether one is being taken.
+    pub(super) running: bool,
+    /// Since when there are to be some, as far as this process knows.
+    pub(super) since: Timestamp,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self { states: Arc::default(), permits: Arc::new(Semaphore::new(CONCURRENCY)) }
+    }
+}
+
+impl Runs {
+    /// What is known now.
+    pub(super) fn known(&self, uid: &str) -> Known {
+        self.states().entry(uid.to_owned()).or_insert_with(State::new).known.clone()
+    }
+
+    /// What came of the last one, once.
+    pub(super) fn collect(&self, uid: &str) -> Option<Outcome> {
+        self.states().get_mut(uid)?.outcome.take()
+    }
+
+    /// Notes what was read.
+    pub(super) fn recall(&self, uid: &str, records: Vec<Record>) {
+        self.states().entry(uid.to_owned()).or_insert_with(State::new).known.records = Some(records);
+    }
+
+    /// Takes a snapshot in the background.
+    pub(super) fn begin(&self, uid: &str, job: Job, now: Timestamp) {
+        let (states, permits, place) = (Arc::clone(&self.states), Arc::clone(&self.permits), uid.to_owned());
+        let mut all = self.states();
+        let state = all.entry(uid.to_owned()).or_insert_with(State::new);
+        if state.known.running {
+            return;
+        }
+        state.known.running = true;
+        let task = tokio::spawn(async move {
+            let Ok(_permit) = permits.acquire().await else { return };
+            let taken = job.run(now).await;
+            let mut states = lock(&states);
+            // A resource that is gone is not told of.
+            let Some(state) = states.get_mut(&place) else { return };
+            state.end(taken, job.request());
+        });
+        state.task = Some(task.abort_handle());
+    }
+
+    /// Forgets a resource that is gone, or has no snapshots any more.
+    pub(in crate::controller) fn forget(&self, uid: &str) {
+        if let Some(task) = self.states().remove(uid).and_then(|state| state.task) {
+            task.abort();
+        }
+    }
+
+    fn states(&self) -> MutexGuard<'_, HashMap<String, State>> {
+        lock(&self.states)
+    }
+}
+
+fn lock(states: &Mutex<HashMap<String, State>>) -> MutexGuard<'_, HashMap<String, State>> {
+    states.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn new() -> Self {
+        let known = Known { records: None, failure: None, running: false, since: Timestamp::now() };
+        Self { known, outcome: None, task: None }
+    }
+
+    fn end(&mut self, taken: Result<Taken, String>, request: Option<String>) {
+        self.known.running = false;
+        self.task = None;
+        self.outcome = Some(match taken {
+            Ok(Taken { record, records }) => {
+                self.known.records = Some(records);
+                self.known.failure = None;
+                Ok(record)
+            }
+            Err(message) => {
+                // The catalogue may have an unfinished one more.
+                self.known.records = None;
+                self.known.failure = Some(Failure { at: Timestamp::now(), request, message: message.clone() });
+                Err(message)
+            }
+        });
+    }
+}

@@ -1,0 +1,156 @@
+//! When a snapshot is due and which are not wanted any more: pure.
+
+use std::{cmp::Reverse, time::Duration};
+
+use jiff::Timestamp;
+
+use super::catalogue::Record;
+use crate::controller::plan::SnapshotPlan;
+
+/// Pause before what failed is tried again.
+const RETRY: Duration = Duration::from_mins(5);
+
+/// An attempt that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// When it ended.
+    pub(super) at: Timestamp,
+    /// The value of the annotation then.
+    pub(super) request: Option<String>,
+    /// What was the matter.
+    pub(super) message: String,
+}
+
+/// When the next one is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// It is.
+    Now,
+    /// At this time.
+    At(Timestamp),
+    /// When it is asked for.
+    Never,
+}
+
+/// Those that are whole and at this place, the newest first.
+pub(super) fn whole(records: &[Record], place: &str) -> Vec<Record> {
+    let mut whole: Vec<_> =
+        records.iter().filter(|record| record.ended.is_some() && record.place == place).cloned().collect();
+    whole.sort_by_key(|record| Reverse(record.began));
+    whole
+}
+
+/// When the next one is due, after those that are `whole`, the newest first.
+pub(super) fn due(plan: &SnapshotPlan, whole: &[Record], failure: Option<&Failure>, now: Timestamp) -> Due {
+    let last = whole.first();
+    let is_asked = plan.request.is_some() && last.is_none_or(|last| last.request != plan.request);
+    let regular = match (plan.every, last) {
+        (None, _) => Due::Never,
+        (Some(_), None) => Due::Now,
+        (Some(every), Some(last)) => not_before(after(last.began, every), now),
+    };
+    let due = if is_asked { Due::Now } else { regular };
+    match failure {
+        // Another request is worth another attempt at once.
+        Some(failure) if due == Due::Now && failure.request == plan.request => {
+            not_before(after(failure.at, RETRY), now)
+        }
+        Some(_) | None => due,
+    }
+}
+
+fn not_before(at: Timestamp, now: Timestamp) -> Due {
+    if at <= now { Due::Now } else { Due::At(at) }
+}
+
+/// So long after a time.
+pub(super) fn after(at: Timestamp, long: Duration) -> Timestamp {
+    at.checked_add(long).unwrap_or(Timestamp::MAX)
+}
+
+/// What becomes of a snapshot that is not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Superfluous {
+    /// Its files are deleted, and then it is forgotten.
+    Delete(Record),
+    /// It is forgotten: its files are somewhere else.
+    Forget(Record),
+}
+
+/// All that are not kept once a new one is whole: what is beyond `keep`, what was left unfinished, and what lies at another place.
+pub(super) fn superfluous(records: &[Record], place: &str, keep: usize) -> Vec<Superfluous> {
+    let (here, elsewhere): (Vec<_>, Vec<_>) = records.iter().cloned().partition(|record| record.place == place);
+    let unfinished = here.iter().filter(|record| record.ended.is_none()).cloned();
+    let old = whole(&here, place).into_iter().skip(keep);
+    let deleted = unfinished.chain(old).map(Superfluous::Delete);
+    deleted.chain(elsewhere.into_iter().map(Superfluous::Forget)).collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::controller::plan::SnapshotPlace;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(60 * minute).unwrap()
+    }
+
+    fn plan(every: Option<Duration>, request: Option<&str>) -> SnapshotPlan {
+        let place = SnapshotPlace::GivenClaim("mine".to_owned());
+        SnapshotPlan { every, keep: 2, request: request.map(str::to_owned), place }
+    }
+
+    fn record(minute: i64, request: Option<&str>) -> Record {
+        let ended = Some(at(minute + 1));
+        Record { ended, ..Record::begin(at(minute), "here".to_owned(), request.map(str::to_owned), "contexts") }
+    }
+
+    #[test]
+    fn the_first_is_due_at_once_and_the_next_after_its_time() {
+        let hourly = plan(Some(HOUR), None);
+        assert_eq!(due(&hourly, &[], None, at(0)), Due::Now);
+        let whole = [record(100, None), record(40, None)];
+        assert_eq!(due(&hourly, &whole, None, at(159)), Due::At(at(160)));
+        assert_eq!(due(&hourly, &whole, None, at(160)), Due::Now);
+        assert_eq!(due(&plan(None, None), &[], None, at(0)), Due::Never);
+    }
+
+    #[test]
+    fn each_new_value_of_the_annotation_asks_for_one() {
+        let whole = [record(100, Some("now"))];
+        for every in [None, Some(HOUR)] {
+            assert_eq!(due(&plan(every, Some("now")), &[], None, at(0)), Due::Now);
+            assert_ne!(due(&plan(every, Some("now")), &whole, None, at(101)), Due::Now, "it was taken");
+            assert_eq!(due(&plan(every, Some("again")), &whole, None, at(101)), Due::Now);
+        }
+    }
+
+    #[test]
+    fn what_failed_rests_unless_it_is_asked_for_anew() {
+        let failure = Failure { at: at(10), request: Some("a".to_owned()), message: String::new() };
+        for every in [None, Some(HOUR)] {
+            assert_eq!(due(&plan(every, Some("a")), &[], Some(&failure), at(11)), Due::At(at(15)));
+            assert_eq!(due(&plan(every, Some("a")), &[], Some(&failure), at(15)), Due::Now);
+            assert_eq!(due(&plan(every, Some("b")), &[], Some(&failure), at(11)), Due::Now);
+        }
+        assert_eq!(due(&plan(None, None), &[], Some(&failure), at(60)), Due::Never);
+    }
+
+    #[test]
+    fn only_what_the_catalogue_names_at_this_place_is_deleted_and_never_the_newest() {
+        let unfinished = Record { ended: None, ..record(50, None) };
+        let elsewhere = Record { place: "there".to_owned(), ..record(70, None) };
+        let records = [record(10, None), elsewhere.clone(), record(30, None), unfinished.clone(), record(20, None)];
+        assert_eq!(
+            whole(&records, "here").iter().map(|record| record.began).collect::<Vec<_>>(),
+            [at(30), at(20), at(10)]
+        );
+        let expected =
+            [Superfluous::Delete(unfinished), Superfluous::Delete(record(10, None)), Superfluous::Forget(elsewhere)];
+        assert_eq!(superfluous(&records, "here", 2), expected);
+        assert!(superfluous(&records[..1], "here", 1).is_empty());
+    }
+}

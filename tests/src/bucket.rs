@@ -1,0 +1,87 @@
+//! A bucket of a real S3 server on this machine that pods reach: [Versity's gateway](https://github.com/versity/versitygw), which checks
+//! signatures and keeps objects as files.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, api::ListParams};
+use tempfile::TempDir;
+
+use crate::{
+    cluster::{self, eventually},
+    operator::PATIENCE,
+};
+
+/// Names the gateway's program.
+pub const PROGRAM: &str = "CONTEXT_MANAGER_TEST_S3_PROGRAM";
+/// The bucket.
+pub const NAME: &str = "snapshots";
+/// Its key: id and secret. Of digits, as some are.
+pub const KEY: (&str, &str) = ("0012345678", "00123456789abcdef");
+
+/// A bucket; it ends when dropped.
+pub struct Bucket {
+    server: Child,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Bucket {
+    /// Starts a server with an empty bucket; nothing where no program is named.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start() -> Result<Option<Self>> {
+        let Some(program) = std::env::var_os(PROGRAM) else { return Ok(None) };
+        let folder = tempfile::tempdir()?;
+        fs::create_dir_all(folder.path().join("data").join(NAME))?;
+        let address = TcpListener::bind((node().await?, 0))?.local_addr()?;
+        let log = fs::File::create(folder.path().join("log"))?;
+        let server = Command::new(program)
+            .args(["--port", &address.to_string(), "posix"])
+            .arg(folder.path().join("data"))
+            .envs([("ROOT_ACCESS_KEY", KEY.0), ("ROOT_SECRET_KEY", KEY.1)])
+            .stdout(log.try_clone()?)
+            .stderr(Stdio::from(log))
+            .spawn()
+            .context("the S3 server does not start")?;
+        let bucket = Self { server, address, folder };
+        eventually("the S3 server", PATIENCE, || async { tokio::net::TcpStream::connect(address).await.map(drop) })
+            .await?;
+        Ok(Some(bucket))
+    }
+
+    /// Where pods reach it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where its objects are as files.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        Path::new(self.folder.path()).join("data").join(NAME)
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// The address of the cluster's node, which is this machine.
+async fn node() -> Result<IpAddr> {
+    let nodes = Api::<Node>::all(cluster::client().await?).list(&ListParams::default()).await?;
+    let addresses = nodes.items.into_iter().filter_map(|node| node.status?.addresses).flatten();
+    let internal = addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address).next();
+    Ok(internal.context("the node has no address")?.parse()?)
+}

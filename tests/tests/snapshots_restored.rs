@@ -1,0 +1,249 @@
+//! The contexts of a managed Qdrant of real nodes survive the loss of all nodes and of their volumes: they come back from a snapshot, all
+//! of them and each once, into a cluster with another number of nodes.
+//!
+//! It needs the image that `cargo xtask images --load` and `cargo xtask test` make of the program that
+//! `CONTEXT_MANAGER_TEST_QDRANT_PROGRAM` names. Without it nothing is run here, which is said; what the operator asks of nodes is then proved
+//! by the suite `snapshots` alone. For a bucket it needs the program of an S3 server, too ([`bucket`]).
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::{ContextManager, context_manager::qdrant::Qdrant};
+use context_manager_protocol::names;
+use context_manager_tests::{
+    bucket::{self, Bucket},
+    cluster::{self, Namespace, eventually},
+    nodes::real,
+    operator::{Operator, wait_within},
+    volumes::Volumes,
+    webhook::image,
+};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Pod, Secret},
+};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// How long nodes may take for a whole step.
+const STEP: Duration = Duration::from_mins(5);
+const POINTS: u64 = 500;
+const RESTRICTED: [(&str, &str); 1] = [("pod-security.kubernetes.io/enforce", "restricted")];
+
+async fn ask(namespace: &Namespace, node: u8, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+    let collection = Qdrant::default().collection(&namespace.name, "memory");
+    real::ask(namespace, ("memory", node), method, &path.replace("COLLECTION", &collection), body).await
+}
+
+async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<()> {
+    wait_within(STEP, namespace, "memory", kind, |said| said.reason == reason).await.map(drop)
+}
+
+/// A collection like the operator's own, which it cannot make here: the Service does not lead out of the cluster.
+async fn fill(namespace: &Namespace) -> Result<()> {
+    let made = json!({
+        "vectors": {"dense": {"size": 4, "distance": "Cosine"}}, "sparse_vectors": {"text": {"modifier": "idf"}},
+        "shard_number": 3, "replication_factor": 2, "metadata": {"schema": 1},
+    });
+    ask(namespace, 0, Method::PUT, "/collections/COLLECTION", Some(made)).await?;
+    let tenant = json!({"field_name": "tenant", "field_schema": {"type": "keyword", "is_tenant": true}});
+    ask(namespace, 0, Method::PUT, "/collections/COLLECTION/index?wait=true", Some(tenant)).await?;
+    write(namespace, 0..POINTS).await
+}
+
+async fn write(namespace: &Namespace, ids: std::ops::Range<u64>) -> Result<()> {
+    let point = |id: u64| {
+        let vectors = json!({"dense": [1, id, 2, 3], "text": {"indices": [id], "values": [1.0]}});
+        json!({"id": id, "vector": vectors, "payload": {"tenant": format!("t{}", id % 5), "text": format!("context {id}")}})
+    };
+    let points: Vec<_> = ids.map(point).collect();
+    let path = "/collections/COLLECTION/points?wait=true";
+    ask(namespace, 0, Method::PUT, path, Some(json!({"points": points}))).await.map(drop)
+}
+
+/// All contexts of the snapshot are there, each once and with what belongs to it, in the eyes of each node; and none that came later.
+async fn all_there(namespace: &Namespace, nodes: u8) -> Result<()> {
+    for node in 0..nodes {
+        let exact = Some(json!({"exact": true}));
+        let found = ask(namespace, node, Method::POST, "/collections/COLLECTION/points/count", exact).await?;
+        ensure!(found["count"] == POINTS, "node {node} finds {found}");
+        let filter = json!({"must": [{"key": "tenant", "match": {"value": "t3"}}]});
+        let body = json!({"exact": true, "filter": filter});
+        let found = ask(namespace, node, Method::POST, "/collections/COLLECTION/points/count", Some(body)).await?;
+        ensure!(found["count"] == POINTS / 5, "node {node} finds {found} of a tenant");
+        let asked = json!({"limit": 2 * POINTS, "with_payload": true, "with_vector": true});
+        let found = ask(namespace, node, Method::POST, "/collections/COLLECTION/points/scroll", Some(asked)).await?;
+        let points = found["points"].as_array().context("points")?;
+        let mut ids: Vec<_> = points.iter().filter_map(|point| point["id"].as_u64()).collect();
+        ids.sort_unstable();
+        ensure!(ids == (0..POINTS).collect::<Vec<_>>(), "{} points, not all, or one twice", ids.len());
+        for point in points {
+            let id = point["id"].as_u64().unwrap_or_default();
+            let is_whole = point["payload"]["text"] == format!("context {id}")
+                && point["vector"]["dense"].as_array().map(Vec::len) == Some(4)
+                && point["vector"]["text"]["indices"] == json!([id]);
+            ensure!(is_whole, "{point}");
+        }
+    }
+    let found = ask(namespace, 0, Method::GET, "/collections/COLLECTION", None).await?;
+    ensure!(found["payload_schema"]["tenant"]["params"]["is_tenant"] == true, "the index is gone: {found}");
+    ensure!(found["config"]["metadata"]["schema"] == 1, "{found}");
+    Ok(())
+}
+
+async fn token(namespace: &Namespace) -> Result<bool> {
+    let secret = namespace.api::<Secret>().get_opt(&names::store_secret("memory")).await?;
+    Ok(secret.and_then(|secret| secret.data).is_some_and(|data| data.contains_key(names::QDRANT_API_KEY_FILE)))
+}
+
+async fn snapshot(namespace: &Namespace, value: &str) -> Result<Vec<String>> {
+    let api = namespace.api::<ContextManager>();
+    let kept = async || -> Result<Vec<String>> {
+        let status = api.get("memory").await?.status.context("a status")?;
+        Ok(status.snapshots.unwrap_or_default().kept)
+    };
+    let before = kept().await?;
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {names::SNAPSHOT: value}}}));
+    api.patch("memory", &PatchParams::default(), &patch).await?;
+    eventually("a snapshot", STEP, || async {
+        let now = kept().await?;
+        ensure!(now.first() != before.first(), "{:?}", api.get("memory").await?.status);
+        Ok(())
+    })
+    .await?;
+    kept().await
+}
+
+/// Deletes the resource and what its nodes had.
+async fn lose(namespace: &Namespace) -> Result<()> {
+    namespace.api::<ContextManager>().delete("memory", &DeleteParams::default()).await?;
+    eventually("the end of the nodes", STEP, || async {
+        ensure!(
+            namespace.api::<StatefulSet>().list(&ListParams::default()).await?.items.is_empty(),
+            "the set is there"
+        );
+        ensure!(namespace.api::<Pod>().list(&ListParams::default()).await?.items.is_empty(), "pods are there");
+        Ok(())
+    })
+    .await?;
+    let claims = namespace.api::<PersistentVolumeClaim>();
+    for claim in claims.list(&ListParams::default()).await?.items {
+        if claim.name_any().starts_with("data-") {
+            claims.delete(&claim.name_any(), &DeleteParams::default()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Where snapshots lie: what the spec says, and their files.
+struct Place {
+    storage: Value,
+    files: PathBuf,
+}
+
+fn spec(volumes: &Volumes, place: &Place, replicas: u8, more: &Value) -> Value {
+    let mut managed = json!({
+        "replicas": replicas, "image": image("context-manager-test-managed-qdrant"),
+        "storage": {"storageClassName": volumes.class(), "size": "1Gi"},
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "snapshots": {"keep": 1, "storage": place.storage},
+    });
+    for (field, value) in more.as_object().into_iter().flatten() {
+        managed[field] = value.clone();
+    }
+    json!({"vectorStore": {"managed": managed}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_volume_of_snapshots() -> Result<()> {
+    if is_without_nodes() {
+        return Ok(());
+    }
+    let operator = Operator::shared().await?;
+    let namespace = operator.namespace(&cluster::client().await?, "restored-volume", &RESTRICTED).await?;
+    let modes = ["ReadWriteOnce", "ReadWriteOnce", "ReadWriteOnce", "ReadWriteMany"];
+    let volumes = Volumes::make(&namespace.name, &modes).await?;
+    let storage = json!({"volume": {"size": "1Gi", "storageClassName": volumes.class()}});
+    let files = volumes.folder(3).join(&namespace.name);
+    lost_and_restored(&namespace, &volumes, &Place { storage, files }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_bucket() -> Result<()> {
+    if is_without_nodes() {
+        return Ok(());
+    }
+    let Some(bucket) = Bucket::start().await? else {
+        println!("{} is not set: no S3 server was started, and nothing of buckets is proved here", bucket::PROGRAM);
+        return Ok(());
+    };
+    let operator = Operator::shared().await?;
+    let namespace = operator.namespace(&cluster::client().await?, "restored-bucket", &RESTRICTED).await?;
+    let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"; 3]).await?;
+    let (id, key) = bucket::KEY;
+    let secret = json!({"metadata": {"name": "s3"}, "stringData": {"id": id, "key": key}});
+    namespace.make::<Secret>(&secret).await?;
+    let storage = json!({"s3": {
+        "bucket": bucket::NAME, "endpointUrl": bucket.url(), "prefix": "blue/1",
+        "accessKeyIdSecretRef": {"name": "s3", "key": "id"}, "secretAccessKeySecretRef": {"name": "s3", "key": "key"},
+    }});
+    let files = bucket.folder().join("context-manager/blue/1").join(&namespace.name);
+    lost_and_restored(&namespace, &volumes, &Place { storage, files }).await
+}
+
+fn is_without_nodes() -> bool {
+    let without = std::env::var_os(real::PROGRAM).is_none();
+    if without {
+        println!("{} is not set: no node was started, and nothing of files is proved here", real::PROGRAM);
+    }
+    without
+}
+
+/// Files of snapshots of contexts.
+fn files(namespace: &Namespace, place: &Place) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for shard in 0..3 {
+        let collection = Qdrant::default().collection(&namespace.name, "memory");
+        let folder = place.files.join(format!("memory/{collection}/shards/{shard}"));
+        let found = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        let names = found.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        files.extend(names.filter(|file| file.ends_with(".snapshot")));
+    }
+    Ok(files)
+}
+
+async fn lost_and_restored(namespace: &Namespace, volumes: &Volumes, place: &Place) -> Result<()> {
+    namespace.make_resource("memory", spec(volumes, place, 2, &json!({}))).await?;
+    says(namespace, "StoreBalanced", "Balanced").await?;
+    fill(namespace).await?;
+    let first = snapshot(namespace, "1").await?;
+    let second = snapshot(namespace, "2").await?;
+    ensure!(first.len() == 1 && second.len() == 1 && first != second, "{first:?}, {second:?}");
+    // What comes after the snapshot is lost with the nodes.
+    write(namespace, POINTS..POINTS + 50).await?;
+    let left = files(namespace, place)?;
+    ensure!(left.len() == 3, "one for each shard, and none of the first snapshot: {left:?}");
+    lose(namespace).await?;
+    ensure!(!token(namespace).await?, "the token is there");
+
+    // One node instead of two, and the shards are those of the snapshot.
+    let from = json!({"restoreFrom": {"snapshot": "latest"}, "shards": 1});
+    namespace.make_resource("memory", spec(volumes, place, 1, &from)).await?;
+    eventually("access", STEP, || async {
+        let resource = namespace.api::<ContextManager>().get("memory").await?;
+        ensure!(token(namespace).await?, "{:?}", resource.status.map(|status| status.conditions));
+        Ok(())
+    })
+    .await?;
+    all_there(namespace, 1).await?;
+    // Its snapshots go on where the old ones are.
+    let third = snapshot(namespace, "3").await?;
+    ensure!(third.len() == 1 && third != second, "{third:?}");
+    let now = files(namespace, place)?;
+    ensure!(now.len() == 3 && now.iter().all(|file| !left.contains(file)), "{left:?} became {now:?}");
+    all_there(namespace, 1).await
+}
