@@ -1,6 +1,7 @@
 //! A signing client in about a hundred lines: what an agent needs to speak the protocol.
 
 use std::{
+    io::ErrorKind,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -132,8 +133,11 @@ impl Client {
     }
 
     fn ring(&self) -> Result<KeyRing> {
-        let file = std::fs::read(&self.keys)
-            .with_context(|| format!("failed to read the key ring {}", self.keys.display()))?;
+        // A changed Secret comes in a new directory, and the kubelet deletes the old one: who is on the way to the file just then finds
+        // nothing there, once.
+        let read = || std::fs::read(&self.keys);
+        let file = read().or_else(|error| if error.kind() == ErrorKind::NotFound { read() } else { Err(error) });
+        let file = file.with_context(|| format!("failed to read the key ring {}", self.keys.display()))?;
         KeyRing::from_json(&file).with_context(|| format!("{} is not a key ring", self.keys.display()))
     }
 }
