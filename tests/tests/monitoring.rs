@@ -1,11 +1,11 @@
 //! Alerts and dashboard: their expressions are right, and they ask for metrics that the programs really have.
 
-use std::{collections::BTreeSet, env, fs, path::PathBuf, process::Command};
+use std::{collections::BTreeSet, env, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::message::Acknowledgment;
 use context_manager_tests::{
-    cluster,
+    cluster::{self, eventually},
     gate::Authority,
     objects::asking,
     operator::{Operator, provision},
@@ -72,6 +72,18 @@ async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
     namespace.make::<Secret>(&mine).await?;
     let given = json!({"tls": {"issuer": "Existing", "secretRef": {"name": "mine"}}});
     provision(&namespace, "given", given).await?;
+    // And some about snapshots that are wanted, also before there are nodes that could take them.
+    let snapshots = json!({"every": "1h", "storage": {"volume": {"size": "1Gi"}}});
+    let managed = json!({
+        "scheduling": {"nodeSelector": {"nowhere": "true"}}, "storage": {"storageClassName": "", "size": "1Gi"}, "snapshots": snapshots,
+    });
+    namespace.make_resource("managed", json!({"vectorStore": {"managed": managed}})).await?;
+    eventually("metrics of the snapshots", Duration::from_secs(30), || async {
+        let page = operator.metrics().await?;
+        ensure!(page.contains("context_manager_snapshot_due_timestamp_seconds{"), "{page}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
     let mut there = BTreeSet::new();
     for page in [
         sidecar.admin_page("/metrics").await?,

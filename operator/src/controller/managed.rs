@@ -76,6 +76,7 @@ pub(super) async fn ensure(
         if let Err(trouble) = store::publish(context, plan, &wanted.qdrant, &material.credentials).await? {
             return settled(trouble);
         }
+        snapshots::expect(context, plan, wanted, current);
         let found = Found::of(Err(nodes.trouble(plan)), Some(WAITING)).with(steps);
         return Ok(Found { snapshots: current.and_then(|current| current.snapshots.clone()), ..found });
     }

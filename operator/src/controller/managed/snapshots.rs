@@ -81,6 +81,7 @@ pub(super) async fn ensure(
             Err(why) => {
                 let message = format!("it is not known yet which snapshots there are: {why}");
                 let finding = Err(Trouble::passing("SnapshotsUnknown", message));
+                expect(context, plan, wanted, current);
                 return Ok(Some(Said { finding, next: Some(AGAIN), status: before }));
             }
         }
@@ -104,6 +105,16 @@ pub(super) async fn ensure(
     let status = report(snapshots, &whole, known.failure.as_ref(), before.as_ref());
     let finding = judge(snapshots, &whole, &known, waits);
     Ok(Some(Said { finding, next, status: Some(status) }))
+}
+
+/// Brings the metrics to what the status says while no node can be asked, so that what is overdue then is seen as well.
+pub(super) fn expect(context: &Context, plan: &Plan, wanted: &ManagedPlan, current: Option<&ContextManagerStatus>) {
+    let Some(snapshots) = &wanted.snapshots else { return };
+    let last = current.and_then(|current| current.snapshots.as_ref()?.last.as_ref());
+    let since = context.snapshots.known(&plan.owner.uid).since;
+    let due = snapshots.every.map(|every| last.map_or(since, |last| schedule::after(last.taken_at.0, every)));
+    let last = last.map(|last| (last.taken_at.0, last.bytes.try_into().unwrap_or_default()));
+    context.metrics.snapshots.set(plan, last, due);
 }
 
 /// Reads which snapshots there are.
