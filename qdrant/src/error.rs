@@ -159,6 +159,12 @@ impl Error {
         matches!(self, Self::Refused { .. })
     }
 
+    /// The same where the server refuses what every call needs, such as the collection: that is no word about one call.
+    #[must_use]
+    pub fn as_failure(self) -> Self {
+        if let Self::Refused { action, source } = self { Self::Server { action, source } } else { self }
+    }
+
     /// Whether the settings are wrong, so that only a person can help.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {

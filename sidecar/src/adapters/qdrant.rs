@@ -98,7 +98,8 @@ impl Qdrant {
 
     async fn ready(&self, current: &Current) -> Result<(), store::Error> {
         self.refresh_key(&current.collection).await?;
-        current.opened.get_or_try_init(|| current.collection.open()).await.copied()
+        let opened = current.opened.get_or_try_init(|| current.collection.open()).await;
+        opened.copied().map_err(store::Error::as_failure)
     }
 
     async fn refresh_key(&self, collection: &Collection) -> Result<(), store::Error> {
@@ -146,24 +147,20 @@ impl Qdrant {
         }
         let permit = self.breaker.admit().map_err(|open| Error::Failed(Arc::new(open)))?;
         let since = Instant::now();
-        let (result, is_ready) = match Box::pin(self.ready(current)).await {
-            Ok(()) => (call.await, true),
-            Err(error) => (Err(error), false),
+        let result = match Box::pin(self.ready(current)).await {
+            Ok(()) => call.await,
+            Err(error) => Err(error),
         };
         match &result {
             Ok(_) => permit.succeeded(),
-            Err(error) if is_ready && error.is_refusal() => permit.succeeded(),
+            Err(error) if error.is_refusal() => permit.succeeded(),
             Err(error) if is_ours(error) => drop(permit),
             Err(error) => match error.retry_after() {
                 Some(patience) => permit.told_to_wait(patience),
                 None => permit.failed(),
             },
         }
-        // A collection that the server refuses to make or show says nothing about the call that came first.
-        let result = result.map_err(|error| match error {
-            error if error.is_refusal() && !is_ready => Error::Failed(Arc::new(error)),
-            error => translate(error),
-        });
+        let result = result.map_err(translate);
         let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
         self.metrics.store.duration.observe(operation, outcome, since.elapsed());
         result

@@ -55,8 +55,10 @@ impl Inner {
     /// together. A context that supersedes others has to come after them, so it is no witness.
     async fn takes_another(&self, refused: &[Context], last: u64) -> Result<bool, Error> {
         let newest = self.pending.newest_context(last, |context| context.supersedes.is_empty())?;
-        let among = [refused.len().wrapping_sub(1), 0, refused.len() / 2];
-        let among = among.into_iter().filter_map(|place| refused.get(place).filter(|_| refused.len() > 1)).cloned();
+        let among = match refused {
+            [] | [_] => Vec::new(),
+            [first, .., last] => vec![last.clone(), first.clone(), refused[refused.len() / 2].clone()],
+        };
         for witness in newest.into_iter().chain(among) {
             match self.drain_contexts(vec![witness]).await {
                 Ok(written) if written > 0 => return Ok(true),

@@ -197,7 +197,7 @@ impl Inner {
             for search in &mut searches {
                 search.frequencies = frequencies.get(&search.selection.owner).cloned();
             }
-            Ok((self.store.candidates(searches).await?, frequencies))
+            Ok::<_, vector_store::Error>((self.store.candidates(searches).await?, frequencies))
         };
         match self.store_health.note(found.await) {
             Ok((candidates, _)) if is_past => {
@@ -220,13 +220,7 @@ impl Inner {
                 Ok(once_each(candidates))
             }
             Err(error) if is_past => Err(error.into()),
-            Err(
-                error @ (vector_store::Error::Failed(_)
-                | vector_store::Error::Refused(_)
-                | vector_store::Error::Misconfigured(_)
-                | vector_store::Error::DiskFull(_)
-                | vector_store::Error::Closed),
-            ) => {
+            Err(error) => {
                 warn!(error = chain(&error), "Searched without the store");
                 degraded.push(Degradation::Store);
                 in_memory.extend(in_store);
