@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     access::{Export, GrantedTenant, Import, Reach},
-    ports::vector_store::{Owner, Point, Validity},
+    ports::vector_store::{Owner, Page, Point, Validity},
 };
 
 /// Contexts of one read.
@@ -39,16 +39,9 @@ const MOST: i64 = (1 << 53) - 1;
 impl Inner {
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
     pub(super) async fn export(&self, reach: &Reach, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
-        let Ok(mut from) = following(after) else { return Ok(Vec::new()) };
-        loop {
-            let everything = Wanted { validity: Validity::Any, ..Wanted::within(reach) };
-            let page = self.whole_page(&everything, from, PAGE).await?;
-            // A page can be empty before the end: what it had is hidden by a waiting write.
-            if !page.contexts.is_empty() || page.next.is_none() {
-                return Ok(page.contexts.into_iter().map(exported).collect());
-            }
-            from = page.next;
-        }
+        let everything = Wanted { validity: Validity::Any, ..Wanted::within(reach) };
+        let contexts = contexts_after(after, |from| self.whole_page(&everything, from, PAGE)).await?;
+        Ok(contexts.into_iter().map(exported).collect())
     }
 
     /// The same of all memories of the tenant; each context says whose it is.
@@ -57,14 +50,8 @@ impl Inner {
         granted: &GrantedTenant<Export>,
         after: Option<Uuid>,
     ) -> Result<Vec<ExportedContext>, Error> {
-        let Ok(mut from) = following(after) else { return Ok(Vec::new()) };
-        loop {
-            let page = self.tenant_page(granted, from, PAGE).await?;
-            if !page.contexts.is_empty() || page.next.is_none() {
-                return Ok(page.contexts.into_iter().map(exported_with_holder).collect());
-            }
-            from = page.next;
-        }
+        let contexts = contexts_after(after, |from| self.tenant_page(granted, from, PAGE)).await?;
+        Ok(contexts.into_iter().map(exported_with_holder).collect())
     }
 
     /// Imports contexts into one memory, each with the number of its line.
@@ -234,18 +221,25 @@ impl Inner {
     }
 }
 
-/// Where an export goes on that has come to the context `after`.
-///
-/// # Errors
-/// When no id follows that one.
-fn following(after: Option<Uuid>) -> Result<Option<ContextId>, Over> {
-    let next = |after: Uuid| after.as_u128().checked_add(1).ok_or(Over);
-    let next = after.map(next).transpose()?;
-    Ok(next.map(|next| ContextId::new(Uuid::from_u128(next))))
+/// The first contexts behind the one with the id `after`, by their pages; none is the end.
+async fn contexts_after<F>(after: Option<Uuid>, page: impl Fn(Option<ContextId>) -> F) -> Result<Vec<Context>, Error>
+where
+    F: Future<Output = Result<Page, Error>>,
+{
+    let mut from = match after.map(|after| after.as_u128().checked_add(1)) {
+        None => None,
+        Some(Some(next)) => Some(ContextId::new(Uuid::from_u128(next))),
+        Some(None) => return Ok(Vec::new()),
+    };
+    loop {
+        let page = page(from).await?;
+        // A page can be empty before the end: what it had is hidden by a waiting write.
+        if !page.contexts.is_empty() || page.next.is_none() {
+            return Ok(page.contexts);
+        }
+        from = page.next;
+    }
 }
-
-/// There is nothing more to export.
-struct Over;
 
 /// The holder that a line names, and the field in which it does.
 fn named(ExportedContext { agent, space, .. }: &ExportedContext) -> Result<Option<(&'static str, Holder)>, Error> {
