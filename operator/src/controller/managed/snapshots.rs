@@ -88,7 +88,7 @@ pub(super) async fn ensure(
     }
     let whole = schedule::whole(known.records.as_deref().unwrap_or_default(), &place);
     let due = schedule::due(snapshots, &whole, known.failure.as_ref(), Timestamp::now());
-    note(context, plan, snapshots, &whole, &known);
+    note(context, plan, snapshots, whole.first().map(|last| (last.began, last.bytes())), known.since);
     let waits = match (&due, known.running) {
         (_, true) => Some(Trouble::passing("Taking", "the first snapshot is being taken")),
         (Due::Now, false) => match begin(context, plan, wanted, snapshots, client, held).await? {
@@ -112,9 +112,8 @@ pub(super) fn expect(context: &Context, plan: &Plan, wanted: &ManagedPlan, curre
     let Some(snapshots) = &wanted.snapshots else { return };
     let last = current.and_then(|current| current.snapshots.as_ref()?.last.as_ref());
     let since = context.snapshots.known(&plan.owner.uid).since;
-    let due = snapshots.every.map(|every| last.map_or(since, |last| schedule::after(last.taken_at.0, every)));
     let last = last.map(|last| (last.taken_at.0, last.bytes.try_into().unwrap_or_default()));
-    context.metrics.snapshots.set(plan, last, due);
+    note(context, plan, snapshots, last, since);
 }
 
 /// Reads which snapshots there are.
@@ -169,15 +168,14 @@ async fn announce(context: &Context, plan: &Plan, outcome: Option<Outcome>) {
     }
 }
 
-/// Brings the metrics to what is known.
-fn note(context: &Context, plan: &Plan, snapshots: &SnapshotPlan, whole: &[Record], known: &Known) {
-    let last = whole.first();
+/// Brings the metrics to what is known of the last one: when it was begun, and its bytes.
+fn note(context: &Context, plan: &Plan, snapshots: &SnapshotPlan, last: Option<(Timestamp, u64)>, since: Timestamp) {
     let due = snapshots.every.map(|every| match last {
-        Some(last) => schedule::after(last.began, every),
+        Some((began, _)) => schedule::after(began, every),
         // The first one is due as soon as there can be one.
-        None => known.since,
+        None => since,
     });
-    context.metrics.snapshots.set(plan, last.map(|last| (last.began, last.bytes())), due);
+    context.metrics.snapshots.set(plan, last, due);
 }
 
 fn judge(snapshots: &SnapshotPlan, whole: &[Record], known: &Known, waits: Option<Trouble>) -> Finding {

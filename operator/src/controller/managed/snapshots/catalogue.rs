@@ -107,22 +107,22 @@ impl Definition {
 }
 
 /// Makes the collection if there is none, and says whether it did.
-async fn open(client: &Client, node: &Node, factor: u32) -> Result<bool, Silence> {
+pub(super) async fn open(Cluster { client, .. }: &Cluster, node: &Node, factor: u32) -> Result<bool, String> {
     let path = format!("/collections/{COLLECTION}");
-    match client.get(node, &path).await {
+    let opened = match client.get(node, &path).await {
         Err(Silence::Missing(_)) => {
             let made = json!({"vectors": {}, "shard_number": 1, "replication_factor": factor});
             client.call_within(MAKING, node, Method::PUT, &path, Some(&made)).await.map(|_| true)
         }
         found => found.map(|_| false),
-    }
+    };
+    opened.map_err(said(node, &format!("make the collection {COLLECTION}")))
 }
 
 /// Sees to it that there is a catalogue. A new one begins with what the newest snapshot of one says: whoever had this place before has
 /// left snapshots, and without their catalogue they would be of no use.
 pub(super) async fn inherit(cluster: &Cluster, node: &Node, factor: u32) -> Result<(), String> {
-    let made = open(&cluster.client, node, factor).await;
-    if made.map_err(said(node, &format!("make the collection {COLLECTION}")))? {
+    if open(cluster, node, factor).await? {
         recover(cluster, node).await?;
     }
     Ok(())

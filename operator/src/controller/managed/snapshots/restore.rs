@@ -147,7 +147,7 @@ impl Job {
 
     /// What there is. It is brought back each time, so that it is never one that was broken off.
     async fn catalogue(&self, node: &Node) -> Result<Vec<Record>, String> {
-        catalogue::inherit(&self.cluster, node, self.factor).await?;
+        catalogue::open(&self.cluster, node, self.factor).await?;
         if !catalogue::recover(&self.cluster, node).await? {
             return Err(format!("there are no snapshots in the {}", self.own));
         }
