@@ -6,6 +6,8 @@ mod cert_manager;
 mod existing;
 mod self_managed;
 
+use std::time::Duration;
+
 use context_manager_crds::{ContextManagerStatus, context_manager::status::Certificate};
 use context_manager_protocol::names;
 use jiff::Timestamp;
@@ -147,6 +149,11 @@ async fn announce(context: &Context, plan: &Plan, current: Option<&ContextManage
 
 fn described(Facts { not_after, fingerprint, lifetime: _ }: Facts) -> Certificate {
     Certificate { name: "client".to_owned(), not_after: Time(not_after), fingerprint }
+}
+
+/// So long before a certificate ends.
+fn before_end(facts: &Facts, long: Duration) -> Timestamp {
+    facts.not_after.checked_sub(long).unwrap_or(Timestamp::MIN)
 }
 
 /// A certificate that is in force.

@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{Wanted, take};
+use super::{Wanted, before_end, take};
 use crate::{
     controller::{
         apply::{Manager, apply, covers},
@@ -48,7 +48,7 @@ pub(super) async fn obtain(
         Err(trouble) => Err(trouble),
         Ok(asked) => given(&asked, made.as_ref(), &target, Timestamp::now()),
     };
-    let due = |facts: &_| due(facts, wanted.renew_before);
+    let due = |facts: &_| Due::Renewal(before_end(facts, wanted.renew_before));
     Ok(take(given, live, &target, due, Timestamp::now()))
 }
 
@@ -137,10 +137,6 @@ fn unready(asked: &DynamicObject) -> Option<String> {
         return Some("it has not looked at the last change".to_owned());
     }
     (ready["status"] != "True").then(|| ready["message"].as_str().unwrap_or("it does not say why").to_owned())
-}
-
-fn due(facts: &crate::pki::client::Facts, renew_before: Duration) -> Due {
-    Due::Renewal(facts.not_after.checked_sub(renew_before).unwrap_or(Timestamp::MIN))
 }
 
 fn kind() -> ApiResource {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
-use super::{Wanted, take};
+use super::{Wanted, before_end, take};
 use crate::{
     controller::{
         error::{Error, call},
@@ -66,8 +66,7 @@ fn choose(
 }
 
 fn due(facts: &Facts, replace_before: Option<Duration>) -> Due {
-    let before = replace_before.unwrap_or(facts.lifetime / 3);
-    Due::Replacement(facts.not_after.checked_sub(before).unwrap_or(Timestamp::MIN))
+    Due::Replacement(before_end(facts, replace_before.unwrap_or(facts.lifetime / 3)))
 }
 
 fn facts_of(live: &Secret) -> Option<Facts> {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use tokio::sync::Mutex;
 
-use super::{Wanted, good, pair_in};
+use super::{Wanted, before_end, good, pair_in};
 use crate::{
     controller::{error::Error, keys::suspended, metrics::Due, plan::Plan, reconcile::Context, status::Trouble},
     pki::client::{Identity, Settings, Trust, keep},
@@ -76,7 +76,7 @@ pub(super) async fn obtain(
         }
     };
     let news = news.map(|why| format!("Made a new certificate in Secret {}: {why}", names::tls_secret(&plan.name)));
-    let due = Due::Renewal(facts.not_after.checked_sub(renew_before).unwrap_or(Timestamp::MIN));
+    let due = Due::Renewal(before_end(&facts, renew_before));
     let finding = Ok(good(&facts));
     Ok(Ok(Wanted { pair, authorities: trust.bundle(), facts, due, news, finding }))
 }
