@@ -29,5 +29,6 @@ pub mod rotation;
 pub mod sidecar;
 pub mod stream;
 pub mod tally;
+pub mod team;
 pub mod volumes;
 pub mod webhook;

@@ -9,12 +9,10 @@ use context_manager_protocol::{
 };
 use context_manager_tests::{
     client::{Client, Draft},
-    qdrant::Qdrant,
-    sidecar::Sidecar,
+    team::Team,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const CONTEXTS: &str = "/v1/contexts";
 const SEARCH: &str = "/v1/contexts/search";
@@ -30,38 +28,6 @@ agents = ["reviewer"]
 operations = ["read"]
 target = { agent = "planner", session = "handover" }
 "#;
-
-/// A server, and a folder for each agent's sidecar.
-struct Team {
-    server: Qdrant,
-    folder: TempDir,
-}
-
-impl Team {
-    async fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        Ok(Self { server: Qdrant::start(&folder.path().join("qdrant")).await?, folder })
-    }
-
-    async fn agent(&self, name: &str) -> Result<(Sidecar, Client)> {
-        self.agent_of("team-a", name).await
-    }
-
-    /// An agent of another namespace: its tenant.
-    async fn agent_of(&self, tenant: &str, name: &str) -> Result<(Sidecar, Client)> {
-        let folder = self.folder.path().join(format!("{tenant}-{name}"));
-        fs::create_dir_all(&folder)?;
-        let journal = folder.join("journal");
-        let more = format!(
-            "[store.qdrant]\nurl = \"http://{}\"\ncollection = \"team\"\n[circuit_breaker]\nopen_for = \"200ms\"\n[journal]\npath = \"{}\"\n{RULES}",
-            self.server.address(),
-            journal.display()
-        );
-        let sidecar = Sidecar::start_agent(tenant, name, &folder, &more).await?;
-        let client = sidecar.client()?;
-        Ok((sidecar, client))
-    }
-}
 
 async fn store(client: &Client, context: &Value) -> Result<Acknowledgment> {
     client.post(CONTEXTS, context).await?.message()
@@ -81,10 +47,10 @@ async fn is_denied(client: &Client, draft: Draft<'_>) -> Result<()> {
 
 #[tokio::test]
 async fn two_agents_share_a_space_and_nothing_else() -> Result<()> {
-    let team = Team::new().await?;
-    let (_planner, planner) = team.agent("planner").await?;
-    let (_reviewer, reviewer) = team.agent("reviewer").await?;
-    let (mut stranger, other) = team.agent("stranger").await?;
+    let team = Team::new(RULES).await?;
+    let (_planner, planner) = team.agent("team-a", "planner", "").await?;
+    let (_reviewer, reviewer) = team.agent("team-a", "reviewer", "").await?;
+    let (mut stranger, other) = team.agent("team-a", "stranger", "").await?;
 
     let scope = json!({"space": "team"});
     let agreed = json!({"text": "We ship the harbour release on Friday", "level": "long_term", "scope": scope});
@@ -161,9 +127,9 @@ async fn two_agents_share_a_space_and_nothing_else() -> Result<()> {
 /// and the same rules.
 #[tokio::test]
 async fn namespaces_on_one_collection_see_and_change_nothing_of_each_other() -> Result<()> {
-    let team = Team::new().await?;
-    let (_ours, ours) = team.agent_of("team-a", "planner").await?;
-    let (_theirs, theirs) = team.agent_of("team-b", "planner").await?;
+    let team = Team::new(RULES).await?;
+    let (_ours, ours) = team.agent("team-a", "planner", "").await?;
+    let (_theirs, theirs) = team.agent("team-b", "planner", "").await?;
     let context =
         |text: &str| json!({"text": text, "level": "long_term", "session": "harbour", "metadata": {"kind": "plan"}});
     let mine = store(&ours, &context("The harbour release ships on Friday")).await?.id;
@@ -210,9 +176,9 @@ async fn namespaces_on_one_collection_see_and_change_nothing_of_each_other() -> 
 
 #[tokio::test]
 async fn writes_of_both_at_the_same_time_are_all_there() -> Result<()> {
-    let team = Team::new().await?;
-    let (_planner, planner) = team.agent("planner").await?;
-    let (_reviewer, reviewer) = team.agent("reviewer").await?;
+    let team = Team::new(RULES).await?;
+    let (_planner, planner) = team.agent("team-a", "planner", "").await?;
+    let (_reviewer, reviewer) = team.agent("team-a", "reviewer", "").await?;
     let write = async |client: &Client, who: &str| -> Result<()> {
         for number in 0..20 {
             let text = format!("{who} {number}");
@@ -235,9 +201,9 @@ async fn writes_of_both_at_the_same_time_are_all_there() -> Result<()> {
 
 #[tokio::test]
 async fn what_is_stored_in_a_space_while_the_server_is_away_reaches_the_others() -> Result<()> {
-    let mut team = Team::new().await?;
-    let (_planner, planner) = team.agent("planner").await?;
-    let (_reviewer, reviewer) = team.agent("reviewer").await?;
+    let mut team = Team::new(RULES).await?;
+    let (_planner, planner) = team.agent("team-a", "planner", "").await?;
+    let (_reviewer, reviewer) = team.agent("team-a", "reviewer", "").await?;
     team.server.kill()?;
     let scope = json!({"space": "team"});
     let context = json!({"text": "The lighthouse is green", "level": "long_term", "session": "s", "scope": scope});
@@ -260,8 +226,8 @@ async fn what_is_stored_in_a_space_while_the_server_is_away_reaches_the_others()
 
 #[tokio::test]
 async fn a_rule_that_is_taken_away_is_out_of_force_without_a_restart() -> Result<()> {
-    let team = Team::new().await?;
-    let (sidecar, planner) = team.agent("planner").await?;
+    let team = Team::new(RULES).await?;
+    let (sidecar, planner) = team.agent("team-a", "planner", "").await?;
     let scope = json!({"space": "team"});
     let id = store(&planner, &json!({"text": "still there", "scope": scope})).await?.id;
     let path = format!("{CONTEXTS}/{id}?space=team");

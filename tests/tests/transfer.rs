@@ -1,6 +1,6 @@
 //! A tenant is moved: exported by one sidecar, imported by another, on real stores, with what breaks on the way.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::{
@@ -12,10 +12,10 @@ use context_manager_tests::{
     embeddings::{Behaviour, Embeddings},
     qdrant::Qdrant,
     sidecar::Sidecar,
+    team::Team,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const CONTEXTS: &str = "/v1/contexts";
 const EXPORT: &str = "/v1/tenant/export";
@@ -32,33 +32,6 @@ agents = ["mover"]
 operations = ["export", "import"]
 target = { tenant = true }
 "#;
-
-/// A cluster: a Qdrant server with one collection, and a folder for the sidecars.
-struct Cluster {
-    server: Qdrant,
-    folder: TempDir,
-}
-
-impl Cluster {
-    async fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        Ok(Self { server: Qdrant::start(&folder.path().join("qdrant")).await?, folder })
-    }
-
-    async fn agent(&self, tenant: &str, name: &str, more: &str) -> Result<(Sidecar, Client)> {
-        let folder = self.folder.path().join(format!("{tenant}-{name}"));
-        fs::create_dir_all(&folder)?;
-        let config = format!(
-            "{more}\n[store.qdrant]\nurl = \"http://{}\"\ncollection = \"memory\"\n[circuit_breaker]\nopen_for = \"200ms\"\n\
-             [journal]\npath = \"{}\"\n{RULES}",
-            self.server.address(),
-            folder.join("journal").display()
-        );
-        let sidecar = Sidecar::start_agent(tenant, name, &folder, &config).await?;
-        let client = sidecar.client()?;
-        Ok((sidecar, client))
-    }
-}
 
 async fn store(client: &Client, context: &Value) -> Result<Acknowledgment> {
     let answer = client.post(CONTEXTS, context).await?;
@@ -129,8 +102,8 @@ async fn import(client: &Client, path: &str, lines: &[String]) -> Result<Importe
 }
 
 /// A tenant of two agents and a space, beside another tenant.
-async fn filled() -> Result<(Cluster, Vec<Sidecar>, Client)> {
-    let from = Cluster::new().await?;
+async fn filled() -> Result<(Team, Vec<Sidecar>, Client)> {
+    let from = Team::new(RULES).await?;
     let (planner, client) = from.agent("team-a", "planner", "").await?;
     remember(&client, "planner", &json!({})).await?;
     remember(&client, "planner of the team", &json!({"space": "team"})).await?;
@@ -165,7 +138,7 @@ async fn a_tenant_is_the_same_on_another_server_and_its_memories_in_embedded_sto
     }
     are_same(&pieced, &lines)?;
 
-    let to = Cluster::new().await?;
+    let to = Team::new(RULES).await?;
     let (_moving, there) = to.agent("team-c", "mover", "").await?;
     ensure!(exported(&there, EXPORT).await?.is_empty(), "nothing is there before");
     let (half, rest) = lines.split_at(70);
@@ -208,7 +181,7 @@ async fn a_tenant_is_the_same_on_another_server_and_its_memories_in_embedded_sto
         let there = read(&exported(&client, "/v1/contexts/export").await?)?;
         ensure!(there == own, "{name} has its own");
         // And back: what an embedded store exports is that agent's on a server.
-        let back = Cluster::new().await?;
+        let back = Team::new(RULES).await?;
         let (_sidecar, agent) = back.agent("team-a", name, "").await?;
         import(&agent, "/v1/contexts/import", &exported(&client, "/v1/contexts/export").await?).await?;
         let (_moving, mover) = back.agent("team-a", "mover", "").await?;
@@ -241,7 +214,7 @@ async fn who_has_no_rule_for_the_tenant_neither_exports_nor_imports_it() -> Resu
 async fn an_import_that_is_killed_and_sent_again_doubles_nothing() -> Result<()> {
     let (_from, _sidecars, mover) = filled().await?;
     let lines = exported(&mover, EXPORT).await?;
-    let to = Cluster::new().await?;
+    let to = Team::new(RULES).await?;
     for after in [5, 20, 60, 150] {
         let (sidecar, there) = to.agent("team-a", "mover", "").await?;
         let sent = lines.clone();
@@ -260,7 +233,7 @@ async fn an_import_that_is_killed_and_sent_again_doubles_nothing() -> Result<()>
 #[tokio::test]
 async fn an_import_without_time_for_all_lines_says_how_many_it_took() -> Result<()> {
     let embeddings = Embeddings::start().await?;
-    let to = Cluster::new().await?;
+    let to = Team::new(RULES).await?;
     let more = format!("request_timeout = \"2s\"\n{}", embeddings.config("builtin-64"));
     let (_sidecar, there) = to.agent("team-a", "mover", &more).await?;
     embeddings.set(Behaviour::Slow(Duration::from_millis(400)));
@@ -286,7 +259,7 @@ async fn an_import_without_time_for_all_lines_says_how_many_it_took() -> Result<
 
 #[tokio::test]
 async fn an_export_has_what_waits_in_the_journal_and_refuses_while_the_store_is_away() -> Result<()> {
-    let mut from = Cluster::new().await?;
+    let mut from = Team::new(RULES).await?;
     let (_sidecar, mover) = from.agent("team-a", "mover", "").await?;
     store(&mover, &json!({"text": "before", "level": "long_term"})).await?;
     from.server.kill()?;

@@ -20,7 +20,10 @@ use context_manager_protocol::{
     config::SidecarConfig,
     duration::HumanDuration,
     keyring::Key,
-    message::{AckStatus, Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextList, ContextResponse},
+    message::{
+        AckStatus, Acknowledgment, AcknowledgmentBatch, Cleared, Context, ContextList, ContextResponse, ExportEnd,
+        ExportedContext, Imported,
+    },
     problem::{Code, Problem},
     signature,
     size::ByteSize,
@@ -135,6 +138,27 @@ async fn the_largest_filter_finds_and_deletes_what_it_names() {
     let delete = json!({"filter": largest}).to_string();
     let deleted: Cleared = fixture.send(Call::json("POST", "/v1/contexts/delete", delete).sign()).await.json();
     assert_eq!(deleted.deleted, 1);
+}
+
+/// The contexts of an export whose last line is there, and its text.
+async fn exported(fixture: &Fixture, path: String) -> (Vec<ExportedContext>, String) {
+    let answer = fixture.send(Call::new("GET", path).sign()).await;
+    assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "application/jsonl"));
+    let text = String::from_utf8(answer.body.to_vec()).expect("UTF-8");
+    let mut lines: Vec<&str> = text.lines().collect();
+    let end: ExportEnd = serde_json::from_str(lines.pop().expect("a last line")).expect("the end");
+    assert_eq!(end.exported, lines.len());
+    (lines.iter().map(|line| serde_json::from_str(line).expect("a context")).collect(), text)
+}
+
+fn importing(path: &str, body: impl Into<Vec<u8>>) -> Call {
+    Call { body: body.into(), ..Call::new("POST", path) }.header("content-type", "application/jsonl")
+}
+
+async fn imported(fixture: &Fixture, call: Call) -> Imported {
+    let answer = fixture.send(call.sign()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
+    answer.json()
 }
 
 async fn refused(fixture: &Fixture, request: Request<Body>, code: Code) -> Problem {

@@ -1,9 +1,6 @@
 //! Export and import of all memories of the tenant.
 
-use context_manager_protocol::{
-    config::{AccessRule, AccessTarget, Operation},
-    message::{ExportEnd, ExportedContext, Imported},
-};
+use context_manager_protocol::config::{AccessRule, AccessTarget, Operation};
 
 use super::*;
 
@@ -29,23 +26,11 @@ async fn fixture() -> Fixture {
 }
 
 async fn export(fixture: &Fixture, query: &str) -> (Vec<ExportedContext>, String) {
-    let answer = fixture.send(Call::new("GET", format!("{EXPORT}{query}")).sign()).await;
-    assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "application/jsonl"));
-    let text = String::from_utf8(answer.body.to_vec()).expect("UTF-8");
-    let mut lines: Vec<&str> = text.lines().collect();
-    let end: ExportEnd = serde_json::from_str(lines.pop().expect("a last line")).expect("the end");
-    assert_eq!(end.exported, lines.len());
-    (lines.iter().map(|line| serde_json::from_str(line).expect("a context")).collect(), text)
-}
-
-fn importing(body: impl Into<Vec<u8>>) -> Call {
-    Call { body: body.into(), ..Call::new("POST", IMPORT) }.header("content-type", "application/jsonl")
+    exported(fixture, format!("{EXPORT}{query}")).await
 }
 
 async fn import(fixture: &Fixture, body: impl Into<Vec<u8>>) -> Imported {
-    let answer = fixture.send(importing(body).sign()).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
-    answer.json()
+    imported(fixture, importing(IMPORT, body)).await
 }
 
 /// Contexts of three holders whose sessions have the same names, one of them changed and one of them superseded.
@@ -177,7 +162,7 @@ async fn a_body_that_is_not_the_signed_one_imports_nothing() {
     let (from, to) = (fixture().await, fixture().await);
     fill(&from).await;
     let (_, text) = export(&from, "").await;
-    let mut request = importing(text.clone()).sign();
+    let mut request = importing(IMPORT, text.clone()).sign();
     *request.body_mut() = Body::from(text.replace("memory 3", "poison 3"));
     refused(&to, request, Code::DigestMismatch).await;
     let call = Call::json("POST", IMPORT, text);

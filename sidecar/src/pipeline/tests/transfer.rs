@@ -1,6 +1,5 @@
 //! Export and import, and writing once under a key.
 
-use context_manager_protocol::message::{ExportEnd, ExportedContext, Imported};
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
@@ -17,20 +16,11 @@ async fn store(fixture: &Fixture, body: serde_json::Value) -> Acknowledgment {
 }
 
 async fn export(fixture: &Fixture, after: &str) -> (Vec<ExportedContext>, String) {
-    let answer = fixture.send(Call::new("GET", format!("{EXPORT}{after}")).sign()).await;
-    assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "application/jsonl"));
-    let text = String::from_utf8(answer.body.to_vec()).expect("UTF-8");
-    let mut lines: Vec<&str> = text.lines().collect();
-    let end: ExportEnd = serde_json::from_str(lines.pop().expect("a last line")).expect("the end");
-    assert_eq!(end.exported, lines.len());
-    (lines.iter().map(|line| serde_json::from_str(line).expect("a context")).collect(), text)
+    exported(fixture, format!("{EXPORT}{after}")).await
 }
 
 async fn import(fixture: &Fixture, body: impl Into<Vec<u8>>) -> Imported {
-    let call = Call { body: body.into(), ..Call::new("POST", IMPORT) }.header("content-type", "application/jsonl");
-    let answer = fixture.send(call.sign()).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
-    answer.json()
+    imported(fixture, importing(IMPORT, body)).await
 }
 
 #[tokio::test]
