@@ -13,6 +13,7 @@ use context_manager_tests::{
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 const CONTEXTS: &str = "/v1/contexts";
 const SEARCH: &str = "/v1/contexts/search";
@@ -195,6 +196,36 @@ async fn writes_of_both_at_the_same_time_are_all_there() -> Result<()> {
         texts.sort_unstable();
         texts.dedup();
         ensure!(texts.len() == 40, "{texts:?}");
+    }
+    Ok(())
+}
+
+/// Both look whether the id is free before either has written; the server keeps the first, and says nothing to the second.
+#[tokio::test]
+async fn of_two_contents_for_one_id_at_the_same_time_one_is_refused() -> Result<()> {
+    let team = Team::new(RULES).await?;
+    let (_planner, planner) = team.agent("team-a", "planner", "").await?;
+    let (_reviewer, reviewer) = team.agent("team-a", "reviewer", "").await?;
+    let both = [("planner", &planner), ("reviewer", &reviewer)];
+    let context = |id: Uuid, who: &str| json!({"id": id, "text": format!("{who} {id}"), "level": "long_term", "scope": {"space": "team"}});
+    let there = async |id: Uuid| -> Result<String> {
+        let there: Context = planner.get(&format!("{CONTEXTS}/{id}?space=team")).await?.message()?;
+        Ok(there.text)
+    };
+    for number in 0..100 {
+        let id = Uuid::from_u128(number);
+        let [one, other] = both.map(|(who, client)| (client, context(id, who)));
+        let (one, other) = tokio::try_join!(one.0.post(CONTEXTS, &one.1), other.0.post(CONTEXTS, &other.1))?;
+        let (stored, refused, who) = match (one.status, other.status) {
+            (201, _) => (one, other, "planner"),
+            (_, 201) => (other, one, "reviewer"),
+            statuses => anyhow::bail!("{id} is refused to both: {statuses:?}"),
+        };
+        let acknowledged: Acknowledgment = stored.message()?;
+        ensure!(acknowledged.status == AckStatus::Stored, "{acknowledged:?}");
+        ensure!(there(id).await? == format!("{who} {id}"), "{id} was acknowledged to the {who}");
+        let problem = refused.problem()?;
+        ensure!(problem.code == Code::IdConflict, "{id}: {problem:?}");
     }
     Ok(())
 }

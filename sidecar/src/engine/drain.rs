@@ -13,7 +13,7 @@ use super::{
     locks::Key,
     now,
     pending::{self, Entry},
-    store::{Draft, is_owned_alike, says_the_same},
+    store::{Draft, came_of},
 };
 use crate::{
     metrics::Dropped,
@@ -128,9 +128,7 @@ impl Inner {
                 None if context.is_expired(now) => self.metrics.journal.dropped.add(Dropped::Expired, 1),
                 None => drafts.push(Draft::New(context)),
                 // It was brought before, and may have been changed since.
-                Some(there) if is_owned_alike(there, &context) && came_of(there, &context) => {
-                    drafts.push(Draft::There(context));
-                }
+                Some(there) if came_of(there, &context) => drafts.push(Draft::There(context)),
                 Some(_) => conflicts.push(context),
             }
         }
@@ -138,7 +136,10 @@ impl Inner {
             // What the cache remembers may be from before the outage, when another sidecar may have gone on with the session.
             self.sessions.forget(draft.context().session.as_ref()).await;
         }
-        self.write(&mut drafts, now).await?;
+        let claimed: Vec<ContextId> = drafts.iter().map(|draft| draft.context().id).collect();
+        let taken = self.write(&mut drafts, &claimed, now).await?;
+        let lost = drafts.extract_if(.., |draft| taken.contains(&draft.context().id));
+        conflicts.extend(lost.map(Draft::into_context));
         self.close_all_superseded(&drafts).await?;
         // After what can fail, or each attempt would set them aside again.
         for context in conflicts {
@@ -247,11 +248,6 @@ fn bearable(contexts: Vec<Context>) -> Vec<Vec<Context>> {
         }
     }
     parts
-}
-
-/// Whether `there` is what became of `new`: the same but for later changes.
-fn came_of(there: &Context, new: &Context) -> bool {
-    says_the_same(there, new) || (there.version > 1 && there.created_at == new.created_at)
 }
 
 /// Whether a change can be seen in a context.

@@ -51,6 +51,12 @@ impl Draft {
             Self::New(context) | Self::There(context) => context,
         }
     }
+
+    pub(super) fn into_context(self) -> Context {
+        match self {
+            Self::New(context) | Self::There(context) => context,
+        }
+    }
 }
 
 impl Inner {
@@ -123,16 +129,20 @@ impl Inner {
         chosen: Vec<ContextId>,
         now: Timestamp,
     ) -> Result<Vec<Draft>, Error> {
-        let mut drafts = self.compare(contexts.to_vec(), chosen, now).await?;
+        let mut drafts = self.compare(contexts.to_vec(), chosen.clone(), now).await?;
         for (reach, draft) in reaches.iter().zip(&drafts) {
             // What the first of two equal requests superseded may be gone by now.
             if let Draft::New(context) = draft {
                 self.check_superseded(reach, context).await?;
             }
         }
-        self.write(&mut drafts, now).await?;
+        let taken = self.write(&mut drafts, &chosen, now).await?;
+        drafts.retain(|draft| !taken.contains(&draft.context().id));
         self.close_all_superseded(&drafts).await?;
-        Ok(drafts)
+        match taken.into_iter().next() {
+            Some(id) => Err(Error::IdTaken(id)),
+            None => Ok(drafts),
+        }
     }
 
     /// After the new contexts are there, also if they were there before: the last attempt may have ended in between.
@@ -208,26 +218,34 @@ impl Inner {
         Ok(found.iter().any(|first| says_the_same(&first.context, new)))
     }
 
-    pub(super) async fn write(&self, drafts: &mut [Draft], now: Timestamp) -> Result<(), Error> {
+    /// Writes the new contexts, and says which of the ids `claimed`, of contexts that others may write at the same time, somebody else
+    /// took first.
+    pub(super) async fn write(
+        &self,
+        drafts: &mut [Draft],
+        claimed: &[ContextId],
+        now: Timestamp,
+    ) -> Result<Vec<ContextId>, Error> {
         let mut ends: HashMap<Thread, SessionEnd> = HashMap::new();
         for (owner, session) in sessions_of(drafts) {
             let end = self.session_end(&owner, &session, now).await?;
             ends.insert((owner, session), end);
         }
-        let points = self.make_points(drafts, &mut ends).await;
+        let mut points = self.make_points(drafts, &mut ends).await;
         if points.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let written = self.store.insert(points.clone(), now).await;
-        if let Err(error) = self.store_health.note(written) {
-            // Whether it was written is unknown, so the store is asked for the numbers next time.
+        let written = self.insert(&points, claimed, now).await;
+        if !matches!(&written, Ok(taken) if taken.is_empty()) {
+            // What was written is unknown, or not all, so the store is asked for the numbers next time.
             for (_, session) in ends.keys() {
                 self.sessions.forget(Some(session)).await;
             }
-            return Err(error.into());
         }
+        let taken = written?;
+        points.retain(|point| !taken.contains(&point.context.id));
         for ((owner, session), end) in ends {
-            if owner == self.owner {
+            if owner == self.owner && taken.is_empty() {
                 self.sessions.remember(session.clone(), end).await;
             }
             self.upkeep.touch(owner, session);
@@ -242,7 +260,32 @@ impl Inner {
         for session in rings {
             self.make_room(session.as_ref(), now).await;
         }
-        Ok(())
+        Ok(taken)
+    }
+
+    /// Inserts contexts, and says which of the ids `claimed` are somebody else's. The store keeps the first of two contexts with one id and
+    /// does not tell who came second, so those that another sidecar may have written meanwhile are read again.
+    pub(super) async fn insert(
+        &self,
+        points: &[Point],
+        claimed: &[ContextId],
+        now: Timestamp,
+    ) -> Result<Vec<ContextId>, Error> {
+        self.store_health.note(self.store.insert(points.to_vec(), now).await)?;
+        let written: HashMap<ContextId, &Context> =
+            points.iter().map(|point| (point.context.id, &point.context)).collect();
+        let claimed: Vec<ContextId> = claimed.iter().copied().filter(|id| written.contains_key(id)).collect();
+        let mut taken = Vec::new();
+        if claimed.is_empty() {
+            return Ok(taken);
+        }
+        for there in self.store_health.note(self.store.find(claimed).await)? {
+            let Some(new) = written.get(&there.id) else { continue };
+            if !came_of(&there, new) && !self.was_stored_as(&there, new, now).await? {
+                taken.push(there.id);
+            }
+        }
+        Ok(taken)
     }
 
     /// Numbers the new contexts within their sessions, whose ends are brought up to date, and makes their vectors.
@@ -364,6 +407,11 @@ pub(super) fn says_the_same(there: &Context, new: &Context) -> bool {
         && there.occurred_at == new.occurred_at
         && there.supersedes == new.supersedes
         && (there.level == new.level || there.version > 1)
+}
+
+/// Whether `there` is what became of `new`: the same but for later changes.
+pub(super) fn came_of(there: &Context, new: &Context) -> bool {
+    says_the_same(there, new) || (is_owned_alike(there, new) && there.version > 1 && there.created_at == new.created_at)
 }
 
 pub(super) fn is_owned_alike(there: &Context, new: &Context) -> bool {

@@ -166,9 +166,13 @@ impl Inner {
             .zip(with_lexical(&texts, dense))
             .map(|(context, vectors)| Point { context, vectors })
             .collect();
-        self.store_health.note(self.store.insert(points.clone(), now).await)?;
-        result.imported += points.len();
-        for Point { context, vectors } in &points {
+        let claimed: Vec<ContextId> = points.iter().map(|point| point.context.id).collect();
+        let taken = self.insert(&points, &claimed, now).await?;
+        for (line, context) in batch.iter().filter(|(_, context)| taken.contains(&context.id)) {
+            result.refuse(refused(*line, Error::IdTaken(context.id)));
+        }
+        result.imported += points.len() - taken.len();
+        for Point { context, vectors } in points.iter().filter(|point| !taken.contains(&point.context.id)) {
             self.immediate.put(context, vectors);
             if let Some(session) = &context.session {
                 self.upkeep.touch(Owner::of(context), session.clone());
