@@ -97,12 +97,12 @@ impl Collection {
         Ok(PerLevel { immediate, short_term, long_term })
     }
 
-    /// The highest sequence number of a session; expired contexts count, so that a number is never given twice.
+    /// The context of a session with the highest number, whether it is alive or not: a number is never given twice.
     ///
     /// # Errors
     /// When the server fails.
-    pub async fn max_sequence(&self, owner: &Owner, session: &SessionId) -> Result<Option<i64>, Error> {
-        Ok(self.of_session(owner, session, Expiry::Any, Direction::Desc, None).await?.map(|context| context.sequence))
+    pub async fn newest(&self, owner: &Owner, session: &SessionId) -> Result<Option<Context>, Error> {
+        self.of_session(owner, session, Expiry::Any, Direction::Desc, None).await
     }
 
     /// The last context of a session that is alive at `now`.

@@ -60,7 +60,7 @@ async fn make_every_call(collection: &Collection, fails: impl Fn(&Error) -> bool
         collection.list(&all, None, 10),
         collection.count(&all),
         collection.counts_by_level(&me, NOW),
-        collection.max_sequence(&me, &session),
+        collection.newest(&me, &session),
         collection.last(&me, &session, NOW),
         collection.before(&me, &session, 5, NOW),
         collection.count_accesses(&me, &[access]),

@@ -265,10 +265,14 @@ impl VectorStore for Qdrant {
     async fn session_end(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
         let current = self.current();
         let end = async {
-            let sequence = current.collection.max_sequence(owner, session).await?;
-            let last = match sequence {
-                Some(_) => current.collection.last(owner, session, now).await?,
-                None => None,
+            let newest = current.collection.newest(owner, session).await?;
+            let sequence = newest.as_ref().map(|newest| newest.sequence);
+            // The one with the highest number is nearly always alive, and then it is the last one.
+            let last = match newest {
+                Some(newest) if !Selection::alive(owner.clone(), now).admits(&newest) => {
+                    current.collection.last(owner, session, now).await?
+                }
+                newest => newest,
             };
             Ok(SessionEnd { sequence, last })
         };
