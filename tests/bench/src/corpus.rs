@@ -18,6 +18,8 @@ pub struct Corpus {
     words: Vec<String>,
     random: StdRng,
     made: usize,
+    /// The next of the sessions that have ended, of which each is gone on with once.
+    ended: usize,
 }
 
 impl Corpus {
@@ -34,7 +36,8 @@ impl Corpus {
         }
         words.sort();
         ensure!(words.len() > 1_000, "the documentation has only {} words", words.len());
-        Ok(Self { words, random: StdRng::seed_from_u64(7), made: 0 })
+        // What is measured first is stored in the very first sessions.
+        Ok(Self { words, random: StdRng::seed_from_u64(7), made: 0, ended: SESSIONS })
     }
 
     fn sentence(&mut self, words: usize) -> String {
@@ -54,8 +57,32 @@ impl Corpus {
 
     /// A message that stores a context.
     pub fn context(&mut self) -> Value {
-        let session = self.made / (SESSIONS * SESSION) * SESSIONS + self.made % SESSIONS;
+        let session = self.begun() + self.made % SESSIONS;
         self.made += 1;
+        self.of_session(session)
+    }
+
+    /// A message for each session that is under way.
+    pub fn under_way(&mut self) -> Vec<Value> {
+        (0..SESSIONS).map(|_| self.context()).collect()
+    }
+
+    /// A message of a session that ended long ago, each time another one; `None` when there is none left.
+    pub fn resumed(&mut self) -> Option<Value> {
+        let session = self.ended;
+        if session >= self.begun() {
+            return None;
+        }
+        self.ended += 1;
+        Some(self.of_session(session))
+    }
+
+    /// The first of the sessions that are under way.
+    const fn begun(&self) -> usize {
+        self.made / (SESSIONS * SESSION) * SESSIONS
+    }
+
+    fn of_session(&mut self, session: usize) -> Value {
         json!({"text": self.text(), "level": "long_term", "session": format!("session-{session}")})
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     corpus::Corpus,
-    figure::Figures,
+    figure::{Figures, Latencies},
     process::cpu_time,
     query::Query,
     stage::Subjects,
@@ -22,6 +22,8 @@ const TOKEN_BUDGET: usize = 2_000;
 /// By how many percent the sidecar's median may exceed the bare one's, at the largest size.
 const OVER_SERVER: f64 = 15.0;
 const OVER_ENGINE: f64 = 25.0;
+/// How many resumed sessions are measured.
+const RESUMED: usize = 60;
 /// The size at which these hold.
 pub const LARGEST: usize = 100_000;
 
@@ -95,9 +97,46 @@ pub async fn retrieve(
     Ok(())
 }
 
-/// Measures storing one context at a time, with `wait` at the server.
+/// Measures storing one context at a time, with `wait` at the server, in sessions that are under way, and in some that are resumed.
 pub async fn store(figures: &mut Figures, subjects: &Subjects<'_>, corpus: &mut Corpus, extent: Extent) -> Result<()> {
-    let numbers = turns::numbers(extent.clients, extent.rounds);
+    let begun = Arc::new(corpus.under_way());
+    for sidecar in [&subjects.embedded, subjects.beside] {
+        let first = post(sidecar.client()?, "/v1/contexts", 201, Arc::clone(&begun));
+        for number in 0..begun.len() {
+            first(number).await?;
+        }
+    }
+    let messages = (0..turns::numbers(extent.clients, extent.rounds)).map(|_| corpus.context()).collect();
+    let before = cpu_time(subjects.embedded.id())?;
+    let measured = stored(subjects, messages, extent.clients, extent.rounds).await?;
+    let used = cpu_time(subjects.embedded.id())?.saturating_sub(before);
+    let [embedded, engine, beside, server] = &measured;
+    figures.percentiles(&extent.name("store, embedded"), embedded, None);
+    figures.percentiles(&extent.name("store, bare engine"), engine, None);
+    figures.percentiles(&extent.name("store, server"), beside, None);
+    figures.percentiles(&extent.name("store, bare client"), server, None);
+    let over = extent.at_largest(OVER_SERVER);
+    figures.at_most(extent.name("store, server over bare client, p50"), beside.overhead(server), "%", over);
+    per_core(figures, &extent.name("store, embedded, per core"), embedded.calls(), used);
+
+    let resumed: Vec<Value> = std::iter::from_fn(|| corpus.resumed()).take(turns::numbers(1, RESUMED)).collect();
+    if extent.clients == 1 && resumed.len() == turns::numbers(1, RESUMED) {
+        let [embedded, _, beside, server] = stored(subjects, resumed, 1, RESUMED).await?;
+        figures.percentiles(&extent.name("store in a resumed session, embedded"), &embedded, None);
+        figures.percentiles(&extent.name("store in a resumed session, server"), &beside, None);
+        let over = beside.overhead(&server);
+        figures.add(extent.name("store in a resumed session, server over bare client, p50"), over, "%");
+    }
+    Ok(())
+}
+
+/// How long storing takes on all four subjects.
+async fn stored(
+    subjects: &Subjects<'_>,
+    messages: Vec<Value>,
+    clients: usize,
+    rounds: usize,
+) -> Result<[Latencies; 4]> {
     let (like, _) = subjects.engine.page(None, 1)?;
     let like: Arc<Record> = Arc::new(like.into_iter().next().context("the engine is empty")?);
     let (record, engine) = (Arc::clone(&like), subjects.engine.clone());
@@ -110,25 +149,15 @@ pub async fn store(figures: &mut Figures, subjects: &Subjects<'_>, corpus: &mut 
         let (record, server) = (Arc::clone(&like), server.clone());
         async move { server.upsert_like(&record, uuid::Uuid::now_v7()).await }.boxed()
     });
-    let messages: Arc<Vec<Value>> = Arc::new((0..numbers).map(|_| corpus.context()).collect());
+    let messages = Arc::new(messages);
     let calls = [
         post(subjects.embedded.client()?, "/v1/contexts", 201, Arc::clone(&messages)),
         bare_engine,
         post(subjects.beside.client()?, "/v1/contexts", 201, messages),
         bare_server,
     ];
-    let before = cpu_time(subjects.embedded.id())?;
-    let measured = turns::measure(&calls, extent.clients, extent.rounds).await?;
-    let used = cpu_time(subjects.embedded.id())?.saturating_sub(before);
-    let [embedded, engine, beside, server] = <[_; 4]>::try_from(measured).ok().context("four subjects")?;
-    figures.percentiles(&extent.name("store, embedded"), &embedded, None);
-    figures.percentiles(&extent.name("store, bare engine"), &engine, None);
-    figures.percentiles(&extent.name("store, server"), &beside, None);
-    figures.percentiles(&extent.name("store, bare client"), &server, None);
-    let over = extent.at_largest(OVER_SERVER);
-    figures.at_most(extent.name("store, server over bare client, p50"), beside.overhead(&server), "%", over);
-    per_core(figures, &extent.name("store, embedded, per core"), embedded.calls(), used);
-    Ok(())
+    let measured = turns::measure(&calls, clients, rounds).await?;
+    <[_; 4]>::try_from(measured).ok().context("four subjects")
 }
 
 fn request(query: &str) -> Value {
