@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use rustls::{
     DistinguishedName, SignatureScheme,
-    client::ResolvesClientCert,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
@@ -45,25 +44,15 @@ impl Shown {
         Ok(Self { pair: Arc::new(pair), issuers })
     }
 
-    fn is_welcome(&self, authorities: &[&[u8]]) -> bool {
+    /// Whether a server that names these CAs takes it; one that names none may.
+    pub(crate) fn is_welcome(&self, authorities: &[&[u8]]) -> bool {
         authorities.is_empty() || self.issuers.iter().any(|issuer| authorities.contains(&issuer.as_ref()))
     }
-}
 
-impl ResolvesClientCert for Shown {
-    fn resolve(&self, authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        if !self.is_welcome(authorities) {
-            tracing::info!(
-                "Qdrant asks for a client certificate of other CAs than the one that signed ours; it is shown none"
-            );
-            return None;
-        }
+    /// What is shown to a server that can check signatures of these kinds.
+    pub(crate) fn pair(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.pair.key.choose_scheme(schemes)?;
         Some(Arc::clone(&self.pair))
-    }
-
-    fn has_certs(&self) -> bool {
-        true
     }
 }
 
@@ -91,10 +80,10 @@ mod tests {
         let (theirs, _, another) = signed_by("theirs");
         let shown = Shown::read(certificate.as_bytes(), key.as_bytes()).expect("a pair");
         let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
-        assert!(shown.resolve(&[], &schemes).is_some(), "a server that names none");
-        assert!(shown.resolve(&[&theirs, &ours], &schemes).is_some());
-        assert!(shown.resolve(&[&theirs], &schemes).is_none());
-        assert!(shown.resolve(&[], &[SignatureScheme::ED25519]).is_none(), "the server cannot check its signature");
+        assert!(shown.is_welcome(&[]), "a server that names none");
+        assert!(shown.is_welcome(&[&theirs, &ours]) && !shown.is_welcome(&[&theirs]));
+        assert!(shown.pair(&schemes).is_some());
+        assert!(shown.pair(&[SignatureScheme::ED25519]).is_none(), "the server cannot check its signature");
         let swapped = Shown::read(certificate.as_bytes(), another.as_bytes()).expect_err("another key");
         assert!(swapped.to_string().contains("with its key") && !swapped.to_string().contains("PRIVATE"), "{swapped}");
         assert!(Shown::read(b"", key.as_bytes()).expect_err("none").to_string().contains("no certificate"));

@@ -18,7 +18,7 @@ use tonic::{
 };
 use tower::{ServiceExt as _, service_fn};
 
-use crate::{Error, Options, tls::Tls};
+use crate::{Error, Options, tls::Tls, welcome::Welcome};
 
 const DEFAULT_PORT: u16 = 6334;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,15 +72,15 @@ impl Interceptor for Headers {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// The channel to the endpoint; nothing is connected yet.
-pub(crate) fn connect(options: &Options, key: ApiKey) -> Result<Authenticated, Error> {
+/// The channel to the endpoint; nothing is connected yet. Whether its connections are let in is noted in `welcome`.
+pub(crate) fn connect(options: &Options, key: ApiKey, welcome: &Arc<Welcome>) -> Result<Authenticated, Error> {
     let wrong = |problem| Error::Url { url: options.url.clone(), problem };
     let uri: Uri = options.url.parse().map_err(|_| wrong("is not a URL"))?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("names no host"))?.to_owned();
     let tls = match uri.scheme_str() {
         Some("https") => {
             let name = server_name(&host).ok_or_else(|| wrong("names no host"))?;
-            Some(Arc::new(Tls::new(options.trust.clone(), options.identity.clone(), name)?))
+            Some(Arc::new(Tls::new(options.trust.clone(), options.identity.clone(), name, Arc::clone(welcome))?))
         }
         Some("http") => None,
         _ => return Err(wrong("begins with neither https:// nor http://")),
@@ -96,8 +96,10 @@ pub(crate) fn connect(options: &Options, key: ApiKey) -> Result<Authenticated, E
         .user_agent(concat!("context-manager/", env!("CARGO_PKG_VERSION")))
         .map_err(|_| wrong("is not a URL"))?;
     let tcp = tcp();
+    let welcome = Arc::clone(welcome);
     let channel = endpoint.connect_with_connector_lazy(service_fn(move |uri: Uri| {
         let (tcp, tls) = (tcp.clone(), tls.clone());
+        welcome.begin();
         async move {
             let stream = tcp.oneshot(uri).await.map_err(io::Error::other)?.into_inner();
             let stream: Box<dyn Stream> = match tls {
@@ -137,11 +139,13 @@ mod tests {
             ("ftp://qdrant", "begins with neither"),
             ("/path", "names no host"),
         ] {
-            let error =
-                connect(&Options::new(url, "c", 4, "m"), ApiKey::default()).map(drop).expect_err(url).to_string();
+            let error = connect(&Options::new(url, "c", 4, "m"), ApiKey::default(), &Arc::default())
+                .map(drop)
+                .expect_err(url)
+                .to_string();
             assert!(error.contains(problem) && error.contains("https://qdrant.example.com:6334"), "{url}: {error}");
         }
-        assert!(connect(&Options::new("https://[::1]:6334", "c", 4, "m"), ApiKey::default()).is_ok());
+        assert!(connect(&Options::new("https://[::1]:6334", "c", 4, "m"), ApiKey::default(), &Arc::default()).is_ok());
     }
 
     #[tokio::test]
@@ -150,7 +154,11 @@ mod tests {
         let bundle = folder.path().join("ca.pem");
         let connect = || {
             let trust = Trust::File(bundle.clone());
-            connect(&Options { trust, ..Options::new("https://localhost", "c", 4, "m") }, ApiKey::default())
+            connect(
+                &Options { trust, ..Options::new("https://localhost", "c", 4, "m") },
+                ApiKey::default(),
+                &Arc::default(),
+            )
         };
         assert!(matches!(connect(), Err(Error::File { .. })), "there is none");
         for pem in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {

@@ -16,6 +16,7 @@ use crate::{
     Error, Options,
     channel::{self, ApiKey, Authenticated},
     schema,
+    welcome::Welcome,
 };
 
 /// Largest answer; contexts are at most 64 KiB each, and a page of them stays far below.
@@ -40,6 +41,7 @@ pub struct Collection {
     /// What the current model's dense vectors are called in it; known once it is open.
     dense: Arc<OnceLock<DenseNames>>,
     key: ApiKey,
+    welcome: Arc<Welcome>,
 }
 
 impl std::fmt::Debug for Collection {
@@ -54,10 +56,11 @@ impl Collection {
     /// # Errors
     /// When the endpoint or the CA bundle cannot be used.
     pub fn connect(options: Options) -> Result<Self, Error> {
-        let key = ApiKey::default();
-        let channel = channel::connect(&options, key.clone())?;
+        let (key, welcome) = (ApiKey::default(), Arc::default());
+        let channel = channel::connect(&options, key.clone(), &welcome)?;
         let points = PointsClient::new(channel.clone()).max_decoding_message_size(LARGEST_ANSWER);
-        Ok(Self { points, collections: CollectionsClient::new(channel), options, dense: Arc::default(), key })
+        let collections = CollectionsClient::new(channel);
+        Ok(Self { points, collections, options, dense: Arc::default(), key, welcome })
     }
 
     /// The same collection, over the same connection, with the vectors of another model; to be opened before it is used.
@@ -134,7 +137,11 @@ impl Collection {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Error> {
         let answered = tokio::time::timeout(self.options.timeout, call).await;
-        answered.map_err(|_| Error::Deadline { action })?.map(Response::into_inner).map_err(Error::server(action))
+        let answered = answered.map_err(|_| Error::Deadline { action })?.map(Response::into_inner);
+        answered.map_err(|status| match self.welcome.refusal() {
+            Some(refusal) => Error::Unwelcome { refusal, source: Box::new(status) },
+            None => Error::server(action)(status),
+        })
     }
 
     /// How it is reached and made.

@@ -8,7 +8,7 @@ use context_manager_memory::{
 };
 use tonic::{Code, Status};
 
-use crate::tls;
+use crate::{Distrust, Refusal};
 
 /// What a server that is asked too much says about when to come again.
 const RETRY_AFTER: &str = "retry-after";
@@ -86,8 +86,16 @@ pub enum Error {
     /// The server is not who it should be.
     #[error("the certificate that Qdrant shows is not accepted: {problem}")]
     Distrusted {
-        /// What is wrong with it, and what to do.
-        problem: &'static str,
+        /// What is wrong with it.
+        problem: Distrust,
+        /// What the connection said.
+        source: Box<Status>,
+    },
+    /// The server does not let this side in.
+    #[error("Qdrant does not let us in: {refusal}")]
+    Unwelcome {
+        /// Why, as far as it said.
+        refusal: Refusal,
         /// What the connection said.
         source: Box<Status>,
     },
@@ -189,7 +197,7 @@ impl Error {
     pub(crate) fn server(action: &'static str) -> impl FnOnce(Status) -> Self {
         move |status| {
             let source = Box::new(status);
-            if let Some(problem) = tls::distrust(&*source) {
+            if let Some(problem) = Distrust::behind(&*source) {
                 return Self::Distrusted { problem, source };
             }
             #[expect(clippy::wildcard_enum_match_arm, reason = "the others say no more than that it failed")]

@@ -2,15 +2,17 @@
 
 use tonic::Code;
 
-use crate::Error;
+use crate::{Distrust, Error, Refusal};
 
 /// What is the matter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Nobody answered, or not in time.
     Unreachable,
     /// The server is not who it should be: its certificate is not vouched for.
-    Distrusted,
+    Distrusted(Distrust),
+    /// The server does not let this side in: it does not take the certificate, or there is none to show.
+    Unwelcome(Refusal),
     /// The key is none, a wrong one, or one that may not do this.
     Unauthorized,
     /// The collection was made for something else.
@@ -28,7 +30,8 @@ impl Error {
         match self {
             Self::Incompatible { .. } => Failure::Incompatible,
             Self::Deadline { .. } => Failure::Unreachable,
-            Self::Distrusted { .. } => Failure::Distrusted,
+            Self::Distrusted { problem, .. } => Failure::Distrusted(*problem),
+            Self::Unwelcome { refusal, .. } => Failure::Unwelcome(*refusal),
             Self::Server { source, .. } => of_code(source.code()),
             Self::Url { .. } | Self::Trust { .. } | Self::File { .. } | Self::Identity { .. } | Self::ApiKey => {
                 Failure::Settings

@@ -25,6 +25,7 @@ mod read;
 mod schema;
 mod search;
 mod tls;
+mod welcome;
 mod write;
 
 pub use admin::{Found, Orphans};
@@ -32,3 +33,5 @@ pub use collection::Collection;
 pub use error::Error;
 pub use failure::Failure;
 pub use options::{Identity, Options, Sizing, Trust};
+pub use tls::Distrust;
+pub use welcome::Refusal;

@@ -4,7 +4,7 @@
 //! half-written bundle must not cut off a server that it would vouch for.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,7 +15,11 @@ use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Error, Identity, Trust, certificate::Shown};
+use crate::{
+    Error, Identity, Trust,
+    certificate::Shown,
+    welcome::{Presenter, Watched, Welcome},
+};
 
 /// Makes encrypted connections.
 pub(crate) struct Tls {
@@ -23,6 +27,7 @@ pub(crate) struct Tls {
     identity: Option<Identity>,
     host: ServerName<'static>,
     last: Mutex<(Files, TlsConnector)>,
+    welcome: Arc<Welcome>,
 }
 
 /// What the files hold. Never printed, because a key is among it.
@@ -34,18 +39,25 @@ struct Files {
 
 impl Tls {
     /// Reads the files for the first time.
-    pub(crate) fn new(trust: Trust, identity: Option<Identity>, host: ServerName<'static>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        trust: Trust,
+        identity: Option<Identity>,
+        host: ServerName<'static>,
+        welcome: Arc<Welcome>,
+    ) -> Result<Self, Error> {
         let files = Files::read(&trust, identity.as_ref())?;
-        let connector = connector(&trust, &files)?;
-        Ok(Self { trust, identity, host, last: Mutex::new((files, connector)) })
+        let connector = connector(&trust, &files, &welcome)?;
+        Ok(Self { trust, identity, host, last: Mutex::new((files, connector)), welcome })
     }
 
     /// Encrypts a connection.
-    pub(crate) async fn encrypt<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    pub(crate) async fn encrypt<S>(&self, stream: S) -> io::Result<Watched<TlsStream<S>>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.current().connect(self.host.clone(), stream).await
+        let encrypted = self.current().connect(self.host.clone(), stream).await;
+        let encrypted = encrypted.inspect_err(|error| self.welcome.broke(error))?;
+        Ok(Watched::new(encrypted, Arc::clone(&self.welcome)))
     }
 
     /// The files are small and read once for each connection, so the thread is not given away for them.
@@ -53,7 +65,11 @@ impl Tls {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let read = Files::read(&self.trust, self.identity.as_ref());
         let changed = read.and_then(|files| {
-            if files == last.0 { Ok(None) } else { connector(&self.trust, &files).map(|made| Some((files, made))) }
+            if files == last.0 {
+                Ok(None)
+            } else {
+                connector(&self.trust, &files, &self.welcome).map(|made| Some((files, made)))
+            }
         });
         match changed {
             Ok(None) => {}
@@ -92,7 +108,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
-fn connector(trust: &Trust, files: &Files) -> Result<TlsConnector, Error> {
+fn connector(trust: &Trust, files: &Files, welcome: &Arc<Welcome>) -> Result<TlsConnector, Error> {
     // The process has one cryptography provider; whoever comes first installs it.
     _ = rustls::crypto::ring::default_provider().install_default();
     let builder = ClientConfig::builder();
@@ -107,10 +123,10 @@ fn connector(trust: &Trust, files: &Files) -> Result<TlsConnector, Error> {
             builder.with_root_certificates(roots)
         }
     };
-    let mut config = match &files.identity {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => builder.with_client_cert_resolver(Arc::new(Shown::read(certificate, key)?)),
-    };
+    let identity = files.identity.as_ref();
+    let certificate = identity.map(|(certificate, key)| Shown::read(certificate, key)).transpose()?;
+    let presenter = Presenter { certificate, welcome: Arc::clone(welcome) };
+    let mut config = builder.with_client_cert_resolver(Arc::new(presenter));
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
@@ -125,34 +141,62 @@ fn bundle(pem: &[u8]) -> Result<RootCertStore, Error> {
     if roots.is_empty() { Err(trust("has no certificate in it".to_owned())) } else { Ok(roots) }
 }
 
-/// What is wrong with a certificate, if that is why a connection was not made.
-pub(crate) fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    use rustls::CertificateError as Why;
+/// Why the certificate of a server is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// No CA that is trusted here has signed it.
+    UnknownAuthority,
+    /// Its time is over, by the clock of this machine.
+    Expired,
+    /// Its time has not begun, by the clock of this machine.
+    NotYetValid,
+    /// It is for another host name than that of the URL.
+    OtherName,
+    /// It was revoked.
+    Revoked,
+    /// It cannot be checked.
+    Uncheckable,
+}
 
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        // An I/O error hides what it carries from `source`.
-        let carried = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let shown = carried.map_or(error, |carried| carried as &(dyn std::error::Error + 'static));
-        if let Some(rustls::Error::InvalidCertificate(why)) = shown.downcast_ref() {
-            #[expect(clippy::wildcard_enum_match_arm, reason = "the others need no remedy of their own")]
-            return Some(match why {
-                // A CA of the same name with another key looks like a wrong signature.
-                Why::UnknownIssuer | Why::BadSignature => {
-                    "no CA that is trusted here has signed it; check store.qdrant.ca_file"
-                }
-                Why::Expired | Why::ExpiredContext { .. } => "it has expired; renew it, or set the clock",
-                Why::NotValidYet | Why::NotValidYetContext { .. } => "it is not valid yet; set the clock",
-                Why::NotValidForName | Why::NotValidForNameContext { .. } => {
-                    "it is for another host name than the one in store.qdrant.url"
-                }
-                Why::Revoked => "it was revoked",
-                _ => "it cannot be checked",
-            });
-        }
-        cause = error.source();
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownAuthority => "no CA that is trusted here has signed it; check store.qdrant.ca_file",
+            Self::Expired => "it has expired; renew it, or set the clock",
+            Self::NotYetValid => "it is not valid yet; set the clock",
+            Self::OtherName => "it is for another host name than the one in store.qdrant.url",
+            Self::Revoked => "it was revoked",
+            Self::Uncheckable => "it cannot be checked",
+        })
     }
-    None
+}
+
+impl Distrust {
+    /// What is wrong with the server's certificate, if that is why a connection was not made.
+    pub(crate) fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        use rustls::CertificateError as Why;
+
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            // An I/O error hides what it carries from `source`.
+            let carried = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let shown = carried.map_or(error, |carried| carried as &(dyn std::error::Error + 'static));
+            if let Some(rustls::Error::InvalidCertificate(why)) = shown.downcast_ref() {
+                #[expect(clippy::wildcard_enum_match_arm, reason = "the others need no remedy of their own")]
+                return Some(match why {
+                    // A CA of the same name with another key looks like a wrong signature.
+                    Why::UnknownIssuer | Why::BadSignature => Self::UnknownAuthority,
+                    Why::Expired | Why::ExpiredContext { .. } => Self::Expired,
+                    Why::NotValidYet | Why::NotValidYetContext { .. } => Self::NotYetValid,
+                    Why::NotValidForName | Why::NotValidForNameContext { .. } => Self::OtherName,
+                    Why::Revoked => Self::Revoked,
+                    _ => Self::Uncheckable,
+                });
+            }
+            cause = error.source();
+        }
+        None
+    }
 }
 
 /// A verifier that asks only whether the other end has the key of the certificate it shows, whoever that is.

@@ -35,6 +35,8 @@ use tokio_rustls::TlsAcceptor;
 pub enum Strangers {
     /// It is turned away.
     Refused,
+    /// It is turned away, and was not told beforehand which CAs are known here.
+    RefusedUntold,
     /// It may pass. One with a certificate of somebody else is turned away all the same.
     LetIn,
 }
@@ -169,6 +171,7 @@ fn settings(own: &Authority, bundle: &str, strangers: Strangers) -> Result<Arc<S
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
     let verifier = match strangers {
         Strangers::Refused => verifier,
+        Strangers::RefusedUntold => verifier.clear_root_hint_subjects(),
         Strangers::LetIn => verifier.allow_unauthenticated(),
     };
     let (certificate, key) = own.sign("localhost", |_| {})?;

@@ -124,10 +124,17 @@ async fn remembers(client: &Client, text: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_asks_who_calls_lets_in_the_operator_and_sidecars_also_after_a_renewal() -> Result<()> {
     let stage = Stage::set("mutual", json!({})).await?;
-    let away = wait_for(&stage.namespace, NAME, "StoreReady", "False", Some("StoreUnreachable")).await?;
-    let said = serde_json::to_string(&away.status)?;
-    ensure!(said.contains("ca.crt of the Secret memory-context-tls"), "the remedy is named: {said}");
-    ensure!(stage.gate.passed().is_empty() && stage.gate.refused() > 0, "nobody is let in");
+    let refused = async |why: &'static str| {
+        let such = |said: &Condition| said.reason == "ClientCertificateRefused" && said.message.contains(why);
+        let away = wait_within(PATIENCE, &stage.namespace, NAME, "StoreReady", such).await?;
+        let said = serde_json::to_string(&away.status)?;
+        ensure!(said.contains("ca.crt of the Secret memory-context-tls") && said.contains("spec.tls.issuer"), "{said}");
+        ensure!(stage.gate.passed().is_empty() && stage.gate.refused() > 0, "nobody is let in");
+        Ok(())
+    };
+    refused("the CAs that it names, and none of them signed").await?;
+    stage.gate.ask_for(&Authority::new("Others")?.pem, Strangers::RefusedUntold)?;
+    refused("does not know the CA that signed").await?;
 
     let bundle = stage.file(names::CA_FILE).await?;
     stage.gate.ask_for(&bundle, Strangers::Refused)?;

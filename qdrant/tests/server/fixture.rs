@@ -75,8 +75,14 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("Authority")
+    }
+
+    /// The same with a name of its own; servers name the CAs whose certificates they take.
+    pub fn named(name: &str) -> Self {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).expect("a CA").pem();
         Self { params, key, pem }

@@ -156,7 +156,9 @@ async fn a_certificate_counts_by_the_ca_of_the_resource() -> Result<()> {
     let (another, _) = authority();
     let _: ConfigMap = namespace.make(&json!({"metadata": {"name": "ca"}, "data": {"ca.crt": another}})).await?;
     let wrong = wait_for(&namespace, "memory", "StoreReady", "False", Some("StoreNotTrusted")).await?;
-    ensure!(said(&wrong, "StoreReady")?.contains("spec.vectorStore.qdrant.tls"), "{}", said(&wrong, "StoreReady")?);
+    let remedy =
+        "is not signed by the CA of spec.vectorStore.qdrant.tls; give the certificate of the CA that signed it";
+    ensure!(said(&wrong, "StoreReady")?.contains(remedy), "{}", said(&wrong, "StoreReady")?);
     merge::<ConfigMap>(&namespace, "ca", json!({"data": {"ca.crt": known().0}})).await?;
     wait_for(&namespace, "memory", "StoreReady", "True", Some("Connected")).await?;
     event(&namespace, "StoreConnected").await?;

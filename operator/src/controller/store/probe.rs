@@ -2,6 +2,8 @@
 //!
 //! The collection is made here if it is missing, with the API key, because a sidecar with a token may not.
 
+mod trouble;
+
 use std::time::Duration;
 
 use context_manager_crds::context_manager::qdrant::TokenPolicy;
@@ -11,7 +13,6 @@ use context_manager_qdrant::{Collection, Error, Failure, Identity, Options, Sizi
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
-use tracing::debug;
 
 use super::{
     credentials::Credentials,
@@ -106,63 +107,6 @@ impl Target {
         let collection = Collection::connect(self.options.clone())?;
         collection.set_api_key(self.key.as_ref().map(SecretString::expose_secret))?;
         Ok(collection)
-    }
-
-    /// What a person is told about a failure; what the server said is for the log alone.
-    pub(super) fn trouble(&self, error: &Error) -> Trouble {
-        let cause: &dyn std::error::Error = error;
-        debug!(resource = self.scope.subject, cause, "A look at the Qdrant server failed");
-        let url = &self.options.url;
-        match error.failure() {
-            Failure::Unreachable => self.unreachable(),
-            // Nobody but the operator can put these right, and it does: nodes with an old key or certificate are made anew.
-            Failure::Distrusted | Failure::Unauthorized if self.run_by == RunBy::Operator => Trouble::passing(
-                "StoreUpdating",
-                format!("the nodes behind {url} do not all have the API key and certificate of their Secret yet"),
-            ),
-            Failure::Distrusted => Trouble::stalled(
-                "StoreNotTrusted",
-                format!(
-                    "the certificate of {url} is not vouched for by the CA of spec.vectorStore.qdrant.tls (the roots of the \
-                     web without one), or is for another name; give the CA that signed it, and the name it is for"
-                ),
-            ),
-            Failure::Unauthorized => Trouble::stalled(
-                "StoreUnauthorized",
-                format!(
-                    "{url} does not take the API key of spec.vectorStore.qdrant.apiKeySecretRef for the collection {}; write \
-                     one that may make and change collections",
-                    self.options.collection
-                ),
-            ),
-            Failure::Incompatible => Trouble::stalled("StoreIncompatible", error.to_string()),
-            Failure::Settings => Trouble::stalled("StoreNotTrusted", error.to_string()),
-            Failure::Refused => {
-                Trouble::passing("StoreFailing", format!("{url} answers, but not as it should: {error}; see its log"))
-            }
-        }
-    }
-
-    fn unreachable(&self) -> Trouble {
-        let url = &self.options.url;
-        let port = if url.trim_end_matches('/').ends_with(":6333") {
-            " 6333 is the port of its REST interface; use the gRPC port, 6334."
-        } else {
-            ""
-        };
-        let how = match &self.options.identity {
-            Some(_) => format!(
-                " over TLS, and, if it asks who calls, takes certificates of the CA in ca.crt of the Secret {}",
-                self.tls_secret
-            ),
-            None if url.starts_with("https://") => " over TLS".to_owned(),
-            None => " without TLS".to_owned(),
-        };
-        let message = format!(
-            "{url} does not answer.{port} Look whether the server runs and serves gRPC there{how}, and whether a NetworkPolicy \
-             lets the controller's namespace and the agents' pods reach it"
-        );
-        Trouble::passing("StoreUnreachable", message)
     }
 }
 
