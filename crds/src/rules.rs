@@ -245,6 +245,16 @@ pub const SNAPSHOT_ENDPOINT: CelRule = rule(
      && url(self).getEscapedPath() in ['', '/'] && url(self).getQuery().size() == 0 && !self.contains('@') && !self.contains('#')",
     "spec.vectorStore.managed.snapshots.storage.s3.endpointUrl must be http or https, a host and a port, such as https://minio.storage.svc:9000; the bucket has a field of its own",
 );
+/// One source.
+pub const ONE_SNAPSHOT_CA: CelRule = rule(
+    "!has(self.caSecretRef) || !has(self.caConfigMapRef)",
+    "spec.vectorStore.managed.snapshots.storage.s3 takes one of caSecretRef and caConfigMapRef; remove the other",
+);
+/// Only who is asked for a certificate needs somebody to vouch, and AWS has a CA of the web.
+pub const SNAPSHOT_CA_NEEDS_HTTPS: CelRule = rule(
+    "!(has(self.caSecretRef) || has(self.caConfigMapRef)) || self.?endpointUrl.orValue('').startsWith('https://')",
+    "spec.vectorStore.managed.snapshots.storage.s3: a CA needs an endpointUrl that starts with https://; write one, or remove the CA",
+);
 /// What can be part of a file's name.
 pub const SNAPSHOT_PREFIX: CelRule = rule(
     "self.matches('^[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$')",

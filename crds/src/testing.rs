@@ -120,6 +120,17 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             bucket(json!({"endpointUrl": "https://s3.example.com/mine"})),
             rules::SNAPSHOT_ENDPOINT,
         ),
+        broken(
+            "snapshots that two CAs vouch for",
+            bucket(json!({"endpointUrl": "https://minio:9000", "caSecretRef": secret, "caConfigMapRef": secret})),
+            rules::ONE_SNAPSHOT_CA,
+        ),
+        broken(
+            "a CA for snapshots as plain text",
+            bucket(json!({"endpointUrl": "http://minio:9000", "caConfigMapRef": secret})),
+            rules::SNAPSHOT_CA_NEEDS_HTTPS,
+        ),
+        broken("a CA for AWS", bucket(json!({"caSecretRef": secret})), rules::SNAPSHOT_CA_NEEDS_HTTPS),
         broken("snapshots out of the folder", bucket(json!({"prefix": "a/../b"})), rules::SNAPSHOT_PREFIX),
         broken(
             "snapshots on no claim",

@@ -30,6 +30,7 @@ mod secret;
 mod server;
 mod trust;
 
+pub use certificate::check_bundle;
 pub use maintain::maintain;
 pub use trust::Untrusted;
 

@@ -1,5 +1,5 @@
 //! A bucket of a real S3 server on this machine that pods reach: [Versity's gateway](https://github.com/versity/versitygw), which checks
-//! signatures and keeps objects as files.
+//! signatures and keeps objects as files. As those that run in clusters mostly do, it shows a certificate of a CA of its own.
 
 use std::{
     fs,
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     cluster::{self, eventually},
+    gate::Authority,
     operator::PATIENCE,
 };
 
@@ -30,6 +31,7 @@ pub struct Bucket {
     server: Child,
     address: SocketAddr,
     folder: TempDir,
+    authority: Authority,
 }
 
 impl Bucket {
@@ -42,16 +44,29 @@ impl Bucket {
         let folder = tempfile::tempdir()?;
         fs::create_dir_all(folder.path().join("data").join(NAME))?;
         let address = TcpListener::bind((node().await?, 0))?.local_addr()?;
+        let authority = Authority::new("Storage")?;
+        let (certificate, key) = authority.sign(&address.ip().to_string(), |_| {})?;
+        let files =
+            [("tls.crt", certificate), ("tls.key", key)].map(|(file, content)| (folder.path().join(file), content));
+        for (file, content) in &files {
+            fs::write(file, content)?;
+        }
+        let [(certificate, _), (key, _)] = &files;
         let log = fs::File::create(folder.path().join("log"))?;
         let server = Command::new(program)
-            .args(["--port", &address.to_string(), "posix"])
+            .args(["--port", &address.to_string()])
+            .arg("--cert")
+            .arg(certificate)
+            .arg("--key")
+            .arg(key)
+            .arg("posix")
             .arg(folder.path().join("data"))
             .envs([("ROOT_ACCESS_KEY", KEY.0), ("ROOT_SECRET_KEY", KEY.1)])
             .stdout(log.try_clone()?)
             .stderr(Stdio::from(log))
             .spawn()
             .context("the S3 server does not start")?;
-        let bucket = Self { server, address, folder };
+        let bucket = Self { server, address, folder, authority };
         eventually("the S3 server", PATIENCE, || async { tokio::net::TcpStream::connect(address).await.map(drop) })
             .await?;
         Ok(Some(bucket))
@@ -60,7 +75,13 @@ impl Bucket {
     /// Where pods reach it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("https://{}", self.address)
+    }
+
+    /// The CA of its certificate.
+    #[must_use]
+    pub fn ca(&self) -> &str {
+        &self.authority.pem
     }
 
     /// Where its objects are as files.

@@ -143,6 +143,7 @@ fn good_specs() -> Vec<(&'static str, Value)> {
             json!({"vectorStore": {"managed": {"snapshots": {"every": "1m", "storage": {"s3": {
                 "bucket": "my.snapshots-1", "region": "eu-central-1", "endpointUrl": "https://minio.storage.svc:9000",
                 "prefix": "blue/cluster_1.x", "accessKeyIdSecretRef": {"name": "s3", "key": "id"},
+                "caConfigMapRef": {"name": "minio", "key": "ca.crt"},
                 "secretAccessKeySecretRef": {"name": "s3", "key": "secret"},
             }}}}}}),
         ),

@@ -13,6 +13,7 @@ use context_manager_protocol::names;
 use context_manager_tests::{
     bucket::{self, Bucket},
     cluster::{self, Namespace, eventually},
+    gate::Authority,
     nodes::real,
     operator::{Operator, wait_within},
     volumes::Volumes,
@@ -20,8 +21,9 @@ use context_manager_tests::{
 };
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{PersistentVolumeClaim, Pod, Secret},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -184,15 +186,64 @@ async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_bucket() -> 
     let operator = Operator::shared().await?;
     let namespace = operator.namespace(&cluster::client().await?, "restored-bucket", &RESTRICTED).await?;
     let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"; 3]).await?;
-    let (id, key) = bucket::KEY;
-    let secret = json!({"metadata": {"name": "s3"}, "stringData": {"id": id, "key": key}});
+    let place = in_bucket(&namespace, &bucket, ("caSecretRef", "s3", "ca")).await?;
+    lost_and_restored(&namespace, &volumes, &place).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_trusted_by_the_ca_of_the_resource_alone() -> Result<()> {
+    if is_without_nodes() {
+        return Ok(());
+    }
+    let Some(bucket) = Bucket::start().await? else {
+        println!("{} is not set: no S3 server was started, and nothing of its CA is proved here", bucket::PROGRAM);
+        return Ok(());
+    };
+    let operator = Operator::shared().await?;
+    let namespace = operator.namespace(&cluster::client().await?, "trusted-bucket", &RESTRICTED).await?;
+    let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"]).await?;
+    let place = in_bucket(&namespace, &bucket, ("caConfigMapRef", "authority", "ca.pem")).await?;
+    let write = async |content: &str| {
+        let patch = Patch::Merge(json!({"data": {"ca.pem": content}}));
+        namespace.api::<ConfigMap>().patch("authority", &PatchParams::default(), &patch).await.map(drop)
+    };
+    let map = json!({"metadata": {"name": "authority"}, "data": {"ca.pem": "no certificate"}});
+    namespace.make::<ConfigMap>(&map).await?;
+    namespace.make_resource("memory", spec(&volumes, &place, 1, &json!({}))).await?;
+    let invalid = |said: &Condition| {
+        let field = "snapshots.storage.s3.caConfigMapRef: the key \"ca.pem\" of the ConfigMap \"authority\"";
+        said.reason == "ConfigMapInvalid" && said.message.contains(field)
+    };
+    wait_within(STEP, &namespace, "memory", "StoreReady", invalid).await?;
+    ensure!(namespace.api::<StatefulSet>().list(&ListParams::default()).await?.items.is_empty(), "nodes without a CA");
+
+    write(&Authority::new("Somebody")?.pem).await?;
+    eventually("a node", STEP, || ask(&namespace, 0, Method::GET, "/collections", None)).await?;
+    fill(&namespace).await?;
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {names::SNAPSHOT: "1"}}}));
+    namespace.api::<ContextManager>().patch("memory", &PatchParams::default(), &patch).await?;
+    let failed = |said: &Condition| said.reason == "SnapshotFailed" && said.message.contains("error sending request");
+    wait_within(STEP, &namespace, "memory", "StoreSnapshotted", failed).await?;
+    ensure!(fs::read_dir(bucket.folder())?.next().is_none(), "something was written without trust");
+
+    // The node is started anew with the CA that signed it, and keeps what it has.
+    write(bucket.ca()).await?;
+    let kept = snapshot(&namespace, "2").await?;
+    ensure!(kept.len() == 1 && files(&namespace, &place)?.len() == 3, "{kept:?}");
+    all_there(&namespace, 1).await
+}
+
+/// A bucket as storage, whose CA is in this field, and in this object and key.
+async fn in_bucket(namespace: &Namespace, bucket: &Bucket, (field, name, key): (&str, &str, &str)) -> Result<Place> {
+    let (id, secret) = bucket::KEY;
+    let secret = json!({"metadata": {"name": "s3"}, "stringData": {"id": id, "key": secret, "ca": bucket.ca()}});
     namespace.make::<Secret>(&secret).await?;
     let storage = json!({"s3": {
-        "bucket": bucket::NAME, "endpointUrl": bucket.url(), "prefix": "blue/1",
+        "bucket": bucket::NAME, "endpointUrl": bucket.url(), "prefix": "blue/1", field: {"name": name, "key": key},
         "accessKeyIdSecretRef": {"name": "s3", "key": "id"}, "secretAccessKeySecretRef": {"name": "s3", "key": "key"},
     }});
     let files = bucket.folder().join("context-manager/blue/1").join(&namespace.name);
-    lost_and_restored(&namespace, &volumes, &Place { storage, files }).await
+    Ok(Place { storage, files })
 }
 
 fn is_without_nodes() -> bool {

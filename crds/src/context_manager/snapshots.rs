@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::embedding::SecretKeyRef;
+use super::{embedding::SecretKeyRef, qdrant::ConfigMapKeyRef};
 use crate::{duration::Duration, quantity::Quantity, rules};
 
 /// Copies of the contexts, from which a cluster that is lost is made anew. They outlive the resource.
@@ -37,6 +37,7 @@ pub struct SnapshotStorage {
 
 /// A bucket. What is in it is deleted only as keep says, and never with the resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = rules::ONE_SNAPSHOT_CA, validation = rules::SNAPSHOT_CA_NEEDS_HTTPS)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotBucket {
     /// Its name.
@@ -48,11 +49,17 @@ pub struct SnapshotBucket {
     #[schemars(length(max = 63))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Where it is reached, unless it is AWS' own. Buckets are part of the path. Its certificate must be vouched for by the roots of the image.
+    /// Where it is reached, unless it is AWS' own. Buckets are part of the path. Its certificate must be vouched for by the roots of the image, unless a CA is given.
     #[x_kube(validation = rules::SNAPSHOT_ENDPOINT)]
     #[schemars(length(max = 2048))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_url: Option<String>,
+    /// The CA certificates in PEM, in a Secret of this namespace. Then only they vouch for the endpoint. Nodes restart when they change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The same, in a ConfigMap of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_config_map_ref: Option<ConfigMapKeyRef>,
     /// What follows `context-manager/` in the names of all files, such as the cluster's name: two clusters that share a bucket must not have the same.
     #[x_kube(validation = rules::SNAPSHOT_PREFIX)]
     #[schemars(length(max = 253))]

@@ -82,8 +82,16 @@ fn snapshots(check: &mut Check, Snapshots { every, keep, storage }: &Snapshots) 
 }
 
 fn bucket(check: &mut Check, given: &SnapshotBucket) {
-    let SnapshotBucket { bucket, region, endpoint_url, prefix, access_key_id_secret_ref, secret_access_key_secret_ref } =
-        given;
+    let SnapshotBucket {
+        bucket,
+        region,
+        endpoint_url,
+        ca_secret_ref,
+        ca_config_map_ref,
+        prefix,
+        access_key_id_secret_ref,
+        secret_access_key_secret_ref,
+    } = given;
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let ends = [bucket.bytes().next(), bucket.bytes().last()];
     let is_bucket = (3..=63).contains(&bucket.len())
@@ -93,6 +101,10 @@ fn bucket(check: &mut Check, given: &SnapshotBucket) {
     let is_region = |text: &String| !text.is_empty() && text.bytes().all(|byte| is_plain(byte) || byte == b'-');
     check.rule(region.as_ref().is_none_or(is_region), rules::SNAPSHOT_REGION);
     check.rule(endpoint_url.as_deref().is_none_or(is_endpoint), rules::SNAPSHOT_ENDPOINT);
+    check.rule(ca_secret_ref.is_none() || ca_config_map_ref.is_none(), rules::ONE_SNAPSHOT_CA);
+    let has_ca = ca_secret_ref.is_some() || ca_config_map_ref.is_some();
+    let is_encrypted = endpoint_url.as_ref().is_some_and(|url| url.starts_with("https://"));
+    check.rule(!has_ca || is_encrypted, rules::SNAPSHOT_CA_NEEDS_HTTPS);
     let is_part = |part: &str| {
         let first = part.bytes().next();
         first.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -104,11 +116,15 @@ fn bucket(check: &mut Check, given: &SnapshotBucket) {
     check.length(&field("endpointUrl"), endpoint_url.as_ref(), 0, 2048);
     check.length(&field("prefix"), prefix.as_ref(), 0, 253);
     let secrets = [
-        ("accessKeyIdSecretRef", access_key_id_secret_ref),
-        ("secretAccessKeySecretRef", secret_access_key_secret_ref),
+        ("accessKeyIdSecretRef", Some(access_key_id_secret_ref)),
+        ("secretAccessKeySecretRef", Some(secret_access_key_secret_ref)),
+        ("caSecretRef", ca_secret_ref.as_ref()),
     ];
     for (part, secret) in secrets {
-        check.length(&field(&format!("{part}.name")), Some(&secret.name), 1, 253);
-        check.length(&field(&format!("{part}.key")), Some(&secret.key), 1, 253);
+        check.length(&field(&format!("{part}.name")), secret.map(|secret| &secret.name), 1, 253);
+        check.length(&field(&format!("{part}.key")), secret.map(|secret| &secret.key), 1, 253);
     }
+    let map = ca_config_map_ref.as_ref();
+    check.length(&field("caConfigMapRef.name"), map.map(|map| &map.name), 1, 253);
+    check.length(&field("caConfigMapRef.key"), map.map(|map| &map.key), 1, 253);
 }

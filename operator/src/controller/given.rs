@@ -10,9 +10,11 @@ use kube::Api;
 
 use super::{
     error::{Error, call},
+    plan::CaSource,
     reconcile::Context,
     status::Trouble,
 };
+use crate::pki::check_bundle;
 
 /// A kind of object, and the reasons that say it is not there or not as it should be.
 struct Kind {
@@ -68,6 +70,45 @@ pub(super) async fn config_map(
     Ok(found.or_trouble(&CONFIG_MAP, field, name, key))
 }
 
+/// The CA certificates of a Secret or a `ConfigMap`, as they are written there. `fields` are those of the one and of the other.
+pub(super) async fn ca(
+    context: &Context,
+    namespace: &str,
+    [secret, config_map]: [&'static str; 2],
+    source: &CaSource,
+) -> Result<Result<Vec<u8>, Trouble>, Error> {
+    match source {
+        CaSource::Secret(reference) => self::secret(context, namespace, secret, reference).await,
+        CaSource::ConfigMap(reference) => self::config_map(context, namespace, config_map, reference).await,
+    }
+}
+
+/// The same for a program that takes no notice of what it cannot use: nothing else than certificates of CAs is let through.
+pub(super) async fn checked_ca(
+    context: &Context,
+    namespace: &str,
+    fields: [&'static str; 2],
+    source: &CaSource,
+) -> Result<Result<Vec<u8>, Trouble>, Error> {
+    let found = ca(context, namespace, fields, source).await?;
+    Ok(found.and_then(|pem| match check_bundle(&pem) {
+        Ok(()) => Ok(pem),
+        Err(problem) => Err(unusable(fields, source, &problem)),
+    }))
+}
+
+fn unusable([secret, config_map]: [&'static str; 2], source: &CaSource, problem: &str) -> Trouble {
+    let (field, kind, name, key) = match source {
+        CaSource::Secret(SecretKeyRef { name, key }) => (secret, &SECRET, name, key),
+        CaSource::ConfigMap(ConfigMapKeyRef { name, key }) => (config_map, &CONFIG_MAP, name, key),
+    };
+    let message = format!(
+        "{field}: the key {key:?} of the {} {name:?} {problem}; write the certificates of the CAs in PEM to it",
+        kind.name
+    );
+    Trouble::stalled(kind.invalid, message)
+}
+
 impl Found {
     fn or_trouble(self, kind: &Kind, field: &str, name: &str, key: &str) -> Result<Vec<u8>, Trouble> {
         let Kind { name: object, not_found, invalid } = kind;
@@ -86,6 +127,19 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ca_that_cannot_be_used_is_named_with_the_reason_of_its_object() {
+        let fields = ["spec.x.caSecretRef", "spec.x.caConfigMapRef"];
+        let map = CaSource::ConfigMap(ConfigMapKeyRef { name: "mine".to_owned(), key: "ca.crt".to_owned() });
+        let trouble = unusable(fields, &map, "has no certificate in it");
+        assert_eq!(trouble.reason, "ConfigMapInvalid");
+        let said =
+            "spec.x.caConfigMapRef: the key \"ca.crt\" of the ConfigMap \"mine\" has no certificate in it; write";
+        assert!(trouble.message.starts_with(said), "{}", trouble.message);
+        let secret = CaSource::Secret(SecretKeyRef { name: "mine".to_owned(), key: "ca.crt".to_owned() });
+        assert_eq!(unusable(fields, &secret, "").reason, "SecretInvalid");
+    }
 
     #[test]
     fn what_is_missing_is_named_with_the_remedy() {

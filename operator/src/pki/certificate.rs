@@ -119,6 +119,19 @@ pub(super) fn bundle(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
+/// Whether a text is a PEM bundle of CAs and nothing in it is to be left out; an error says what is wrong, after the name of the text.
+///
+/// # Errors
+/// When it is none.
+pub fn check_bundle(pem: &[u8]) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| format!("is not PEM ({error})"))?;
+        roots.add(certificate).map_err(|error| format!("has a certificate that cannot be used ({error})"))?;
+    }
+    if roots.is_empty() { Err("has no certificate in PEM".to_owned()) } else { Ok(()) }
+}
+
 /// When the first certificate of a PEM text ends.
 pub(super) fn not_after(pem: &str) -> Result<Timestamp, String> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes())

@@ -285,7 +285,7 @@ mod tests {
             "bucket": "mine", "endpointUrl": "http://minio:9000", "prefix": "blue",
             "accessKeyIdSecretRef": secret("id"), "secretAccessKeySecretRef": secret("key"),
         });
-        let (config, set) = look(&json!({"snapshots": {"storage": {"s3": bucket}}}));
+        let (config, set) = look(&json!({"snapshots": {"storage": {"s3": &bucket}}}));
         let expected = "  snapshots_path: /context-manager/blue/team/memory
   temp_path: /qdrant/data/temp
   snapshots_config:
@@ -299,6 +299,39 @@ service:
         let env = &set["template"]["spec"]["containers"][0]["env"];
         let key = json!({"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": secret("key")}});
         assert!(env.as_array().unwrap().contains(&key), "{env}");
+        let without = set;
+        for (given, expected) in [
+            (
+                json!({"caSecretRef": {"name": "ca", "key": "pem"}}),
+                json!({"name": "s3", "secret": {
+                    "secretName": "ca", "items": [{"key": "pem", "path": "ca.crt"}], "defaultMode": 0o440,
+                }}),
+            ),
+            (
+                json!({"caConfigMapRef": {"name": "ca", "key": "pem"}}),
+                json!({"name": "s3", "configMap": {
+                    "name": "ca", "items": [{"key": "pem", "path": "ca.crt"}],
+                }}),
+            ),
+        ] {
+            let mut bucket = bucket.clone();
+            bucket["endpointUrl"] = json!("https://minio:9000");
+            for (field, value) in given.as_object().unwrap() {
+                bucket[field] = value.clone();
+            }
+            let (_, set) = look(&json!({"snapshots": {"storage": {"s3": bucket}}}));
+            let pod = &set["template"]["spec"];
+            assert!(pod["volumes"].as_array().unwrap().contains(&expected), "{pod}");
+            let node = &pod["containers"][0];
+            let variable = json!({"name": "SSL_CERT_FILE", "value": "/etc/qdrant-s3/ca.crt"});
+            assert!(node["env"].as_array().unwrap().contains(&variable), "{node}");
+            let mount = json!({"name": "s3", "mountPath": "/etc/qdrant-s3", "readOnly": true});
+            assert!(node["volumeMounts"].as_array().unwrap().contains(&mount), "{node}");
+            assert!(
+                !without.to_string().contains("SSL_CERT_FILE"),
+                "the roots of the image stay in force without a CA"
+            );
+        }
         // Who has none is not restarted for it.
         let (config, _) = look(&json!({}));
         assert!(config.contains("  snapshots_path: /qdrant/data/snapshots\nservice:"), "{config}");

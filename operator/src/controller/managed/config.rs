@@ -9,6 +9,8 @@ use crate::controller::plan::{ManagedPlan, Plan, SnapshotPlace, SnapshotPlan};
 /// Where the node's files are inside the container.
 pub(super) const CONFIG_DIRECTORY: &str = "/etc/qdrant";
 pub(super) const TLS_DIRECTORY: &str = "/etc/qdrant-tls";
+/// The CA of a bucket's endpoint.
+pub(super) const S3_DIRECTORY: &str = "/etc/qdrant-s3";
 pub(super) const DATA_DIRECTORY: &str = "/qdrant/data";
 pub(super) const START_DIRECTORY: &str = "/qdrant/init";
 /// Where the snapshots' volume is. What follows it in a path tells clusters from each other that share one.

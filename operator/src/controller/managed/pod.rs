@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    config::{self, CONFIG_DIRECTORY, DATA_DIRECTORY, SNAPSHOTS_DIRECTORY, START_DIRECTORY, TLS_DIRECTORY},
+    config::{
+        self, CONFIG_DIRECTORY, DATA_DIRECTORY, S3_DIRECTORY, SNAPSHOTS_DIRECTORY, START_DIRECTORY, TLS_DIRECTORY,
+    },
     secret::API_KEY,
 };
-use crate::controller::plan::{ManagedPlan, Plan, SnapshotPlace};
+use crate::controller::plan::{CaSource, ManagedPlan, Plan, SnapshotPlace};
 use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// The volume with the data; also the claim's name.
@@ -89,6 +91,9 @@ fn container(plan: &Plan, wanted: &ManagedPlan) -> Value {
     if wanted.snapshots.is_some() {
         mounts.push(json!({"name": "snapshots", "mountPath": SNAPSHOTS_DIRECTORY}));
     }
+    if authority(wanted).is_some() {
+        mounts.push(json!({"name": "s3", "mountPath": S3_DIRECTORY, "readOnly": true}));
+    }
     let mut resources = json!({"requests": wanted.requests});
     if !wanted.limits.is_empty() {
         resources["limits"] = json!(wanted.limits);
@@ -104,6 +109,11 @@ fn container(plan: &Plan, wanted: &ManagedPlan) -> Value {
         let (id, key) = (&bucket.access_key_id_secret_ref, &bucket.secret_access_key_secret_ref);
         env.push(from_secret("AWS_ACCESS_KEY_ID", &id.name, &id.key));
         env.push(from_secret("AWS_SECRET_ACCESS_KEY", &key.name, &key.key));
+        if authority(wanted).is_some() {
+            // Qdrant has no setting for it. Its S3 client takes the roots of the system, and this variable takes their place. What nodes
+            // trust of each other is a setting, and not touched by it.
+            env.push(json!({"name": "SSL_CERT_FILE", "value": format!("{S3_DIRECTORY}/{}", names::CA_FILE)}));
+        }
     }
     json!({
         "name": "qdrant",
@@ -144,5 +154,20 @@ fn volumes(plan: &Plan, wanted: &ManagedPlan) -> Vec<Value> {
             None => json!({"name": "snapshots", "emptyDir": {}}),
         });
     }
+    if let Some(source) = authority(wanted) {
+        let items = |key: &str| json!([{"key": key, "path": names::CA_FILE}]);
+        volumes.push(match source {
+            CaSource::Secret(secret) => {
+                json!({"name": "s3", "secret": {"secretName": secret.name, "items": items(&secret.key), "defaultMode": 0o440}})
+            }
+            CaSource::ConfigMap(map) => json!({"name": "s3", "configMap": {"name": map.name, "items": items(&map.key)}}),
+        });
+    }
     volumes
+}
+
+/// Who vouches for the endpoint of the bucket, if not the roots of the image.
+fn authority(wanted: &ManagedPlan) -> Option<CaSource> {
+    let SnapshotPlace::Bucket(bucket) = &wanted.snapshots.as_ref()?.place else { return None };
+    CaSource::of(bucket.ca_secret_ref.as_ref(), bucket.ca_config_map_ref.as_ref())
 }

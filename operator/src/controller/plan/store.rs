@@ -60,13 +60,21 @@ pub enum CaSource {
     ConfigMap(ConfigMapKeyRef),
 }
 
+impl CaSource {
+    /// Where it is, if there is to be one; the resource names at most one place.
+    #[must_use]
+    pub fn of(secret: Option<&SecretKeyRef>, config_map: Option<&ConfigMapKeyRef>) -> Option<Self> {
+        secret.cloned().map(Self::Secret).or_else(|| config_map.cloned().map(Self::ConfigMap))
+    }
+}
+
 impl QdrantPlan {
     /// The plan, if the resource has a server.
     pub(super) fn of(spec: &ContextManagerSpec, config: &SidecarConfig) -> Option<Self> {
         let Store::Qdrant(store) = &config.store else { return None };
         let given = spec.vector_store.as_ref()?.qdrant.as_ref()?;
         let QdrantTls { ca_secret_ref, ca_config_map_ref, verify: _ } = given.tls.clone().unwrap_or_default();
-        let ca = ca_secret_ref.map(CaSource::Secret).or(ca_config_map_ref.map(CaSource::ConfigMap));
+        let ca = CaSource::of(ca_secret_ref.as_ref(), ca_config_map_ref.as_ref());
         let token = given.token.clone().unwrap_or_default();
         Some(Self {
             store: store.clone(),

@@ -10,7 +10,7 @@ use crate::controller::{
     error::{Error, call},
     given,
     keys::owned,
-    plan::{CaSource, Plan, QdrantPlan},
+    plan::{Plan, QdrantPlan},
     reconcile::Context,
     status::Trouble,
 };
@@ -51,15 +51,9 @@ pub(super) async fn fetch(
             Err(trouble) => return Ok(Err(trouble)),
         }
     }
-    let ca = match &wanted.ca {
-        None => return Ok(Ok(found)),
-        Some(CaSource::Secret(reference)) => {
-            given::secret(context, &plan.namespace, "spec.vectorStore.qdrant.tls.caSecretRef", reference).await?
-        }
-        Some(CaSource::ConfigMap(reference)) => {
-            given::config_map(context, &plan.namespace, "spec.vectorStore.qdrant.tls.caConfigMapRef", reference).await?
-        }
-    };
+    let Some(source) = &wanted.ca else { return Ok(Ok(found)) };
+    let fields = ["spec.vectorStore.qdrant.tls.caSecretRef", "spec.vectorStore.qdrant.tls.caConfigMapRef"];
+    let ca = given::ca(context, &plan.namespace, fields, source).await?;
     Ok(ca.map(|ca| Credentials { ca: Some(ca), ..found }))
 }
 

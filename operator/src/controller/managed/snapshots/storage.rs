@@ -11,16 +11,20 @@ use crate::controller::{
     children,
     error::{Error, call},
     given,
-    plan::{ManagedPlan, Plan, SnapshotPlace},
+    plan::{CaSource, ManagedPlan, Plan, SnapshotPlace},
     reconcile::Context,
     status::Trouble,
 };
 
+const CA_FIELDS: [&str; 2] = [
+    "spec.vectorStore.managed.snapshots.storage.s3.caSecretRef",
+    "spec.vectorStore.managed.snapshots.storage.s3.caConfigMapRef",
+];
 /// By which a claim can be mounted on several machines.
 const SHARED: &str = "ReadWriteMany";
 
-/// Brings the claim to what it should be, if there are to be snapshots on one. Credentials of a bucket are read, and nodes that were started
-/// with other ones than these of the digest are started anew.
+/// Brings the claim to what it should be, if there are to be snapshots on one. Credentials of a bucket and
+/// the CA of its endpoint are read, and nodes that were started with other ones than these of the digest are started anew.
 pub(in crate::controller::managed) async fn ensure(
     context: &Context,
     plan: &Plan,
@@ -42,6 +46,7 @@ pub(in crate::controller::managed) async fn ensure(
     Ok(judge(live.as_ref(), name, wanted.nodes).map(|()| String::new()))
 }
 
+/// What nodes read of the bucket at their start: its credentials, and the CA of its endpoint.
 async fn credentials(
     context: &Context,
     plan: &Plan,
@@ -57,6 +62,13 @@ async fn credentials(
     ] {
         match given::secret(context, &plan.namespace, field, secret).await? {
             Ok(credential) => digest.update(Sha256::digest(credential)),
+            Err(trouble) => return Ok(Err(trouble)),
+        }
+    }
+    if let Some(source) = CaSource::of(bucket.ca_secret_ref.as_ref(), bucket.ca_config_map_ref.as_ref()) {
+        // Qdrant warns of what it cannot use, and goes on without.
+        match given::checked_ca(context, &plan.namespace, CA_FIELDS, &source).await? {
+            Ok(pem) => digest.update(Sha256::digest(pem)),
             Err(trouble) => return Ok(Err(trouble)),
         }
     }
