@@ -268,6 +268,7 @@ async fn before_an_installation_rights_and_versions_are_checked() -> Result<()> 
     let said = run(&["check", "--before-install", "--as", "nobody", "-o", "json"]).await?.expect(3)?.json()?;
     let (found, message) = level(&said, "rights-to-install")?;
     ensure!(found == "Problem" && message.contains("mutatingwebhookconfigurations"), "{said}");
+    ensure!(message.starts_with("you may not create namespaces; "), "a namespace that nobody sees: {message}");
     // What nobody may read is said, and does not end the check.
     ensure!(level(&said, "native-sidecars").is_err() && level(&said, "nodes")?.0 == "Unknown", "{said}");
     ensure!(level(&said, "definition")?.1.contains("get customresourcedefinitions"), "{said}");
@@ -287,6 +288,8 @@ async fn an_installation_is_checked_up_to_a_pod_that_gets_its_sidecar() -> Resul
     for check in ["definition", "webhook-registration", "webhook-trust", "injection", "leader", "your-rights"] {
         ensure!(level(&findings, check)?.0 == "Fine", "{check}: {findings}");
     }
+    let yours = level(&findings, "your-rights")?.1;
+    ensure!(yours.ends_with("status, explain, rotate keys, upgrade-sidecars, query, export, import"), "{yours}");
     ensure!(level(&findings, "webhook-trust")?.1.contains("what is served is trusted"), "{findings}");
     ensure!(
         level(&findings, "webhook")?.0 == "Problem" && level(&findings, "controller")?.0 == "Problem",
@@ -385,6 +388,13 @@ async fn somebody_with_few_rights_gets_what_they_may_see_and_is_told_the_rest() 
     ensure!(run(&known).await?.expect(0)?.json()?["state"] == "UpToDate");
     let said = run(&[&["status", "memory"], &mine[..]].concat()).await?;
     ensure!(said.notes.contains("list pods") && said.text.contains("The pods are not known"), "{said:?}");
+    let said = run(&[&["check", "--installed", "-o", "json"], &mine[..]].concat()).await?.expect(3)?.json()?;
+    let yours = level(&said, "your-rights")?.1;
+    for moving in ["query", "export", "import"] {
+        let lacks =
+            format!("{moving} (it takes the right to create pods/portforward in namespace {user} and to get secrets");
+        ensure!(yours.contains(&lacks), "{yours}");
+    }
     let said = run(&["status", "-n", "default", "--as", &user]).await?.expect(1)?;
     ensure!(said.notes.contains("list contextmanagers.contextmanager.dev"), "{said:?}");
     Ok(())

@@ -44,6 +44,11 @@ pub(super) async fn before(cluster: &Cluster, findings: &mut Findings) {
     }
 }
 
+/// Whether the operator's namespace is seen to be there.
+pub(super) async fn is_there(cluster: &Cluster) -> bool {
+    cluster.all::<Namespace>().get_opt(&cluster.operator_namespace).await.is_ok_and(|found| found.is_some())
+}
+
 /// The operator's namespace, and all with a `ContextManager`.
 pub(super) async fn check(cluster: &Cluster, visible: &Result<Visible, Error>, findings: &mut Findings) {
     let all = match call("list namespaces", "list namespaces", cluster.all::<Namespace>().list(&ListParams::default()))

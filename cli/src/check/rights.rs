@@ -13,7 +13,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::PostParams;
 
-use super::finding::Findings;
+use super::{finding::Findings, namespaces};
 use crate::{
     cluster::{Cluster, call},
     error::Error,
@@ -52,8 +52,11 @@ impl Right {
     }
 }
 
-/// A subcommand, and verbs and resources in the namespace of the caller.
-type Use = (&'static str, &'static [(&'static [&'static str], &'static str)]);
+/// Verbs and a resource in the namespace of the caller.
+type Needed = (&'static [&'static str], &'static str);
+
+/// A subcommand, and what it takes.
+type Use = (&'static str, &'static [Needed]);
 
 /// What this program can do, and what it takes.
 const USES: &[Use] = &[
@@ -61,13 +64,23 @@ const USES: &[Use] = &[
     ("explain", &[(&["list"], "contextmanagers.contextmanager.dev"), (&["get"], "pods")]),
     ("rotate keys", &[(&["patch"], "contextmanagers.contextmanager.dev")]),
     ("upgrade-sidecars", &[(&["get", "list", "patch"], "contextmanagers.contextmanager.dev"), (&["list"], "pods")]),
-    ("query", &[(&["get"], "pods"), (&["create"], "pods/portforward"), (&["get"], "secrets")]),
+    ("query", TO_ASK_A_SIDECAR),
+    ("export", TO_ASK_A_SIDECAR),
+    ("import", TO_ASK_A_SIDECAR),
 ];
+
+/// The pod that is named, a way to its loopback address, and the key that its agent signs with.
+const TO_ASK_A_SIDECAR: &[Needed] = &[(&["get"], "pods"), (&["create"], "pods/portforward"), (&["get"], "secrets")];
 
 /// Whether the caller may install the chart.
 pub(super) async fn to_install(cluster: &Cluster, findings: &mut Findings) {
     let check = "rights-to-install";
-    match lacking(cluster, &Who::Caller, &chart::to_install()).await {
+    let mut rights = chart::to_install();
+    // Who does not see the namespace has to make it, or to find somebody who does.
+    if !namespaces::is_there(cluster).await {
+        rights.insert(0, Right::new(Scope::Cluster, &["create"], "namespaces"));
+    }
+    match lacking(cluster, &Who::Caller, &rights).await {
         Ok(lacking) if lacking.is_empty() => findings.fine(check, "you may make all that the chart has"),
         Ok(lacking) => findings.problem(
             check,
