@@ -7,6 +7,8 @@ use std::{env, path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand};
 use context_manager_protocol::{config::EnvironmentSecrets, names};
 
+use crate::set_aside::Kind;
+
 /// Environment variable with the path of the configuration file.
 const ENV_CONFIG: &str = "CONTEXT_MANAGER_CONFIG";
 /// Environment variables of a sidecar that is run by hand.
@@ -84,6 +86,16 @@ pub enum Command {
         /// The configuration file
         #[arg(long, env = ENV_CONFIG, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Print journaled writes that could not reach the store and were set aside, and exit. Options that say where the journal is come before
+    /// it, as of the sidecar that runs: --config, and --data-per-agent if it has that
+    SetAside {
+        /// What
+        #[arg(value_enum)]
+        kind: Kind,
+        /// Remove from the file what was printed
+        #[arg(long)]
+        remove: bool,
     },
     /// Print the OpenAPI document of the protocol, and exit
     Openapi,

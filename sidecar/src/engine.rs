@@ -82,6 +82,7 @@ pub use error::Error;
 use health::Health;
 pub use idempotency::IdempotencyKey;
 use immediate::Immediate;
+pub use journaled::journal_directory;
 use locks::Locks;
 use pending::Pending;
 pub use permit::MOST_SCOPES;

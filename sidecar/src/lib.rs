@@ -32,6 +32,7 @@ pub mod readiness;
 pub mod refusal;
 pub mod reload;
 pub mod routes;
+pub mod set_aside;
 pub mod settings;
 pub mod shutdown;
 pub mod sidecar;

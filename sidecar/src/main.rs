@@ -1,6 +1,6 @@
 //! The program `context-manager-sidecar`: parses, builds, runs.
 
-use std::{num::NonZero, path::Path, process::ExitCode, thread, time::Duration};
+use std::{io, num::NonZero, path::Path, process::ExitCode, thread, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -8,7 +8,7 @@ use context_manager_protocol::config::Store;
 use context_manager_sidecar::{
     args::{self, Args, Command},
     ask::{self, Place},
-    logging, openapi,
+    engine, logging, openapi, set_aside,
     settings::{self, KeysFound, Settings},
     shutdown::Signals,
     sidecar::Sidecar,
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
             let place = admin_socket.clone().map_or(Place::Port(*admin_port), Place::Socket);
             ask(&place, path, *wait)
         }
+        Some(Command::SetAside { kind, remove }) => {
+            let (kind, remove) = (*kind, *remove);
+            tell_set_aside(args, kind, remove)
+        }
         None => match prepare(args) {
             Ok(run) => run.until_end(),
             Err(error) => invalid(&error),
@@ -53,6 +57,24 @@ fn ask(place: &Place, path: &str, wait: Duration) -> ExitCode {
             println!("{}", page.trim_end());
             ExitCode::SUCCESS
         }
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell_set_aside(args: Args, kind: set_aside::Kind, remove: bool) -> ExitCode {
+    let config = match Settings::new(args, args::environment_secrets()).and_then(|settings| settings.configuration()) {
+        Ok(config) => config,
+        Err(error) => return invalid(&error),
+    };
+    let Some(directory) = engine::journal_directory(&config) else {
+        eprintln!("error: there is no journal; journal.path is not set");
+        return ExitCode::FAILURE;
+    };
+    match set_aside::tell(&directory, kind, remove, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {:#}", anyhow::Error::from(error));
             ExitCode::FAILURE

@@ -195,12 +195,20 @@ impl Settings {
     /// # Errors
     /// When one of them cannot be read or is not valid.
     pub fn load(&self) -> Result<(SidecarConfig, KeyRing), Error> {
-        let config = self.config(&read(&self.config_file)?)?;
+        let config = self.configuration()?;
         let keys = match &config.keys.file {
             Some(path) => Self::keys(path, &read(path)?)?,
             None => self.environment_keys()?,
         };
         Ok((config, keys))
+    }
+
+    /// Reads the configuration alone.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not valid.
+    pub fn configuration(&self) -> Result<SidecarConfig, Error> {
+        self.config(&read(&self.config_file)?)
     }
 
     /// The configuration that the file's content means for this sidecar: with absolute paths, the data's place, and what

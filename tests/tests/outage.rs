@@ -8,14 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::{
-    message::{ContextList, ContextResponse},
+    message::{ContextList, ContextResponse, Imported},
     problem::Code,
 };
 use context_manager_tests::{
-    client::Answer,
+    client::{Answer, Draft},
     proxy::{Network, Proxy},
     qdrant::Qdrant,
-    sidecar::Sidecar,
+    sidecar::{Sidecar, program},
     tally::{Tally, Verdict, Writers, drained},
 };
 use nix::sys::signal::Signal;
@@ -340,9 +340,29 @@ async fn a_write_that_the_server_refuses_stops_no_other() -> Result<()> {
     let mut texts: Vec<&str> = listed.contexts.iter().map(|context| context.text.as_str()).collect();
     texts.retain(|text| *text != "a short text");
     ensure!(texts == ["the first", "the second"], "{texts:?}");
-    let aside = std::fs::read_to_string(setup.path().join("journal/refused.jsonl"))?;
+    let aside = set_aside(&setup.sidecar, &["refused"])?;
     ensure!(aside.lines().count() == 1 && aside.contains(&long), "{aside}");
+
+    // When the limit is another, the lines are imported, and are not needed any more.
+    limit(&setup.server, 1_000).await?;
+    let import = Draft { content_type: "application/jsonl", ..Draft::new("POST", "/v1/contexts/import", aside.as_str()) };
+    let imported: Imported = client.send(import).await?.message()?;
+    ensure!(imported.imported == 1, "{imported:?}");
+    let listed: ContextList = client.get("/v1/contexts?limit=100").await?.message()?;
+    ensure!(listed.contexts.iter().any(|context| context.text == long), "it is there");
+    ensure!(set_aside(&setup.sidecar, &["refused", "--remove"])? == aside, "it is told once more");
+    ensure!(set_aside(&setup.sidecar, &["refused"])?.is_empty(), "and gone then");
+    ensure!(set_aside(&setup.sidecar, &["conflicts"])?.is_empty(), "there were none");
     Ok(())
+}
+
+/// What the program tells of what was set aside, beside the sidecar that runs.
+fn set_aside(sidecar: &Sidecar, arguments: &[&str]) -> Result<String> {
+    let mut told = std::process::Command::new(program("context-manager-sidecar")?);
+    told.arg("--config").arg(sidecar.config()).arg("set-aside").args(arguments).env_clear();
+    let output = told.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// A server that takes nothing, because of its own limits, costs nothing once they are others.

@@ -143,7 +143,7 @@ impl Inner {
         self.close_all_superseded(&drafts).await?;
         // After what can fail, or each attempt would set them aside again.
         for context in conflicts {
-            self.set_aside.conflict(&context, &self.metrics).await?;
+            self.set_aside.conflict(context, &self.metrics).await?;
         }
         Ok(drafts.iter().filter(|draft| matches!(draft, Draft::New(_))).count())
     }

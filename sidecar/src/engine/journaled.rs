@@ -1,6 +1,6 @@
 //! Writes while the store is away: they are taken from what the sidecar knows itself, and go to the journal.
 
-use std::{collections::HashMap, sync::atomic::Ordering};
+use std::{collections::HashMap, path::PathBuf, sync::atomic::Ordering};
 
 use context_manager_journal::Options;
 use context_manager_memory::{
@@ -29,16 +29,21 @@ use crate::{
 };
 
 /// Where the journal is; `None` beside a Qdrant server without a directory for it.
+#[must_use]
+pub fn journal_directory(config: &SidecarConfig) -> Option<PathBuf> {
+    match (&config.journal.path, &config.store) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Store::Embedded(store)) => Some(store.path.join("journal")),
+        (None, Store::Qdrant(_)) => None,
+    }
+}
+
 pub(super) fn options(config: &SidecarConfig) -> Option<Options> {
-    let directory = match (&config.journal.path, &config.store) {
-        (Some(path), _) => path.clone(),
-        (None, Store::Embedded(store)) => store.path.join("journal"),
-        (None, Store::Qdrant(_)) => {
-            warn!("journal.path is not set: writes are refused while the Qdrant server cannot be reached");
-            return None;
-        }
-    };
-    Some(Options { max_bytes: config.journal.max_size.bytes(), ..Options::new(directory) })
+    let directory = journal_directory(config);
+    if directory.is_none() {
+        warn!("journal.path is not set: writes are refused while the Qdrant server cannot be reached");
+    }
+    Some(Options { max_bytes: config.journal.max_size.bytes(), ..Options::new(directory?) })
 }
 
 impl Inner {

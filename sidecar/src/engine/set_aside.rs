@@ -1,20 +1,16 @@
-//! Acknowledged writes that cannot reach the store, kept in files beside the journal for a person to decide about.
+//! Setting acknowledged writes aside that cannot reach the store.
 
-use std::{io::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 use context_manager_memory::{Context, ContextId};
 use serde::Serialize;
 use tracing::warn;
 
 use super::{Error, pending::Entry, transfer};
-use crate::metrics::{Dropped, Metrics};
-
-/// Contexts whose id was taken meanwhile.
-const CONFLICTS: &str = "conflicts.jsonl";
-/// Contexts that the store refuses, as lines of an import.
-const REFUSED_CONTEXTS: &str = "refused.jsonl";
-/// Changes and deletions that the store refuses.
-const REFUSED_CHANGES: &str = "refused_changes.jsonl";
+use crate::{
+    metrics::{Dropped, Metrics},
+    set_aside::{self, Kind},
+};
 
 /// The files.
 #[derive(Debug)]
@@ -29,11 +25,12 @@ impl SetAside {
     }
 
     /// Keeps a context whose id somebody else has taken.
-    pub(super) async fn conflict(&self, context: &Context, metrics: &Metrics) -> Result<(), Error> {
+    pub(super) async fn conflict(&self, context: Context, metrics: &Metrics) -> Result<(), Error> {
         metrics.journal.dropped.add(Dropped::Conflict, 1);
-        if let Some(file) = self.append(CONFLICTS, context).await? {
+        let id = context.id;
+        if let Some(file) = self.append(Kind::Conflicts, transfer::exported_with_holder(context)).await? {
             warn!(
-                context.id = %context.id,
+                context.id = %id,
                 file = %file.display(),
                 "The id of a journaled context was taken by another content meanwhile; it is set aside in the file"
             );
@@ -44,7 +41,7 @@ impl SetAside {
     /// Keeps a context that the store refuses.
     pub(super) async fn refused(&self, context: Context, metrics: &Metrics) -> Result<(), Error> {
         let id = context.id;
-        if let Some(file) = self.append(REFUSED_CONTEXTS, &transfer::exported_with_holder(context)).await? {
+        if let Some(file) = self.append(Kind::Refused, transfer::exported_with_holder(context)).await? {
             warn!(
                 context.id = %id,
                 file = %file.display(),
@@ -62,7 +59,7 @@ impl SetAside {
         id: Option<ContextId>,
         metrics: &Metrics,
     ) -> Result<(), Error> {
-        if let Some(file) = self.append(REFUSED_CHANGES, entry).await? {
+        if let Some(file) = self.append(Kind::RefusedChanges, entry.clone()).await? {
             warn!(
                 context.id = id.map(tracing::field::display),
                 file = %file.display(),
@@ -74,18 +71,11 @@ impl SetAside {
     }
 
     /// Adds a line to a file, and says which one; it is on the disk when this returns.
-    async fn append(&self, name: &str, value: &impl Serialize) -> Result<Option<PathBuf>, Error> {
-        let Some(file) = self.directory.as_ref().map(|directory| directory.join(name)) else { return Ok(None) };
-        let line = serde_json::to_string(value).map_err(|_| Error::Interrupted)?;
+    async fn append(&self, kind: Kind, value: impl Serialize + Send + 'static) -> Result<Option<PathBuf>, Error> {
+        let Some(file) = self.directory.as_deref().map(|directory| kind.file(directory)) else { return Ok(None) };
         let path = file.clone();
-        let written = tokio::task::spawn_blocking(move || append_line(path, &line)).await;
+        let written = tokio::task::spawn_blocking(move || set_aside::append(&path, &value)).await;
         written.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)?;
         Ok(Some(file))
     }
-}
-
-fn append_line(path: PathBuf, line: &str) -> std::io::Result<()> {
-    let mut file = std::fs::File::options().create(true).append(true).open(path)?;
-    writeln!(file, "{line}")?;
-    file.sync_all()
 }
