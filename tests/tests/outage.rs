@@ -345,7 +345,8 @@ async fn a_write_that_the_server_refuses_stops_no_other() -> Result<()> {
 
     // When the limit is another, the lines are imported, and are not needed any more.
     limit(&setup.server, 1_000).await?;
-    let import = Draft { content_type: "application/jsonl", ..Draft::new("POST", "/v1/contexts/import", aside.as_str()) };
+    let import =
+        Draft { content_type: "application/jsonl", ..Draft::new("POST", "/v1/contexts/import", aside.as_str()) };
     let imported: Imported = client.send(import).await?.message()?;
     ensure!(imported.imported == 1, "{imported:?}");
     let listed: ContextList = client.get("/v1/contexts?limit=100").await?.message()?;

@@ -3,7 +3,12 @@
 //! No connection outlives the certificate it was made with: an API server keeps one open for as long as it may, and would
 //! go on trusting a certificate that has ended.
 
-use std::{os::fd::AsFd as _, pin::pin, sync::Arc, time::Duration};
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
 use hyper_util::{
@@ -32,9 +37,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error of `accept`, such as too many open files: long enough for one to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a socket stays after its connection was ended from here. A client may be sending a request in that moment: it finds out that
+/// How long a client may take to close a connection that was ended from here. It may be sending a request in that moment: it finds out that
 /// this one was not taken, and sends it elsewhere (RFC 9113 section 6.8); a socket that is closed at once resets it, and an admission fails.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(5);
 /// Longest time between two looks at the wall clock, which may be set while a timer sleeps.
 const CLOCK: Duration = Duration::from_secs(10);
 
@@ -150,12 +155,27 @@ async fn converse(stream: TlsStream<TcpStream>, router: Router, old: impl Future
             // The client is told to send nothing more here, and what it has sent is answered.
             connection.as_mut().graceful_shutdown();
             let outcome = connection.await;
-            tokio::time::sleep(LINGER).await;
+            if let Ok(socket) = socket {
+                linger(socket).await;
+            }
             outcome
         }
     };
-    drop(socket);
     if let Err(error) = outcome {
         debug!(error = %error, "A connection ended with an error");
+    }
+}
+
+/// Reads what the client sends and nobody will answer, until it closes the connection or has had its time. What is left unread when a
+/// socket is closed makes the kernel reset the connection.
+async fn linger(socket: OwnedFd) {
+    let rest = async {
+        let mut socket = TcpStream::from_std(socket.into())?;
+        tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
+    };
+    match tokio::time::timeout(LINGER, rest).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => debug!(error = %error, "A client did not close its connection in order"),
+        Err(_) => debug!("A client did not close its connection within {} s", LINGER.as_secs()),
     }
 }
