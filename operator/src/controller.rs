@@ -108,6 +108,8 @@ pub struct Settings {
     pub lease_duration: Duration,
     /// The CA of the sidecars' certificates.
     pub authority: pki::client::Settings,
+    /// Whether cert-manager may be asked for certificates; without it a `Certificate` of a resource that has another issuer now is left.
+    pub cert_manager: bool,
     /// Time between two looks at an object of which nothing was heard.
     pub resync: Duration,
     /// How long the steps of a key's rotation take.

@@ -150,6 +150,13 @@ impl Drop for CertManager {
     }
 }
 
+/// The `Certificate`s of a namespace.
+#[must_use]
+pub fn certificates(client: &Client, namespace: &Namespace) -> Api<DynamicObject> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("cert-manager.io", "v1", "Certificate"));
+    Api::namespaced_with(client.clone(), &namespace.name, &kind)
+}
+
 /// Makes an object of cert-manager in a namespace.
 ///
 /// # Errors

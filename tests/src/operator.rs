@@ -65,7 +65,7 @@ impl Operator {
     async fn start() -> Result<Self> {
         let webhook = Webhook::start(crate::webhook::Options::default()).await?;
         make_home(&cluster::client().await?).await?;
-        let settings = settings(&webhook)?;
+        let settings = Settings { cert_manager: true, ..settings(&webhook)? };
         let admin = settings.admin_address.to_string();
         let controller = Background::start("the controller", move |_, shutdown| async move {
             let clients = controller::Clients::new(cluster::config().await?)?;
@@ -136,6 +136,7 @@ pub fn settings(webhook: &Webhook) -> Result<Settings> {
         lease: "context-manager-controller".to_owned(),
         lease_duration: Duration::from_secs(15),
         authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),
+        cert_manager: false,
         resync: RESYNC,
         keys: KEYS,
         watchdog: watchdog::Mode::Evict,

@@ -328,5 +328,35 @@ async fn cert_manager_makes_the_certificate_and_what_cannot_be_used_is_never_cop
     ensure!(said.contains("the last good one stays in force"), "{said}");
     ensure!(stage.fingerprint().await? == second);
     stage.change(json!({"spec": {"tls": {"issuerRef": {"name": "agents"}}}})).await?;
-    wait_for(&stage.namespace, NAME, "Ready", "True", None).await.map(drop)
+    wait_for(&stage.namespace, NAME, "Ready", "True", None).await?;
+
+    // With another issuer nobody is asked for it any more, and what somebody else asks for is not touched.
+    let certificates = cert_manager::certificates(&client, &stage.namespace);
+    let theirs = json!({"secretName": "theirs", "commonName": "theirs", "issuerRef": {"name": "agents"}});
+    cert_manager::make(&client, &stage.namespace, "Certificate", &names::tls_secret("other"), theirs).await?;
+    stage.namespace.make_resource("other", json!({})).await?;
+    ensure!(certificates.get_opt(&names::tls_secret(NAME)).await?.is_some());
+    stage.change(json!({"spec": {"tls": null}})).await?;
+    eventually("the end of the Certificate", PATIENCE, || async {
+        ensure!(certificates.get_opt(&names::tls_secret(NAME)).await?.is_none(), "it is still there");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    wait_for(&stage.namespace, NAME, "TLSReady", "True", Some("Provisioned")).await?;
+    ensure!(stage.fingerprint().await? != second, "the operator's own certificate takes its place");
+    wait_for(&stage.namespace, "other", "Ready", "True", None).await?;
+    ensure!(certificates.get_opt(&names::tls_secret("other")).await?.is_some(), "it was somebody else's");
+    // It may come back.
+    stage.change(json!({"spec": {"tls": {"issuer": "CertManager", "issuerRef": {"name": "agents"}}}})).await?;
+    eventually("another Certificate", PATIENCE, || async {
+        ensure!(certificates.get_opt(&names::tls_secret(NAME)).await?.is_some(), "there is none");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    stage.change(json!({"spec": {"tls": null}})).await?;
+    eventually("its end, too", PATIENCE, || async {
+        ensure!(certificates.get_opt(&names::tls_secret(NAME)).await?.is_none(), "it is still there");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
 }

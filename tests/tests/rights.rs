@@ -13,7 +13,7 @@ use context_manager_operator::{
 use context_manager_protocol::names;
 use context_manager_tests::{
     background::Background,
-    cert_manager::Definitions,
+    cert_manager::{self, Definitions},
     cluster::{self, Namespace, eventually, refusal},
     objects::{INJECT, pod},
     operator::{self, HOME},
@@ -277,6 +277,13 @@ async fn life_with_options(webhook: &Webhook, client: &Client, namespace: &Names
     namespace.make_resource("certified", json!({"tls": issuer})).await?;
     let asked = |said: &Condition| said.reason == "CertificateIssuing";
     operator::wait_within(STEP, namespace, "certified", "TLSReady", asked).await?;
+    patch(&namespace.api::<ContextManager>(), "certified", json!({"spec": {"tls": null}})).await?;
+    eventually("the end of the Certificate", STEP, || async {
+        let found = cert_manager::certificates(client, namespace).get_opt(&names::tls_secret("certified")).await?;
+        ensure!(found.is_none(), "it is still there");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
     namespace.api::<ContextManager>().delete("certified", &DeleteParams::default()).await?;
     webhook.adopt(client, namespace).await?;
     let upgrade = json!({"sidecar": {"upgrade": {"strategy": "InPlace", "observe": "1s"}}});
@@ -303,12 +310,12 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
     let default = Rules::of("controller", webhook.configuration())?.rights();
     let more: Vec<_> = given.difference(&default).collect();
     let named: Vec<_> = more.iter().map(|(_, resource, verb)| (resource.as_str(), verb.as_str())).collect();
-    let of_certificates = ["create", "get", "patch"].map(|verb| ("certificates", verb));
+    let of_certificates = ["create", "delete", "get", "patch"].map(|verb| ("certificates", verb));
     ensure!(named == [&[("pods", "get"), ("pods", "patch")][..], &of_certificates].concat(), "{more:?}");
     let _definition = Definitions::of_certificates(&client).await?;
     let live = async |rules: &Rules| -> Result<BTreeSet<Right>> {
         let user = User::create(&client, HOME, rules).await?;
-        let settings = Settings { resync: RESYNC, ..operator::settings(&webhook)? };
+        let settings = Settings { resync: RESYNC, cert_manager: true, ..operator::settings(&webhook)? };
         // No webhook looks at this namespace yet.
         let namespace = Namespace::create(&client, "options", &[]).await?;
         let lived = under(&user, settings, async || life_with_options(&webhook, &client, &namespace).await).await;

@@ -37,6 +37,9 @@ pub struct Args {
     /// Name of the secret with the CA of the sidecars' certificates
     #[arg(long, env = "CONTEXT_MANAGER_CLIENT_CA_SECRET", default_value = "context-manager-client-ca")]
     pub client_ca_secret: String,
+    /// Whether there are rights to the Certificates of cert-manager: those of resources that have another issuer now are deleted
+    #[arg(long, env = "CONTEXT_MANAGER_CERT_MANAGER")]
+    pub cert_manager: bool,
     /// Time between two looks at an object of which nothing was heard
     #[arg(long, env = "CONTEXT_MANAGER_RESYNC", default_value = "60s", value_parser = at_least_a_second)]
     pub resync: Duration,
@@ -75,6 +78,7 @@ impl From<Args> for Settings {
             lease,
             lease_duration,
             client_ca_secret,
+            cert_manager,
             resync,
             rotation_patience,
             rotation_settle,
@@ -97,6 +101,7 @@ impl From<Args> for Settings {
             lease,
             lease_duration,
             authority,
+            cert_manager,
             resync,
             keys: keys::Settings { settle: rotation_settle, patience: rotation_patience },
             watchdog,

@@ -25,6 +25,7 @@ use super::{
     status::{Finding, Good, Trouble},
 };
 use crate::pki::client::{Facts, Given, Pair};
+pub(super) use cert_manager::Withdrawn;
 pub(super) use self_managed::Authority;
 
 /// What was found of the certificate.
@@ -80,6 +81,9 @@ pub(super) async fn ensure(
         Err(trouble) => trouble.into(),
     };
     announce(context, plan, current, &found.finding).await;
+    if !matches!(plan.certificate, CertificatePlan::CertManager(_)) {
+        cert_manager::withdraw(context, plan).await?;
+    }
     Ok(found)
 }
 

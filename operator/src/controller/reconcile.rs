@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use super::{
     Clients, Object, Settings,
     apply::Manager,
-    certificate::{self, Authority},
+    certificate::{self, Authority, Withdrawn},
     children,
     error::{Error, call},
     finalizers, fleet, grants, keys, managed,
@@ -71,6 +71,10 @@ pub(super) struct Context {
     /// Where resources are looked for.
     pub(super) scope: Scope,
     pub(super) authority: Authority,
+    /// Whether cert-manager may be asked for certificates.
+    pub(super) cert_manager: bool,
+    /// Resources of which cert-manager is asked for nothing any more.
+    pub(super) withdrawn: Withdrawn,
     /// Namespace of the controller itself.
     pub(super) namespace: String,
     pub(super) webhook_configuration: String,
@@ -118,6 +122,8 @@ impl Context {
             class: settings.class,
             scope: settings.scope.clone(),
             authority: Authority::new(settings.authority),
+            cert_manager: settings.cert_manager,
+            withdrawn: Withdrawn::default(),
             namespace: settings.namespace,
             webhook_configuration: settings.webhook_configuration,
             sidecar_image: settings.sidecar_image,
@@ -308,6 +314,7 @@ async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
             context.succeeded(metadata);
             context.forget_invalid(metadata);
             context.probes.forget(metadata.uid.as_deref().unwrap_or_default());
+            context.withdrawn.forget(metadata.uid.as_deref().unwrap_or_default());
             context.snapshots.forget(metadata.uid.as_deref().unwrap_or_default());
             context.restores.forget(metadata.uid.as_deref().unwrap_or_default());
             return Ok(Action::await_change());

@@ -8,8 +8,8 @@ use crate::operator::{self, Component, flag};
 
 const CONFIGURATIONS: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 
-/// What a part of the operator needs. The rights of `controller.upgradeSidecars` and `controller.certManager` are not among them: no
-/// Deployment tells of them, and a resource that lacks them says so.
+/// What a part of the operator needs. The right of `controller.upgradeSidecars` is not among them: no Deployment tells of it, and a resource
+/// that lacks it says so.
 pub(super) fn rights(component: Component, deployment: &Deployment) -> Vec<Right> {
     let mut rights = chart::of(component, &deployment.name_any());
     let watched = operator::watched(deployment);
@@ -23,6 +23,10 @@ pub(super) fn rights(component: Component, deployment: &Deployment) -> Vec<Right
 fn controller(rights: &mut Vec<Right>, controller: &Deployment, watched: &[String]) {
     if flag(controller, "--watchdog", "CONTEXT_MANAGER_WATCHDOG").as_deref() == Some("evict") {
         rights.push(Right::new(Scope::Cluster, &["get"], "pods"));
+    }
+    if flag(controller, "--cert-manager", "CONTEXT_MANAGER_CERT_MANAGER").as_deref() == Some("true") {
+        let verbs = &["get", "create", "patch", "delete"];
+        rights.push(Right::new(Scope::Cluster, verbs, "certificates.cert-manager.io"));
     }
     if !watched.is_empty() {
         // A right to the Secrets of all namespaces has this already.
@@ -136,7 +140,6 @@ mod tests {
                 let mut given = given(&objects, &part);
                 // Of this no Deployment tells.
                 given.remove(&(None, "patch".to_owned(), "pods".to_owned(), None));
-                given.retain(|(_, _, resource, _)| resource != "certificates.cert-manager.io");
                 assert_eq!(asked(rights(component, &deployment)), given, "{release}: {part}");
             }
         }

@@ -1,14 +1,18 @@
 //! The certificate that cert-manager makes: asked for by a `Certificate`, whose Secret is not the one that pods mount, so that what
 //! cannot be used is never theirs.
 
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use context_manager_protocol::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt as _,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Preconditions},
 };
 use serde_json::{Value, json};
 
@@ -30,6 +34,66 @@ use crate::{
 /// The annotation by which cert-manager says for which `Certificate` a Secret is.
 const CERTIFICATE: &str = "cert-manager.io/certificate-name";
 
+/// Resources of which no `Certificate` of ours is left, by their uids. So each is looked at once while this replica leads.
+#[derive(Default)]
+pub(in crate::controller) struct Withdrawn(Mutex<HashSet<String>>);
+
+impl Withdrawn {
+    /// Forgets a resource that is gone, or has a `Certificate` again.
+    pub(in crate::controller) fn forget(&self, uid: &str) {
+        self.all().remove(uid);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Deletes the `Certificate` of a resource that has another issuer now, if it is ours. Its Secret is cert-manager's, and stays.
+pub(super) async fn withdraw(context: &Context, plan: &Plan) -> Result<(), Error> {
+    let uid = &plan.owner.uid;
+    if !context.cert_manager || plan.suspended || context.withdrawn.all().contains(uid) {
+        return Ok(());
+    }
+    let name = names::tls_secret(&plan.name);
+    let api = Api::<DynamicObject>::namespaced_with(context.client.clone(), &plan.namespace, &kind());
+    let live = match call("look for a former Certificate", api.get_opt(&name)).await {
+        Ok(live) => live,
+        Err(error) => unless_denied(error).map(|()| None)?,
+    };
+    if let Some(live) = live.filter(|live| build::is_ours(&live.metadata) && owned(live, plan)) {
+        let (uid, resource_version) = (live.metadata.uid, live.metadata.resource_version);
+        let params =
+            DeleteParams { preconditions: Some(Preconditions { uid, resource_version }), ..DeleteParams::default() };
+        match call("delete a former Certificate", api.delete(&name, &params)).await {
+            Ok(_) => {
+                context.wrote("certificate");
+                let secret = names::issued_secret(&plan.name);
+                let note = format!(
+                    "Deleted the Certificate {name}, because spec.tls.issuer is another one; its Secret {secret} stays"
+                );
+                context.tell(plan, "CertificateWithdrawn", &note).await;
+            }
+            Err(error) => {
+                unless_denied(error)?;
+                let note = format!(
+                    "The Certificate {name} is of no use any more, and the controller may not delete it: \
+                     kubectl delete certificate {name} -n {}",
+                    plan.namespace
+                );
+                context.warn(plan, "CertificateLeft", &note).await;
+            }
+        }
+    }
+    context.withdrawn.all().insert(uid.clone());
+    Ok(())
+}
+
+/// What is not permitted, or not there, is nothing to try again.
+fn unless_denied(error: Error) -> Result<(), Error> {
+    if error.status().is_some_and(|status| matches!(status.code, 403 | 404)) { Ok(()) } else { Err(error) }
+}
+
 /// What cert-manager made, or, if that cannot be used yet or any more, what sidecars have.
 pub(super) async fn obtain(
     context: &Context,
@@ -37,6 +101,7 @@ pub(super) async fn obtain(
     live: Option<&Secret>,
     wanted: &CertManagerPlan,
 ) -> Result<Result<Wanted, Trouble>, Error> {
+    context.withdrawn.forget(&plan.owner.uid);
     let (name, target) = (names::tls_secret(&plan.name), names::issued_secret(&plan.name));
     let secrets = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
     let made = call("read what cert-manager made", secrets.get_opt(&target)).await?;
