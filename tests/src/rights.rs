@@ -119,6 +119,13 @@ impl Rules {
         rights
     }
 
+    /// How many rules there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let spaces: usize = self.spaces.values().map(Vec::len).sum();
+        self.cluster.len() + self.home.len() + spaces
+    }
+
     /// Whether nothing was needed that they do not give.
     ///
     /// # Errors
@@ -130,12 +137,13 @@ impl Rules {
         Ok(())
     }
 
-    /// The same without one rule.
+    /// The same without one rule, wherever it is.
     #[must_use]
     pub fn without(&self, rule: &PolicyRule) -> Self {
         let mut less = self.clone();
-        less.cluster.retain(|other| other != rule);
-        less.home.retain(|other| other != rule);
+        for rules in [&mut less.cluster, &mut less.home].into_iter().chain(less.spaces.values_mut()) {
+            rules.retain(|other| other != rule);
+        }
         less
     }
 
@@ -143,7 +151,8 @@ impl Rules {
     #[must_use]
     pub fn without_right(&self, right: &Right) -> Self {
         let less = |rules: &[PolicyRule]| rules.iter().flat_map(|rule| rule_without(rule, right)).collect();
-        Self { cluster: less(&self.cluster), home: less(&self.home), ..self.clone() }
+        let spaces = self.spaces.iter().map(|(at, rules)| (at.clone(), less(rules))).collect();
+        Self { cluster: less(&self.cluster), home: less(&self.home), spaces }
     }
 }
 

@@ -28,6 +28,7 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
         events::v1::Event,
+        rbac::v1::PolicyRule,
     },
     apimachinery::pkg::apis::meta::v1::Condition,
 };
@@ -247,10 +248,13 @@ async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<(
         if rule.resources.iter().flatten().all(|name| name == resource) {
             continue;
         }
-        let what = format!("{:?} {:?}", rule.verbs, rule.resources.clone().unwrap_or_default());
-        fails(&webhook, &server, &rules.without(rule), &what).await?;
+        fails(&webhook, &server, &rules.without(rule), &described(rule)).await?;
     }
     Ok(())
+}
+
+fn described(rule: &PolicyRule) -> String {
+    format!("{:?} {:?}", rule.verbs, rule.resources.clone().unwrap_or_default())
 }
 
 /// What the controller does where the chart's values ask for it: pods without a sidecar are evicted (`watchdog`), sidecars are upgraded in
@@ -333,6 +337,54 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
     Ok(())
 }
 
+/// The CA of controllers of some namespaces.
+const AUTHORITY: &str = "context-manager-client-ca-of-namespaces";
+
+/// A controller of some namespaces, the first one of its release: it makes the CA.
+async fn in_namespaces(webhook: &Webhook, watched: &[&str]) -> Result<Settings> {
+    let secrets = Api::<Secret>::namespaced(cluster::client().await?, HOME);
+    if secrets.get_opt(AUTHORITY).await?.is_some() {
+        secrets.delete(AUTHORITY, &DeleteParams::default()).await?;
+    }
+    Ok(Settings {
+        resync: RESYNC,
+        scope: Scope::of(watched.iter().map(|&namespace| namespace.to_owned()).collect()),
+        authority: pki::client::Settings::new(HOME, AUTHORITY),
+        ..operator::settings(webhook)?
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_namespaces_alone_each_rule_is_needed() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    operator::make_home(&client).await?;
+    let folder = tempfile::tempdir()?;
+    let server = Qdrant::start(folder.path()).await?;
+    let trial = async |less: Option<&PolicyRule>| -> Result<()> {
+        let namespace = webhook.namespace(&client, "narrow", &[]).await?;
+        let guest = webhook.namespace(&client, "guest", &[]).await?;
+        let watched = [namespace.name.as_str(), guest.name.as_str()];
+        let rules = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &watched)?;
+        let rules = less.map_or_else(|| rules.clone(), |rule| rules.without(rule));
+        let user = User::create(&client, HOME, &rules).await?;
+        let settings = in_namespaces(&webhook, &watched).await?;
+        under(&user, settings, async || life(&client, &namespace, &guest, &server).await).await
+    };
+    trial(None).await.context("with all that the chart gives")?;
+    let all = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &["a"])?;
+    let there = all.spaces.values().flatten();
+    for rule in all.cluster.iter().chain(&all.home).chain(there) {
+        if rule.resources.iter().flatten().all(|name| name == ELSEWHERE.1) {
+            continue;
+        }
+        ensure!(all.without(rule).count() < all.count(), "nothing is taken away with {rule:?}");
+        needed(&described(rule), trial(Some(rule)).await)?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
     let _alone = ALONE.lock().await;
@@ -345,20 +397,9 @@ async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
         [webhook.namespace(&client, "first", &[]).await?, webhook.namespace(&client, "second", &[]).await?];
     let elsewhere = webhook.namespace(&client, "elsewhere", &[]).await?;
     let watched = [first.name.as_str(), second.name.as_str()];
-    let authority = "context-manager-client-ca-of-namespaces";
-    let rules = Rules::namespaced("controller", webhook.configuration(), authority, &watched)?;
+    let rules = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &watched)?;
     let user = User::create(&client, HOME, &rules).await?;
-    // The first controller of a release makes its CA.
-    let secrets = Api::<Secret>::namespaced(client.clone(), HOME);
-    if secrets.get_opt(authority).await?.is_some() {
-        secrets.delete(authority, &DeleteParams::default()).await?;
-    }
-    let settings = Settings {
-        resync: RESYNC,
-        scope: Scope::of(watched.map(str::to_owned).into()),
-        authority: pki::client::Settings::new(HOME, authority),
-        ..operator::settings(&webhook)?
-    };
+    let settings = in_namespaces(&webhook, &watched).await?;
     elsewhere.make_resource("memory", json!({})).await?;
     under(&user, settings, async || {
         life(&client, &first, &second, &server).await?;
