@@ -59,6 +59,7 @@ use tracing::{debug, info};
 
 pub use args::Args;
 pub use error::Error;
+use fence::Fence;
 pub use grants::FINALIZER as COPIES_FINALIZER;
 use lease::Lease;
 use metrics::Metrics;
@@ -182,7 +183,8 @@ pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationTok
         metrics.lead();
         info!("Leading");
         let (fenced, term) = (lease.fenced(&clients, &settings.namespace), stop.child_token());
-        let working = tokio::spawn(reconcile_all(fenced, settings.clone(), Arc::clone(&metrics), term.clone()));
+        let ways = (fenced, lease.fence());
+        let working = tokio::spawn(reconcile_all(ways, settings.clone(), Arc::clone(&metrics), term.clone()));
         let lost = tokio::select! {
             () = shutdown.cancelled() => false,
             () = lease.lost() => true,
@@ -205,12 +207,18 @@ pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationTok
     }
 }
 
-async fn reconcile_all(clients: Clients, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn reconcile_all(
+    (clients, fence): (Clients, Fence),
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     let reporter =
         Reporter { controller: "context-manager-controller".to_owned(), instance: Some(settings.instance.clone()) };
     let (sweep, scope) = (settings.sweep, settings.scope.clone());
     let client = clients.client.clone();
-    let context = Arc::new(Context::new(clients, Recorder::new(client.clone(), reporter), settings, metrics));
+    let recorder = Recorder::new(client.clone(), reporter);
+    let context = Arc::new(Context::new((clients, fence), recorder, settings, metrics));
     let places = scope.places();
     let concurrency = CONCURRENCY.div_ceil(u16::try_from(places.len()).unwrap_or(CONCURRENCY));
     let (concerned, told) = Concerned::of(&scope);

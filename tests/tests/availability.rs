@@ -14,19 +14,24 @@ use axum::{
 };
 use context_manager_crds::ContextManager;
 use context_manager_protocol::names;
+use context_manager_qdrant::{Collection, Error, Found, Options};
 use context_manager_tests::{
     cluster::{self, Namespace, eventually, resource_type},
     front::{self, Front, is_watch, refusal},
     operator::{self, PATIENCE, provision, wait_for},
     proxy::{Network, Proxy},
+    qdrant::Qdrant,
     replica::{Leads, Replica},
     webhook::Webhook,
 };
+use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::ConfigMap, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::{coordination::v1::Lease, core::v1::ConfigMap},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{
-    Api,
+    Api, Client,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use nix::sys::signal::Signal;
@@ -195,6 +200,67 @@ async fn a_replica_that_was_stopped_for_longer_than_its_lease_writes_no_more() -
     ensure!(!first.process.ended()?, "it ended");
     provision(&stage.namespace, "later", json!({})).await?;
     ensure!(first_asked.writes() > theirs, "somebody else wrote");
+    Ok(())
+}
+
+/// The lease in the hands of somebody who does nothing, until this is dropped.
+struct Taken;
+
+impl Taken {
+    async fn take() -> Result<Self> {
+        let taken = Self;
+        write_lease(&cluster::client().await?, Some("suite")).await?;
+        Ok(taken)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        cluster::clean_up("the lease's holder", async move |client| write_lease(&client, None).await);
+    }
+}
+
+async fn write_lease(client: &Client, holder: Option<&str>) -> Result<()> {
+    let now = holder.map(|_| MicroTime(Timestamp::now()));
+    let spec = json!({"holderIdentity": holder, "acquireTime": now, "renewTime": now, "leaseDurationSeconds": 60});
+    let leases = Api::<Lease>::namespaced(client.clone(), operator::HOME);
+    leases.patch("context-manager-controller", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stood_still_changes_nothing_at_a_qdrant_server_when_it_goes_on() -> Result<()> {
+    let stage = Stage::set("qdrant").await?;
+    let server = Qdrant::start(&stage.folder().join("qdrant")).await?;
+    println!("the server is {}", Qdrant::name());
+    let url = format!("http://{}", server.address());
+    let collection = Collection::connect(Options::new(&url, "fenced", 384, "x"))?;
+    let (replica, asked) = stage.replica("only", SHORT).await?;
+    replica.wait_until(Leads::Yes).await?;
+    // The server stands still as well, so the leader is in the middle of its look.
+    server.pause()?;
+    let qdrant = json!({"url": url, "collection": "fenced", "timeout": "1m"});
+    stage.namespace.make_resource("memory", json!({"vectorStore": {"qdrant": qdrant}})).await?;
+    wait_for(&stage.namespace, "memory", "StoreReady", "False", Some("StoreUnchecked")).await?;
+    replica.process.signal(Signal::SIGSTOP)?;
+    tokio::time::sleep(SHORT).await;
+    let taken = Taken::take().await?;
+    server.resume()?;
+    eventually("the server", PATIENCE, || collection.inspect()).await?;
+    let written = asked.writes();
+    replica.process.signal(Signal::SIGCONT)?;
+    replica.wait_until(Leads::No).await?;
+    // It has had its answer for a while, and has not been told to look again.
+    tokio::time::sleep(2 * SETTLED).await;
+    let found = collection.inspect().await;
+    drop(taken);
+    ensure!(matches!(found, Ok(Found::Nothing)), "it made a collection although it did not lead: {found:?}");
+    ensure!(asked.writes() == written, "it wrote to the API server");
+    // It was about to, and does when it leads again.
+    replica.wait_until(Leads::Yes).await?;
+    wait_for(&stage.namespace, "memory", "StoreReady", "True", None).await?;
+    let made = collection.inspect().await;
+    ensure!(matches!(made, Err(Error::Incompatible { .. })), "it is there, and for its own model: {made:?}");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! What a replica writes passes here, and only while it leads: one that was stopped or cut off for longer than its lease must not go on
-//! where it was, since another one leads by then.
+//! What a replica changes passes here, at the API server and at the Qdrant servers, and only while it leads: one that was stopped or cut off
+//! for longer than its lease must not go on where it was, since another one leads by then.
 //!
 //! What remains: a request that had left before the fence closed. It is given up, but may arrive.
 
@@ -13,17 +13,17 @@ use tokio::{
 };
 use tower::{BoxError, service_fn};
 
-/// Why a write was not sent.
-#[derive(Debug, thiserror::Error)]
+/// Why a change was not asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this replica does not lead any more")]
-struct Closed;
+pub(super) struct Closed;
 
 /// Open until some time, which can be put off.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Fence(Arc<watch::Sender<End>>);
 
 /// By both clocks: one stands still while the machine sleeps, the other one can be set.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct End {
     monotonic: Instant,
     wall: SystemTime,
@@ -80,6 +80,18 @@ impl Fence {
         self.0.borrow().is_over()
     }
 
+    /// Has something changed while it is open. What is under way when it closes is given up.
+    pub(super) async fn guard<T>(&self, change: impl Future<Output = T>) -> Result<T, Closed> {
+        if self.is_closed() {
+            return Err(Closed);
+        }
+        tokio::select! {
+            biased;
+            () = self.closed() => Err(Closed),
+            made = change => Ok(made),
+        }
+    }
+
     /// The same client, which reads for ever but writes only until the end.
     pub(super) fn client(&self, client: &Client, namespace: &str) -> Client {
         let (client, fence) = (client.clone(), self.clone());
@@ -89,14 +101,7 @@ impl Fence {
                 if request.method() == Method::GET {
                     return client.send(request).await.map_err(BoxError::from);
                 }
-                if fence.is_closed() {
-                    return Err(BoxError::from(Closed));
-                }
-                tokio::select! {
-                    biased;
-                    () = fence.closed() => Err(BoxError::from(Closed)),
-                    answer = client.send(request) => answer.map_err(BoxError::from),
-                }
+                fence.guard(client.send(request)).await.map_err(BoxError::from)?.map_err(BoxError::from)
             }
         });
         Client::new(service, namespace)
@@ -120,5 +125,17 @@ mod tests {
         fence.closed().await;
         fence.extend(later);
         assert!(fence.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_change_is_made_while_it_is_open_and_given_up_when_it_closes() {
+        let fence = Fence::until(Instant::now() + Duration::from_mins(1));
+        assert_eq!(fence.guard(async { 1 }).await, Ok(1));
+        let under_way = fence.guard(std::future::pending::<()>());
+        let closing = async { fence.close() };
+        assert_eq!(futures::future::join(under_way, closing).await.0, Err(Closed));
+        let begun = std::cell::Cell::new(false);
+        assert_eq!(fence.guard(async { begun.set(true) }).await, Err(Closed));
+        assert!(!begun.get(), "it was begun");
     }
 }

@@ -81,6 +81,11 @@ impl Lease {
         Clients { client: self.fence.client(client, namespace), evictions: self.fence.client(evictions, namespace) }
     }
 
+    /// What stands in front of all that may be changed only as long as this lease is held.
+    pub(super) fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
     /// Returns when this replica must not write any more.
     pub(super) async fn lost(&self) {
         self.fence.closed().await;

@@ -61,7 +61,7 @@ pub(super) async fn ensure(
         Ok(material) => material,
         Err(trouble) => return settled(trouble),
     };
-    let client = Client::new(&material.credentials).map(Arc::new);
+    let client = Client::new(&material.credentials, context.fence.clone()).map(Arc::new);
     let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint, client.as_deref())).await? {
         Ok(nodes) => nodes,
         Err(trouble) => return settled(trouble),

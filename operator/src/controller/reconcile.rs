@@ -27,6 +27,7 @@ use super::{
     certificate::{self, Authority, Withdrawn},
     children,
     error::{Error, call},
+    fence::Fence,
     finalizers, fleet, grants, keys, managed,
     metrics::{Metrics, Outcome},
     plan::Plan,
@@ -66,6 +67,8 @@ pub(super) struct Context {
     pub(super) client: Client,
     /// For evictions alone.
     pub(super) evicting: Client,
+    /// What changes something at a Qdrant server passes here, as writes of the clients above do.
+    pub(super) fence: Fence,
     /// The class of the resources that are reconciled.
     class: String,
     /// Where resources are looked for.
@@ -109,7 +112,7 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(
-        Clients { client, evictions }: Clients,
+        (Clients { client, evictions }, fence): (Clients, Fence),
         recorder: Recorder,
         settings: Settings,
         metrics: Arc<Metrics>,
@@ -117,6 +120,7 @@ impl Context {
         Self {
             client,
             evicting: evictions,
+            fence,
             recorder,
             metrics,
             class: settings.class,

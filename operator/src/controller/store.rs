@@ -8,6 +8,7 @@ mod probe;
 mod probes;
 pub mod reclaim;
 mod secret;
+mod server;
 pub mod sweep;
 mod token;
 
@@ -66,7 +67,7 @@ pub(super) async fn follow(
     credentials: &Credentials,
     current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
-    let target = Arc::new(Target::new(plan, wanted, credentials));
+    let target = Arc::new(Target::new(context, plan, wanted, credentials));
     let known = context.probes.look(&plan.owner.uid, &target).await;
     let seen = (&target.scope, known.seen.as_ref());
     if let Err(trouble) = secret::ensure(context, plan, wanted, credentials, seen).await? {
@@ -87,7 +88,7 @@ pub(super) async fn publish(
     wanted: &QdrantPlan,
     credentials: &Credentials,
 ) -> Result<Result<(), Trouble>, Error> {
-    let target = Target::new(plan, wanted, credentials);
+    let target = Target::new(context, plan, wanted, credentials);
     secret::ensure(context, plan, wanted, credentials, (&target.scope, None)).await
 }
 
@@ -117,6 +118,7 @@ fn judge(wanted: &QdrantPlan, seen: &Seen) -> Finding {
 const CONNECTED: &str = "Connected";
 /// The store can be used, but not all nodes of a managed Qdrant are ready.
 pub(super) const NODES_MISSING: &str = "NodesMissing";
+/// Nobody has looked at the server in this life of a leader.
 const UNCHECKED: &str = "StoreUnchecked";
 const UNVERIFIED: &str = "ConnectedUnverified";
 const UNENCRYPTED: &str = "ConnectedUnencrypted";

@@ -1,5 +1,5 @@
 //! Calls of one node's REST interface. They go to the pod itself and not through the Service, because what is asked is this node's own
-//! view; its certificate is for its name.
+//! view; its certificate is for its name. What may change something passes the [`Fence`], as writes to the API server do.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use super::nodes::Node;
 use crate::controller::{
     exchange::{BROKEN, exchange},
+    fence::Fence,
     store::Credentials,
 };
 
@@ -54,17 +55,18 @@ impl fmt::Display for Silence {
 pub(super) struct Client {
     tls: Option<TlsConnector>,
     key: SecretString,
+    fence: Fence,
 }
 
 impl Client {
     /// The way, if key and CA can be used.
-    pub(super) fn new(credentials: &Credentials) -> Option<Self> {
+    pub(super) fn new(credentials: &Credentials, fence: Fence) -> Option<Self> {
         let key = credentials.key.clone()?;
         let tls = match &credentials.ca {
             Some(pem) => Some(connector(pem)?),
             None => None,
         };
-        Some(Self { tls, key })
+        Some(Self { tls, key, fence })
     }
 
     /// What a node answers to a question.
@@ -92,6 +94,7 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Silence> {
+        let is_read = method == Method::GET;
         let address = node.address.ok_or_else(|| away("has no address yet"))?;
         let name = node.host.as_str();
         let request = Request::builder()
@@ -102,7 +105,7 @@ impl Client {
             .header("api-key", self.key.expose_secret())
             .body(Full::new(body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()))));
         let request = request.map_err(|_| Silence::Away("cannot be asked".to_owned()))?;
-        let exchange = async {
+        let exchange = Box::pin(async {
             let stream = TcpStream::connect(address).await.map_err(|_| away("cannot be reached"))?;
             let Some(tls) = &self.tls else { return converse(stream, request).await };
             let host = ServerName::try_from(name.to_owned()).map_err(|_| away("has a name that is none"))?;
@@ -111,8 +114,11 @@ impl Client {
                 .await
                 .map_err(|error| if is_distrust(&error) { Silence::Refused } else { away(BROKEN) })?;
             converse(stream, request).await
-        };
-        tokio::time::timeout(longest, exchange).await.unwrap_or_else(|_| Err(away("does not answer in time")))
+        });
+        let answered = tokio::time::timeout(longest, exchange);
+        let answered = if is_read { Ok(answered.await) } else { self.fence.guard(answered).await };
+        let answered = answered.map_err(|closed| Silence::Away(format!("is not asked: {closed}")))?;
+        answered.unwrap_or_else(|_| Err(away("does not answer in time")))
     }
 }
 
@@ -169,9 +175,70 @@ fn is_distrust(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        time::Instant,
+    };
 
     use super::*;
+
+    /// A node that answers everything but what begins with `DELETE`, and what it was asked for.
+    async fn node() -> (Node, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let node = Node { address: listener.local_addr().ok(), host: "node".to_owned(), ..Node::default() };
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let noted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or_default();
+                let text = String::from_utf8_lossy(&request[..read]).into_owned();
+                let method = text.split(' ').next().unwrap_or_default().to_owned();
+                noted.lock().expect("not poisoned").push(method.clone());
+                if method == "DELETE" {
+                    tokio::spawn(async move {
+                        let _open = stream;
+                        std::future::pending::<()>().await;
+                    });
+                    continue;
+                }
+                let answer = "{\"result\":true}";
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+                stream.write_all(answer.as_bytes()).await.expect("sent");
+            }
+        });
+        (node, asked)
+    }
+
+    #[tokio::test]
+    async fn without_the_lease_a_node_is_asked_for_nothing_that_changes_something() {
+        let (node, asked) = node().await;
+        let fence = Fence::until(Instant::now() + Duration::from_mins(1));
+        let credentials = Credentials { key: Some("key".into()), ..Credentials::default() };
+        let client = Client::new(&credentials, fence.clone()).expect("a key");
+        let call = |method| client.call(&node, method, "/collections/c", None);
+        for method in [Method::GET, Method::PUT] {
+            assert_eq!(call(method).await, Ok(json!(true)));
+        }
+        // What is under way is given up.
+        let closing = async {
+            while asked.lock().expect("not poisoned").len() < 3 {
+                tokio::task::yield_now().await;
+            }
+            fence.close();
+        };
+        let refused = |said| matches!(said, Err(Silence::Away(said)) if said.contains("does not lead any more"));
+        assert!(refused(futures::future::join(call(Method::DELETE), closing).await.0));
+        for method in [Method::PUT, Method::POST, Method::PATCH, Method::DELETE] {
+            assert!(refused(call(method).await));
+        }
+        assert_eq!(call(Method::GET).await, Ok(json!(true)), "who does not lead may look");
+        assert_eq!(*asked.lock().expect("not poisoned"), ["GET", "PUT", "DELETE", "GET"]);
+    }
 
     #[test]
     fn an_answer_is_a_result_a_reason_or_a_refusal() {

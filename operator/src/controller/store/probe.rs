@@ -9,18 +9,21 @@ use std::time::Duration;
 use context_manager_crds::context_manager::qdrant::TokenPolicy;
 use context_manager_memory::store::OnModelChange;
 use context_manager_protocol::{config, names};
-use context_manager_qdrant::{Collection, Error, Failure, Identity, Options, Sizing, Trust};
+use context_manager_qdrant::{Failure, Identity, Options, Sizing, Trust};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     credentials::Credentials,
+    server::{Error, Server},
     token::{self, Scope},
 };
 use crate::{
     controller::{
+        fence::Fence,
         plan::{Plan, QdrantPlan, RunBy},
+        reconcile::Context,
         status::Trouble,
     },
     pki::client::Pair,
@@ -43,6 +46,7 @@ pub(super) struct Target {
     run_by: RunBy,
     /// The Secret with the sidecars' certificate and its CA.
     tls_secret: String,
+    fence: Fence,
 }
 
 /// What the server takes from sidecars.
@@ -60,7 +64,7 @@ pub(super) enum Takes {
 pub(super) type Seen = Result<Takes, Trouble>;
 
 impl Target {
-    pub(super) fn new(plan: &Plan, wanted: &QdrantPlan, credentials: &Credentials) -> Self {
+    pub(super) fn new(context: &Context, plan: &Plan, wanted: &QdrantPlan, credentials: &Credentials) -> Self {
         let store = &wanted.store;
         let trust = match &credentials.ca {
             _ if !store.verify => Trust::Anybody,
@@ -90,23 +94,22 @@ impl Target {
             observe: plan.suspended,
             run_by: wanted.run_by,
             tls_secret: names::tls_secret(&plan.name),
+            fence: context.fence.clone(),
         }
     }
 
     /// Tells one target from another without keeping its secrets. Options print no key; a certificate that is printed has one key.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let Self { options, key, tokens, scope, observe, run_by: _, tls_secret: _ } = self;
+        let Self { options, key, tokens, scope, observe, run_by: _, tls_secret: _, fence: _ } = self;
         let mut digest = Sha256::new();
         digest.update(format!("{options:?} {tokens:?} {scope:?} {observe} "));
         digest.update(key.as_ref().map_or("", |key| key.expose_secret()));
         digest.finalize().into()
     }
 
-    /// The collection, with the API key.
-    pub(super) fn connect(&self) -> Result<Collection, Error> {
-        let collection = Collection::connect(self.options.clone())?;
-        collection.set_api_key(self.key.as_ref().map(SecretString::expose_secret))?;
-        Ok(collection)
+    /// The way to the collection, with the API key.
+    pub(super) fn connect(&self) -> Result<Server, context_manager_qdrant::Error> {
+        Server::new(self.options.clone(), self.key.as_ref(), self.fence.clone())
     }
 }
 
@@ -128,11 +131,11 @@ pub(super) async fn look(target: &Target) -> Seen {
 }
 
 async fn ask(target: &Target) -> Result<Takes, Error> {
-    let collection = target.connect()?;
+    let server = target.connect()?;
     if target.observe {
-        collection.inspect().await?;
+        server.inspect().await?;
     } else {
-        collection.open().await?;
+        server.open().await?;
     }
     let Some(key) = &target.key else { return Ok(Takes::Nothing) };
     if target.tokens == TokenPolicy::Never {
@@ -140,10 +143,10 @@ async fn ask(target: &Target) -> Result<Takes, Error> {
     }
     let expires = Timestamp::now().checked_add(TRIAL).unwrap_or(Timestamp::MAX);
     let trial = token::mint(key, &target.scope, expires);
-    collection.set_api_key(Some(trial.expose_secret()))?;
-    match collection.inspect().await {
+    server.set_key(Some(&trial))?;
+    match server.inspect().await {
         Ok(_) => Ok(Takes::Tokens),
         Err(error) if error.failure() == Failure::Unauthorized => Ok(Takes::Key),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }

@@ -8,14 +8,14 @@ use std::{sync::Arc, time::Duration};
 
 use context_manager_crds::{ContextManager, context_manager::ReclaimPolicy};
 use context_manager_memory::TenantId;
-use context_manager_qdrant::{Collection, Failure, Found};
+use context_manager_qdrant::{Failure, Found};
 use kube::{
     Resource as _, ResourceExt as _,
     api::{ListParams, ObjectMeta},
 };
 use tracing::info;
 
-use super::{credentials, probe::Target};
+use super::{credentials, probe::Target, server};
 use crate::controller::{
     Object,
     error::{Error, call},
@@ -114,8 +114,8 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
     // A namespace that is deleted may have lost its Secrets before its resources.
     let last = || context.probes.last(&plan.owner.uid);
     let target = match credentials::fetch(context, plan, wanted).await? {
-        Ok(credentials) if credentials.are_whole(wanted) => Arc::new(Target::new(plan, wanted, &credentials)),
-        Ok(credentials) => last().unwrap_or_else(|| Arc::new(Target::new(plan, wanted, &credentials))),
+        Ok(credentials) if credentials.are_whole(wanted) => Arc::new(Target::new(context, plan, wanted, &credentials)),
+        Ok(credentials) => last().unwrap_or_else(|| Arc::new(Target::new(context, plan, wanted, &credentials))),
         Err(trouble) => match last() {
             Some(target) => target,
             None => return Ok(Err(trouble)),
@@ -151,8 +151,8 @@ async fn delete_from(
     tenant: &TenantId,
     guests: &[TenantId],
     alone: bool,
-) -> Result<Done, context_manager_qdrant::Error> {
-    let collection: Collection = target.connect()?;
+) -> Result<Done, server::Error> {
+    let collection = target.connect()?;
     let name = &target.scope.collection;
     let done = |reason, note| Ok(Done { reason, note });
     match collection.inspect().await {
@@ -161,7 +161,7 @@ async fn delete_from(
         Err(error) if error.failure() == Failure::Incompatible => {
             return done("DataKept", format!("Kept the collection {name}, which is not this resource's: {error}"));
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     }
     for guest in guests {
         collection.delete_tenant(guest).await?;

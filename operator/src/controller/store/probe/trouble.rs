@@ -1,10 +1,14 @@
 //! What a person is told about a server that cannot be used: what is wrong, in which field, and what to do.
 
-use context_manager_qdrant::{Distrust, Error, Failure, Options, Refusal, Trust};
+use context_manager_qdrant::{Distrust, Failure, Options, Refusal, Trust};
 use tracing::debug;
 
 use super::Target;
-use crate::controller::{plan::RunBy, status::Trouble};
+use crate::controller::{
+    plan::RunBy,
+    status::Trouble,
+    store::{UNCHECKED, server::Error},
+};
 
 impl Target {
     /// What a person is told about a failure; what the server said is for the log alone.
@@ -12,6 +16,11 @@ impl Target {
         let cause: &dyn std::error::Error = error;
         debug!(resource = self.scope.subject, cause, "A look at the Qdrant server failed");
         let url = &self.options.url;
+        let error = match error {
+            // Nobody reads it: what is written to the status passes the same fence.
+            Error::Closed(closed) => return Trouble::passing(UNCHECKED, closed.to_string()),
+            Error::Qdrant(error) => error,
+        };
         match error.failure() {
             Failure::Unreachable => self.unreachable(),
             // Nobody but the operator can put these right, and it does: nodes with an old key or certificate are made anew.
