@@ -41,6 +41,15 @@ pub struct Point {
     pub vectors: Vectors,
 }
 
+/// Who may be writing the ids of new contexts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// They were just made, so this is the only call that has them, unless it is made again.
+    Fresh,
+    /// Callers chose them, or they are from before: others may write them at the same time, or have written them.
+    Claimed,
+}
+
 /// The dense vectors of a context that has none of the current model yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewDense {

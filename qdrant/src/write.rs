@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use context_manager_memory::{
     Context, ContextId, Timestamp, Vectors,
-    store::{Access, Clause, Clauses, Owner, Point, Selection, Updated, schema},
+    store::{Access, Clause, Clauses, Ids, Owner, Point, Selection, Updated, schema},
 };
 use qdrant_client::qdrant::{
     DeletePoints, Filter, PointStruct, PointsSelector, PointsUpdateOperation, SetPayloadPoints, UpdateBatchPoints,
@@ -17,20 +17,27 @@ use qdrant_client::qdrant::{
 use crate::{Collection, Error, convert, filter};
 
 impl Collection {
-    /// Stores new contexts. One whose id is taken stays as it is unless it is expired at `now`. Of several with the same id the last
-    /// one counts.
+    /// Stores new contexts. One whose id is taken stays as it is, unless it is expired at `now` and the ids are claimed. Of several with the
+    /// same id the last one counts.
     ///
     /// The server judges that when it applies the call. A call may wait long for that, in a connection or in a node that stood still,
     /// after its caller gave up; what was written meanwhile by another way is not taken back then.
     ///
+    /// Claimed ids cost more: the server asks the indexes for what is expired, and one replica takes the writes of a shard one after another
+    /// to decide who was first. Of fresh ones it only looks whether they are there.
+    ///
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the server fails.
-    pub async fn insert(&self, points: &[Point], now: Timestamp) -> Result<(), Error> {
-        let request = UpsertPoints {
-            update_filter: Some(filter::of(&Clauses::expired_of_all(now))),
-            update_mode: Some(UpdateMode::Upsert.into()),
-            ordering: Some(medium()),
-            ..self.upsertion(points)?
+    pub async fn insert(&self, points: &[Point], ids: Ids, now: Timestamp) -> Result<(), Error> {
+        let request = self.upsertion(points)?;
+        let request = match ids {
+            Ids::Fresh => UpsertPoints { update_mode: Some(UpdateMode::InsertOnly.into()), ..request },
+            Ids::Claimed => UpsertPoints {
+                update_filter: Some(filter::of(&Clauses::expired_of_all(now))),
+                update_mode: Some(UpdateMode::Upsert.into()),
+                ordering: Some(medium()),
+                ..request
+            },
         };
         self.store(request).await
     }

@@ -26,7 +26,7 @@ use tracing::error;
 use crate::{
     metrics::{Metrics, Outcome, StoreOperation, Volume},
     ports::vector_store::{
-        Access, Error, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
+        Access, Error, Ids, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
         Tenant, Updated, VectorStore,
     },
     refusal::chain,
@@ -205,7 +205,7 @@ fn translate(error: store::Error) -> Error {
 
 #[async_trait]
 impl VectorStore for Embedded {
-    async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), Error> {
+    async fn insert(&self, points: Vec<Point>, _: Ids, now: Timestamp) -> Result<(), Error> {
         let claim = (Purpose::Content, room(points.iter().map(|point| &point.context)));
         self.claiming(StoreOperation::Upsert, Some(claim), move |shard| shard.insert(&points, now)).await
     }

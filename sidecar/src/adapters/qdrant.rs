@@ -29,7 +29,7 @@ use crate::{
     breaker::Breaker,
     metrics::{Metrics, Outcome, StoreOperation},
     ports::vector_store::{
-        Access, Error, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
+        Access, Error, Ids, Model, NewDense, OnModelChange, Owner, Page, Point, Search, Selection, SessionEnd, Stats,
         Tenant, Updated, VectorStore,
     },
     refusal::chain,
@@ -205,9 +205,9 @@ fn translate(error: store::Error) -> Error {
 
 #[async_trait]
 impl VectorStore for Qdrant {
-    async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), Error> {
+    async fn insert(&self, points: Vec<Point>, ids: Ids, now: Timestamp) -> Result<(), Error> {
         let current = self.current();
-        self.call(&current, StoreOperation::Upsert, current.collection.insert(&points, now)).await
+        self.call(&current, StoreOperation::Upsert, current.collection.insert(&points, ids, now)).await
     }
 
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error> {

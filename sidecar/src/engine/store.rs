@@ -23,7 +23,7 @@ use super::{Error, IdempotencyKey, Inner, convert, locks::Key, now};
 use crate::{
     access::{Operation, Reach},
     metrics::Degradation,
-    ports::vector_store::{Owner, Point, SessionEnd, Updated},
+    ports::vector_store::{Ids, Owner, Point, SessionEnd, Updated},
     refusal::chain,
 };
 
@@ -271,10 +271,11 @@ impl Inner {
         claimed: &[ContextId],
         now: Timestamp,
     ) -> Result<Vec<ContextId>, Error> {
-        self.store_health.note(self.store.insert(points.to_vec(), now).await)?;
         let written: HashMap<ContextId, &Context> =
             points.iter().map(|point| (point.context.id, &point.context)).collect();
         let claimed: Vec<ContextId> = claimed.iter().copied().filter(|id| written.contains_key(id)).collect();
+        let ids = if claimed.is_empty() { Ids::Fresh } else { Ids::Claimed };
+        self.store_health.note(self.store.insert(points.to_vec(), ids, now).await)?;
         let mut taken = Vec::new();
         if claimed.is_empty() {
             return Ok(taken);

@@ -16,8 +16,8 @@ use context_manager_memory::{
 };
 
 pub use context_manager_memory::store::{
-    Access, Condition, Dense, Expiry, Model, NewDense, OnModelChange, Operator, Owner, Page, Point, Scalar, Search,
-    Selection, Sessions, Stats, Tenant, Updated, Validity,
+    Access, Condition, Dense, Expiry, Ids, Model, NewDense, OnModelChange, Operator, Owner, Page, Point, Scalar,
+    Search, Selection, Sessions, Stats, Tenant, Updated, Validity,
 };
 
 use super::Retry;
@@ -26,9 +26,9 @@ use crate::space::Full;
 /// Keeps and finds contexts.
 #[async_trait]
 pub trait VectorStore: Send + Sync + 'static {
-    /// Stores new contexts, all or none. One whose id is taken stays as it is unless it is expired at `now`, so that a call which takes
-    /// effect late, after its caller gave up and wrote again, takes nothing back.
-    async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), Error>;
+    /// Stores new contexts, all or none. One whose id is taken stays as it is, so that a call which takes effect late, after its caller gave
+    /// up and wrote again, takes nothing back; unless it is expired at `now` and the ids are claimed.
+    async fn insert(&self, points: Vec<Point>, ids: Ids, now: Timestamp) -> Result<(), Error>;
 
     /// Stores contexts, all or none; one that is there already is replaced.
     async fn upsert(&self, points: Vec<Point>) -> Result<(), Error>;

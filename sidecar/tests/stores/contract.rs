@@ -10,8 +10,8 @@ use context_manager_memory::{
     frequencies::{Counts, DocumentFrequencies},
     history, lexical,
     store::{
-        Access, Condition, Dense, Expiry, Operator, Owner, Point, Scalar, Search, Selection, Sessions, Tenant, Updated,
-        Validity,
+        Access, Condition, Dense, Expiry, Ids, Operator, Owner, Point, Scalar, Search, Selection, Sessions, Tenant,
+        Updated, Validity,
     },
 };
 use context_manager_sidecar::ports::vector_store::{Error, SessionEnd};
@@ -110,28 +110,32 @@ async fn what_is_stored_late_as_new_takes_nothing_back(place: Place) {
     let store = place.open().await;
     let late = vec![point("t", 1, "tea"), point("t", 2, "tea")];
     // The first call got no answer, and came to a stand somewhere; its caller went on by another way.
-    store.insert(vec![late[0].clone()], NOW).await.expect("stored");
+    store.insert(vec![late[0].clone()], Ids::Fresh, NOW).await.expect("stored");
     let mut changed = point("t", 1, "coffee");
     changed.context.version = 2;
     let update = store.update(changed.context.clone(), Some(changed.vectors.clone()), 1).await;
     assert_eq!(update.expect("answered"), Updated::Applied);
     let mut dying = point("t", 3, "milk");
     dying.context.expires_at = Some(LATER);
-    store.insert(vec![dying.clone()], NOW).await.expect("stored");
+    store.insert(vec![dying.clone()], Ids::Claimed, NOW).await.expect("stored");
 
-    store.insert(late, NOW).await.expect("it takes effect now");
+    for ids in [Ids::Fresh, Ids::Claimed] {
+        store.insert(late.clone(), ids, NOW).await.expect("it takes effect now");
+    }
     let owner = owner("t");
     let read = |number| store.get(&owner, vec![id(number)], NOW);
     let [there] = &read(1).await.expect("read")[..] else { unreachable!("it is there") };
     assert_eq!((&there.context, &there.vectors.sparse_self), (&changed.context, &changed.vectors.sparse_self));
     assert_eq!(read(2).await.expect("read").len(), 1, "what was not there is stored");
     let anew = point("t", 3, "water");
-    store.insert(vec![anew.clone()], NOW).await.expect("answered");
+    store.insert(vec![anew.clone()], Ids::Claimed, NOW).await.expect("answered");
     assert_eq!(store.find(vec![id(3)]).await.expect("read"), [dying.context]);
-    store.insert(vec![anew.clone()], LATER).await.expect("stored");
+    store.insert(vec![anew.clone()], Ids::Claimed, LATER).await.expect("stored");
     assert_eq!(store.find(vec![id(3)]).await.expect("read"), [anew.context], "what is expired makes way");
-    store.insert(Vec::new(), NOW).await.expect("nothing");
-    store.insert(vec![point("t", 1, "tea")], NOW).await.expect("nothing of it is new");
+    for ids in [Ids::Fresh, Ids::Claimed] {
+        store.insert(Vec::new(), ids, NOW).await.expect("nothing");
+        store.insert(vec![point("t", 1, "tea")], ids, NOW).await.expect("nothing of it is new");
+    }
     store.close().await.expect("closed");
     let store = place.open().await;
     assert_eq!(store.find(vec![id(1)]).await.expect("read"), [changed.context]);

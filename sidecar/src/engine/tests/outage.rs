@@ -20,7 +20,7 @@ use super::*;
 use crate::{
     clock::jump_to,
     ports::vector_store::{
-        self, Access, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Tenant, Updated, VectorStore,
+        self, Access, Ids, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Tenant, Updated, VectorStore,
     },
 };
 
@@ -93,13 +93,13 @@ macro_rules! switched {
                 self.answer(answer)
             }
 
-            async fn insert(&self, points: Vec<Point>, now: Timestamp) -> Result<(), vector_store::Error> {
+            async fn insert(&self, points: Vec<Point>, ids: Ids, now: Timestamp) -> Result<(), vector_store::Error> {
                 self.reach()?;
                 self.take(points.iter().map(|point| point.context.text.as_str()))?;
                 let metadata = |point: &Point| serde_json::to_vec(&point.context.metadata).map_or(0, |json| json.len());
                 let bytes = points.iter().map(|point| point.context.text.len() + metadata(point)).sum();
                 self.upserts.lock().expect("not poisoned").push((points.len(), bytes));
-                self.store.insert(points, now).await?;
+                self.store.insert(points, ids, now).await?;
                 if self.leaves_after_upsert.swap(false, Ordering::AcqRel) {
                     self.away.store(true, Ordering::Release);
                 }
