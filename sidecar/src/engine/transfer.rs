@@ -28,8 +28,8 @@ use crate::{
     ports::vector_store::{Owner, Page, Point, Validity},
 };
 
-/// Contexts of one read.
-const PAGE: usize = 500;
+/// Contexts of one read: the largest of them are 8 MiB, of which decoding and encoding need several times as much.
+const PAGE: usize = 100;
 /// Contexts of one write.
 const BATCH: usize = 100;
 /// The largest number of an imported line: beyond it programs disagree about JSON numbers (RFC 8259 section 6), and it leaves room
