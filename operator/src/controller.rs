@@ -45,6 +45,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Client, Config, ResourceExt,
+    api::PartialObjectMeta,
     core::DeserializeGuard,
     runtime::{
         controller::{self, Controller},
@@ -256,7 +257,7 @@ fn reconcile_at(
     let ours = watcher::Config::default().labels(&build::selector());
     let (relisted, relists) = mpsc::unbounded();
     let config_maps = {
-        let all = scope::api::<ConfigMap>(client, place);
+        let all = scope::api::<PartialObjectMeta<ConfigMap>>(client, place);
         let all = watch::children("config maps", all, ours.clone(), &relisted);
         let concerned = concerned.clone();
         // A copy has no owner in its namespace.
@@ -276,12 +277,17 @@ fn reconcile_at(
         .owns_stream(config_maps)
         .owns_stream(watch::children(
             "stateful sets",
-            scope::api::<StatefulSet>(client, place),
+            scope::api::<PartialObjectMeta<StatefulSet>>(client, place),
             ours.clone(),
             &relisted,
         ))
         .watches_stream(
-            watch::children("claims", scope::api::<PersistentVolumeClaim>(client, place), ours, &relisted),
+            watch::children(
+                "claims",
+                scope::api::<PartialObjectMeta<PersistentVolumeClaim>>(client, place),
+                ours,
+                &relisted,
+            ),
             |claim| owner_by_label(&claim, build::RESOURCE),
         )
         .reconcile_on(told)

@@ -1,4 +1,4 @@
-//! Watches that begin anew. An API server says that a watch is too old (410) by an event in the stream; one behind a gateway, or of
+//! Watches that begin anew, and in small steps. An API server says that a watch is too old (410) by an event in the stream; one behind a gateway, or of
 //! another make, may say it by the status of its answer. kube's watcher lists anew only for the former: for the latter it asks for the
 //! same watch again, and sees nothing ever after.
 
@@ -6,6 +6,9 @@ use http::{Method, Request, Response, StatusCode};
 use kube::{Client, client::Body};
 use serde_json::json;
 use tower::{BoxError, service_fn};
+
+/// Objects of one page of a first list. A page is in memory as a whole, as text and as objects, so a small one bounds what a start takes.
+pub const PAGE: u32 = 50;
 
 /// The same client, which is always told in the stream.
 #[must_use]

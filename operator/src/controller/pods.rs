@@ -36,8 +36,6 @@ use crate::{
     scope::Scope,
 };
 
-/// Pods of one page of the first list. A page is in memory as a whole, so a small one bounds what a start takes.
-const PAGE: u32 = 100;
 /// How long a reconciliation waits for the first list; then it is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -175,7 +173,7 @@ impl Pods {
         concerned: Concerned,
         stop: CancellationToken,
     ) {
-        let config = || watcher::Config::default().page_size(PAGE);
+        let config = watcher::Config::default;
         let with = watch::events("pods with a sidecar", pods, config().labels(names::INJECTED));
         let asking = format!("{}=true,!{}", names::INJECT, names::INJECTED);
         // One that has ended needs no sidecar any more.

@@ -3,9 +3,10 @@
 
 use std::{fmt::Debug, time::Duration};
 
+use context_manager_protocol::names;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, channel::mpsc};
 use kube::{
-    Api, Resource,
+    Api, Resource, ResourceExt as _,
     runtime::{
         WatchStreamExt as _,
         reflector::{self, Store},
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::{Object, reconcile::jittered};
+use crate::watches::PAGE;
 
 /// First pause after a failure, doubled with each further one up to the longest; the next success ends the row.
 const FIRST: Duration = Duration::from_millis(500);
@@ -40,12 +42,19 @@ impl Backoff for Pauses {
     }
 }
 
-/// Resources that change, and all that there are.
+/// Resources that change, and all that there are, without what is never looked at.
 pub(super) fn resources(
     api: Api<Object>,
 ) -> (impl Stream<Item = Result<Object, watcher::Error>> + Send, Store<Object>) {
     let (store, writer) = reflector::store();
-    (events("resources", api, watcher::Config::default()).reflect(writer).applied_objects(), store)
+    let events = events("resources", api, watcher::Config::default()).modify(trim);
+    (events.reflect(writer).applied_objects(), store)
+}
+
+/// Takes away what nobody reads: who wrote which field, and what others noted. That is most of a resource.
+fn trim(resource: &mut Object) {
+    resource.managed_fields_mut().clear();
+    resource.annotations_mut().retain(|key, _| key.split_once('/').is_some_and(|(prefix, _)| prefix == names::GROUP));
 }
 
 /// Children that change. A watch that was lost for too long begins with a new list, which does not name what was deleted meanwhile: that is
@@ -78,7 +87,7 @@ pub(super) fn events<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watcher(api, config).backoff(Pauses(FIRST)).filter_map(move |event| async move {
+    watcher(api, config.page_size(PAGE)).backoff(Pauses(FIRST)).filter_map(move |event| async move {
         let failure = |error: &watcher::Error| {
             let error: &dyn std::error::Error = error;
             warn!(what, error, "Failed to watch; it is tried again");

@@ -31,6 +31,7 @@ use super::{known, known::Known, view};
 use crate::{
     inject::{NamespaceFacts, Resource},
     scope::Scope,
+    watches::PAGE,
 };
 
 /// Longest wait for an answer of the API server while somebody waits for an admission.
@@ -166,7 +167,7 @@ impl Caches {
 
 /// Watches a place for as long as it is let. One namespace is watched by its name, which needs a right to that one alone.
 async fn follow(client: Client, Writers { place, namespaces, resources }: Writers) {
-    let config = watcher::Config::default;
+    let config = || watcher::Config::default().page_size(PAGE);
     let (named, api) = match &place {
         None => (config(), Api::<DynamicObject>::all_with(client.clone(), &api_resource())),
         Some(place) => (
