@@ -27,6 +27,8 @@ use crate::{
 };
 
 const QUEUE: usize = 256;
+/// Events after which repetitions are counted anew. A recorder remembers each event for minutes, and looks through all with each further one.
+const REMEMBERED: u32 = 256;
 /// Longest time for one event, reading the owner included.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The API takes notes below 1024 bytes.
@@ -58,8 +60,7 @@ impl Events {
     pub(super) fn start(client: Client, instance: String, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
         let (queue, reports) = mpsc::channel(QUEUE);
         let reporter = Reporter { controller: "context-manager-webhook".to_owned(), instance: Some(instance) };
-        let recorder = Recorder::new(client.clone(), reporter);
-        tokio::spawn(publish_all(client, recorder, reports, Arc::clone(&metrics), shutdown));
+        tokio::spawn(publish_all(client, reporter, reports, Arc::clone(&metrics), shutdown));
         Self { queue, metrics }
     }
 
@@ -100,12 +101,18 @@ fn regarding(namespace: &str, pod: &Value) -> Option<ObjectReference> {
 
 async fn publish_all(
     client: Client,
-    recorder: Recorder,
+    reporter: Reporter,
     mut reports: mpsc::Receiver<Report>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) {
+    let fresh = || Recorder::new(client.clone(), reporter.clone());
+    let (mut recorder, mut remembered) = (fresh(), 0);
     while let Some(Some(report)) = shutdown.run_until_cancelled(reports.recv()).await {
+        if remembered == REMEMBERED {
+            (recorder, remembered) = (fresh(), 0);
+        }
+        remembered += 1;
         let published = tokio::time::timeout(PUBLISH_TIMEOUT, publish(&client, &recorder, report)).await;
         match published {
             Ok(Ok(())) => {}
