@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Write},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -37,9 +37,9 @@ pub enum Error {
     /// Nobody takes what was read.
     #[error("failed to write what was set aside; nothing was removed")]
     Output(#[source] io::Error),
-    /// There is more in the file than what was told.
-    #[error("more was set aside meanwhile; nothing was removed, so ask again")]
-    Grown,
+    /// The file does not hold what was told any more, or not that alone.
+    #[error("more was set aside or removed meanwhile; nothing was removed now, so ask again")]
+    Changed,
 }
 
 impl Kind {
@@ -53,14 +53,36 @@ impl Kind {
     }
 }
 
-/// Adds a line to a file; it is on the disk when this returns.
+/// Adds a line to a file; it is on the disk when this returns. After an error it is not in the file, as far as the disk lets that be seen to:
+/// whoever has it tries again.
 pub(crate) fn append(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    let mut file = File::options().create(true).append(true).open(path)?;
+    let mut file = File::options().create(true).read(true).append(true).open(path)?;
     file.lock()?;
-    file.write_all(&line)?;
-    file.sync_all()
+    let length = file.metadata()?.len();
+    if is_torn(&mut file, length)? {
+        line.insert(0, b'\n');
+    }
+    if let Err(error) = file.write_all(&line).and_then(|()| file.sync_all()) {
+        // Half a line on a full disk would spoil the next one.
+        _ = file.set_len(length);
+        return Err(error);
+    }
+    match path.parent() {
+        // It may have been made just now.
+        Some(directory) if length == 0 => File::open(directory)?.sync_all(),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether the last line of a file has no end, because the process that wrote it has ended in the middle.
+fn is_torn(file: &mut File, length: u64) -> io::Result<bool> {
+    let Some(last) = length.checked_sub(1) else { return Ok(false) };
+    let mut end = [0];
+    file.seek(SeekFrom::Start(last))?;
+    file.read_exact(&mut end)?;
+    Ok(end != *b"\n")
 }
 
 /// Writes the lines of a file to `output`, oldest first; with `remove` they are gone from the file afterwards. A file that is not there
@@ -76,30 +98,38 @@ pub fn tell(directory: &Path, kind: Kind, remove: bool, output: &mut impl Write)
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     };
-    let mut lines = Vec::new();
-    file.lock_shared().and_then(|()| file.read_to_end(&mut lines)).and_then(|_| file.unlock()).map_err(failed)?;
+    file.lock_shared().map_err(failed)?;
+    let lines = content(&mut file).map_err(failed)?;
+    file.unlock().map_err(failed)?;
     output.write_all(&lines).and_then(|()| output.flush()).map_err(Error::Output)?;
     if remove {
         file.lock().map_err(failed)?;
-        if file.metadata().map_err(failed)?.len() != lines.len() as u64 {
-            return Err(Error::Grown);
+        if content(&mut file).map_err(failed)? != lines {
+            return Err(Error::Changed);
         }
         file.set_len(0).and_then(|()| file.sync_all()).map_err(failed)?;
     }
     Ok(())
 }
 
+fn content(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes what is written, and something is set aside meanwhile.
-    struct Slow<'a>(&'a Path, Vec<u8>);
+    /// Takes what is written, and something happens meanwhile.
+    struct Slow<F>(F);
 
-    impl Write for Slow<'_> {
+    impl<F: FnMut()> Write for Slow<F> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            append(&Kind::Refused.file(self.0), &"late")?;
-            self.1.write(bytes)
+            (self.0)();
+            Ok(bytes.len())
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -136,11 +166,27 @@ mod tests {
         append(&file, &"two").expect("written");
         assert_eq!(told(directory, false), "\"one\"\n\"two\"\n");
         assert!(matches!(tell(directory, Kind::Refused, true, &mut Gone), Err(Error::Output(_))));
-        let mut slow = Slow(directory, Vec::new());
-        assert!(matches!(tell(directory, Kind::Refused, true, &mut slow), Err(Error::Grown)));
+        let mut slow = Slow(|| append(&file, &"late").expect("written"));
+        assert!(matches!(tell(directory, Kind::Refused, true, &mut slow), Err(Error::Changed)));
         assert_eq!(told(directory, true), "\"one\"\n\"two\"\n\"late\"\n");
         assert_eq!(told(directory, false), "");
         append(&file, &"three").expect("written");
-        assert_eq!(told(directory, true), "\"three\"\n");
+        // Somebody else removes it meanwhile, and what comes then is as long.
+        let mut slow = Slow(|| {
+            assert_eq!(told(directory, true), "\"three\"\n");
+            append(&file, &"seven").expect("written");
+        });
+        assert!(matches!(tell(directory, Kind::Refused, true, &mut slow), Err(Error::Changed)));
+        assert_eq!(told(directory, true), "\"seven\"\n");
+    }
+
+    #[test]
+    fn a_line_of_a_process_that_ended_in_the_middle_spoils_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = Kind::Refused.file(directory.path());
+        std::fs::write(&file, "\"one\"\n\"tw").expect("written");
+        append(&file, &"two").expect("written");
+        append(&file, &"three").expect("written");
+        assert_eq!(told(directory.path(), false), "\"one\"\n\"tw\n\"two\"\n\"three\"\n");
     }
 }
