@@ -269,11 +269,12 @@ impl Engine {
         acknowledged.into_iter().next().ok_or(Error::Interrupted)
     }
 
-    /// Stores several contexts, each where it is permitted, all or none. With a key, sending them again changes nothing.
+    /// Stores several contexts, each where it is permitted, all or none; but one whose id another sidecar takes in the same moment is refused
+    /// alone. With a key, sending them again changes nothing.
     ///
     /// # Errors
     /// When a message is not valid, an id is taken, the key was used for another content, or the store fails; nothing is stored
-    /// then.
+    /// then, except beside an id that was taken in the same moment.
     pub async fn store_batch(
         &self,
         batch: Vec<(Granted<access::Store>, ContextStore)>,

@@ -60,7 +60,8 @@ impl Draft {
 }
 
 impl Inner {
-    /// Stores all contexts or none, once for each key; each where its permission reaches.
+    /// Stores all contexts or none, once for each key, each where its permission reaches; but one whose id another sidecar takes between the
+    /// look and the write is refused alone.
     pub(super) async fn store_once(
         &self,
         mut messages: Vec<(Reach, ContextStore)>,

@@ -41,6 +41,8 @@ struct Switch {
     upserts: Mutex<Vec<(usize, usize)>>,
     /// It works, and refuses calls that carry such a text.
     refuses: Mutex<Option<&'static str>>,
+    /// What another sidecar stores just before the next call for new contexts.
+    rival: Mutex<Option<Point>>,
 }
 
 impl Switch {
@@ -56,6 +58,14 @@ impl Switch {
 
     fn refuse(&self, what: Option<&'static str>) {
         *self.refuses.lock().expect("not poisoned") = what;
+    }
+
+    /// Lets another sidecar of the same agent be first to store something under this id.
+    fn precede(&self, owner: &Owner, id: Uuid, text: &str) {
+        let Owner { tenant, holder } = owner.clone();
+        let at = Timestamp::from_millis(now().as_millis() - 1);
+        let context = Stored::new(id.into(), tenant, holder, context_manager_memory::Level::LongTerm, text, at);
+        *self.rival.lock().expect("not poisoned") = Some(Point { context, vectors: Vectors::default() });
     }
 
     fn answer<T>(&self, answer: T) -> Result<T, vector_store::Error> {
@@ -99,6 +109,10 @@ macro_rules! switched {
                 let metadata = |point: &Point| serde_json::to_vec(&point.context.metadata).map_or(0, |json| json.len());
                 let bytes = points.iter().map(|point| point.context.text.len() + metadata(point)).sum();
                 self.upserts.lock().expect("not poisoned").push((points.len(), bytes));
+                let rival = self.rival.lock().expect("not poisoned").take();
+                if let Some(rival) = rival {
+                    self.store.insert(vec![rival], Ids::Claimed, now).await?;
+                }
                 self.store.insert(points, ids, now).await?;
                 if self.leaves_after_upsert.swap(false, Ordering::AcqRel) {
                     self.away.store(true, Ordering::Release);
@@ -171,6 +185,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         leaves_after_counting: false.into(),
         upserts: Mutex::default(),
         refuses: Mutex::default(),
+        rival: Mutex::default(),
     });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;
     let engine = Engine::with_store(config, &identity, None, metrics, store, embedder).await;
@@ -202,6 +217,13 @@ impl Outage {
         drop((engine, switch));
         let (engine, switch) = begin(&config, away).await;
         Self { engine, switch, config, directory }
+    }
+
+    /// The contexts that were set aside because of their ids.
+    fn conflicts(&self) -> Vec<ExportedContext> {
+        let file = self.directory.path().join("data/journal/conflicts.jsonl");
+        let lines = std::fs::read_to_string(file).expect("a file");
+        lines.lines().map(|line| serde_json::from_str(line).expect("a line of an export")).collect()
     }
 
     async fn store(&self, value: Value) -> Acknowledgment {
@@ -545,8 +567,59 @@ async fn an_id_that_was_taken_meanwhile_is_set_aside_and_not_lost() {
     assert_eq!(outage.store(json!({"id": id, "text": "the second"})).await.status, AckStatus::Journaled);
     outage.back().await;
     assert_eq!(outage.engine.get(&mine(&outage.engine), id, None).await.expect("found").text, "the first");
-    let aside = std::fs::read_to_string(outage.directory.path().join("data/journal/conflicts.jsonl")).expect("a file");
-    assert!(aside.contains("the second"), "{aside}");
+    let [aside] = &outage.conflicts()[..] else { unreachable!("it is one") };
+    assert_eq!(aside.text, "the second");
+
+    // With another id it is an import's.
+    let lines = vec![(1, aside.clone()), (2, ExportedContext { id: Uuid::now_v7(), ..aside.clone() })];
+    let imported = outage.engine.import(&mine(&outage.engine), lines).await.expect("imported");
+    let codes: Vec<(usize, Code)> = imported.refused.into_iter().map(|refused| (refused.line, refused.code)).collect();
+    assert_eq!((imported.imported, codes), (1, vec![(1, Code::IdConflict)]));
+    assert!(outage.listed().await.contains(&("the second".to_owned(), 1)), "it is there");
+}
+
+#[tokio::test]
+async fn an_id_that_is_taken_between_the_look_and_the_write_is_noticed_by_every_way() {
+    let outage = Outage::new().await;
+    let owner = outage.engine.owner().clone();
+    let long_term = |id: Uuid, text: &str| json!({"id": id, "text": text, "level": "long_term"});
+    let text_of = async |id| outage.engine.get(&mine(&outage.engine), id, None).await.expect("found").text;
+    let ids = || (Uuid::now_v7(), Uuid::now_v7());
+
+    // A write: the others of its batch are stored, and may be sent again.
+    let (id, another) = ids();
+    outage.switch.precede(&owner, id, "the first to be stored");
+    let batch = |text| {
+        [long_term(id, text), long_term(another, "another")]
+            .map(|value| (outage.engine.permit(&caller(), None, None).expect("one's own"), message(value)))
+            .into()
+    };
+    let refused = outage.engine.store_batch(batch("the second to be stored"), None).await.expect_err("it came second");
+    assert!(matches!(refused, Error::IdTaken(taken) if taken.as_uuid() == id), "{refused:?}");
+    assert_eq!((text_of(id).await.as_str(), text_of(another).await.as_str()), ("the first to be stored", "another"));
+    outage.engine.store_batch(batch("the first to be stored"), None).await.expect("all of it is there");
+
+    // An import.
+    let lines: Vec<ExportedContext> = outage.engine.export(&mine(&outage.engine), None).await.expect("lines");
+    let (id, another) = ids();
+    outage.switch.precede(&owner, id, "the first to be imported");
+    let line = |id, text: &str| ExportedContext { id, text: text.to_owned(), ..lines[0].clone() };
+    let lines = vec![(1, line(id, "the second to be imported")), (2, line(another, "another"))];
+    let imported = outage.engine.import(&mine(&outage.engine), lines).await.expect("an answer");
+    let codes: Vec<(usize, Code)> = imported.refused.into_iter().map(|refused| (refused.line, refused.code)).collect();
+    assert_eq!((imported.imported, codes), (1, vec![(1, Code::IdConflict)]));
+    assert_eq!((text_of(id).await.as_str(), text_of(another).await.as_str()), ("the first to be imported", "another"));
+
+    // The journal.
+    let (id, another) = ids();
+    outage.cut();
+    outage.store(long_term(id, "the second to be drained")).await;
+    outage.store(long_term(another, "another")).await;
+    outage.switch.precede(&owner, id, "the first to be drained");
+    outage.back().await;
+    assert_eq!((text_of(id).await.as_str(), text_of(another).await.as_str()), ("the first to be drained", "another"));
+    let texts: Vec<String> = outage.conflicts().into_iter().map(|context| context.text).collect();
+    assert_eq!(texts, ["the second to be drained"]);
 }
 
 #[tokio::test]
