@@ -74,6 +74,8 @@ pub(super) async fn withdraw(context: &Context, plan: &Plan) -> Result<(), Error
                 );
                 context.tell(plan, "CertificateWithdrawn", &note).await;
             }
+            // Somebody else was faster.
+            Err(error) if error.status().is_some_and(|status| status.code == 404) => {}
             Err(error) => {
                 unless_denied(error)?;
                 let note = format!(
