@@ -23,8 +23,8 @@ impl Collection {
     /// The server judges that when it applies the call. A call may wait long for that, in a connection or in a node that stood still,
     /// after its caller gave up; what was written meanwhile by another way is not taken back then.
     ///
-    /// Claimed ids cost more: the server asks the indexes for what is expired, and one replica takes the writes of a shard one after another
-    /// to decide who was first. Of fresh ones it only looks whether they are there.
+    /// Claimed ids cost more: the server asks the indexes for what is expired, and one replica decides who was first. Of fresh ones it only
+    /// looks whether they are there. Either way Qdrant 1.19 lets the call wait until all writes to the shard before it are applied.
     ///
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the server fails.
