@@ -202,9 +202,10 @@ impl Engine {
         embedder: Arc<dyn Embedder>,
     ) -> Result<Self, Error> {
         let journal = journaled::options(config);
-        let set_aside = SetAside::new(journal.as_ref().map(|options| options.directory.clone()));
+        let directory = journal.as_ref().map(|options| options.directory.clone());
         let owner = Owner::new(identity.tenant.clone(), identity.agent.clone());
         let pending = Pending::open(journal, config.journal.max_memory, &owner, Arc::clone(&metrics)).await?;
+        let set_aside = SetAside::open(directory, pending.is_active()).await?;
         let engine = Self {
             inner: Arc::new(Inner {
                 identity: identity.clone(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// What was set aside, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,7 +19,7 @@ pub enum Kind {
     Conflicts,
     /// Contexts that the store refuses while it takes others, as lines of an export
     Refused,
-    /// Changes and deletions that the store refuses, as they were journaled
+    /// Changes and deletions that the store refuses, or of contexts that were set aside, as they were journaled
     RefusedChanges,
 }
 
@@ -110,6 +110,18 @@ pub fn tell(directory: &Path, kind: Kind, remove: bool, output: &mut impl Write)
         file.set_len(0).and_then(|()| file.sync_all()).map_err(failed)?;
     }
     Ok(())
+}
+
+/// What the lines of a file say, as far as they can be read.
+pub(crate) fn lines<T: DeserializeOwned>(directory: &Path, kind: Kind) -> io::Result<Vec<T>> {
+    let mut file = match File::open(kind.file(directory)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    file.lock_shared()?;
+    let content = content(&mut file)?;
+    Ok(content.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 fn content(file: &mut File) -> io::Result<Vec<u8>> {

@@ -73,7 +73,10 @@ impl Inner {
         let mut stored = Vec::new();
         for (_, entry) in batch {
             let Entry::Store { contexts } = entry else {
-                if let Err(error) = self.drain_change(entry.clone()).await {
+                let goes_with = entry.context().and_then(|id| self.set_aside.why(id).map(|why| (id, why)));
+                if let Some((id, why)) = goes_with {
+                    self.set_aside.change_of(id, why, entry, &self.metrics).await?;
+                } else if let Err(error) = self.drain_change(entry.clone()).await {
                     self.set_aside_refused(&entry, last, error).await?;
                 }
                 continue;
@@ -87,6 +90,7 @@ impl Inner {
         self.pending.complete(last).await?;
         let more = self.pending.is_active();
         if !more {
+            self.set_aside.forget();
             info!("All journaled writes have reached the store");
         }
         Ok(more)
@@ -143,7 +147,9 @@ impl Inner {
         self.close_all_superseded(&drafts).await?;
         // After what can fail, or each attempt would set them aside again.
         for context in conflicts {
+            let id = context.id;
             self.set_aside.conflict(context, &self.metrics).await?;
+            self.immediate.remove(id);
         }
         Ok(drafts.iter().filter(|draft| matches!(draft, Draft::New(_))).count())
     }

@@ -22,6 +22,7 @@ use crate::{
     ports::vector_store::{
         self, Access, Ids, NewDense, Page, Point, Search, SessionEnd, Stats as StoreStats, Tenant, Updated, VectorStore,
     },
+    set_aside::Kind,
 };
 
 mod past;
@@ -576,6 +577,38 @@ async fn an_id_that_was_taken_meanwhile_is_set_aside_and_not_lost() {
     let codes: Vec<(usize, Code)> = imported.refused.into_iter().map(|refused| (refused.line, refused.code)).collect();
     assert_eq!((imported.imported, codes), (1, vec![(1, Code::IdConflict)]));
     assert!(outage.listed().await.contains(&("the second".to_owned(), 1)), "it is there");
+}
+
+/// What follows is meant for the content that was set aside, whoever has its id now.
+#[tokio::test]
+async fn what_was_journaled_of_a_context_that_is_set_aside_goes_with_it() {
+    let outage = Outage::new().await;
+    let (taken, deleted) = (Uuid::now_v7(), Uuid::now_v7());
+    let context = |id: Uuid, text: &str| json!({"id": id, "text": text, "level": "long_term"});
+    for id in [taken, deleted] {
+        outage.store(context(id, "the first")).await;
+    }
+    outage.cut();
+    for id in [taken, deleted] {
+        assert_eq!(outage.store(context(id, "the second")).await.status, AckStatus::Journaled);
+    }
+    let change = message(json!({"text": "the second, changed"}));
+    let changed = outage.engine.update(&mine(&outage.engine), taken, change).await.expect("journaled");
+    assert_eq!(changed.status, AckStatus::Journaled);
+    let gone = outage.engine.delete(&mine(&outage.engine), deleted).await.expect("journaled");
+    assert_eq!(gone.status, AckStatus::Journaled);
+    outage.back().await;
+    assert_eq!(outage.listed().await, [("the first".to_owned(), 1), ("the first".to_owned(), 1)]);
+    let directory = outage.directory.path().join("data/journal");
+    let kept: Vec<Value> = crate::set_aside::lines(&directory, Kind::RefusedChanges).expect("read");
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    let metrics = outage.engine.inner.metrics.render().expect("metrics");
+    assert!(metrics.contains("context_manager_journal_dropped_total{reason=\"conflict\"} 4"), "{metrics}");
+
+    // Later changes are of the one that is there.
+    let change = message(json!({"text": "the first, changed"}));
+    let changed = outage.engine.update(&mine(&outage.engine), taken, change).await.expect("changed");
+    assert_eq!(changed.status, AckStatus::Updated);
 }
 
 #[tokio::test]
