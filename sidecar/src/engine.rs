@@ -5,6 +5,7 @@
 //! the order of things (validate, lock, embed, write, then L1 and caches) and never the wire, the clock's unit or a technology.
 //! A write that was begun is finished even if its caller hangs up, so that store, L1 and caches never disagree.
 
+mod alike;
 mod convert;
 mod delete;
 mod drain;

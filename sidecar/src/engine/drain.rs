@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     Error, Inner,
+    alike::values_alike,
     locks::Key,
     now,
     pending::{self, Entry},
@@ -261,6 +262,10 @@ fn has(context: &Context, change: &update::Change) -> bool {
     change.text.as_ref().is_none_or(|text| *text == context.text)
         && change.ttl.is_none_or(|ttl| context.ttl == Some(ttl))
         && change.metadata.iter().flatten().all(|(key, value)| {
-            if value.is_null() { !context.metadata.contains_key(key) } else { context.metadata.get(key) == Some(value) }
+            if value.is_null() {
+                !context.metadata.contains_key(key)
+            } else {
+                context.metadata.get(key).is_some_and(|there| values_alike(there, value))
+            }
         })
 }

@@ -19,7 +19,7 @@ use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextStore}
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{Error, IdempotencyKey, Inner, convert, locks::Key, now};
+use super::{Error, IdempotencyKey, Inner, alike::alike, convert, locks::Key, now};
 use crate::{
     access::{Operation, Reach},
     metrics::Degradation,
@@ -404,7 +404,7 @@ pub(super) fn says_the_same(there: &Context, new: &Context) -> bool {
         && there.text == new.text
         && there.session == new.session
         && there.actor == new.actor
-        && there.metadata == new.metadata
+        && alike(&there.metadata, &new.metadata)
         && there.ttl == new.ttl
         && there.occurred_at == new.occurred_at
         && there.supersedes == new.supersedes

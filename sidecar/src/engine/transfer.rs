@@ -17,7 +17,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Error, Inner, convert,
+    Error, Inner,
+    alike::alike,
+    convert,
     embedding::with_lexical,
     filter::{self, Wanted},
     locks::Key,
@@ -269,7 +271,7 @@ fn is_the_same(there: &Context, imported: &Context) -> bool {
         && there.created_at == imported.created_at
         && (there.version > imported.version
             || (there.text == imported.text
-                && there.metadata == imported.metadata
+                && alike(&there.metadata, &imported.metadata)
                 && there.session == imported.session))
 }
 

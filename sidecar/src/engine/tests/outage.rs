@@ -611,6 +611,22 @@ async fn what_was_journaled_of_a_context_that_is_set_aside_goes_with_it() {
     assert_eq!(changed.status, AckStatus::Updated);
 }
 
+/// A parser that is made for speed reads this number as its neighbour.
+#[tokio::test]
+async fn a_number_that_the_store_rounds_makes_no_other_content() {
+    let outage = Outage::new().await;
+    let context = json!({"id": Uuid::now_v7(), "text": "far away", "level": "long_term",
+        "metadata": {"distance": [-3.425_397_748_137_272e287]}});
+    assert_eq!(outage.store(context.clone()).await.status, AckStatus::Stored);
+    outage.store(context.clone()).await;
+    outage.cut();
+    outage.store(context).await;
+    outage.back().await;
+    let conflicts = outage.directory.path().join("data/journal/conflicts.jsonl");
+    assert!(!conflicts.exists(), "it is the same each time");
+    assert_eq!(outage.listed().await.len(), 1);
+}
+
 #[tokio::test]
 async fn an_id_that_is_taken_between_the_look_and_the_write_is_noticed_by_every_way() {
     let outage = Outage::new().await;
