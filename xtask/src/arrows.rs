@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("test-fuzz", &["journal", "memory", "protocol"]),
     ("test-qdrant", &[]),
     ("tests", &["crds", "embedded", "journal", "memory", "operator", "protocol", "qdrant", "sidecar"]),
-    ("bench", &["memory", "protocol", "tests"]),
+    ("bench", &["crds", "memory", "protocol", "tests"]),
     ("xtask", &[]),
 ];
 
@@ -92,6 +92,11 @@ mod tests {
     fn package(name: &str, to: &str, kind: Option<&str>) -> Metadata {
         let dependency = Dependency { name: to.to_owned(), kind: kind.map(str::to_owned), path: Some("/x".to_owned()) };
         Metadata { packages: vec![Package { name: name.to_owned(), dependencies: vec![dependency] }] }
+    }
+
+    #[test]
+    fn the_workspace_keeps_to_the_table() {
+        assert_eq!(run().expect("cargo tells the packages"), ExitCode::SUCCESS);
     }
 
     #[test]
