@@ -93,14 +93,7 @@ fn is_torn(file: &mut File, length: u64) -> io::Result<bool> {
 pub fn tell(directory: &Path, kind: Kind, remove: bool, output: &mut impl Write) -> Result<(), Error> {
     let path = kind.file(directory);
     let failed = |source| Error::File { path: path.clone(), source };
-    let mut file = match File::options().read(true).write(remove).open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    file.lock_shared().map_err(failed)?;
-    let lines = content(&mut file).map_err(failed)?;
-    file.unlock().map_err(failed)?;
+    let Some((mut file, lines)) = read(&path, remove).map_err(failed)? else { return Ok(()) };
     output.write_all(&lines).and_then(|()| output.flush()).map_err(Error::Output)?;
     if remove {
         file.lock().map_err(failed)?;
@@ -114,14 +107,21 @@ pub fn tell(directory: &Path, kind: Kind, remove: bool, output: &mut impl Write)
 
 /// What the lines of a file say, as far as they can be read.
 pub(crate) fn lines<T: DeserializeOwned>(directory: &Path, kind: Kind) -> io::Result<Vec<T>> {
-    let mut file = match File::open(kind.file(directory)) {
+    let Some((_, content)) = read(&kind.file(directory), false)? else { return Ok(Vec::new()) };
+    Ok(content.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// A file and what it has, if it is there; it is not locked any more.
+fn read(path: &Path, to_change_it: bool) -> io::Result<Option<(File, Vec<u8>)>> {
+    let mut file = match File::options().read(true).write(to_change_it).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     file.lock_shared()?;
     let content = content(&mut file)?;
-    Ok(content.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    file.unlock()?;
+    Ok(Some((file, content)))
 }
 
 fn content(file: &mut File) -> io::Result<Vec<u8>> {

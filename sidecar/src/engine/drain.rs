@@ -74,11 +74,10 @@ impl Inner {
         let mut stored = Vec::new();
         for (_, entry) in batch {
             let Entry::Store { contexts } = entry else {
-                let goes_with = entry.context().and_then(|id| self.set_aside.why(id).map(|why| (id, why)));
-                if let Some((id, why)) = goes_with {
-                    self.set_aside.change_of(id, why, entry, &self.metrics).await?;
+                if let Some(why) = entry.context().and_then(|id| self.set_aside.why(id)) {
+                    self.set_aside.change_of(entry, why, &self.metrics).await?;
                 } else if let Err(error) = self.drain_change(entry.clone()).await {
-                    self.set_aside_refused(&entry, last, error).await?;
+                    self.set_aside_refused(entry, last, error).await?;
                 }
                 continue;
             };

@@ -22,11 +22,11 @@ impl Inner {
     }
 
     /// Sets a change or a deletion aside that the store has refused, if it takes other writes; otherwise it waits.
-    pub(super) async fn set_aside_refused(&self, entry: &Entry, last: u64, refusal: Error) -> Result<(), Error> {
-        if !refusal.is_refusal() || !(self.takes_another(&[], last).await? || self.takes_a_rewrite(entry).await?) {
+    pub(super) async fn set_aside_refused(&self, entry: Entry, last: u64, refusal: Error) -> Result<(), Error> {
+        if !refusal.is_refusal() || !(self.takes_another(&[], last).await? || self.takes_a_rewrite(&entry).await?) {
             return Err(refusal);
         }
-        self.set_aside.refused_change(entry, entry.context(), &self.metrics).await
+        self.set_aside.refused_change(entry, &self.metrics).await
     }
 
     /// Halves what is refused until each context is taken or refused alone.

@@ -56,66 +56,49 @@ impl SetAside {
 
     /// Keeps a context whose id somebody else has taken.
     pub(super) async fn conflict(&self, context: Context, metrics: &Metrics) -> Result<(), Error> {
-        metrics.journal.dropped.add(Dropped::Conflict, 1);
-        let id = context.id;
-        if let Some(file) = self.append(Kind::Conflicts, transfer::exported_with_holder(context)).await? {
-            warn!(
-                context.id = %id,
-                file = %file.display(),
-                "The id of a journaled context was taken by another content meanwhile; it is set aside in the file"
-            );
-        }
-        self.contexts().insert(id, Dropped::Conflict);
-        Ok(())
+        let said = "The id of a journaled context was taken by another content meanwhile; it is set aside in the file";
+        self.context(context, Kind::Conflicts, Dropped::Conflict, said, metrics).await
     }
 
     /// Keeps a context that the store refuses.
     pub(super) async fn refused(&self, context: Context, metrics: &Metrics) -> Result<(), Error> {
-        let id = context.id;
-        if let Some(file) = self.append(Kind::Refused, transfer::exported_with_holder(context)).await? {
-            warn!(
-                context.id = %id,
-                file = %file.display(),
-                "The store refuses a journaled context while it takes others; it is set aside in the file, which an import takes"
-            );
-        }
-        self.contexts().insert(id, Dropped::Refused);
-        metrics.journal.dropped.add(Dropped::Refused, 1);
-        Ok(())
+        let said = "The store refuses a journaled context while it takes others; it is set aside in the file, which an import takes";
+        self.context(context, Kind::Refused, Dropped::Refused, said, metrics).await
     }
 
     /// Keeps a change or a deletion that the store refuses.
-    pub(super) async fn refused_change(
-        &self,
-        entry: &Entry,
-        id: Option<ContextId>,
-        metrics: &Metrics,
-    ) -> Result<(), Error> {
-        if let Some(file) = self.append(Kind::RefusedChanges, entry.clone()).await? {
-            warn!(
-                context.id = id.map(tracing::field::display),
-                file = %file.display(),
-                "The store refuses a journaled change or deletion while it takes other writes; it was not made, and is set aside in the file"
-            );
-        }
-        metrics.journal.dropped.add(Dropped::Refused, 1);
-        Ok(())
+    pub(super) async fn refused_change(&self, entry: Entry, metrics: &Metrics) -> Result<(), Error> {
+        let said = "The store refuses a journaled change or deletion while it takes other writes; it was not made, and is set aside in the file";
+        self.change(entry, Dropped::Refused, said, metrics).await
     }
 
     /// Keeps a change or a deletion of a context that was set aside.
-    pub(super) async fn change_of(
+    pub(super) async fn change_of(&self, entry: Entry, why: Dropped, metrics: &Metrics) -> Result<(), Error> {
+        let said = "A journaled change or deletion is of a context that was set aside; it was not made, and is set aside in the file";
+        self.change(entry, why, said, metrics).await
+    }
+
+    async fn context(
         &self,
-        id: ContextId,
+        context: Context,
+        kind: Kind,
         why: Dropped,
-        entry: Entry,
+        said: &str,
         metrics: &Metrics,
     ) -> Result<(), Error> {
+        let id = context.id;
+        if let Some(file) = self.append(kind, transfer::exported_with_holder(context)).await? {
+            warn!(context.id = %id, file = %file.display(), "{said}");
+        }
+        self.contexts().insert(id, why);
+        metrics.journal.dropped.add(why, 1);
+        Ok(())
+    }
+
+    async fn change(&self, entry: Entry, why: Dropped, said: &str, metrics: &Metrics) -> Result<(), Error> {
+        let id = entry.context();
         if let Some(file) = self.append(Kind::RefusedChanges, entry).await? {
-            warn!(
-                context.id = %id,
-                file = %file.display(),
-                "A journaled change or deletion is of a context that was set aside; it was not made, and is set aside in the file"
-            );
+            warn!(context.id = id.map(tracing::field::display), file = %file.display(), "{said}");
         }
         metrics.journal.dropped.add(why, 1);
         Ok(())
