@@ -1,7 +1,7 @@
 //! The rights that the chart gives the controller are those that it needs: a life of a resource goes well with them, uses each of them,
 //! and fails without any of its rules.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_crds::ContextManager;
@@ -38,7 +38,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// How long a step may take. Nothing in a life waits for the resync, which is longer.
 const STEP: Duration = Duration::from_secs(8);
@@ -221,6 +221,30 @@ async fn under(user: &User, settings: Settings, meanwhile: impl AsyncFnOnce() ->
     Ok(())
 }
 
+/// What a life takes that is tried by itself.
+struct Stage {
+    webhook: Arc<Webhook>,
+    server: Qdrant,
+    client: Client,
+    /// The server's.
+    #[expect(dead_code, reason = "it is deleted when it is dropped")]
+    folder: tempfile::TempDir,
+    #[expect(dead_code, reason = "others wait for its end")]
+    alone: MutexGuard<'static, ()>,
+}
+
+impl Stage {
+    async fn enter() -> Result<Self> {
+        let alone = ALONE.lock().await;
+        let webhook = Webhook::shared().await?;
+        let client = cluster::client().await?;
+        operator::make_home(&client).await?;
+        let folder = tempfile::tempdir()?;
+        let server = Qdrant::start(folder.path()).await?;
+        Ok(Self { webhook, server, client, folder, alone })
+    }
+}
+
 /// Fails unless a life fails with these rules, and says why it did.
 async fn fails(webhook: &Webhook, server: &Qdrant, rules: &Rules, what: &str) -> Result<()> {
     needed(what, trial(webhook, server, rules).await).map(drop)
@@ -228,13 +252,10 @@ async fn fails(webhook: &Webhook, server: &Qdrant, rules: &Rules, what: &str) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<()> {
-    let _alone = ALONE.lock().await;
-    let webhook = Webhook::shared().await?;
-    operator::make_home(&cluster::client().await?).await?;
-    let folder = tempfile::tempdir()?;
-    let server = Qdrant::start(folder.path()).await?;
+    let stage = Stage::enter().await?;
+    let Stage { webhook, server, .. } = &stage;
     let rules = Rules::of("controller", webhook.configuration())?;
-    let used = trial(&webhook, &server, &rules).await.context("with all that the chart gives")?;
+    let used = trial(webhook, server, &rules).await.context("with all that the chart gives")?;
     rules.suffice(&used)?;
     let given = rules.rights();
     let (group, resource, verb) = ELSEWHERE;
@@ -242,13 +263,13 @@ async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<(
     ensure!(given.contains(&elsewhere), "the chart no longer gives {elsewhere:?}");
     // No request names these, such as the right to create what server-side apply finds missing.
     for right in given.difference(&used).filter(|right| **right != elsewhere) {
-        fails(&webhook, &server, &rules.without_right(right), &format!("{right:?}")).await?;
+        fails(webhook, server, &rules.without_right(right), &format!("{right:?}")).await?;
     }
     for rule in rules.cluster.iter().chain(&rules.home) {
         if rule.resources.iter().flatten().all(|name| name == resource) {
             continue;
         }
-        fails(&webhook, &server, &rules.without(rule), &described(rule)).await?;
+        fails(webhook, server, &rules.without(rule), &described(rule)).await?;
     }
     Ok(())
 }
@@ -356,21 +377,17 @@ async fn in_namespaces(webhook: &Webhook, watched: &[&str]) -> Result<Settings> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_namespaces_alone_each_rule_is_needed() -> Result<()> {
-    let _alone = ALONE.lock().await;
-    let webhook = Webhook::shared().await?;
-    let client = cluster::client().await?;
-    operator::make_home(&client).await?;
-    let folder = tempfile::tempdir()?;
-    let server = Qdrant::start(folder.path()).await?;
+    let stage = Stage::enter().await?;
+    let Stage { webhook, server, client, .. } = &stage;
     let trial = async |less: Option<&PolicyRule>| -> Result<()> {
-        let namespace = webhook.namespace(&client, "narrow", &[]).await?;
-        let guest = webhook.namespace(&client, "guest", &[]).await?;
+        let namespace = webhook.namespace(client, "narrow", &[]).await?;
+        let guest = webhook.namespace(client, "guest", &[]).await?;
         let watched = [namespace.name.as_str(), guest.name.as_str()];
         let rules = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &watched)?;
         let rules = less.map_or_else(|| rules.clone(), |rule| rules.without(rule));
-        let user = User::create(&client, HOME, &rules).await?;
-        let settings = in_namespaces(&webhook, &watched).await?;
-        under(&user, settings, async || life(&client, &namespace, &guest, &server).await).await
+        let user = User::create(client, HOME, &rules).await?;
+        let settings = in_namespaces(webhook, &watched).await?;
+        under(&user, settings, async || life(client, &namespace, &guest, server).await).await
     };
     trial(None).await.context("with all that the chart gives")?;
     let all = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &["a"])?;
@@ -387,22 +404,18 @@ async fn in_namespaces_alone_each_rule_is_needed() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
-    let _alone = ALONE.lock().await;
-    let webhook = Webhook::shared().await?;
-    let client = cluster::client().await?;
-    operator::make_home(&client).await?;
-    let folder = tempfile::tempdir()?;
-    let server = Qdrant::start(folder.path()).await?;
+    let stage = Stage::enter().await?;
+    let Stage { webhook, server, client, .. } = &stage;
     let [first, second] =
-        [webhook.namespace(&client, "first", &[]).await?, webhook.namespace(&client, "second", &[]).await?];
-    let elsewhere = webhook.namespace(&client, "elsewhere", &[]).await?;
+        [webhook.namespace(client, "first", &[]).await?, webhook.namespace(client, "second", &[]).await?];
+    let elsewhere = webhook.namespace(client, "elsewhere", &[]).await?;
     let watched = [first.name.as_str(), second.name.as_str()];
     let rules = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &watched)?;
-    let user = User::create(&client, HOME, &rules).await?;
-    let settings = in_namespaces(&webhook, &watched).await?;
+    let user = User::create(client, HOME, &rules).await?;
+    let settings = in_namespaces(webhook, &watched).await?;
     elsewhere.make_resource("memory", json!({})).await?;
     under(&user, settings, async || {
-        life(&client, &first, &second, &server).await?;
+        life(client, &first, &second, server).await?;
         second.make_resource("memory", json!({"allowedNamespaces": [first.name, elsewhere.name]})).await?;
         ready(&second, "memory").await?;
         // Where the operator has no rights it tries nothing, and says so.
