@@ -32,6 +32,19 @@ pub enum Error {
     /// A file was written by another program, or by a later version of this one.
     #[error("{0:?} is not a journal of this version; use the version that wrote it, or move the file away")]
     Format(PathBuf),
+    /// A file has a record of a kind that only a later version knows. It may say anything about the others, as the mark of completion does, so
+    /// none of them is read without it; all of them stay.
+    #[error(
+        "record {number} in {path:?} is of the kind {kind}, which this version does not know; use the version that wrote it, or move the file away"
+    )]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// The record's number.
+        number: u64,
+        /// Its kind.
+        kind: u8,
+    },
     /// The disk failed.
     #[error("failed to {action} {path:?}")]
     File {

@@ -5,7 +5,7 @@
 //! | 4 | length of the payload, little endian |
 //! | 4 | CRC-32 (ISO-HDLC) of number, kind and payload, little endian |
 //! | 8 | number, little endian |
-//! | 1 | kind: 0 a record, 1 the mark that all records up to this number are complete |
+//! | 1 | kind: 0 a record, 1 the mark that all records up to this number are complete; others are a later version's |
 //!
 //! Reading is a pure function of the bytes, and takes any bytes.
 
@@ -23,6 +23,26 @@ pub enum Kind {
     Record,
     /// All records up to the frame's number are complete.
     Completed,
+    /// What only a later version knows.
+    Other(u8),
+}
+
+impl Kind {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Record => 0,
+            Self::Completed => 1,
+            Self::Other(code) => code,
+        }
+    }
+
+    const fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Record,
+            1 => Self::Completed,
+            _ => Self::Other(code),
+        }
+    }
 }
 
 /// A frame in a file.
@@ -39,7 +59,7 @@ pub struct Frame<'a> {
 /// Appends a frame to `bytes`. The payload has at most [`LARGEST`] bytes.
 pub fn write(bytes: &mut Vec<u8>, kind: Kind, number: u64, payload: &[u8]) {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    let kind = u8::from(kind == Kind::Completed);
+    let kind = kind.code();
     bytes.reserve(HEAD + payload.len());
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&checksum(number, kind, payload).to_le_bytes());
@@ -81,12 +101,7 @@ fn first(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
     if number > HIGHEST || checksum(number, kind, payload) != u32::from_le_bytes(*expected) {
         return None;
     }
-    let kind = match kind {
-        0 => Kind::Record,
-        1 => Kind::Completed,
-        _ => return None,
-    };
-    Some((Frame { kind, number, payload }, HEAD + length))
+    Some((Frame { kind: Kind::of(kind), number, payload }, HEAD + length))
 }
 
 fn checksum(number: u64, kind: u8, payload: &[u8]) -> u32 {

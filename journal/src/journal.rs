@@ -95,7 +95,7 @@ impl Journal {
     /// Opens the directory and reads what is not complete.
     ///
     /// # Errors
-    /// When another process uses it, a file is of another format, or the disk fails.
+    /// When another process uses it, a file is of another format or has what only a later version knows, or the disk fails.
     pub fn open(options: Options) -> Result<(Self, Opened), Error> {
         let directory = &options.directory;
         fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
@@ -111,6 +111,7 @@ impl Journal {
                 match found.kind {
                     Kind::Record => records.push(Record { number: found.number, payload: found.payload.to_vec() }),
                     Kind::Completed => completed = completed.max(Some(found.number)),
+                    Kind::Other(kind) => return Err(Error::Kind { path, number: found.number, kind }),
                 }
             }
             segments.push(segment);

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, sync::Arc, thread};
 
-use context_manager_journal::{Error, Journal, Opened, Options, frame::HEAD};
+use context_manager_journal::{
+    Error, Journal, Opened, Options,
+    frame::{self, HEAD, Kind},
+};
 
 fn open(directory: &Path) -> (Journal, Opened) {
     Journal::open(Options { segment_bytes: 200, max_bytes: 4_096, ..Options::new(directory) }).expect("opened")
@@ -86,6 +89,22 @@ fn a_second_process_and_another_format_are_refused() {
     fs::write(directory.path().join("0000000000000009.journal"), "CMJRNL\0\x02later").expect("written");
     let other = Journal::open(Options::new(directory.path())).expect_err("another version");
     assert!(matches!(other, Error::Format(_)), "{other}");
+}
+
+#[test]
+fn a_record_of_a_later_kind_is_refused_and_stays() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (journal, _) = open(directory.path());
+    journal.append(b"before").expect("appended");
+    drop(journal);
+    let file = directory.path().join("0000000000000001.journal");
+    let mut bytes = fs::read(&file).expect("read");
+    frame::write(&mut bytes, Kind::Other(2), 2, b"of a later version");
+    frame::write(&mut bytes, Kind::Record, 3, b"after");
+    fs::write(&file, &bytes).expect("written");
+    let refused = Journal::open(Options::new(directory.path())).expect_err("it may say anything");
+    assert!(matches!(&refused, Error::Kind { path, number: 2, kind: 2 } if *path == file), "{refused}");
+    assert_eq!(fs::read(&file).expect("read"), bytes);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub fn frames(data: &[u8]) {
     assert_eq!(written, data[..length]);
     // The same with a right checksum, so that what lies behind it is reached.
     let Some((kind, payload)) = data.split_first() else { return };
-    let kind = if kind % 2 == 0 { Kind::Record } else { Kind::Completed };
+    let kind = [Kind::Record, Kind::Completed, Kind::Other(*kind | 2)][usize::from(kind % 3)];
     let number = payload.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes) >> 1);
     let mut one = Vec::new();
     frame::write(&mut one, kind, number, payload);
@@ -41,6 +41,10 @@ pub fn files(data: &[u8]) {
     let expected = frames.iter().filter(|frame| frame.kind == Kind::Record).map(|frame| (frame.number, frame.payload));
     let expected = std::iter::once((1, b"first".as_slice())).chain(expected);
     let expected: Vec<_> = expected.filter(|(number, _)| completed.is_none_or(|done| *number > done)).collect();
+    if frames.iter().any(|frame| matches!(frame.kind, Kind::Other(_))) {
+        assert!(matches!(Journal::open(options(directory.path())), Err(Error::Kind { .. })));
+        return;
+    }
     let opened = check(directory.path());
     assert_eq!(opened.records.iter().map(|r| (r.number, r.payload.as_slice())).collect::<Vec<_>>(), expected);
     let torn: u64 = opened.damage.iter().map(|damage| damage.bytes).sum();
@@ -50,7 +54,7 @@ pub fn files(data: &[u8]) {
     let directory = folder();
     fs::write(directory.path().join("0000000000000001.journal"), data).expect("written");
     match Journal::open(options(directory.path())) {
-        Ok(_) => {}
+        Ok(_) | Err(Error::Kind { .. }) => {}
         Err(Error::Format(_)) => {
             let kept = fs::read(directory.path().join("0000000000000001.journal")).expect("read");
             assert_eq!(kept, data, "what is not understood stays as it is");
@@ -76,6 +80,9 @@ pub fn tail(data: &[u8]) {
     let directory = folder();
     fs::write(directory.path().join("0000000000000001.journal"), &bytes).expect("written");
     let (read, _) = frame::read(&bytes[MAGIC.len()..]);
+    if read.iter().any(|frame| matches!(frame.kind, Kind::Other(_))) {
+        return;
+    }
     let opened = check(directory.path());
     // What the garbage completes is its own business; what was whole before it is there, unless a whole frame says that it is done.
     if read.iter().all(|frame| frame.kind == Kind::Record) {
