@@ -80,7 +80,8 @@ const fn default_level() -> Level {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContextStoreBatch {
-    /// The contexts; all are stored, or none.
+    /// The contexts; all are stored, or none. When another sidecar stores other content under one of their ids in the same moment, that one is
+    /// refused (`id-conflict`) and the others may be stored; sending the batch again without it does no harm.
     pub contexts: Vec<ContextStore>,
 }
 

@@ -49,6 +49,8 @@ pub fn store_batch(operation: Operation<'_>) -> Operation<'_> {
     let description = Description {
         route: Some(Route::StoreBatch),
         summary: "Store several contexts: all of them, or none",
+        details: "When another sidecar stores other content under one of their ids in the same moment, that one is refused (`id-conflict`) and \
+                  the others may be stored.",
         answers: MADE,
         problems: &[Code::IdConflict, Code::DiskFull],
         example: json!({"contexts": [
