@@ -21,6 +21,8 @@ pub enum Kind {
     Refused,
     /// Changes and deletions that the store refuses, or of contexts that were set aside, as they were journaled
     RefusedChanges,
+    /// Records of the journal that this version cannot read: number, what is wrong, and the record as it is
+    Unreadable,
 }
 
 /// Why what was set aside is not told.
@@ -49,22 +51,26 @@ impl Kind {
             Self::Conflicts => "conflicts.jsonl",
             Self::Refused => "refused.jsonl",
             Self::RefusedChanges => "refused_changes.jsonl",
+            Self::Unreadable => "unreadable.jsonl",
         })
     }
 }
 
-/// Adds a line to a file; it is on the disk when this returns. After an error it is not in the file, as far as the disk lets that be seen to:
-/// whoever has it tries again.
-pub(crate) fn append(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
+/// Adds a line to a file for each value; they are on the disk when this returns. After an error none is in the file, as far as the disk lets
+/// that be seen to: whoever has them tries again.
+pub(crate) fn append(path: &Path, values: &[impl Serialize]) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for value in values {
+        serde_json::to_writer(&mut lines, value)?;
+        lines.push(b'\n');
+    }
     let mut file = File::options().create(true).read(true).append(true).open(path)?;
     file.lock()?;
     let length = file.metadata()?.len();
     if is_torn(&mut file, length)? {
-        line.insert(0, b'\n');
+        lines.insert(0, b'\n');
     }
-    if let Err(error) = file.write_all(&line).and_then(|()| file.sync_all()) {
+    if let Err(error) = file.write_all(&lines).and_then(|()| file.sync_all()) {
         // Half a line on a full disk would spoil the next one.
         _ = file.set_len(length);
         return Err(error);
@@ -174,19 +180,19 @@ mod tests {
         let directory = directory.path();
         assert_eq!(told(directory, true), "", "nothing was set aside");
         let file = Kind::Refused.file(directory);
-        append(&file, &"one").expect("written");
-        append(&file, &"two").expect("written");
+        append(&file, &["one"]).expect("written");
+        append(&file, &["two"]).expect("written");
         assert_eq!(told(directory, false), "\"one\"\n\"two\"\n");
         assert!(matches!(tell(directory, Kind::Refused, true, &mut Gone), Err(Error::Output(_))));
-        let mut slow = Slow(|| append(&file, &"late").expect("written"));
+        let mut slow = Slow(|| append(&file, &["late"]).expect("written"));
         assert!(matches!(tell(directory, Kind::Refused, true, &mut slow), Err(Error::Changed)));
         assert_eq!(told(directory, true), "\"one\"\n\"two\"\n\"late\"\n");
         assert_eq!(told(directory, false), "");
-        append(&file, &"three").expect("written");
+        append(&file, &["three"]).expect("written");
         // Somebody else removes it meanwhile, and what comes then is as long.
         let mut slow = Slow(|| {
             assert_eq!(told(directory, true), "\"three\"\n");
-            append(&file, &"seven").expect("written");
+            append(&file, &["seven"]).expect("written");
         });
         assert!(matches!(tell(directory, Kind::Refused, true, &mut slow), Err(Error::Changed)));
         assert_eq!(told(directory, true), "\"seven\"\n");
@@ -197,8 +203,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = Kind::Refused.file(directory.path());
         std::fs::write(&file, "\"one\"\n\"tw").expect("written");
-        append(&file, &"two").expect("written");
-        append(&file, &"three").expect("written");
+        append(&file, &["two"]).expect("written");
+        append(&file, &["three"]).expect("written");
         assert_eq!(told(directory.path(), false), "\"one\"\n\"tw\n\"two\"\n\"three\"\n");
     }
 }

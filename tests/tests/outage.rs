@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use context_manager_journal::{Journal, Options};
 use context_manager_protocol::{
     message::{ContextList, ContextResponse, Imported},
     problem::Code,
@@ -354,6 +355,42 @@ async fn a_write_that_the_server_refuses_stops_no_other() -> Result<()> {
     ensure!(set_aside(&setup.sidecar, &["refused", "--remove"])? == aside, "it is told once more");
     ensure!(set_aside(&setup.sidecar, &["refused"])?.is_empty(), "and gone then");
     ensure!(set_aside(&setup.sidecar, &["conflicts"])?.is_empty(), "there were none");
+    Ok(())
+}
+
+/// A record that the program cannot read neither stops its start nor is lost, and the writes around it reach the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_the_journal_that_cannot_be_read_stops_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = Qdrant::start(&folder.path().join("qdrant")).await?;
+    let mut sidecar = Sidecar::start(folder.path(), &config(server.address())).await?;
+    server.kill()?;
+    let message = |text: &str| json!({"text": text, "level": "long_term"});
+    ensure!(sidecar.client()?.post("/v1/contexts", &message("before it")).await?.status == 202);
+    sidecar.signal(Signal::SIGKILL)?;
+    sidecar.wait(PATIENCE).await?;
+    let record = r#"{"merge":{"id":"0191e7f0-0000-7000-8000-000000000001","text":"of a later version"}}"#;
+    {
+        let (journal, _) = Journal::open(Options::new(folder.path().join("journal")))?;
+        journal.append(record.as_bytes())?;
+        journal.append(b"\xff no text at all")?;
+    }
+
+    let sidecar = Sidecar::start(folder.path(), &config(server.address())).await?;
+    let client = sidecar.client()?;
+    ensure!(client.post("/v1/contexts", &message("behind it")).await?.status == 202, "{}", sidecar.log()?);
+    server.restart().await?;
+    drained(&client, PATIENCE).await.with_context(|| sidecar.log().unwrap_or_default())?;
+    let listed: ContextList = client.get("/v1/contexts").await?.message()?;
+    let texts: Vec<&str> = listed.contexts.iter().map(|context| context.text.as_str()).collect();
+    ensure!(texts == ["before it", "behind it"], "{texts:?}");
+    let aside = set_aside(&sidecar, &["unreadable"])?;
+    let lines: Vec<serde_json::Value> = aside.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(lines.len() == 2 && lines[0]["record"] == record && lines[1]["record_base64"].is_string(), "{aside}");
+    let dropped = sidecar.metric("context_manager_journal_dropped_total{reason=\"unreadable\"}").await?;
+    ensure!((dropped - 2.0).abs() < f64::EPSILON, "{dropped}");
+    let log = sidecar.log()?;
+    ensure!(log.contains("cannot be read by this version") && !log.contains("of a later version\"}"), "{log}");
     Ok(())
 }
 

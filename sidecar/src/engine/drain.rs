@@ -13,7 +13,8 @@ use super::{
     alike::values_alike,
     locks::Key,
     now,
-    pending::{self, Entry},
+    pending::{self, Change, Clear, Delete, DeleteMatching, Oldest, Update},
+    refused::Left,
     store::{Draft, came_of},
 };
 use crate::{
@@ -50,20 +51,13 @@ impl Inner {
 
     async fn drain_oldest(&self) -> Result<bool, Error> {
         let mut load = Load::default();
-        let mut is_first = true;
-        let batch = self.pending.front(|entry| match entry {
-            Entry::Store { contexts } => {
-                for context in contexts {
-                    load.add(context);
-                }
-                std::mem::take(&mut is_first) || load.is_bearable()
+        let oldest = self.pending.oldest(|contexts| {
+            for context in contexts {
+                load.add(context);
             }
-            Entry::Update { .. } | Entry::Delete { .. } | Entry::Clear { .. } | Entry::DeleteMatching { .. } => {
-                load = Load::FULL;
-                std::mem::take(&mut is_first)
-            }
-        })?;
-        let Some(&(last, _)) = batch.last() else {
+            load.is_bearable()
+        });
+        let Some((last, oldest)) = oldest else {
             if self.pending.is_active() {
                 // The oldest one will be in the queue as soon as it is on the disk.
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -71,21 +65,17 @@ impl Inner {
             }
             return Ok(false);
         };
-        let mut stored = Vec::new();
-        for (_, entry) in batch {
-            let Entry::Store { contexts } = entry else {
-                if let Some(why) = entry.context().and_then(|id| self.set_aside.why(id)) {
-                    self.set_aside.change_of(entry, why, &self.metrics).await?;
-                } else if let Err(error) = self.drain_change(entry.clone()).await {
-                    self.set_aside_refused(entry, last, error).await?;
+        match oldest {
+            Oldest::Contexts(contexts) => {
+                let mut left = Left::default();
+                // The oldest write alone may be more than one call takes.
+                for contexts in bearable(contexts) {
+                    self.drain_acceptable(contexts, last, &mut left).await?;
                 }
-                continue;
-            };
-            stored.extend(contexts);
-        }
-        // The oldest write alone may be more than one call takes.
-        for contexts in bearable(stored) {
-            self.drain_acceptable(contexts, last).await?;
+                self.set_aside_left(left).await?;
+            }
+            Oldest::Change(change) => self.drain_change(*change, last).await?,
+            Oldest::Unreadable(unreadable) => self.set_aside.unreadable(unreadable, &self.metrics).await?,
         }
         self.pending.complete(last).await?;
         let more = self.pending.is_active();
@@ -96,29 +86,51 @@ impl Inner {
         Ok(more)
     }
 
-    /// Brings a change or a deletion to the store.
-    async fn drain_change(&self, entry: Entry) -> Result<(), Error> {
-        match entry {
-            Entry::Store { contexts } => self.drain_contexts(contexts).await.map(drop),
-            Entry::Update { id, holder, expected, text, metadata, ttl, at } => {
+    /// Brings a change or a deletion to the store, or sets it aside: with what it is of, or because the store refuses it.
+    async fn drain_change(&self, change: Change, last: u64) -> Result<(), Error> {
+        if let Some(why) = change.context().and_then(|id| self.set_aside.why(id)) {
+            return self.set_aside.change_of(change, why, &self.metrics).await;
+        }
+        match self.make(change.clone()).await {
+            Ok(Made::Done) => Ok(()),
+            Ok(Made::ContextIsGone) if self.set_aside.has_unreadable() => {
+                self.set_aside.change_of(change, Dropped::Unreadable, &self.metrics).await
+            }
+            Ok(Made::ContextIsGone) => {
+                if let Change::Update(Update { id, .. }) = change {
+                    self.metrics.journal.dropped.add(Dropped::Missing, 1);
+                    warn!(context.id = %id, "A journaled change came too late: the context is gone");
+                }
+                Ok(())
+            }
+            Err(error) => self.set_aside_refused(change, last, error).await,
+        }
+    }
+
+    /// Makes a change or a deletion in the store.
+    async fn make(&self, change: Change) -> Result<Made, Error> {
+        match change {
+            Change::Update(Update { id, holder, expected, text, metadata, ttl, at }) => {
                 let owner = pending::owner(&self.owner, holder.as_ref());
                 let change = update::Change { text, metadata, ttl, if_version: None };
                 self.drain_update(&owner, id, expected, change, at).await
             }
-            Entry::Delete { id, holder, at } => {
+            Change::Delete(Delete { id, holder, at }) => {
                 self.drain_deletion(&pending::owner(&self.owner, holder.as_ref()), id, at).await
             }
-            Entry::Clear { session, within, at: _ } => {
-                self.delete_wanted(&pending::cleared(&session, within, &self.owner)).await.map(drop)
+            Change::Clear(Clear { session, within, at: _ }) => {
+                self.delete_wanted(&pending::cleared(&session, within, &self.owner)).await?;
+                Ok(Made::Done)
             }
-            Entry::DeleteMatching { message, within, at } => {
-                self.delete_wanted(&pending::doomed(message, within, at, &self.owner)?).await.map(drop)
+            Change::DeleteMatching(DeleteMatching { message, within, at }) => {
+                self.delete_wanted(&pending::doomed(message, within, at, &self.owner)?).await?;
+                Ok(Made::Done)
             }
         }
     }
 
-    /// Brings contexts to the store, and says how many it did not have yet.
-    pub(super) async fn drain_contexts(&self, contexts: Vec<Context>) -> Result<usize, Error> {
+    /// Brings contexts to the store, except those whose ids somebody else has taken.
+    pub(super) async fn drain_contexts(&self, contexts: Vec<Context>) -> Result<Brought, Error> {
         let now = now();
         let sessions = contexts.iter().filter_map(|context| context.session.clone()).collect::<Vec<_>>();
         let keys = contexts.iter().map(|context| Key::Context(context.id)).chain(sessions.iter().map(Key::Session));
@@ -145,26 +157,22 @@ impl Inner {
         let lost = drafts.extract_if(.., |draft| taken.contains(&draft.context().id));
         conflicts.extend(lost.map(Draft::into_context));
         self.close_all_superseded(&drafts).await?;
-        // After what can fail, or each attempt would set them aside again.
-        for context in conflicts {
-            let id = context.id;
-            self.set_aside.conflict(context, &self.metrics).await?;
-            self.immediate.remove(id);
-        }
-        Ok(drafts.iter().filter(|draft| matches!(draft, Draft::New(_))).count())
+        let new = drafts.iter().filter(|draft| matches!(draft, Draft::New(_))).count();
+        Ok(Brought { new, ids: drafts.iter().map(|draft| draft.context().id).collect(), conflicts })
     }
 
-    async fn drain_deletion(&self, owner: &Owner, id: ContextId, at: Timestamp) -> Result<(), Error> {
+    async fn drain_deletion(&self, owner: &Owner, id: ContextId, at: Timestamp) -> Result<Made, Error> {
         let found = self.store_health.note(self.store.find(vec![id]).await)?;
         // What another sidecar has stored under this id since is not meant.
         let meant = |context: &Context| owner.owns(context) && context.created_at <= at;
-        if let Some(context) = found.into_iter().find(meant) {
+        let context = found.into_iter().find(meant);
+        if let Some(context) = &context {
             let keys = [Some(Key::Context(id)), context.session.as_ref().map(Key::Session)];
             let _held = self.locks.hold(keys.into_iter().flatten()).await;
-            self.erase(owner, std::slice::from_ref(&context)).await?;
+            self.erase(owner, std::slice::from_ref(context)).await?;
         }
         self.immediate.remove(id);
-        Ok(())
+        Ok(if context.is_some() { Made::Done } else { Made::ContextIsGone })
     }
 
     async fn drain_update(
@@ -174,17 +182,13 @@ impl Inner {
         expected: i64,
         change: update::Change,
         at: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<Made, Error> {
         let mut session = None;
         for _ in 0..ATTEMPTS {
             let keys = [Some(Key::Context(id)), session.as_ref().map(Key::Session)];
             let _held = self.locks.hold(keys.into_iter().flatten()).await;
             let found = self.store_health.note(self.store.get(owner, vec![id], now()).await)?;
-            let Some(current) = found.into_iter().next() else {
-                self.metrics.journal.dropped.add(Dropped::Missing, 1);
-                warn!(context.id = %id, "A journaled change came too late: the context is gone");
-                return Ok(());
-            };
+            let Some(current) = found.into_iter().next() else { return Ok(Made::ContextIsGone) };
             if current.context.session != session {
                 session = current.context.session;
                 continue;
@@ -192,10 +196,10 @@ impl Inner {
             if !current.context.is_current() {
                 self.metrics.journal.dropped.add(Dropped::Missing, 1);
                 warn!(context.id = %id, "A journaled change came too late: another context took the place of this one");
-                return Ok(());
+                return Ok(Made::Done);
             }
             if current.context.version > expected && has(&current.context, &change) {
-                return Ok(());
+                return Ok(Made::Done);
             }
             let changed = update::apply(&current.context, change.clone(), at)?.by(&self.identity.agent);
             let vectors =
@@ -209,13 +213,31 @@ impl Inner {
                 Updated::Applied => {
                     self.immediate.put(&changed, &vectors.unwrap_or(current.vectors));
                     self.sessions.forget(changed.session.as_ref()).await;
-                    return Ok(());
+                    return Ok(Made::Done);
                 }
                 Updated::Missing | Updated::Conflict { .. } => {}
             }
         }
         Err(Error::Interrupted)
     }
+}
+
+/// What became of a change or a deletion.
+enum Made {
+    /// The store has it.
+    Done,
+    /// The context that it names is not there, or not any more.
+    ContextIsGone,
+}
+
+/// What became of contexts that were to be brought to the store.
+pub(super) struct Brought {
+    /// How many of them it did not have before.
+    pub(super) new: usize,
+    /// Those that it has now.
+    pub(super) ids: Vec<ContextId>,
+    /// Those whose ids somebody else has taken; they are still to be set aside.
+    pub(super) conflicts: Vec<Context>,
 }
 
 /// How much a call carries.
@@ -226,8 +248,6 @@ struct Load {
 }
 
 impl Load {
-    const FULL: Self = Self { contexts: BATCH, bytes: BATCH_BYTES };
-
     fn add(&mut self, context: &Context) {
         self.contexts += 1;
         self.bytes += context.written_bytes();

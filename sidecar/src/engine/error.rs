@@ -60,14 +60,6 @@ pub enum Error {
     /// The journal refuses or fails.
     #[error("the write could not be journaled")]
     Journal(#[from] context_manager_journal::Error),
-    /// A record of the journal is none that this version knows.
-    #[error("record {number} of the journal cannot be read; start the version that wrote it, or move the journal away")]
-    JournalEntry {
-        /// Its number.
-        number: u64,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
     /// As many writes wait as there is memory for.
     #[error("writes take all of the {0} that they may take while they wait")]
     JournalMemory(ByteSize),
@@ -123,7 +115,7 @@ impl Error {
             | Self::Version(_) => "refused",
             Self::Store(vector_store::Error::DiskFull(_)) | Self::JournalDisk(_) => "disk_full",
             Self::Store(_) | Self::Open(_) | Self::SetAside(_) => "store",
-            Self::Journaling | Self::Journal(_) | Self::JournalMemory(_) | Self::JournalEntry { .. } => "journal",
+            Self::Journaling | Self::Journal(_) | Self::JournalMemory(_) => "journal",
             Self::Embedder(_) | Self::Embedding(_) | Self::ModelChanged { .. } => "embedding",
             Self::Interrupted => "interrupted",
         }
@@ -153,7 +145,6 @@ impl Error {
             | Self::Store(_)
             | Self::Open(_)
             | Self::Journal(_)
-            | Self::JournalEntry { .. }
             | Self::JournalDisk(_)
             | Self::JournalMemory(_)
             | Self::SetAside(_)
@@ -227,7 +218,6 @@ impl From<Error> for Problem {
             | Error::Embedder(_)
             | Error::Embedding(_)
             | Error::ModelChanged { .. }
-            | Error::JournalEntry { .. }
             | Error::SetAside(_) => {
                 Self::new(Code::Internal, "the sidecar failed; its log says why, under this request's id")
             }

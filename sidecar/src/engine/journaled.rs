@@ -17,7 +17,7 @@ use super::{
     Error, Inner,
     filter::{self, Wanted},
     immediate, now,
-    pending::{Effect, Entry, Waits, cleared},
+    pending::{Clear, Delete, DeleteMatching, Effect, Entry, Update, Waits, cleared},
     read::seen,
     store::{Draft, Thread, sessions_of, thread_of},
     within::Within,
@@ -156,7 +156,7 @@ impl Inner {
             self.make_points(&mut drafts, &mut ends).await.remove(0).vectors
         };
         let expected = current.context.version;
-        let entry = Entry::Update { id, holder: other(reach), expected, text, metadata, ttl, at: now };
+        let entry = Entry::Update(Update { id, holder: other(reach), expected, text, metadata, ttl, at: now });
         let point = Point { context: changed.clone(), vectors };
         self.pending.append(entry, Effect::Put { new: Vec::new(), known: vec![point] }).await?;
         Ok(self.acknowledgment(&changed, AckStatus::Journaled))
@@ -172,7 +172,7 @@ impl Inner {
             Err(error) => return Err(error),
         };
         let at = known.as_ref().map_or_else(|| self.stored_until(now), |context| now.max(context.created_at));
-        let entry = Entry::Delete { id, holder: other(reach), at };
+        let entry = Entry::Delete(Delete { id, holder: other(reach), at });
         self.pending.append(entry, Effect::Delete(reach.owner().clone(), id)).await?;
         self.immediate.remove(id);
         if let Some(context) = &known {
@@ -190,7 +190,7 @@ impl Inner {
         wanted.created_before = Some(filter::after(until));
         let within = Some(Within::of(&wanted));
         wanted = cleared(&session, within.clone(), &self.owner);
-        let entry = Entry::Clear { session: session.clone(), within, at: now };
+        let entry = Entry::Clear(Clear { session: session.clone(), within, at: now });
         self.pending.append(entry, Effect::DeleteMatching(wanted.clone())).await?;
         self.immediate.remove_matching(&wanted);
         self.sessions.forget(Some(&session)).await;
@@ -202,7 +202,7 @@ impl Inner {
         let Known { count: deleted, until } = self.known_matching(&wanted, now());
         let end = filter::after(until);
         wanted.created_before = Some(wanted.created_before.map_or(end, |before| before.min(end)));
-        let entry = Entry::DeleteMatching { message, within: Some(Within::of(&wanted)), at: until };
+        let entry = Entry::DeleteMatching(DeleteMatching { message, within: Some(Within::of(&wanted)), at: until });
         self.pending.append(entry, Effect::DeleteMatching(wanted.clone())).await?;
         self.immediate.remove_matching(&wanted);
         self.sessions.forget_all();

@@ -9,17 +9,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use context_manager_journal::{Damage, Journal, Options, Usage};
+use context_manager_journal::{Damage, Journal, Options, Record, Usage};
 use context_manager_memory::{
-    Context, ContextId, Holder, Level, Metadata, SessionId, Timestamp, Ttl, Vectors,
-    index_text::index_texts,
-    lexical::Bm25,
-    update::{self, Change},
+    Context, ContextId, Holder, Level, SessionId, Timestamp, Vectors, index_text::index_texts, lexical::Bm25, update,
 };
 use context_manager_protocol::{message::ContextDelete, size::ByteSize};
-use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::spawn_blocking};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{
     Error, Part, convert,
@@ -32,96 +28,12 @@ use crate::{
     space::{self, Purpose, Space},
 };
 
+mod entry;
 mod past;
+mod unreadable;
 
-/// A write that waits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Entry {
-    /// New contexts.
-    Store {
-        /// The contexts; their numbers within the session are provisional.
-        contexts: Vec<Context>,
-    },
-    /// A change of one context.
-    Update {
-        /// Which one.
-        id: ContextId,
-        /// Whose; the agent's own when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        holder: Option<Holder>,
-        /// The version it had when the change was taken.
-        expected: i64,
-        /// The new text.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        text: Option<String>,
-        /// Values to merge.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        metadata: Option<Metadata>,
-        /// A new time to live.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        ttl: Option<Ttl>,
-        /// When the change was taken.
-        at: Timestamp,
-    },
-    /// The end of one context.
-    Delete {
-        /// Which one.
-        id: ContextId,
-        /// Whose; the agent's own when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        holder: Option<Holder>,
-        /// When.
-        at: Timestamp,
-    },
-    /// The end of a session's contexts.
-    Clear {
-        /// Which one.
-        session: SessionId,
-        /// Where; in the agent's own memory when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        within: Option<Within>,
-        /// When.
-        at: Timestamp,
-    },
-    /// The end of the contexts that match.
-    DeleteMatching {
-        /// Which ones.
-        message: ContextDelete,
-        /// Where; in the agent's own memory when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        within: Option<Within>,
-        /// When; nothing that was stored later is meant.
-        at: Timestamp,
-    },
-}
-
-impl Entry {
-    fn contexts(&self) -> usize {
-        match self {
-            Self::Store { contexts } => contexts.len(),
-            Self::Update { .. } | Self::Delete { .. } | Self::Clear { .. } | Self::DeleteMatching { .. } => 1,
-        }
-    }
-
-    /// The context that a change or a deletion names.
-    pub(super) const fn context(&self) -> Option<ContextId> {
-        match self {
-            Self::Update { id, .. } | Self::Delete { id, .. } => Some(*id),
-            Self::Store { .. } | Self::Clear { .. } | Self::DeleteMatching { .. } => None,
-        }
-    }
-
-    fn at(&self) -> Option<Timestamp> {
-        match self {
-            Self::Store { contexts } => contexts.first().map(|context| context.created_at),
-            Self::Update { at, .. }
-            | Self::Delete { at, .. }
-            | Self::Clear { at, .. }
-            | Self::DeleteMatching { at, .. } => Some(*at),
-        }
-    }
-}
+pub(super) use entry::{Change, Clear, Delete, DeleteMatching, Entry, Oldest, Update};
+pub(super) use unreadable::{Line, Unreadable};
 
 /// A context as the waiting writes leave it.
 #[derive(Clone, Debug)]
@@ -265,23 +177,24 @@ impl View {
                     self.put(number, Point { context: context.clone(), vectors }, false);
                 }
             }
-            Entry::Update { id, holder, text, metadata, ttl, at, expected: _ } => {
+            Entry::Update(Update { id, holder, text, metadata, ttl, at, expected: _ }) => {
                 // A context that only the store knows is found there in its old state until the change has reached it.
                 let Some(point) = self.get(*id) else { return Ok(()) };
                 let owner = owner(own, holder.as_ref());
                 if !owner.owns(&point.context) {
                     return Ok(());
                 }
-                let change = Change { text: text.clone(), metadata: metadata.clone(), ttl: *ttl, if_version: None };
+                let (text, metadata) = (text.clone(), metadata.clone());
+                let change = update::Change { text, metadata, ttl: *ttl, if_version: None };
                 let Ok(context) = update::apply(&point.context, change, *at) else { return Ok(()) };
                 let vectors = index_texts(&context, None).vectors(&Bm25::default(), None);
                 self.put(number, Point { context, vectors }, false);
             }
-            Entry::Delete { id, holder, at: _ } => self.delete(number, owner(own, holder.as_ref()), *id),
-            Entry::Clear { session, within, at: _ } => {
+            Entry::Delete(Delete { id, holder, at: _ }) => self.delete(number, owner(own, holder.as_ref()), *id),
+            Entry::Clear(Clear { session, within, at: _ }) => {
                 self.delete_matching(number, cleared(session, within.clone(), own));
             }
-            Entry::DeleteMatching { message, within, at } => {
+            Entry::DeleteMatching(DeleteMatching { message, within, at }) => {
                 self.delete_matching(number, doomed(message.clone(), within.clone(), *at, own)?);
             }
         }
@@ -341,6 +254,8 @@ struct Queued {
     contexts: usize,
     /// Bytes of memory, with its part of the view; an estimate.
     memory: u64,
+    /// Why this version cannot read it, if it cannot.
+    problem: Option<String>,
 }
 
 impl Queued {
@@ -348,7 +263,13 @@ impl Queued {
     const CONTEXT: u64 = 2 << 10;
 
     fn new(number: u64, record: Vec<u8>, entry: &Entry, memory: u64) -> Self {
-        Self { number, record, at: entry.at(), contexts: entry.contexts(), memory }
+        Self { number, record, at: entry.at(), contexts: entry.contexts(), memory, problem: None }
+    }
+
+    /// One that this version cannot read.
+    fn unreadable(number: u64, record: Vec<u8>, problem: String) -> Self {
+        let memory = record.len() as u64;
+        Self { number, record, at: None, contexts: 1, memory, problem: Some(problem) }
     }
 
     /// What a write takes: its record, the texts and metadata of the view, and the vectors.
@@ -356,13 +277,13 @@ impl Queued {
         3 * record.len() as u64 + entry.contexts() as u64 * Self::CONTEXT + vectors
     }
 
-    fn entry(&self) -> Result<Entry, Error> {
-        decoded(self.number, &self.record)
+    fn entry(&self) -> Result<Entry, Unreadable> {
+        let read = match &self.problem {
+            Some(problem) => Err(problem.clone()),
+            None => Entry::decode(&self.record).map_err(|error| error.to_string()),
+        };
+        read.map_err(|problem| Unreadable { number: self.number, problem, record: self.record.clone() })
     }
-}
-
-fn decoded(number: u64, record: &[u8]) -> Result<Entry, Error> {
-    serde_json::from_slice(record).map_err(|source| Error::JournalEntry { number, source })
 }
 
 /// Bytes of the vectors of points.
@@ -392,32 +313,43 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// The oldest writes while `joins` takes them; none of them may overtake one that is under way, which would be taken for done.
-    fn front(&self, mut joins: impl FnMut(&Entry) -> bool) -> Result<Vec<(u64, Entry)>, Error> {
-        let complete_below = self.under_way.iter().min().copied().unwrap_or(u64::MAX);
-        let mut front = Vec::new();
-        for queued in self.queue.iter().take_while(|queued| queued.number < complete_below) {
-            let entry = queued.entry()?;
-            if !joins(&entry) {
+    /// What is to be brought to the store first, and the number up to which it then has all writes: new contexts of further writes join
+    /// those of the oldest one while `joins` takes them. None of them may overtake one that is under way, which would be taken for done.
+    fn oldest(&self, mut joins: impl FnMut(&[Context]) -> bool) -> Option<(u64, Oldest)> {
+        let mut writes = self.complete();
+        let first = writes.next()?;
+        let mut contexts = match first.entry().map_or_else(Oldest::Unreadable, Oldest::from) {
+            Oldest::Contexts(contexts) => contexts,
+            alone @ (Oldest::Change(_) | Oldest::Unreadable(_)) => return Some((first.number, alone)),
+        };
+        let mut last = first.number;
+        joins(&contexts);
+        for queued in writes {
+            let Ok(Entry::Store { contexts: more }) = queued.entry() else { break };
+            if !joins(&more) {
                 break;
             }
-            front.push((queued.number, entry));
+            contexts.extend(more);
+            last = queued.number;
         }
-        Ok(front)
+        Some((last, Oldest::Contexts(contexts)))
     }
 
     /// The newest new context behind the number `after` that `is_wanted`; none of a write that is under way.
-    fn newest_context(&self, after: u64, is_wanted: impl Fn(&Context) -> bool) -> Result<Option<Context>, Error> {
+    fn newest_context(&self, after: u64, is_wanted: impl Fn(&Context) -> bool) -> Option<Context> {
+        let behind = self.complete().rev().take_while(|queued| queued.number > after);
+        let contexts = behind.filter_map(|queued| match queued.entry() {
+            Ok(Entry::Store { contexts }) => contexts.into_iter().find(&is_wanted),
+            Ok(_) | Err(_) => None,
+        });
+        contexts.into_iter().next()
+    }
+
+    /// The writes before which none is under way, in their order.
+    fn complete(&self) -> impl DoubleEndedIterator<Item = &Queued> {
         let complete_below = self.under_way.iter().min().copied().unwrap_or(u64::MAX);
-        let behind = self.queue.iter().rev().take_while(|queued| queued.number > after);
-        for queued in behind.filter(|queued| queued.number < complete_below) {
-            if let Entry::Store { contexts } = queued.entry()?
-                && let Some(context) = contexts.into_iter().find(&is_wanted)
-            {
-                return Ok(Some(context));
-            }
-        }
-        Ok(None)
+        let complete = self.queue.partition_point(|queued| queued.number < complete_below);
+        self.queue.range(..complete)
     }
 
     fn insert(&mut self, queued: Queued) {
@@ -427,7 +359,7 @@ impl Waiting {
     }
 
     /// Forgets the writes up to a number, and says how many.
-    fn complete(&mut self, number: u64) -> usize {
+    fn forget(&mut self, number: u64) -> usize {
         let done = self.queue.partition_point(|of| of.number <= number);
         let memory: u64 = self.queue.drain(..done).map(|queued| queued.memory).sum();
         if self.queue.is_empty() {
@@ -498,11 +430,27 @@ impl Pending {
                     warn!(bytes, aside = %aside.display(), "Set aside what was no whole record at the end of a journal file");
                 }
                 let mut view = View::default();
-                for record in opened.records {
-                    let entry = decoded(record.number, &record.payload)?;
-                    view.replay(record.number, &entry, own)?;
-                    let memory = Queued::memory(&record.payload, &entry, 0);
-                    waiting.insert(Queued::new(record.number, record.payload, &entry, memory));
+                for Record { number, payload } in opened.records {
+                    let read = Entry::decode(&payload).map_err(|error| error.to_string());
+                    let read = read.and_then(|entry| match view.replay(number, &entry, own) {
+                        Ok(()) => Ok(entry),
+                        Err(error) => Err(error.to_string()),
+                    });
+                    waiting.insert(match read {
+                        Ok(entry) => {
+                            let memory = Queued::memory(&payload, &entry, 0);
+                            Queued::new(number, payload, &entry, memory)
+                        }
+                        Err(problem) => {
+                            error!(
+                                record = number,
+                                bytes = payload.len(),
+                                "A record of the journal cannot be read by this version; it is set aside in its turn, unless the version \
+                                 that wrote it is started before"
+                            );
+                            Queued::unreadable(number, payload, problem)
+                        }
+                    });
                 }
                 waiting.view = Arc::new(view);
                 Some(Arc::new(journal))
@@ -608,17 +556,14 @@ impl Pending {
         }
     }
 
-    /// The oldest write, and further ones behind it while `joins` takes them; none while an older one is still on its way to the disk.
-    pub(super) fn front(&self, joins: impl FnMut(&Entry) -> bool) -> Result<Vec<(u64, Entry)>, Error> {
-        self.waiting().front(joins)
+    /// What is to be brought to the store first, and the number up to which it then has all writes; new contexts join while `joins` takes
+    /// them. Nothing while an older write is still on its way to the disk.
+    pub(super) fn oldest(&self, joins: impl FnMut(&[Context]) -> bool) -> Option<(u64, Oldest)> {
+        self.waiting().oldest(joins)
     }
 
     /// The newest new context that waits behind the number `after` and `is_wanted`.
-    pub(super) fn newest_context(
-        &self,
-        after: u64,
-        is_wanted: impl Fn(&Context) -> bool,
-    ) -> Result<Option<Context>, Error> {
+    pub(super) fn newest_context(&self, after: u64, is_wanted: impl Fn(&Context) -> bool) -> Option<Context> {
         self.waiting().newest_context(after, is_wanted)
     }
 
@@ -626,7 +571,7 @@ impl Pending {
     pub(super) async fn complete(&self, number: u64) -> Result<(), Error> {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         spawn_blocking(move || journal.complete(number)).await.map_err(|_| Error::Interrupted)??;
-        let done = self.waiting().complete(number);
+        let done = self.waiting().forget(number);
         self.metrics.journal.drained.inc_by(done as u64);
         self.show();
         Ok(())
@@ -688,12 +633,12 @@ mod tests {
 
     fn queued(number: u64) -> Queued {
         let id = ContextId::new(uuid::Uuid::from_u128(u128::from(number)));
-        let entry = Entry::Delete { id, holder: None, at: Timestamp::from_millis(0) };
+        let entry = Entry::Delete(Delete { id, holder: None, at: Timestamp::from_millis(0) });
         Queued::new(number, serde_json::to_vec(&entry).expect("an entry"), &entry, 0)
     }
 
     fn numbers(waiting: &Waiting) -> Vec<u64> {
-        waiting.front(|_| true).expect("entries").into_iter().map(|(number, _)| number).collect()
+        waiting.complete().map(|queued| queued.number).collect()
     }
 
     #[test]
@@ -719,7 +664,7 @@ mod tests {
         // What begins after that waits for its own turn only.
         let third = UnderWay::begin(&waiting, &journal);
         assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [first, second]);
-        assert_eq!(waiting.lock().expect("not poisoned").complete(second), 2);
+        assert_eq!(waiting.lock().expect("not poisoned").forget(second), 2);
         let number = journal.append(b"third").expect("appended");
         waiting.lock().expect("not poisoned").insert(queued(number));
         assert_eq!(

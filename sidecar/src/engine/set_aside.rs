@@ -10,9 +10,13 @@ use std::{
 use context_manager_memory::{Context, ContextId};
 use context_manager_protocol::message::ExportedContext;
 use serde::Serialize;
-use tracing::warn;
+use tracing::{error, warn};
 
-use super::{Error, pending::Entry, transfer};
+use super::{
+    Error,
+    pending::{Change, Line, Unreadable},
+    transfer,
+};
 use crate::{
     metrics::{Dropped, Metrics},
     set_aside::{self, Kind},
@@ -23,105 +27,154 @@ use crate::{
 pub(super) struct SetAside {
     /// The journal's; without one there is nothing to set aside.
     directory: Option<PathBuf>,
-    /// The contexts that were set aside while others waited, and why.
-    contexts: Mutex<HashMap<ContextId, Dropped>>,
+    known: Mutex<Known>,
+}
+
+/// What was set aside while other writes waited, which may be about it.
+#[derive(Debug, Default)]
+struct Known {
+    /// The contexts, and why.
+    contexts: HashMap<ContextId, Dropped>,
+    /// Whether there was a record that could not be read: it may have been about any context.
+    has_unreadable: bool,
 }
 
 impl SetAside {
     /// Remembers what the files have if writes wait: some may be about it.
     pub(super) async fn open(directory: Option<PathBuf>, writes_wait: bool) -> Result<Self, Error> {
-        let contexts = match directory.clone().filter(|_| writes_wait) {
+        let known = match directory.clone().filter(|_| writes_wait) {
             Some(directory) => {
                 let read = tokio::task::spawn_blocking(move || remembered(&directory)).await;
                 read.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)?
             }
-            None => HashMap::new(),
+            None => Known::default(),
         };
-        Ok(Self { directory, contexts: Mutex::new(contexts) })
+        Ok(Self { directory, known: Mutex::new(known) })
     }
 
     /// Why the context that a waiting change is about was set aside, if it was.
     pub(super) fn why(&self, id: ContextId) -> Option<Dropped> {
-        self.contexts().get(&id).copied()
+        self.known().contexts.get(&id).copied()
+    }
+
+    /// Whether a record that could not be read may have been about a context that is not in the store.
+    pub(super) fn has_unreadable(&self) -> bool {
+        self.known().has_unreadable
+    }
+
+    /// Contexts are in the store now: later changes are of these.
+    pub(super) fn is_stored(&self, ids: &[ContextId]) {
+        let mut known = self.known();
+        for id in ids {
+            known.contexts.remove(id);
+        }
     }
 
     /// No writes wait any more.
     pub(super) fn forget(&self) {
-        self.contexts().clear();
+        *self.known() = Known::default();
     }
 
-    fn contexts(&self) -> MutexGuard<'_, HashMap<ContextId, Dropped>> {
-        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a context whose id somebody else has taken.
-    pub(super) async fn conflict(&self, context: Context, metrics: &Metrics) -> Result<(), Error> {
+    /// Keeps contexts whose ids somebody else has taken.
+    pub(super) async fn conflicts(&self, contexts: Vec<Context>, metrics: &Metrics) -> Result<(), Error> {
         let said = "The id of a journaled context was taken by another content meanwhile; it is set aside in the file";
-        self.context(context, Kind::Conflicts, Dropped::Conflict, said, metrics).await
+        self.contexts(contexts, Kind::Conflicts, Dropped::Conflict, said, metrics).await
     }
 
-    /// Keeps a context that the store refuses.
-    pub(super) async fn refused(&self, context: Context, metrics: &Metrics) -> Result<(), Error> {
+    /// Keeps contexts that the store refuses.
+    pub(super) async fn refused(&self, contexts: Vec<Context>, metrics: &Metrics) -> Result<(), Error> {
         let said = "The store refuses a journaled context while it takes others; it is set aside in the file, which an import takes";
-        self.context(context, Kind::Refused, Dropped::Refused, said, metrics).await
+        self.contexts(contexts, Kind::Refused, Dropped::Refused, said, metrics).await
+    }
+
+    /// Keeps a record that cannot be read. Changes behind it of contexts that it names as new are set aside as well.
+    pub(super) async fn unreadable(&self, unreadable: Unreadable, metrics: &Metrics) -> Result<(), Error> {
+        let number = unreadable.number;
+        let line = unreadable.into_line();
+        let new = line.new_contexts();
+        if let Some(file) = self.append(Kind::Unreadable, vec![line]).await? {
+            error!(
+                record = number,
+                contexts = new.len(),
+                file = %file.display(),
+                "A record of the journal cannot be read by this version; it did not reach the store, and is set aside in the file"
+            );
+        }
+        let mut known = self.known();
+        known.has_unreadable = true;
+        known.contexts.extend(new.into_iter().map(|id| (id, Dropped::Unreadable)));
+        metrics.journal.dropped.add(Dropped::Unreadable, 1);
+        Ok(())
     }
 
     /// Keeps a change or a deletion that the store refuses.
-    pub(super) async fn refused_change(&self, entry: Entry, metrics: &Metrics) -> Result<(), Error> {
+    pub(super) async fn refused_change(&self, change: Change, metrics: &Metrics) -> Result<(), Error> {
         let said = "The store refuses a journaled change or deletion while it takes other writes; it was not made, and is set aside in the file";
-        self.change(entry, Dropped::Refused, said, metrics).await
+        self.change(change, Dropped::Refused, said, metrics).await
     }
 
-    /// Keeps a change or a deletion of a context that was set aside.
-    pub(super) async fn change_of(&self, entry: Entry, why: Dropped, metrics: &Metrics) -> Result<(), Error> {
-        let said = "A journaled change or deletion is of a context that was set aside; it was not made, and is set aside in the file";
-        self.change(entry, why, said, metrics).await
+    /// Keeps a change or a deletion of a context that was set aside, or may have been.
+    pub(super) async fn change_of(&self, change: Change, why: Dropped, metrics: &Metrics) -> Result<(), Error> {
+        let said = "A journaled change or deletion is of a context that was set aside, or may be; it was not made, and is set aside in the file";
+        self.change(change, why, said, metrics).await
     }
 
-    async fn context(
+    async fn contexts(
         &self,
-        context: Context,
+        contexts: Vec<Context>,
         kind: Kind,
         why: Dropped,
         said: &str,
         metrics: &Metrics,
     ) -> Result<(), Error> {
-        let id = context.id;
-        if let Some(file) = self.append(kind, transfer::exported_with_holder(context)).await? {
-            warn!(context.id = %id, file = %file.display(), "{said}");
+        if contexts.is_empty() {
+            return Ok(());
         }
-        self.contexts().insert(id, why);
-        metrics.journal.dropped.add(why, 1);
+        let ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
+        let lines: Vec<_> = contexts.into_iter().map(transfer::exported_with_holder).collect();
+        if let Some(file) = self.append(kind, lines).await? {
+            for id in &ids {
+                warn!(context.id = %id, file = %file.display(), "{said}");
+            }
+        }
+        metrics.journal.dropped.add(why, ids.len() as u64);
+        self.known().contexts.extend(ids.into_iter().map(|id| (id, why)));
         Ok(())
     }
 
-    async fn change(&self, entry: Entry, why: Dropped, said: &str, metrics: &Metrics) -> Result<(), Error> {
-        let id = entry.context();
-        if let Some(file) = self.append(Kind::RefusedChanges, entry).await? {
+    async fn change(&self, change: Change, why: Dropped, said: &str, metrics: &Metrics) -> Result<(), Error> {
+        let id = change.context();
+        if let Some(file) = self.append(Kind::RefusedChanges, vec![change]).await? {
             warn!(context.id = id.map(tracing::field::display), file = %file.display(), "{said}");
         }
         metrics.journal.dropped.add(why, 1);
         Ok(())
     }
 
-    /// Adds a line to a file, and says which one; it is on the disk when this returns.
-    async fn append(&self, kind: Kind, value: impl Serialize + Send + 'static) -> Result<Option<PathBuf>, Error> {
+    /// Adds lines to a file, and says which one; all of them are on the disk when this returns, or none is.
+    async fn append<T: Serialize + Send + 'static>(&self, kind: Kind, lines: Vec<T>) -> Result<Option<PathBuf>, Error> {
         let Some(file) = self.directory.as_deref().map(|directory| kind.file(directory)) else { return Ok(None) };
         let path = file.clone();
-        let written = tokio::task::spawn_blocking(move || set_aside::append(&path, &value)).await;
+        let written = tokio::task::spawn_blocking(move || set_aside::append(&path, &lines)).await;
         written.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)?;
         Ok(Some(file))
     }
 }
 
-/// The contexts in the files.
-fn remembered(directory: &Path) -> std::io::Result<HashMap<ContextId, Dropped>> {
-    let mut contexts = HashMap::new();
+/// What is in the files.
+fn remembered(directory: &Path) -> std::io::Result<Known> {
+    let unreadable: Vec<Line> = set_aside::lines(directory, Kind::Unreadable)?;
+    let named = unreadable.iter().flat_map(Line::new_contexts).map(|id| (id, Dropped::Unreadable));
+    let mut known = Known { contexts: named.collect(), has_unreadable: !unreadable.is_empty() };
     for (kind, why) in [(Kind::Conflicts, Dropped::Conflict), (Kind::Refused, Dropped::Refused)] {
         let ids = set_aside::lines(directory, kind)?.into_iter().map(|context: ExportedContext| context.id);
-        contexts.extend(ids.map(|id| (ContextId::new(id), why)));
+        known.contexts.extend(ids.map(|id| (ContextId::new(id), why)));
     }
-    Ok(contexts)
+    Ok(known)
 }
 
 #[cfg(test)]
@@ -147,8 +200,8 @@ mod tests {
         let contexts = [1, 2].map(context);
         let [taken, refused] = contexts.clone().map(|context| context.id);
         let [conflict, other] = contexts;
-        before.conflict(conflict, &metrics).await.expect("written");
-        before.refused(other, &metrics).await.expect("written");
+        before.conflicts(vec![conflict], &metrics).await.expect("written");
+        before.refused(vec![other], &metrics).await.expect("written");
         let why = |set_aside: &SetAside| [set_aside.why(taken), set_aside.why(refused)];
         assert_eq!(why(&before), [Some(Dropped::Conflict), Some(Dropped::Refused)]);
         assert_eq!(why(&open(true).await), why(&before));

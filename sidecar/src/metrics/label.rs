@@ -161,6 +161,8 @@ labels! {
         Conflict = "conflict",
         /// The store refuses it while it takes others.
         Refused = "refused",
+        /// It is a record that this version cannot read, or a change of what such a record may have stored.
+        Unreadable = "unreadable",
         /// It expired while it waited.
         Expired = "expired",
     }

@@ -611,6 +611,105 @@ async fn what_was_journaled_of_a_context_that_is_set_aside_goes_with_it() {
     assert_eq!(changed.status, AckStatus::Updated);
 }
 
+/// Appends records to the journal of an engine that has ended.
+fn append(directory: &TempDir, records: &[&str]) {
+    let options = context_manager_journal::Options::new(directory.path().join("data/journal"));
+    let (journal, _) = context_manager_journal::Journal::open(options).expect("nobody else uses it");
+    for record in records {
+        journal.append(record.as_bytes()).expect("appended");
+    }
+}
+
+fn lines(outage: &Outage, kind: Kind) -> Vec<Value> {
+    crate::set_aside::lines(&outage.directory.path().join("data/journal"), kind).expect("read")
+}
+
+/// What a later version wrote, or a wrong one, keeps nothing else from the store, and is not lost.
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_set_aside_and_what_is_behind_it_keeps_its_meaning() {
+    let outage = Outage::new().await;
+    let kept = outage.store(json!({"text": "a cup", "level": "long_term"})).await.id;
+    let doomed = outage.store(json!({"text": "a saucer", "level": "long_term"})).await.id;
+    outage.cut();
+    outage.store(json!({"text": "the first", "level": "long_term"})).await;
+    let [named, unnamed, again] = [(); 3].map(|()| Uuid::now_v7());
+    let Outage { engine, switch, config, directory } = outage;
+    switch.store.close().await.expect("closed");
+    drop((engine, switch));
+    let unreadable = [
+        format!(r#"{{"store":{{"contexts":[{{"id":"{named}","level":"eternal"}},{{"id":"{again}"}}]}}}}"#),
+        format!(r#"{{"store_twice":{{"id":"{unnamed}"}}}}"#),
+        r#"{"delete_matching":{"message":{"metadata":{"":{"never":1}}},"at":1}}"#.to_owned(),
+    ];
+    let at = now().as_millis();
+    let context = json!({"id": again, "tenant": "team-a", "agent": "agent", "level": "long_term", "text": "stored again", "sequence": 0,
+        "tokens": 2, "version": 1, "created_at": at, "updated_at": at});
+    let behind = [
+        json!({"update": {"id": kept, "expected": 1, "text": "a blue cup", "at": at}}),
+        json!({"update": {"id": named, "expected": 1, "text": "of what was set aside", "at": at}}),
+        json!({"update": {"id": unnamed, "expected": 1, "text": "of what may have been set aside", "at": at}}),
+        json!({"delete": {"id": doomed, "at": at}}),
+        json!({"delete": {"id": unnamed, "at": at}}),
+        json!({"store": {"contexts": [context]}}),
+        json!({"update": {"id": again, "expected": 1, "text": "stored again and changed", "at": at}}),
+    ]
+    .map(|entry| entry.to_string());
+    append(&directory, &unreadable.iter().chain(&behind).map(String::as_str).collect::<Vec<_>>());
+
+    let (engine, switch) = begin(&config, true).await;
+    let outage = Outage { engine, switch, config, directory };
+    assert_eq!(outage.engine.inner.pending.len(), 11, "all of it waits, also what cannot be read");
+    outage.store(json!({"text": "the last", "level": "long_term"})).await;
+    outage.back().await;
+
+    let mut texts: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
+    texts.sort_unstable();
+    assert_eq!(texts, ["a blue cup", "stored again and changed", "the first", "the last"]);
+    let aside = lines(&outage, Kind::Unreadable);
+    let records: Vec<&str> = aside.iter().filter_map(|line| line["record"].as_str()).collect();
+    assert_eq!(records, unreadable, "each as it was");
+    let changes: Vec<String> = lines(&outage, Kind::RefusedChanges).iter().map(Value::to_string).collect();
+    assert_eq!(changes, [&behind[1], &behind[2], &behind[4]].map(String::clone));
+    let metrics = outage.engine.inner.metrics.render().expect("metrics");
+    assert!(metrics.contains("context_manager_journal_dropped_total{reason=\"unreadable\"} 6"), "{metrics}");
+
+    // It is set aside once.
+    let outage = outage.restarted(false).await;
+    assert!(!outage.engine.inner.pending.is_active());
+    assert_eq!(lines(&outage, Kind::Unreadable).len(), 3);
+    let gone = message(json!({"text": "anything"}));
+    let error = outage.engine.update(&mine(&outage.engine), named, gone).await.expect_err("it is not there");
+    assert!(matches!(error, Error::NotFound(_)), "{error:?}");
+}
+
+/// While the store refuses another write, the newest one that waits is tried again and again, and its id is taken.
+#[tokio::test]
+async fn a_waiting_context_whose_id_is_taken_is_set_aside_once_however_often_it_is_tried() {
+    let outage = Outage::new().await;
+    let ids = [(); 4].map(|()| Uuid::now_v7());
+    let long_term = |id: Uuid, text: &str| json!({"id": id, "text": text, "level": "long_term"});
+    for id in ids {
+        outage.store(long_term(id, "the first")).await;
+    }
+    outage.cut();
+    outage.store(json!({"text": "poison", "level": "long_term"})).await;
+    for id in ids {
+        assert_eq!(outage.store(long_term(id, "the second")).await.status, AckStatus::Journaled);
+    }
+    outage.switch.refuse(Some("poison"));
+    outage.switch.away.store(false, Ordering::Release);
+    for _ in 0..3 {
+        assert!(outage.engine.drain().await.expect_err("nothing was taken").is_refusal());
+    }
+    outage.store(json!({"text": "tea", "level": "long_term"})).await;
+    outage.back().await;
+    let mut aside: Vec<Uuid> = outage.conflicts().into_iter().map(|context| context.id).collect();
+    aside.sort_unstable();
+    assert_eq!(aside, ids);
+    assert_eq!(lines(&outage, Kind::Refused).len(), 1);
+    assert_eq!(outage.listed().await.len(), 5);
+}
+
 /// A parser that is made for speed reads this number as its neighbour.
 #[tokio::test]
 async fn a_number_that_the_store_rounds_makes_no_other_content() {
