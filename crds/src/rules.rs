@@ -290,6 +290,16 @@ pub const RESTORE_SNAPSHOT: CelRule = rule(
     "self == 'latest' || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z$')",
     "spec.vectorStore.managed.restoreFrom.snapshot must be latest, or the name of a snapshot, such as 2026-11-27T03-26-40Z",
 );
+/// Names that a resource with a managed Qdrant can have.
+pub const RESTORE_NAME: CelRule = rule(
+    "self.size() <= 36 && self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    "spec.vectorStore.managed.restoreFrom.name must be the name of the ContextManager that took the snapshot: at most 36 lower-case letters, digits and -, with a letter at the beginning and a letter or digit at the end",
+);
+/// Names that a namespace can have.
+pub const RESTORE_NAMESPACE: CelRule = rule(
+    "self.size() <= 63 && self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "spec.vectorStore.managed.restoreFrom.namespace must be the namespace of the ContextManager that took the snapshot: at most 63 lower-case letters, digits and -, with a letter or digit at both ends",
+);
 /// Requests within limits.
 pub const MANAGED_CPU_FITS: CelRule = rule(
     "!self.?requests.?cpu.hasValue() || !self.?limits.?cpu.hasValue() \

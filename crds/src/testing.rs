@@ -153,6 +153,16 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             rules::RESTORE_NEEDS_SNAPSHOTS,
         ),
         broken("a restoration of a day", restored(json!({"snapshot": "yesterday"})), rules::RESTORE_SNAPSHOT),
+        broken(
+            "a restoration of what is called by a number",
+            restored(json!({"snapshot": "latest", "name": "1st"})),
+            rules::RESTORE_NAME,
+        ),
+        broken(
+            "a restoration out of a folder",
+            restored(json!({"snapshot": "latest", "namespace": "../team-a"})),
+            rules::RESTORE_NAMESPACE,
+        ),
         broken("a node on a megabyte", managed(json!({"storage": {"size": "1Mi"}})), rules::MANAGED_SIZE),
         broken(
             "a node with more CPU than allowed",

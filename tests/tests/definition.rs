@@ -155,6 +155,13 @@ fn good_specs() -> Vec<(&'static str, Value)> {
             }}}),
         ),
         (
+            "another resource's snapshot to begin with",
+            json!({"vectorStore": {"managed": {
+                "snapshots": {"storage": {"volume": {"claimName": "mine"}}},
+                "restoreFrom": {"snapshot": "latest", "name": "memory-1", "namespace": "1st-team"},
+            }}}),
+        ),
+        (
             "an HTTP embedder",
             json!({"embedding": {
                 "provider": "openAI", "url": "https://api.example.com/v1/embeddings", "model": "m", "dimensions": 1536,

@@ -36,88 +36,129 @@ const STEP: Duration = Duration::from_mins(5);
 const POINTS: u64 = 500;
 const RESTRICTED: [(&str, &str); 1] = [("pod-security.kubernetes.io/enforce", "restricted")];
 
-async fn ask(namespace: &Namespace, node: u8, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
-    let collection = Qdrant::default().collection(&namespace.name, "memory");
-    real::ask(namespace, ("memory", node), method, &path.replace("COLLECTION", &collection), body).await
+/// A resource whose nodes are real.
+#[derive(Clone, Copy)]
+struct Store<'a> {
+    namespace: &'a Namespace,
+    name: &'a str,
 }
 
-async fn says(namespace: &Namespace, kind: &str, reason: &str) -> Result<()> {
-    wait_within(STEP, namespace, "memory", kind, |said| said.reason == reason).await.map(drop)
-}
-
-/// A collection like the operator's own, which it cannot make here: the Service does not lead out of the cluster.
-async fn fill(namespace: &Namespace) -> Result<()> {
-    let made = json!({
-        "vectors": {"dense": {"size": 4, "distance": "Cosine"}}, "sparse_vectors": {"text": {"modifier": "idf"}},
-        "shard_number": 3, "replication_factor": 2, "metadata": {"schema": 1},
-    });
-    ask(namespace, 0, Method::PUT, "/collections/COLLECTION", Some(made)).await?;
-    let tenant = json!({"field_name": "tenant", "field_schema": {"type": "keyword", "is_tenant": true}});
-    ask(namespace, 0, Method::PUT, "/collections/COLLECTION/index?wait=true", Some(tenant)).await?;
-    write(namespace, 0..POINTS).await
-}
-
-async fn write(namespace: &Namespace, ids: std::ops::Range<u64>) -> Result<()> {
-    let point = |id: u64| {
-        let vectors = json!({"dense": [1, id, 2, 3], "text": {"indices": [id], "values": [1.0]}});
-        json!({"id": id, "vector": vectors, "payload": {"tenant": format!("t{}", id % 5), "text": format!("context {id}")}})
-    };
-    let points: Vec<_> = ids.map(point).collect();
-    let path = "/collections/COLLECTION/points?wait=true";
-    ask(namespace, 0, Method::PUT, path, Some(json!({"points": points}))).await.map(drop)
-}
-
-/// All contexts of the snapshot are there, each once and with what belongs to it, in the eyes of each node; and none that came later.
-async fn all_there(namespace: &Namespace, nodes: u8) -> Result<()> {
-    for node in 0..nodes {
-        let exact = Some(json!({"exact": true}));
-        let found = ask(namespace, node, Method::POST, "/collections/COLLECTION/points/count", exact).await?;
-        ensure!(found["count"] == POINTS, "node {node} finds {found}");
-        let filter = json!({"must": [{"key": "tenant", "match": {"value": "t3"}}]});
-        let body = json!({"exact": true, "filter": filter});
-        let found = ask(namespace, node, Method::POST, "/collections/COLLECTION/points/count", Some(body)).await?;
-        ensure!(found["count"] == POINTS / 5, "node {node} finds {found} of a tenant");
-        let asked = json!({"limit": 2 * POINTS, "with_payload": true, "with_vector": true});
-        let found = ask(namespace, node, Method::POST, "/collections/COLLECTION/points/scroll", Some(asked)).await?;
-        let points = found["points"].as_array().context("points")?;
-        let mut ids: Vec<_> = points.iter().filter_map(|point| point["id"].as_u64()).collect();
-        ids.sort_unstable();
-        ensure!(ids == (0..POINTS).collect::<Vec<_>>(), "{} points, not all, or one twice", ids.len());
-        for point in points {
-            let id = point["id"].as_u64().unwrap_or_default();
-            let is_whole = point["payload"]["text"] == format!("context {id}")
-                && point["vector"]["dense"].as_array().map(Vec::len) == Some(4)
-                && point["vector"]["text"]["indices"] == json!([id]);
-            ensure!(is_whole, "{point}");
-        }
+impl Store<'_> {
+    fn collection(self) -> String {
+        Qdrant::default().collection(&self.namespace.name, self.name)
     }
-    let found = ask(namespace, 0, Method::GET, "/collections/COLLECTION", None).await?;
-    ensure!(found["payload_schema"]["tenant"]["params"]["is_tenant"] == true, "the index is gone: {found}");
-    ensure!(found["config"]["metadata"]["schema"] == 1, "{found}");
-    Ok(())
-}
 
-async fn token(namespace: &Namespace) -> Result<bool> {
-    let secret = namespace.api::<Secret>().get_opt(&names::store_secret("memory")).await?;
-    Ok(secret.and_then(|secret| secret.data).is_some_and(|data| data.contains_key(names::QDRANT_API_KEY_FILE)))
-}
+    async fn ask(self, node: u8, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        real::ask(self.namespace, (self.name, node), method, &path.replace("COLLECTION", &self.collection()), body)
+            .await
+    }
 
-async fn snapshot(namespace: &Namespace, value: &str) -> Result<Vec<String>> {
-    let api = namespace.api::<ContextManager>();
-    let kept = async || -> Result<Vec<String>> {
-        let status = api.get("memory").await?.status.context("a status")?;
-        Ok(status.snapshots.unwrap_or_default().kept)
-    };
-    let before = kept().await?;
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {names::SNAPSHOT: value}}}));
-    api.patch("memory", &PatchParams::default(), &patch).await?;
-    eventually("a snapshot", STEP, || async {
-        let now = kept().await?;
-        ensure!(now.first() != before.first(), "{:?}", api.get("memory").await?.status);
+    async fn says(self, kind: &str, reason: &str) -> Result<()> {
+        wait_within(STEP, self.namespace, self.name, kind, |said| said.reason == reason).await.map(drop)
+    }
+
+    /// A collection like the operator's own, which it cannot make here: the Service does not lead out of the cluster.
+    async fn fill(self) -> Result<()> {
+        let made = json!({
+            "vectors": {"dense": {"size": 4, "distance": "Cosine"}}, "sparse_vectors": {"text": {"modifier": "idf"}},
+            "shard_number": 3, "replication_factor": 2, "metadata": {"schema": 1},
+        });
+        self.ask(0, Method::PUT, "/collections/COLLECTION", Some(made)).await?;
+        let tenant = json!({"field_name": "tenant", "field_schema": {"type": "keyword", "is_tenant": true}});
+        self.ask(0, Method::PUT, "/collections/COLLECTION/index?wait=true", Some(tenant)).await?;
+        self.write(0..POINTS).await
+    }
+
+    /// Contexts of five namespaces, the last of which is the resource's own.
+    async fn write(self, ids: std::ops::Range<u64>) -> Result<()> {
+        let point = |id: u64| {
+            let vectors = json!({"dense": [1, id, 2, 3], "text": {"indices": [id], "values": [1.0]}});
+            let tenant = if id % 5 == 4 { self.namespace.name.clone() } else { format!("t{}", id % 5) };
+            json!({"id": id, "vector": vectors, "payload": {"tenant": tenant, "text": format!("context {id}")}})
+        };
+        let points: Vec<_> = ids.map(point).collect();
+        let path = "/collections/COLLECTION/points?wait=true";
+        self.ask(0, Method::PUT, path, Some(json!({"points": points}))).await.map(drop)
+    }
+
+    /// All contexts of the snapshot are there, each once and with what belongs to it, in the eyes of each node; and none that came later.
+    async fn all_there(self, nodes: u8) -> Result<()> {
+        for node in 0..nodes {
+            let exact = Some(json!({"exact": true}));
+            let found = self.ask(node, Method::POST, "/collections/COLLECTION/points/count", exact).await?;
+            ensure!(found["count"] == POINTS, "node {node} finds {found}");
+            for tenant in ["t3", &self.namespace.name] {
+                let filter = json!({"must": [{"key": "tenant", "match": {"value": tenant}}]});
+                let body = json!({"exact": true, "filter": filter});
+                let found = self.ask(node, Method::POST, "/collections/COLLECTION/points/count", Some(body)).await?;
+                ensure!(found["count"] == POINTS / 5, "node {node} finds {found} of {tenant}");
+            }
+            let asked = json!({"limit": 2 * POINTS, "with_payload": true, "with_vector": true});
+            let found = self.ask(node, Method::POST, "/collections/COLLECTION/points/scroll", Some(asked)).await?;
+            let points = found["points"].as_array().context("points")?;
+            let mut ids: Vec<_> = points.iter().filter_map(|point| point["id"].as_u64()).collect();
+            ids.sort_unstable();
+            ensure!(ids == (0..POINTS).collect::<Vec<_>>(), "{} points, not all, or one twice", ids.len());
+            for point in points {
+                let id = point["id"].as_u64().unwrap_or_default();
+                let is_whole = point["payload"]["text"] == format!("context {id}")
+                    && point["vector"]["dense"].as_array().map(Vec::len) == Some(4)
+                    && point["vector"]["text"]["indices"] == json!([id]);
+                ensure!(is_whole, "{point}");
+            }
+        }
+        let found = self.ask(0, Method::GET, "/collections/COLLECTION", None).await?;
+        ensure!(found["payload_schema"]["tenant"]["params"]["is_tenant"] == true, "the index is gone: {found}");
+        ensure!(found["config"]["metadata"]["schema"] == 1, "{found}");
         Ok(())
-    })
-    .await?;
-    kept().await
+    }
+
+    async fn token(self) -> Result<bool> {
+        let secret = self.namespace.api::<Secret>().get_opt(&names::store_secret(self.name)).await?;
+        Ok(secret.and_then(|secret| secret.data).is_some_and(|data| data.contains_key(names::QDRANT_API_KEY_FILE)))
+    }
+
+    /// Waits until sidecars get a token, which they do when all is restored.
+    async fn access(self) -> Result<()> {
+        eventually("access", STEP, || async {
+            let resource = self.namespace.api::<ContextManager>().get(self.name).await?;
+            ensure!(self.token().await?, "{:?}", resource.status.map(|status| status.conditions));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn snapshot(self, value: &str) -> Result<Vec<String>> {
+        let api = self.namespace.api::<ContextManager>();
+        let kept = async || -> Result<Vec<String>> {
+            let status = api.get(self.name).await?.status.context("a status")?;
+            Ok(status.snapshots.unwrap_or_default().kept)
+        };
+        let before = kept().await?;
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {names::SNAPSHOT: value}}}));
+        api.patch(self.name, &PatchParams::default(), &patch).await?;
+        eventually("a snapshot", STEP, || async {
+            let now = kept().await?;
+            ensure!(now.first() != before.first(), "{:?}", api.get(self.name).await?.status);
+            Ok(())
+        })
+        .await?;
+        kept().await
+    }
+
+    /// Files of its snapshots of contexts.
+    fn files(self, place: &Place) -> Result<Vec<String>> {
+        let mut files = Vec::new();
+        for shard in 0..3 {
+            let folder = format!("{}/{}/{}/shards/{shard}", self.namespace.name, self.name, self.collection());
+            let folder = place.files.join(folder);
+            let found = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+            let names = found.filter_map(|file| file.ok()?.file_name().into_string().ok());
+            files.extend(names.filter(|file| file.ends_with(".snapshot")));
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
 }
 
 /// Deletes the resource and what its nodes had.
@@ -141,7 +182,7 @@ async fn lose(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// Where snapshots lie: what the spec says, and their files.
+/// Where snapshots lie: what the spec says, and the folder of the namespaces' folders.
 struct Place {
     storage: Value,
     files: PathBuf,
@@ -170,19 +211,13 @@ async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_volume_of_sn
     let modes = ["ReadWriteOnce", "ReadWriteOnce", "ReadWriteOnce", "ReadWriteMany"];
     let volumes = Volumes::make(&namespace.name, &modes).await?;
     let storage = json!({"volume": {"size": "1Gi", "storageClassName": volumes.class()}});
-    let files = volumes.folder(3).join(&namespace.name);
+    let files = volumes.folder(3);
     lost_and_restored(&namespace, &volumes, &Place { storage, files }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_bucket() -> Result<()> {
-    if is_without_nodes() {
-        return Ok(());
-    }
-    let Some(bucket) = Bucket::start().await? else {
-        println!("{} is not set: no S3 server was started, and nothing of buckets is proved here", bucket::PROGRAM);
-        return Ok(());
-    };
+    let Some(bucket) = real_nodes_and_a_bucket().await? else { return Ok(()) };
     let operator = Operator::shared().await?;
     let namespace = operator.namespace(&cluster::client().await?, "restored-bucket", &RESTRICTED).await?;
     let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"; 3]).await?;
@@ -192,13 +227,7 @@ async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_bucket() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_is_trusted_by_the_ca_of_the_resource_alone() -> Result<()> {
-    if is_without_nodes() {
-        return Ok(());
-    }
-    let Some(bucket) = Bucket::start().await? else {
-        println!("{} is not set: no S3 server was started, and nothing of its CA is proved here", bucket::PROGRAM);
-        return Ok(());
-    };
+    let Some(bucket) = real_nodes_and_a_bucket().await? else { return Ok(()) };
     let operator = Operator::shared().await?;
     let namespace = operator.namespace(&cluster::client().await?, "trusted-bucket", &RESTRICTED).await?;
     let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"]).await?;
@@ -218,8 +247,9 @@ async fn a_bucket_is_trusted_by_the_ca_of_the_resource_alone() -> Result<()> {
     ensure!(namespace.api::<StatefulSet>().list(&ListParams::default()).await?.items.is_empty(), "nodes without a CA");
 
     write(&Authority::new("Somebody")?.pem).await?;
-    eventually("a node", STEP, || ask(&namespace, 0, Method::GET, "/collections", None)).await?;
-    fill(&namespace).await?;
+    let store = Store { namespace: &namespace, name: "memory" };
+    eventually("a node", STEP, || store.ask(0, Method::GET, "/collections", None)).await?;
+    store.fill().await?;
     let patch = Patch::Merge(json!({"metadata": {"annotations": {names::SNAPSHOT: "1"}}}));
     namespace.api::<ContextManager>().patch("memory", &PatchParams::default(), &patch).await?;
     let failed = |said: &Condition| said.reason == "SnapshotFailed" && said.message.contains("error sending request");
@@ -228,9 +258,9 @@ async fn a_bucket_is_trusted_by_the_ca_of_the_resource_alone() -> Result<()> {
 
     // The node is started anew with the CA that signed it, and keeps what it has.
     write(bucket.ca()).await?;
-    let kept = snapshot(&namespace, "2").await?;
-    ensure!(kept.len() == 1 && files(&namespace, &place)?.len() == 3, "{kept:?}");
-    all_there(&namespace, 1).await
+    let kept = store.snapshot("2").await?;
+    ensure!(kept.len() == 1 && store.files(&place)?.len() == 3, "{kept:?}");
+    store.all_there(1).await
 }
 
 /// A bucket as storage, whose CA is in this field, and in this object and key.
@@ -242,7 +272,7 @@ async fn in_bucket(namespace: &Namespace, bucket: &Bucket, (field, name, key): (
         "bucket": bucket::NAME, "endpointUrl": bucket.url(), "prefix": "blue/1", field: {"name": name, "key": key},
         "accessKeyIdSecretRef": {"name": "s3", "key": "id"}, "secretAccessKeySecretRef": {"name": "s3", "key": "key"},
     }});
-    let files = bucket.folder().join("context-manager/blue/1").join(&namespace.name);
+    let files = bucket.folder().join("context-manager/blue/1");
     Ok(Place { storage, files })
 }
 
@@ -254,47 +284,128 @@ fn is_without_nodes() -> bool {
     without
 }
 
-/// Files of snapshots of contexts.
-fn files(namespace: &Namespace, place: &Place) -> Result<Vec<String>> {
-    let mut files = Vec::new();
-    for shard in 0..3 {
-        let collection = Qdrant::default().collection(&namespace.name, "memory");
-        let folder = place.files.join(format!("memory/{collection}/shards/{shard}"));
-        let found = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
-        let names = found.filter_map(|file| file.ok()?.file_name().into_string().ok());
-        files.extend(names.filter(|file| file.ends_with(".snapshot")));
+/// A bucket, if there are programs of nodes and of an S3 server.
+async fn real_nodes_and_a_bucket() -> Result<Option<Bucket>> {
+    if is_without_nodes() {
+        return Ok(None);
     }
-    Ok(files)
+    let bucket = Bucket::start().await?;
+    if bucket.is_none() {
+        println!("{} is not set: no S3 server was started, and nothing of buckets is proved here", bucket::PROGRAM);
+    }
+    Ok(bucket)
 }
 
 async fn lost_and_restored(namespace: &Namespace, volumes: &Volumes, place: &Place) -> Result<()> {
+    let store = Store { namespace, name: "memory" };
     namespace.make_resource("memory", spec(volumes, place, 2, &json!({}))).await?;
-    says(namespace, "StoreBalanced", "Balanced").await?;
-    fill(namespace).await?;
-    let first = snapshot(namespace, "1").await?;
-    let second = snapshot(namespace, "2").await?;
+    store.says("StoreBalanced", "Balanced").await?;
+    store.fill().await?;
+    let first = store.snapshot("1").await?;
+    let second = store.snapshot("2").await?;
     ensure!(first.len() == 1 && second.len() == 1 && first != second, "{first:?}, {second:?}");
     // What comes after the snapshot is lost with the nodes.
-    write(namespace, POINTS..POINTS + 50).await?;
-    let left = files(namespace, place)?;
+    store.write(POINTS..POINTS + 50).await?;
+    let left = store.files(place)?;
     ensure!(left.len() == 3, "one for each shard, and none of the first snapshot: {left:?}");
     lose(namespace).await?;
-    ensure!(!token(namespace).await?, "the token is there");
+    ensure!(!store.token().await?, "the token is there");
 
     // One node instead of two, and the shards are those of the snapshot.
     let from = json!({"restoreFrom": {"snapshot": "latest"}, "shards": 1});
     namespace.make_resource("memory", spec(volumes, place, 1, &from)).await?;
-    eventually("access", STEP, || async {
-        let resource = namespace.api::<ContextManager>().get("memory").await?;
-        ensure!(token(namespace).await?, "{:?}", resource.status.map(|status| status.conditions));
+    store.access().await?;
+    store.all_there(1).await?;
+    // Its snapshots go on where the old ones are.
+    let third = store.snapshot("3").await?;
+    ensure!(third.len() == 1 && third != second, "{third:?}");
+    let now = store.files(place)?;
+    ensure!(now.len() == 3 && now.iter().all(|file| !left.contains(file)), "{left:?} became {now:?}");
+    store.all_there(1).await
+}
+
+/// Makes a resource with contexts and a snapshot of them, to which more contexts were added.
+async fn with_a_snapshot(store: Store<'_>, spec: Value) -> Result<String> {
+    store.namespace.make_resource(store.name, spec).await?;
+    store.says("StoreCurrent", "Current").await?;
+    store.fill().await?;
+    let kept = store.snapshot("1").await?;
+    store.write(POINTS..POINTS + 50).await?;
+    kept.into_iter().next().context("a snapshot")
+}
+
+/// What was restored is there, and its snapshots are its own: those of the other resource stay as they were, also when newer ones of this
+/// resource, which keeps one, replace each other.
+async fn is_its_own(store: Store<'_>, nodes: u8, other: Store<'_>, place: &Place) -> Result<()> {
+    let before = other.files(place)?;
+    store.access().await?;
+    eventually("all contexts", STEP, || store.all_there(nodes)).await?;
+    // Nodes are started anew, and do not reach what belongs to the other any more.
+    eventually("nodes that read their own snapshots", STEP, || async {
+        let pods = store.namespace.api::<Pod>().list(&ListParams::default()).await?;
+        let own: Vec<_> = pods.iter().filter(|pod| pod.name_any().starts_with(&names::qdrant(store.name))).collect();
+        let env = serde_json::to_string(&own)?;
+        ensure!(!env.contains("SNAPSHOTS_PATH") && !env.contains("URL_RECOVERY"), "they read the other's");
+        ensure!(own.len() == usize::from(nodes), "{} nodes", own.len());
         Ok(())
     })
     .await?;
-    all_there(namespace, 1).await?;
-    // Its snapshots go on where the old ones are.
-    let third = snapshot(namespace, "3").await?;
-    ensure!(third.len() == 1 && third != second, "{third:?}");
-    let now = files(namespace, place)?;
-    ensure!(now.len() == 3 && now.iter().all(|file| !left.contains(file)), "{left:?} became {now:?}");
-    all_there(namespace, 1).await
+    store.says("StoreCurrent", "Current").await?;
+    store.all_there(nodes).await?;
+    let found = store.ask(0, Method::GET, "/collections", None).await?;
+    ensure!(found["collections"] == json!([{"name": store.collection()}]), "{found}");
+    let first = store.snapshot("1").await?;
+    let second = store.snapshot("2").await?;
+    ensure!(first.len() == 1 && second.len() == 1 && first != second, "{first:?}, {second:?}");
+    ensure!(store.files(place)?.len() == 3 && other.files(place)? == before, "{before:?}, {:?}", other.files(place)?);
+    store.all_there(nodes).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_restored_beside_the_resource_that_took_it() -> Result<()> {
+    if is_without_nodes() {
+        return Ok(());
+    }
+    let operator = Operator::shared().await?;
+    let namespace = operator.namespace(&cluster::client().await?, "restored-beside", &RESTRICTED).await?;
+    let volumes =
+        Volumes::make(&namespace.name, &["ReadWriteOnce", "ReadWriteOnce", "ReadWriteOnce", "ReadWriteMany"]).await?;
+    let [memory, copy] = ["memory", "copy"].map(|name| Store { namespace: &namespace, name });
+    let claim = json!({
+        "metadata": {"name": "shared"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"], "storageClassName": volumes.class(),
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    });
+    namespace.make::<PersistentVolumeClaim>(&claim).await?;
+    let place = Place { storage: json!({"volume": {"claimName": "shared"}}), files: volumes.folder(3) };
+    with_a_snapshot(memory, spec(&volumes, &place, 1, &json!({}))).await?;
+
+    let from = json!({"restoreFrom": {"snapshot": "latest", "name": "memory"}});
+    namespace.make_resource("copy", spec(&volumes, &place, 2, &from)).await?;
+    is_its_own(copy, 2, memory, &place).await?;
+    // The one beside has gone on with what came later.
+    let exact = Some(json!({"exact": true}));
+    let found = memory.ask(0, Method::POST, "/collections/COLLECTION/points/count", exact).await?;
+    ensure!(found["count"] == POINTS + 50, "{found}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_of_a_namespace_become_those_of_the_one_that_they_are_restored_into() -> Result<()> {
+    let Some(bucket) = real_nodes_and_a_bucket().await? else { return Ok(()) };
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let old = operator.namespace(&client, "restored-old", &RESTRICTED).await?;
+    let new = operator.namespace(&client, "restored-new", &RESTRICTED).await?;
+    let volumes = Volumes::make(&old.name, &["ReadWriteOnce"; 2]).await?;
+    let old_place = in_bucket(&old, &bucket, ("caSecretRef", "s3", "ca")).await?;
+    let place = in_bucket(&new, &bucket, ("caSecretRef", "s3", "ca")).await?;
+    let [before, after] = [&old, &new].map(|namespace| Store { namespace, name: "memory" });
+    let taken = with_a_snapshot(before, spec(&volumes, &old_place, 1, &json!({}))).await?;
+
+    let from = json!({"restoreFrom": {"snapshot": taken, "namespace": old.name}});
+    new.make_resource("memory", spec(&volumes, &place, 1, &from)).await?;
+    is_its_own(after, 1, before, &place).await
 }

@@ -90,7 +90,7 @@ pub struct SnapshotVolume {
     pub claim_name: Option<String>,
 }
 
-/// The snapshot that a cluster is made from: one of a resource of the same name in a namespace of the same name.
+/// The snapshot that a cluster is made from: one of this resource before it was lost, or of another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreFrom {
@@ -98,4 +98,14 @@ pub struct RestoreFrom {
     #[x_kube(validation = rules::RESTORE_SNAPSHOT)]
     #[schemars(length(max = 63))]
     pub snapshot: String,
+    /// The resource that took it. Default: this one's name.
+    #[x_kube(validation = rules::RESTORE_NAME)]
+    #[schemars(length(max = 36))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The namespace of that resource, also one that is gone. Its own contexts become contexts of this resource's namespace; those of other namespaces stay theirs. Default: this one's.
+    #[x_kube(validation = rules::RESTORE_NAMESPACE)]
+    #[schemars(length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }

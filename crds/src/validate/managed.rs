@@ -56,7 +56,7 @@ pub(super) fn check(check: &mut Check, managed: &Managed, name: &str) {
     check.optional(restore_from.as_ref(), self::restore);
 }
 
-fn restore(check: &mut Check, RestoreFrom { snapshot }: &RestoreFrom) {
+fn restore(check: &mut Check, RestoreFrom { snapshot, name, namespace }: &RestoreFrom) {
     let shape = b"0000-00-00T00-00-00Z";
     let is_name = snapshot.len() == shape.len()
         && snapshot
@@ -64,6 +64,16 @@ fn restore(check: &mut Check, RestoreFrom { snapshot }: &RestoreFrom) {
             .zip(shape)
             .all(|(byte, like)| if *like == b'0' { byte.is_ascii_digit() } else { byte == *like });
     check.rule(snapshot == "latest" || is_name, rules::RESTORE_SNAPSHOT);
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_label = |text: &String| {
+        let ends = [text.bytes().next(), text.bytes().last()];
+        text.bytes().all(|byte| is_plain(byte) || byte == b'-') && ends.into_iter().all(|end| end.is_some_and(is_plain))
+    };
+    let begins_so = |text: &String| text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+    let is_resource = |text: &String| text.len() <= rules::MAX_MANAGED_NAME && begins_so(text) && is_label(text);
+    check.rule(name.as_ref().is_none_or(is_resource), rules::RESTORE_NAME);
+    let is_namespace = |text: &String| text.len() <= 63 && is_label(text);
+    check.rule(namespace.as_ref().is_none_or(is_namespace), rules::RESTORE_NAMESPACE);
 }
 
 fn snapshots(check: &mut Check, Snapshots { every, keep, storage }: &Snapshots) {

@@ -26,7 +26,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::config::sidecar_config;
 use crate::{pki::client::Identity, upgrade::Request};
-pub use managed::{ManagedPlan, SnapshotPlace, SnapshotPlan};
+pub use managed::{ManagedPlan, RestorePlan, SnapshotPlace, SnapshotPlan, Source};
 pub use store::{CaSource, QdrantPlan, RunBy};
 
 /// How long a certificate lives unless the resource says otherwise.

@@ -112,7 +112,7 @@ impl<'a> Builder<'a> {
             }
         }
         if let Some(Restoration { from, is_asked: _, done }) = self.restoration {
-            data[config::RESTORE_FILE] = json!(from);
+            data[config::RESTORE_FILE] = json!(from.to_string());
             if let Some(snapshot) = done {
                 data[config::RESTORED_FILE] = json!(snapshot);
             }
@@ -168,6 +168,7 @@ impl<'a> Builder<'a> {
     pub(super) fn stateful_set(&self, fingerprint: &str, pods: i32) -> StatefulSet {
         let Self { plan, wanted, .. } = self;
         let policy = if wanted.retain { "Retain" } else { "Delete" };
+        let source = self.restoration.and_then(Restoration::source);
         let labels = self.metadata().labels;
         let mut claim = json!({
             "metadata": {"name": pod::VOLUME_DATA, "labels": labels},
@@ -190,7 +191,7 @@ impl<'a> Builder<'a> {
                 "updateStrategy": {"type": "OnDelete"},
                 "persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy, "whenScaled": "Retain"},
                 "selector": {"matchLabels": self.selector()},
-                "template": pod::template(plan, wanted, (json!(labels), self.selector()), fingerprint),
+                "template": pod::template(plan, wanted, (json!(labels), self.selector()), fingerprint, source),
                 "volumeClaimTemplates": [claim],
             },
         }))
@@ -213,7 +214,7 @@ fn made<K: DeserializeOwned>(object: Value) -> K {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::controller::plan::{StoragePlan, tests::resource};
+    use crate::controller::plan::{RestorePlan, StoragePlan, tests::resource};
 
     fn with<T>(managed: &Value, policy: &str, look: impl Fn(&Builder<'_>) -> T) -> T {
         let plan = Plan::of(&resource(&json!({"vectorStore": {"managed": managed}, "reclaimPolicy": policy}))).unwrap();
@@ -344,7 +345,7 @@ service:
         });
         with(&managed, "Retain", |builder| {
             let asked = Restoration::of(builder.wanted, None).unwrap();
-            assert_eq!(asked, Restoration { from: "latest".to_owned(), is_asked: true, done: None });
+            assert_eq!(asked, Restoration { from: RestorePlan::from("latest"), is_asked: true, done: None });
             let map = |restoration: &Restoration| {
                 Builder::new(builder.plan, builder.wanted, "home").restoring(Some(restoration)).config_map(true)
             };
@@ -354,6 +355,26 @@ service:
             let done = Restoration { done: Some("x".to_owned()), ..asked };
             assert_eq!(Restoration::of(builder.wanted, Some(&map(&done))).unwrap(), done);
             assert_eq!(Restoration::of(&removed, None), None);
+        });
+    }
+
+    #[test]
+    fn nodes_read_the_snapshots_of_another_resource_until_they_are_brought_back() {
+        let managed = json!({
+            "snapshots": {"storage": {"volume": {"claimName": "mine"}}},
+            "restoreFrom": {"snapshot": "latest", "namespace": "lost", "name": "old"},
+        });
+        with(&managed, "Retain", |builder| {
+            let asked = Restoration::of(builder.wanted, None).unwrap();
+            let env = |restoration: &Restoration| {
+                let builder = Builder::new(builder.plan, builder.wanted, "home").restoring(Some(restoration));
+                let set = serde_json::to_value(builder.stateful_set("a", 1)).unwrap();
+                set["spec"]["template"]["spec"]["containers"][0]["env"].to_string()
+            };
+            let begun = env(&asked);
+            assert!(begun.contains(r#""value":"/context-manager/lost/old""#), "{begun}");
+            let done = env(&Restoration { done: Some("x".to_owned()), ..asked });
+            assert!(!done.contains("SNAPSHOTS_PATH") && !done.contains("URL_RECOVERY"), "{done}");
         });
     }
 

@@ -69,6 +69,17 @@ impl Client {
         Some(Self { tls, key, fence })
     }
 
+    /// What a node is asked, with the key by which it may ask another one on the way.
+    pub(super) fn with_key(&self, mut body: Value) -> Value {
+        body["api_key"] = Value::from(self.key.expose_secret());
+        body
+    }
+
+    /// Whether nodes speak encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// What a node answers to a question.
     pub(super) async fn get(&self, node: &Node, path: &str) -> Result<Value, Silence> {
         self.call(node, Method::GET, path, None).await

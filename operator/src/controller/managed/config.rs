@@ -30,8 +30,13 @@ pub(super) const PEER: u16 = 6335;
 
 /// Where the snapshots of a resource are: in a bucket, what the names of its files begin with.
 pub(super) fn folder(place: &SnapshotPlace, plan: &Plan) -> String {
+    folder_of(place, &plan.namespace, &plan.name)
+}
+
+/// The same of another resource at the same place.
+pub(super) fn folder_of(place: &SnapshotPlace, namespace: &str, name: &str) -> String {
     let prefix = place.prefix().map(|prefix| format!("/{prefix}")).unwrap_or_default();
-    format!("{SNAPSHOTS_DIRECTORY}{prefix}/{}/{}", plan.namespace, plan.name)
+    format!("{SNAPSHOTS_DIRECTORY}{prefix}/{namespace}/{name}")
 }
 
 /// How nodes reach the bucket, if the snapshots are in one. The credentials are in the environment.

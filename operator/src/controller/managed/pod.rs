@@ -11,7 +11,7 @@ use super::{
     },
     secret::API_KEY,
 };
-use crate::controller::plan::{CaSource, ManagedPlan, Plan, SnapshotPlace};
+use crate::controller::plan::{CaSource, ManagedPlan, Plan, SnapshotPlace, Source};
 use context_manager_protocol::hexadecimal::hexadecimal;
 
 /// The volume with the data; also the claim's name.
@@ -23,12 +23,14 @@ const ENDING_SECONDS: i64 = 120;
 /// The user of the image that runs without rights.
 const USER: i64 = 1000;
 
-/// The template. `labels` are the pod's, `selector` those by which nodes are told from other pods.
+/// The template. `labels` are the pod's, `selector` those by which nodes are told from other pods. While nodes bring the snapshots of
+/// another resource back, `source` is this one.
 pub(super) fn template(
     plan: &Plan,
     wanted: &ManagedPlan,
     (mut labels, selector): (Value, Value),
     fingerprint: &str,
+    source: Option<&Source>,
 ) -> Value {
     // A namespace that opts in does not inject its own store.
     labels[names::INJECT] = json!("false");
@@ -46,7 +48,7 @@ pub(super) fn template(
             "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": selector},
         }],
-        "containers": [container(plan, wanted)],
+        "containers": [container(plan, wanted, source)],
         "volumes": volumes(plan, wanted),
     });
     let Scheduling { node_selector, tolerations, priority_class_name, spread: _ } = &wanted.scheduling;
@@ -73,7 +75,7 @@ fn apart(wanted: &ManagedPlan, selector: &Value) -> Value {
     }
 }
 
-fn container(plan: &Plan, wanted: &ManagedPlan) -> Value {
+fn container(plan: &Plan, wanted: &ManagedPlan, source: Option<&Source>) -> Value {
     let scheme = if wanted.encrypted { "HTTPS" } else { "HTTP" };
     let probe = |path: &str, period: i32, failures: i32| {
         let get = json!({"path": path, "port": "rest", "scheme": scheme});
@@ -115,6 +117,9 @@ fn container(plan: &Plan, wanted: &ManagedPlan) -> Value {
             env.push(json!({"name": "SSL_CERT_FILE", "value": format!("{S3_DIRECTORY}/{}", names::CA_FILE)}));
         }
     }
+    if let Some(snapshots) = &wanted.snapshots {
+        env.extend(source.into_iter().flat_map(|source| foreign(&snapshots.place, source)));
+    }
     json!({
         "name": "qdrant",
         "image": wanted.image,
@@ -132,6 +137,17 @@ fn container(plan: &Plan, wanted: &ManagedPlan) -> Value {
         },
         "volumeMounts": mounts,
     })
+}
+
+/// What lets nodes read the snapshots of another resource. A file is found by the name of its collection alone, which here is
+/// another one, so a node hands it to the other as if from elsewhere. It stands in the template and not in the file of the
+/// configuration, so that a node that was made without it never has it.
+fn foreign(place: &SnapshotPlace, Source { namespace, name }: &Source) -> [Value; 2] {
+    let folder = config::folder_of(place, namespace, name);
+    [
+        json!({"name": "QDRANT__STORAGE__SNAPSHOTS_PATH", "value": folder}),
+        json!({"name": "QDRANT__SERVICE__ENABLE_SNAPSHOT_URL_RECOVERY", "value": "true"}),
+    ]
 }
 
 fn from_secret(variable: &str, name: &str, key: &str) -> Value {

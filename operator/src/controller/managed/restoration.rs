@@ -14,7 +14,7 @@ use super::{
 };
 use crate::controller::{
     error::Error,
-    plan::{ManagedPlan, Plan},
+    plan::{ManagedPlan, Plan, RestorePlan, Source},
     reconcile::Context,
     status::Trouble,
     store::Found,
@@ -28,8 +28,8 @@ const REFUSED: Duration = Duration::from_secs(30);
 /// A restoration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Restoration {
-    /// What is restored: the name of a snapshot, or `latest`.
-    pub(super) from: String,
+    /// What is restored.
+    pub(super) from: RestorePlan,
     /// Whether the resource still asks for it.
     pub(super) is_asked: bool,
     /// From which snapshot all is there, if it is.
@@ -40,8 +40,14 @@ impl Restoration {
     /// What the resource asks for, or what was begun although it asks no more.
     pub(super) fn of(wanted: &ManagedPlan, map: Option<&ConfigMap>) -> Option<Self> {
         let file = |name: &str| map.and_then(|map| map.data.as_ref()?.get(name).cloned());
-        let from = wanted.restore.clone().or_else(|| file(config::RESTORE_FILE))?;
+        let begun = || Some(RestorePlan::from(&*file(config::RESTORE_FILE)?));
+        let from = wanted.restore.clone().or_else(begun)?;
         Some(Self { from, is_asked: wanted.restore.is_some(), done: file(config::RESTORED_FILE) })
+    }
+
+    /// The resource whose snapshots the nodes read, as long as that is another one.
+    pub(super) fn source(&self) -> Option<&Source> {
+        self.from.source.as_ref().filter(|_| self.done.is_none())
     }
 
     /// The same if the background has ended it meanwhile.
@@ -49,7 +55,8 @@ impl Restoration {
         if self.done.is_none()
             && let Seen::Ended(Restored::Done { snapshot, points }) = context.restores.look(&plan.owner.uid)
         {
-            let message = format!("Restored the snapshot {snapshot}: {points} contexts");
+            let from = RestorePlan { snapshot: snapshot.clone(), ..self.from.clone() };
+            let message = format!("Restored the snapshot {from}: {points} contexts");
             context.tell(plan, "StoreRestored", &message).await;
             self.done = Some(snapshot);
         }

@@ -12,6 +12,7 @@ mod runs;
 mod schedule;
 mod storage;
 mod take;
+mod tenants;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! A Qdrant cluster that the operator runs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use context_manager_crds::{
     ContextManager,
@@ -51,8 +51,59 @@ pub struct ManagedPlan {
     pub retain: bool,
     /// Its snapshots, if there are to be some.
     pub snapshots: Option<SnapshotPlan>,
-    /// The snapshot that it is made from, if any: its name, or `latest`.
-    pub restore: Option<String>,
+    /// The snapshot that it is made from, if any.
+    pub restore: Option<RestorePlan>,
+}
+
+/// The snapshot that a cluster is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestorePlan {
+    /// Its name, or `latest`.
+    pub snapshot: String,
+    /// The resource that took it, if that is another one.
+    pub source: Option<Source>,
+}
+
+/// Another resource, which may be gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl RestorePlan {
+    fn of(resource: &ContextManager, RestoreFrom { snapshot, name, namespace }: &RestoreFrom) -> Self {
+        let (own_name, own_namespace) = (resource.name_any(), resource.namespace().unwrap_or_default());
+        let source = Source {
+            namespace: namespace.clone().unwrap_or_else(|| own_namespace.clone()),
+            name: name.clone().unwrap_or_else(|| own_name.clone()),
+        };
+        let is_own = source.name == own_name && source.namespace == own_namespace;
+        Self { snapshot: snapshot.clone(), source: (!is_own).then_some(source) }
+    }
+}
+
+/// Reads what was written by its [`Display`](fmt::Display).
+impl From<&str> for RestorePlan {
+    fn from(text: &str) -> Self {
+        let parts: Vec<_> = text.split('/').map(str::to_owned).collect();
+        match <[String; 3]>::try_from(parts) {
+            Ok([namespace, name, snapshot]) => Self { snapshot, source: Some(Source { namespace, name }) },
+            Err(_) => Self { snapshot: text.to_owned(), source: None },
+        }
+    }
+}
+
+/// `<snapshot>`, or `<namespace>/<name>/<snapshot>` of another resource.
+impl fmt::Display for RestorePlan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Source { namespace, name }) = &self.source {
+            write!(out, "{namespace}/{name}/")?;
+        }
+        out.write_str(&self.snapshot)
+    }
 }
 
 /// When snapshots of a managed Qdrant are taken, how many are kept, and where they lie.
@@ -169,7 +220,7 @@ impl ManagedPlan {
             scheduling: scheduling.clone().unwrap_or_default(),
             retain: spec.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain,
             snapshots: SnapshotPlan::of(resource, given),
-            restore: restore_from.as_ref().map(|RestoreFrom { snapshot }| snapshot.clone()),
+            restore: restore_from.as_ref().map(|from| RestorePlan::of(resource, from)),
         })
     }
 }
@@ -196,6 +247,27 @@ mod tests {
         assert_eq!(managed.requests["memory"], "512Mi");
         assert_eq!(managed.qdrant.run_by, RunBy::Operator);
         assert_eq!(managed.snapshots, None);
+    }
+
+    #[test]
+    fn a_snapshot_is_this_resources_own_unless_another_one_is_named() {
+        let restore = |from: serde_json::Value| {
+            let spec = json!({"vectorStore": {"managed": {
+                "snapshots": {"storage": {"volume": {"claimName": "mine"}}}, "restoreFrom": from,
+            }}});
+            let StoragePlan::Managed(managed) = Plan::of(&resource(&spec)).unwrap().storage else { unreachable!() };
+            managed.restore.unwrap()
+        };
+        for (from, text) in [
+            (json!({"snapshot": "latest"}), "latest"),
+            (json!({"snapshot": "latest", "namespace": "team", "name": "memory"}), "latest"),
+            (json!({"snapshot": "latest", "name": "old"}), "team/old/latest"),
+            (json!({"snapshot": "2026-11-27T03-26-40Z", "namespace": "lost"}), "lost/memory/2026-11-27T03-26-40Z"),
+        ] {
+            let plan = restore(from);
+            assert_eq!(plan.to_string(), text);
+            assert_eq!(RestorePlan::from(text), plan);
+        }
     }
 
     #[test]

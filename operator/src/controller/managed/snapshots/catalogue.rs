@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, said};
+use super::cluster::{Cluster, Location, said};
 use crate::controller::managed::{
     client::{Client, Silence},
     nodes::Node,
@@ -132,7 +132,7 @@ pub(super) async fn inherit(cluster: &Cluster, node: &Node, factor: u32) -> Resu
 pub(super) async fn recover(cluster: &Cluster, node: &Node) -> Result<bool, String> {
     let view = cluster.settled(node, COLLECTION).await?;
     let Some(newest) = newest(cluster.list(&view, COLLECTION, SHARD).await?) else { return Ok(false) };
-    cluster.recover(&view, COLLECTION, &File { shard: SHARD, name: newest, bytes: 0 }).await?;
+    cluster.recover(&view, COLLECTION, SHARD, &Location::Own(newest)).await?;
     Ok(true)
 }
 

@@ -1,6 +1,6 @@
 //! The nodes as far as snapshots go: which of them has a shard, and what is asked of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use super::catalogue::File;
 use crate::controller::{
     managed::{
         client::{Client, Silence},
+        config::REST,
         nodes::Node,
         scale::peer_of,
         view::{self, ACTIVE, Replica, View},
@@ -30,6 +31,24 @@ pub(super) struct Cluster {
     pub(super) plan: Plan,
     pub(super) client: Arc<Client>,
     pub(super) nodes: Vec<Node>,
+}
+
+/// Where the file is that a shard is brought back from.
+pub(super) enum Location {
+    /// With the collection's own: its name.
+    Own(String),
+    /// With those of another collection, from which a node hands it over.
+    Elsewhere {
+        /// Where it is asked for.
+        url: String,
+    },
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Own(text) | Self::Elsewhere { url: text }) = self;
+        out.write_str(text)
+    }
 }
 
 /// Puts a node's name, and what it was asked, before what it said.
@@ -134,21 +153,35 @@ impl Cluster {
         &self,
         view: &View,
         collection: &str,
-        File { shard, name, bytes: _ }: &File,
+        shard: u32,
+        location: &Location,
     ) -> Result<(), String> {
-        let holders = self.holders(view, collection, *shard);
-        let all = replicas(view, collection).filter(|replica| replica.shard == *shard).count();
+        let holders = self.holders(view, collection, shard);
+        let all = replicas(view, collection).filter(|replica| replica.shard == shard).count();
         if holders.is_empty() || holders.len() != all {
             return Err(format!("{} of {all} replicas of shard {shard} of {collection} are ready", holders.len()));
         }
+        // Nobody is asked for a checksum: Qdrant knows one of files on its own disk alone.
+        let body = json!({"location": location.to_string(), "priority": "no_sync"});
+        let body = match location {
+            Location::Own(_) => body,
+            Location::Elsewhere { .. } => self.client.with_key(body),
+        };
         for node in holders {
-            let path = format!("{}/recover?wait=true", snapshots(collection, *shard));
-            // Nobody is asked for a checksum: Qdrant knows one of files on its own disk alone.
-            let body = json!({"location": name, "priority": "no_sync"});
+            let path = format!("{}/recover?wait=true", snapshots(collection, shard));
             let brought = self.client.call_within(SHARD, node, Method::PUT, &path, Some(&body)).await;
-            brought.map_err(said(node, &format!("bring shard {shard} of {collection} back from {name}")))?;
+            brought.map_err(said(node, &format!("bring shard {shard} of {collection} back from {location}")))?;
         }
         Ok(())
+    }
+
+    /// Where a file of another collection is: at a node that has the shard of its number there.
+    pub(super) fn elsewhere(&self, view: &View, collection: &str, file: &File) -> Result<Location, String> {
+        let File { shard, name, bytes: _ } = file;
+        let scheme = if self.client.is_encrypted() { "https" } else { "http" };
+        let host = &self.holder(view, collection, *shard)?.host;
+        let path = format!("{}/{name}", snapshots(collection, *shard));
+        Ok(Location::Elsewhere { url: format!("{scheme}://{host}:{REST}{path}") })
     }
 
     /// Deletes a file; one that is gone already is gone.

@@ -3,6 +3,9 @@
 //! The catalogue comes first, then the collection as it was, then each replica of each shard. That a collection is being restored, and that
 //! it is, stands in its own metadata: it is made with the one and gets the other at the end, so a controller that takes over knows what
 //! it has before it, and what was there before is never taken for something to write over.
+//!
+//! Snapshots of another resource are read where they are, and nothing is written there: its catalogue is gone from this cluster, and nodes
+//! look where their own snapshots are, before the first one of this resource is taken.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -12,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::{
     catalogue::{self, Definition, Record},
-    cluster::{Cluster, said},
-    take,
+    cluster::{Cluster, Location, said},
+    take, tenants,
 };
 use crate::controller::{
     managed::{
@@ -21,7 +24,7 @@ use crate::controller::{
         nodes::Node,
         restoration::Restoration,
     },
-    plan::{ManagedPlan, Plan},
+    plan::{ManagedPlan, Plan, Source},
     status::listed,
 };
 
@@ -53,6 +56,8 @@ pub(in crate::controller::managed) struct Job {
     restoration: Restoration,
     /// Where this resource's own snapshots are.
     own: String,
+    /// Where the one that is restored is.
+    place: String,
     collection: String,
     /// Replicas of each shard.
     factor: u32,
@@ -81,10 +86,14 @@ impl Job {
         client: Arc<Client>,
         nodes: Vec<Node>,
     ) -> Self {
+        let snapshots = wanted.snapshots.as_ref();
+        let own = snapshots.map(|snapshots| take::place(plan, snapshots)).unwrap_or_default();
+        let place = snapshots.zip(restoration.source()).map(|(snapshots, source)| take::place_of(source, snapshots));
         Self {
             cluster: Cluster { plan: plan.clone(), client, nodes },
             restoration: restoration.clone(),
-            own: wanted.snapshots.as_ref().map(|snapshots| take::place(plan, snapshots)).unwrap_or_default(),
+            place: place.unwrap_or_else(|| own.clone()),
+            own,
             collection: wanted.qdrant.store.collection.clone(),
             factor: wanted.replicas,
         }
@@ -104,22 +113,24 @@ impl Job {
             Found::Marked(Mark { snapshot, done: false }) => Some(snapshot),
         };
         let records = self.catalogue(first).await?;
-        let record = choose(&records, &self.restoration.from, begun.as_deref())?;
+        let record = choose(&records, &self.restoration.from.snapshot, begun.as_deref())?;
         // What was begun of another one is no use; nobody could write to it.
         if begun.as_ref().is_some_and(|begun| *begun != record.name) {
-            let asked = (Method::DELETE, &*format!("/collections/{collection}"), None);
-            cluster.change(first, asked, "drop what was begun of another snapshot").await?;
+            drop_collection(cluster, first, collection).await?;
         }
         if begun.as_ref() != Some(&record.name) {
             self.make(first, record).await?;
         }
-        let view = cluster.settled(first, collection).await?;
-        for file in &record.files {
-            cluster.recover(&view, collection, file).await?;
-        }
+        self.bring(first, record).await?;
         cluster.settled(first, collection).await?;
         let name = record.name.clone();
-        self.adopt(first, records).await?;
+        match self.restoration.source() {
+            Some(Source { namespace, name: _ }) => {
+                tenants::rename(cluster, first, collection, namespace).await?;
+                drop_collection(cluster, first, catalogue::COLLECTION).await?;
+            }
+            None => self.adopt(first, records).await?,
+        }
         let mark = json!({"metadata": {METADATA: Mark { snapshot: name.clone(), done: true }}});
         let asked = (Method::PATCH, &*format!("/collections/{collection}"), Some(&mark));
         cluster.change(first, asked, "note that the collection is whole").await?;
@@ -149,7 +160,11 @@ impl Job {
     async fn catalogue(&self, node: &Node) -> Result<Vec<Record>, String> {
         catalogue::open(&self.cluster, node, self.factor).await?;
         if !catalogue::recover(&self.cluster, node).await? {
-            return Err(format!("there are no snapshots in the {}", self.own));
+            let remedy = self.restoration.source().map_or("", |_| {
+                "; spec.vectorStore.managed.snapshots.storage must be where the resource that restoreFrom names has its snapshots: the \
+                 same bucket and prefix, or by volume.claimName the same claim"
+            });
+            return Err(format!("there are no snapshots in the {}{remedy}", self.place));
         }
         catalogue::read(&self.cluster.client, node).await.map_err(said(node, "say which snapshots there are"))
     }
@@ -169,6 +184,32 @@ impl Job {
         Ok(())
     }
 
+    /// Brings each replica of each shard back. Files of another collection take a collection of its name, which has its shards and nothing
+    /// in them, because a node finds files by their collection and shard alone.
+    async fn bring(&self, node: &Node, record: &Record) -> Result<(), String> {
+        let Self { cluster, collection, .. } = self;
+        let view = cluster.settled(node, collection).await?;
+        let other = &record.collection;
+        if other == collection {
+            for file in &record.files {
+                cluster.recover(&view, collection, file.shard, &Location::Own(file.name.clone())).await?;
+            }
+            return Ok(());
+        }
+        // One that is there already is left of an attempt that was broken off.
+        drop_collection(cluster, node, other).await?;
+        let shards = &record.definition.config["params"]["shard_number"];
+        let made = json!({"vectors": {}, "shard_number": shards, "replication_factor": self.factor});
+        let asked = (Method::PUT, &*format!("/collections/{other}"), Some(&made));
+        cluster.change(node, asked, &format!("make the collection {other}, to read its snapshots")).await?;
+        let lent = cluster.settled(node, other).await?;
+        for file in &record.files {
+            let location = cluster.elsewhere(&lent, other, file)?;
+            cluster.recover(&view, collection, file.shard, &location).await?;
+        }
+        drop_collection(cluster, node, other).await
+    }
+
     /// What was found here is this cluster's own from now on, also if the claim or the bucket is called otherwise.
     async fn adopt(&self, node: &Node, records: Vec<Record>) -> Result<(), String> {
         for mut record in records {
@@ -180,13 +221,23 @@ impl Job {
     }
 }
 
-/// The one that is wanted; what was begun goes on, unless another one is asked for by its name.
+/// Drops a collection of this cluster, if there is one. Its snapshots stay.
+async fn drop_collection(cluster: &Cluster, node: &Node, collection: &str) -> Result<(), String> {
+    let asked = (Method::DELETE, &*format!("/collections/{collection}"), None);
+    cluster.change(node, asked, &format!("drop what there is of {collection}")).await.map(drop)
+}
+
+/// The one that is wanted; what was begun goes on, unless another one is asked for by its name, or it was given up by a resource that
+/// still takes snapshots.
 fn choose<'r>(records: &'r [Record], wanted: &str, begun: Option<&str>) -> Result<&'r Record, String> {
     let mut whole: Vec<_> = records.iter().filter(|record| record.ended.is_some()).collect();
     whole.sort_by_key(|record| Reverse(record.began));
     let found = match (wanted, begun) {
-        (LATEST, None) => whole.first(),
-        (LATEST, Some(name)) | (name, _) => whole.iter().find(|record| record.name == name),
+        (LATEST, begun) => {
+            let going_on = begun.and_then(|name| whole.iter().find(|record| record.name == name));
+            going_on.or(whole.first())
+        }
+        (name, _) => whole.iter().find(|record| record.name == name),
     };
     found.copied().ok_or_else(|| {
         let names: Vec<_> = whole.iter().map(|record| record.name.clone()).collect();
@@ -254,6 +305,7 @@ mod tests {
         let first = records[0].name.as_str();
         assert_eq!(chosen(LATEST, None), Ok(20));
         assert_eq!(chosen(LATEST, Some(first)), Ok(10), "a snapshot that came later does not mix with it");
+        assert_eq!(chosen(LATEST, Some("2026-01-01T00-00-00Z")), Ok(20), "it was given up meanwhile");
         assert_eq!(chosen(first, None), Ok(10));
         let unfinished = chosen(&records[1].name, None).unwrap_err();
         assert!(unfinished.contains("00-00-30Z") && unfinished.contains("00-00-20Z, "), "{unfinished}");

@@ -19,7 +19,7 @@ use crate::controller::{
         nodes::Node,
         view::View,
     },
-    plan::{ManagedPlan, Plan, SnapshotPlace, SnapshotPlan},
+    plan::{ManagedPlan, Plan, SnapshotPlace, SnapshotPlan, Source},
 };
 
 /// What is to be taken.
@@ -41,8 +41,16 @@ pub(super) struct Taken {
 
 /// Where a resource's snapshots are, in words that differ for different places.
 pub(super) fn place(plan: &Plan, snapshots: &SnapshotPlan) -> String {
-    let folder = config::folder(&snapshots.place, plan);
-    match &snapshots.place {
+    in_words(&snapshots.place, &config::folder(&snapshots.place, plan))
+}
+
+/// Where those of another resource are.
+pub(super) fn place_of(Source { namespace, name }: &Source, snapshots: &SnapshotPlan) -> String {
+    in_words(&snapshots.place, &config::folder_of(&snapshots.place, namespace, name))
+}
+
+fn in_words(place: &SnapshotPlace, folder: &str) -> String {
+    match place {
         SnapshotPlace::OwnClaim(claim) => format!("claim {}:{folder}", claim.name),
         SnapshotPlace::GivenClaim(name) => format!("claim {name}:{folder}"),
         SnapshotPlace::Bucket(bucket) => {
