@@ -131,6 +131,40 @@ object.metadata.?annotations[?"contextmanager.dev/inject"].or(object.metadata.?l
 {{- end }}
 {{- end }}
 
+{{/* Milliseconds of a duration such as 1d12h: the sum of its parts, as the programs count. The schema bounds it, so that it is a number here. */}}
+{{- define "context-manager.milliseconds" -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 "w" 604800000 }}
+{{- $sum := 0 }}
+{{- range regexFindAll "[0-9]+(ms|s|m|h|d|w)" . -1 }}
+{{- /* With a zero in front it would be read as octal. */}}
+{{- $count := regexReplaceAll "^0+" (regexFind "[0-9]+" .) "" | default "0" }}
+{{- $sum = add $sum (mul (int64 $count) (get $units (regexFind "[a-z]+" .))) }}
+{{- end }}
+{{- $sum }}
+{{- end }}
+
+{{/* The rules of the webhook's certificates, which the program checks at its start as well: here they are said before anything is installed. */}}
+{{- define "context-manager.checkCertificates" -}}
+{{- $values := .Values.webhook.certificates }}
+{{- $times := dict }}
+{{- range list "caLifetime" "caRenewBefore" "caGrace" "leafLifetime" "poll" }}
+{{- $_ := set $times . (get $values . | default "" | include "context-manager.milliseconds" | int64) }}
+{{- end }}
+{{- if eq $values.issuer "SelfManaged" }}
+{{- if ge $times.caRenewBefore $times.caLifetime }}
+{{- fail (printf "webhook.certificates.caRenewBefore (%s) must be shorter than caLifetime (%s), or the CA would be renewed as soon as it is made; shorten the one or lengthen the other" $values.caRenewBefore $values.caLifetime) }}
+{{- end }}
+{{- if ge (add $times.leafLifetime $times.caGrace) $times.caRenewBefore }}
+{{- fail (printf "webhook.certificates.leafLifetime (%s) and caGrace (%s) must be shorter together than caRenewBefore (%s), so that no certificate is cut short by the end of its CA; shorten them, or lengthen caRenewBefore" $values.leafLifetime $values.caGrace $values.caRenewBefore) }}
+{{- end }}
+{{- if gt (mul 3 $times.poll) $times.leafLifetime }}
+{{- fail (printf "webhook.certificates.poll (%s) must be at most a third of leafLifetime (%s), which is when a certificate is renewed before its end; shorten the one or lengthen the other" $values.poll $values.leafLifetime) }}
+{{- end }}
+{{- else if gt $times.poll $times.caGrace }}
+{{- fail (printf "webhook.certificates.poll (%s) must be at most caGrace (%s), which is how long a certificate and the one before overlap; shorten the one or lengthen the other" $values.poll $values.caGrace) }}
+{{- end }}
+{{- end }}
+
 {{/* A Role or ClusterRole and its binding. Arguments: root, component, name, namespace (none for the cluster), rules. */}}
 {{- define "context-manager.role" -}}
 {{- $kind := ternary "Role" "ClusterRole" (not (empty .namespace)) -}}

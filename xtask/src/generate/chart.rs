@@ -195,6 +195,43 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
     }
 }
 
+/// The program would refuse them at its start, after an installation that waits for it in vain.
+#[test]
+fn lifetimes_that_contradict_each_other_are_refused_with_both_values() {
+    let of = |issuer: &str, times: &[&str]| {
+        let issuer = format!("webhook.certificates.issuer={issuer}");
+        let times: Vec<_> = times.iter().map(|time| format!("webhook.certificates.{time}")).collect();
+        let more = ["webhook.certificates.existingSecret=mine", issuer.as_str()];
+        let values: Vec<_> = times.iter().map(String::as_str).chain(more).collect();
+        render(&values).map(drop)
+    };
+    for (times, named) in [
+        (&["caLifetime=10d"][..], "caRenewBefore (60d) must be shorter than caLifetime (10d)"),
+        (&["caLifetime=8w4d"], "caRenewBefore (60d) must be shorter than caLifetime (8w4d)"),
+        (&["leafLifetime=59d23h57m"], "leafLifetime (59d23h57m) and caGrace (3m)"),
+        (&["caGrace=010d", "caRenewBefore=10d"], "caGrace (010d)"),
+        (&["poll=8h1ms"], "poll (8h1ms) must be at most a third of leafLifetime (1d)"),
+    ] {
+        let error = of("SelfManaged", times).expect_err(named).to_string();
+        assert!(error.contains(named) && error.contains("horten"), "{times:?}: {error}");
+    }
+    let error = of("Existing", &["poll=3m1s"]).expect_err("a look too late").to_string();
+    assert!(error.contains("poll (3m1s) must be at most caGrace (3m)"), "{error}");
+    for times in [
+        &["caLifetime=8w4d1ms"][..],
+        &["leafLifetime=59d23h56m59s999ms"],
+        &["caGrace=009d", "leafLifetime=8h", "caRenewBefore=10d"],
+        &["poll=8h"],
+        &["caLifetime=30s", "caRenewBefore=10s", "leafLifetime=6s", "caGrace=3s", "poll=2s"],
+    ] {
+        let rendered = of("SelfManaged", times);
+        assert!(rendered.is_ok(), "{times:?}: {rendered:?}");
+    }
+    of("Existing", &["poll=3m", "leafLifetime=90d"]).expect("lifetimes are those of the certificate that is given");
+    let error = of("SelfManaged", &["caLifetime=1234567890d"]).expect_err("too large to be counted").to_string();
+    assert!(error.contains("caLifetime"), "{error}");
+}
+
 #[test]
 fn values_that_are_unusual_and_right_are_taken() {
     for value in [
