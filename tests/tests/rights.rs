@@ -30,8 +30,9 @@ use k8s_openapi::{
         events::v1::Event,
         rbac::v1::PolicyRule,
     },
-    apimachinery::pkg::apis::meta::v1::Condition,
+    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime},
 };
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -45,6 +46,8 @@ const STEP: Duration = Duration::from_secs(8);
 const RESYNC: Duration = Duration::from_mins(10);
 
 const LEASE: &str = "context-manager-controller";
+/// How long a lease that another suite left is waited for: longer than the longest of them.
+const LEASES: Duration = Duration::from_secs(75);
 /// Held by a test whose controllers must be the only ones.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
@@ -170,6 +173,22 @@ async fn holder(client: &Client) -> Result<Option<String>> {
     Ok(lease.and_then(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty()))
 }
 
+/// Waits until nobody leads: a controller that was killed, as other suites do it, holds its lease until it is over.
+async fn nobody_leads(client: &Client) -> Result<()> {
+    eventually("the end of another controller's lease", LEASES, || async {
+        let lease = Api::<Lease>::namespaced(client.clone(), HOME).get_opt(LEASE).await?;
+        let Some(spec) = lease.and_then(|lease| lease.spec) else { return Ok(()) };
+        let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else { return Ok(()) };
+        let end = spec.renew_time.zip(spec.lease_duration_seconds).map(|(MicroTime(renewed), seconds)| {
+            renewed.saturating_add(SignedDuration::from_secs(seconds.into()))
+        });
+        let is_over = end.and_then(Result::ok).is_some_and(|end| end < Timestamp::now());
+        ensure!(is_over, "{holder} leads; end it, for this suite's controllers must be the only ones");
+        Ok(())
+    })
+    .await
+}
+
 /// Runs a controller with these rules for a life, and says which rights it used.
 async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTreeSet<Right>> {
     let client = cluster::client().await?;
@@ -187,8 +206,8 @@ async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTre
 /// Runs a controller as a user, and something meanwhile.
 async fn under(user: &User, settings: Settings, meanwhile: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     let client = cluster::client().await?;
-    // Nobody holds it, and the first controller of a cluster has to make it.
-    ensure!(holder(&client).await?.is_none(), "another controller leads");
+    // The first controller of a cluster has to make it.
+    nobody_leads(&client).await?;
     let leases = Api::<Lease>::namespaced(client.clone(), HOME);
     if leases.get_opt(LEASE).await?.is_some() {
         leases.delete(LEASE, &DeleteParams::default()).await?;
