@@ -16,6 +16,7 @@ use crate::{
     Error, Options,
     channel::{self, ApiKey, Authenticated},
     schema,
+    together::Together,
     welcome::Welcome,
 };
 
@@ -40,6 +41,8 @@ pub struct Collection {
     pub(crate) options: Options,
     /// What the current model's dense vectors are called in it; known once it is open.
     dense: Arc<OnceLock<DenseNames>>,
+    /// Where those meet who store contexts at the same time.
+    pub(crate) together: Arc<Together>,
     key: ApiKey,
     welcome: Arc<Welcome>,
 }
@@ -60,7 +63,7 @@ impl Collection {
         let channel = channel::connect(&options, key.clone(), &welcome)?;
         let points = PointsClient::new(channel.clone()).max_decoding_message_size(LARGEST_ANSWER);
         let collections = CollectionsClient::new(channel);
-        Ok(Self { points, collections, options, dense: Arc::default(), key, welcome })
+        Ok(Self { points, collections, options, dense: Arc::default(), together: Arc::default(), key, welcome })
     }
 
     /// The same collection, over the same connection, with the vectors of another model; to be opened before it is used.

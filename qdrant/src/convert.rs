@@ -18,7 +18,7 @@ use serde_json::Map;
 use crate::{Error, filter};
 
 pub(crate) fn payload(context: &Context) -> Result<HashMap<String, Value>, Error> {
-    let fields = schema::payload(context).map_err(|source| Error::Encode { id: context.id, source })?;
+    let fields = schema::payload(context).map_err(|source| Error::Encode { id: context.id, source: source.into() })?;
     Ok(Payload::from(fields).into())
 }
 

@@ -1,6 +1,6 @@
 //! Why a call failed. What the server said is for the log; texts of contexts are never part of it.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use context_manager_memory::{
     ContextId,
@@ -16,7 +16,7 @@ const RETRY_AFTER: &str = "retry-after";
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
 /// Why a call failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The endpoint is not one.
     #[error("the Qdrant endpoint {url:?} {problem}; it looks like https://qdrant.example.com:6334")]
@@ -38,7 +38,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The client certificate cannot be used.
     #[error("the client certificate for Qdrant {problem}")]
@@ -150,7 +150,7 @@ pub enum Error {
         /// The context.
         id: ContextId,
         /// What is wrong with it.
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
 }
 

@@ -25,6 +25,7 @@ mod read;
 mod schema;
 mod search;
 mod tls;
+mod together;
 mod welcome;
 mod write;
 

@@ -105,7 +105,7 @@ impl Files {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })
+    fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source: source.into() })
 }
 
 fn connector(trust: &Trust, files: &Files, welcome: &Arc<Welcome>) -> Result<TlsConnector, Error> {

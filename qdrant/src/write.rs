@@ -24,22 +24,31 @@ impl Collection {
     /// after its caller gave up; what was written meanwhile by another way is not taken back then.
     ///
     /// Claimed ids cost more: the server asks the indexes for what is expired, and one replica decides who was first. Of fresh ones it only
-    /// looks whether they are there. Either way Qdrant 1.19 lets the call wait until all writes to the shard before it are applied.
+    /// looks whether they are there. Either way Qdrant 1.19 lets the call wait until all writes to the shard before it are applied, so
+    /// contexts with fresh ids that are stored at the same time share a call.
     ///
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the server fails.
     pub async fn insert(&self, points: &[Point], ids: Ids, now: Timestamp) -> Result<(), Error> {
-        let request = self.upsertion(points)?;
-        let request = match ids {
-            Ids::Fresh => UpsertPoints { update_mode: Some(UpdateMode::InsertOnly.into()), ..request },
-            Ids::Claimed => UpsertPoints {
-                update_filter: Some(filter::of(&Clauses::expired_of_all(now))),
-                update_mode: Some(UpdateMode::Upsert.into()),
-                ordering: Some(medium()),
-                ..request
-            },
-        };
-        self.store(request).await
+        let rows = self.rows(points)?;
+        match ids {
+            Ids::Fresh => {
+                let insert = |points| {
+                    let mode = Some(UpdateMode::InsertOnly.into());
+                    self.store(UpsertPoints { update_mode: mode, ..self.upsertion(points) })
+                };
+                self.together.write(rows, insert).await
+            }
+            Ids::Claimed => {
+                let request = UpsertPoints {
+                    update_filter: Some(filter::of(&Clauses::expired_of_all(now))),
+                    update_mode: Some(UpdateMode::Upsert.into()),
+                    ordering: Some(medium()),
+                    ..self.upsertion(rows)
+                };
+                self.store(request).await
+            }
+        }
     }
 
     /// Stores contexts; one that is there already is replaced, vectors included. Of several with the same id the last one counts.
@@ -47,18 +56,17 @@ impl Collection {
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the server fails.
     pub async fn upsert(&self, points: &[Point]) -> Result<(), Error> {
-        self.store(self.upsertion(points)?).await
+        self.store(self.upsertion(self.rows(points)?)).await
     }
 
-    fn upsertion(&self, points: &[Point]) -> Result<UpsertPoints, Error> {
+    fn rows(&self, points: &[Point]) -> Result<Vec<PointStruct>, Error> {
         let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
-        let rows = unique.into_values().map(|point| self.row(point));
-        Ok(UpsertPoints {
-            collection_name: self.options.collection.clone(),
-            wait: Some(true),
-            points: rows.collect::<Result<_, _>>()?,
-            ..UpsertPoints::default()
-        })
+        unique.into_values().map(|point| self.row(point)).collect()
+    }
+
+    fn upsertion(&self, points: Vec<PointStruct>) -> UpsertPoints {
+        let collection_name = self.options.collection.clone();
+        UpsertPoints { collection_name, wait: Some(true), points, ..UpsertPoints::default() }
     }
 
     async fn store(&self, request: UpsertPoints) -> Result<(), Error> {

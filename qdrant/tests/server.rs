@@ -9,3 +9,5 @@ mod collection;
 mod fixture;
 #[path = "server/tls.rs"]
 mod tls;
+#[path = "server/together.rs"]
+mod together;

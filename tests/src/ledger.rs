@@ -3,7 +3,12 @@
 //! What an end of the sidecar interrupts may have happened or not. The agent then does what docs/protocol.md says: a store is sent again
 //! under its key, a change with the version it expects, a deletion as it was. After that the ledger is exact.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_protocol::{
@@ -19,6 +24,8 @@ use crate::client::{Answer, Client, Draft};
 const BATCH: usize = 3;
 /// Contexts that an agent keeps at least before it deletes.
 const KEPT: usize = 12;
+/// Before an operation that was not answered is sent again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What should be so of a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +34,14 @@ struct Entry {
     version: i64,
     group: String,
     superseded: bool,
+    /// The sidecar moves it to the next level when the session has too many, as another version.
+    is_moved: bool,
 }
 
 /// An operation; sending it again leads to the same end.
 #[derive(Clone, Debug)]
 enum Operation {
-    Store { key: String, texts: Vec<String>, group: String, supersedes: Option<Uuid> },
+    Store { key: String, level: &'static str, texts: Vec<String>, group: String, supersedes: Option<Uuid> },
     Update { id: Uuid, text: String, expected: i64 },
     Delete { id: Uuid },
     DeleteGroup { group: String },
@@ -117,6 +126,27 @@ impl Agent {
         }
     }
 
+    /// Works until it is told to stop, and sends each operation again until it is answered.
+    ///
+    /// # Errors
+    /// When an answer is none that the ledger explains.
+    pub async fn work_until(&mut self, client: &Client, stop: &AtomicBool) -> Result<()> {
+        while !stop.load(Ordering::Acquire) {
+            if !self.repeat(client).await? {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            let operation = self.choose();
+            if self.perform(client, &operation).await? {
+                self.count.acknowledged += 1;
+            } else {
+                self.count.failed += 1;
+                self.unanswered = Some(operation);
+            }
+        }
+        Ok(())
+    }
+
     /// Sends again what was not answered; says whether there is nothing left of it.
     ///
     /// # Errors
@@ -141,21 +171,25 @@ impl Agent {
 
     fn choose(&mut self) -> Operation {
         self.step += 1;
+        // What the sidecar moves has a version that the ledger does not know, so it is stored, deleted and superseded, and not changed.
         let living: Vec<(Uuid, Entry)> =
             self.entries.iter().filter(|(_, e)| !e.superseded).map(|(id, e)| (*id, e.clone())).collect();
+        let level = ["long_term", "short_term", "immediate"][self.next_random(3)];
         let (key, group) = (format!("{}-{}", self.name, self.step), format!("{}-{}", self.name, self.step / 5));
         let text = |number: usize| format!("{}, step {}, number {number}", self.name, self.step);
         let texts = vec![text(0)];
         let batch = (0..BATCH).map(text).collect();
         let choice = self.next_random(20);
         if living.len() < KEPT || choice < 6 {
-            return Operation::Store { key, texts, group, supersedes: None };
+            return Operation::Store { key, level, texts, group, supersedes: None };
         }
         let (id, entry) = living[self.next_random(living.len())].clone();
         match choice {
-            6..10 => Operation::Store { key, texts: batch, group, supersedes: None },
-            10..14 => Operation::Update { id, text: format!("{}, changed", texts[0]), expected: entry.version },
-            14..16 => Operation::Store { key, texts, group, supersedes: Some(id) },
+            6..10 => Operation::Store { key, level, texts: batch, group, supersedes: None },
+            10..14 if !entry.is_moved => {
+                Operation::Update { id, text: format!("{}, changed", texts[0]), expected: entry.version }
+            }
+            10..16 => Operation::Store { key, level, texts, group, supersedes: Some(id) },
             16..19 => Operation::Delete { id },
             _ => Operation::DeleteGroup { group: entry.group },
         }
@@ -164,10 +198,10 @@ impl Agent {
     /// Sends an operation, and notes what was acknowledged. Says whether it was answered as done.
     async fn perform(&mut self, client: &Client, operation: &Operation) -> Result<bool> {
         match operation {
-            Operation::Store { key, texts, group, supersedes } => {
+            Operation::Store { key, level, texts, group, supersedes } => {
                 let message = |text: &String| {
                     let supersedes: Vec<Uuid> = supersedes.iter().copied().collect();
-                    json!({"text": text, "level": "long_term", "session": self.name, "metadata": {"group": group},
+                    json!({"text": text, "level": level, "session": self.name, "metadata": {"group": group},
                            "supersedes": supersedes})
                 };
                 let messages: Vec<Value> = texts.iter().map(message).collect();
@@ -184,7 +218,13 @@ impl Agent {
                 };
                 ensure!(acknowledged.len() == texts.len(), "{} acknowledged of {}", acknowledged.len(), texts.len());
                 for (acknowledgment, text) in acknowledged.into_iter().zip(texts) {
-                    let entry = Entry { text: text.clone(), version: 1, group: group.clone(), superseded: false };
+                    let entry = Entry {
+                        text: text.clone(),
+                        version: 1,
+                        group: group.clone(),
+                        superseded: false,
+                        is_moved: *level == "immediate",
+                    };
                     self.entries.insert(acknowledgment.id, entry);
                 }
                 if let Some(entry) = supersedes.and_then(|id| self.entries.get_mut(&id)) {
@@ -254,7 +294,7 @@ impl Agent {
             match listed.remove(id) {
                 Some(_) if entry.superseded => differences.doubled.push(format!("{id} is superseded and listed")),
                 None if entry.superseded => {}
-                Some(found) if found.text == entry.text && found.version == entry.version => {}
+                Some(found) if found.text == entry.text && (found.version == entry.version || entry.is_moved) => {}
                 Some(found) => differences
                     .lost
                     .push(format!("{id} is {:?} in version {}, not {entry:?}", found.text, found.version)),

@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 
 const AGENTS: u64 = 4;
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The ledger does not know what a full level forgets.
+const LEVELS: &str = "[levels.short_term]\ncapacity = 1000000\n";
 
 struct Report {
     count: Count,
@@ -114,7 +116,7 @@ async fn kill_in_a_loop(name: &str, rounds: u64, config: &str, mut server: Optio
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_store_is_exactly_what_was_acknowledged_after_twenty_kills() -> Result<()> {
-    kill_in_a_loop("embedded", 20, "", None).await
+    kill_in_a_loop("embedded", 20, LEVELS, None).await
 }
 
 /// With the server killed as well in every third round.
@@ -124,11 +126,14 @@ async fn qdrant_store_is_exactly_what_was_acknowledged_after_nine_kills() -> Res
     let server = Qdrant::start(&folder.path().join("qdrant")).await?;
     let config = format!(
         "[store.qdrant]\nurl = \"http://{}\"\ncollection = \"memory\"\ntimeout = \"2s\"\n[journal]\npath = \"journal\"\n\
-         [circuit_breaker]\nfailure_threshold = 2\nsuccess_threshold = 1\nopen_for = \"200ms\"\n",
+         [circuit_breaker]\nfailure_threshold = 2\nsuccess_threshold = 1\nopen_for = \"200ms\"\n{LEVELS}",
         server.address()
     );
     kill_in_a_loop("qdrant", 9, &config, Some(server)).await
 }
+
+/// What an end may take: the two seconds of the promise, and one for a machine that does something else.
+const LONGEST_END: Duration = Duration::from_secs(3);
 
 /// SIGTERM while agents write: what was acknowledged is there, the code is 0, and nothing takes longer than the drain may.
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +147,7 @@ async fn sigterm_under_load_loses_nothing() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(400)).await;
         let since = Instant::now();
         sidecar.signal(Signal::SIGTERM)?;
-        let code = sidecar.wait(Duration::from_secs(10)).await?;
+        let code = sidecar.wait(LONGEST_END).await?;
         slowest = slowest.max(since.elapsed());
         ensure!(code == Some(0), "exit code {code:?}: {}", sidecar.log()?);
         tally.add(writers.stop().await?);
@@ -150,6 +155,41 @@ async fn sigterm_under_load_loses_nothing() -> Result<()> {
     let sidecar = Sidecar::start(folder.path(), "").await?;
     let verdict = tally.verify(&sidecar.client()?).await?;
     println!("SIGTERM three times under load: {verdict}; slowest end {slowest:?}");
+    ensure!(verdict.lost.is_empty() && verdict.doubled.is_empty(), "{verdict:?}");
+    ensure!(verdict.acknowledged >= 20, "too few writes to prove anything: {verdict}");
+    Ok(())
+}
+
+/// SIGTERM while a store does not answer, with writes on their way to it: they are in the journal, and the end waits for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_before_a_silent_store_loses_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Qdrant::start(&folder.path().join("qdrant")).await?;
+    let config = format!(
+        "[store.qdrant]\nurl = \"http://{}\"\ncollection = \"memory\"\ntimeout = \"10s\"\n[journal]\npath = \"journal\"\n",
+        server.address()
+    );
+    let mut tally = context_manager_tests::tally::Tally::default();
+    let mut slowest = Duration::ZERO;
+    for round in 0..3 {
+        let mut sidecar = Sidecar::start(folder.path(), &config).await?;
+        let writers = Writers::start(&format!("round {round}"), 4, &sidecar.client()?);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.pause()?;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let since = Instant::now();
+        sidecar.signal(Signal::SIGTERM)?;
+        let code = sidecar.wait(LONGEST_END).await.with_context(|| sidecar.log().unwrap_or_default())?;
+        slowest = slowest.max(since.elapsed());
+        ensure!(code == Some(0), "exit code {code:?}: {}", sidecar.log()?);
+        server.resume()?;
+        tally.add(writers.stop().await?);
+    }
+    let sidecar = Sidecar::start(folder.path(), &config).await?;
+    let client = sidecar.client()?;
+    drained(&client, PATIENCE).await?;
+    let verdict = tally.verify(&client).await?;
+    println!("SIGTERM three times before a silent store: {verdict}; slowest end {slowest:?}");
     ensure!(verdict.lost.is_empty() && verdict.doubled.is_empty(), "{verdict:?}");
     ensure!(verdict.acknowledged >= 20, "too few writes to prove anything: {verdict}");
     Ok(())

@@ -122,7 +122,7 @@ impl Qdrant {
                 }
                 Ok(())
             }
-            (Err(source), None) => Err(store::Error::File { path: path.clone(), source }),
+            (Err(source), None) => Err(store::Error::File { path: path.clone(), source: source.into() }),
         }
     }
 
