@@ -6,8 +6,11 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,9 +19,13 @@ use context_manager_protocol::{
     message::{Acknowledgment, AcknowledgmentBatch, Context, ContextList},
 };
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::client::{Answer, Client, Draft};
+use crate::{
+    client::{Answer, Client, Draft},
+    tally::drained,
+};
 
 /// Contexts of a batch.
 const BATCH: usize = 3;
@@ -26,6 +33,8 @@ const BATCH: usize = 3;
 const KEPT: usize = 12;
 /// Before an operation that was not answered is sent again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Between two operations of an agent that goes on during a fault, so that a journal can be drained meanwhile.
+const THOUGHT: Duration = Duration::from_millis(20);
 
 /// What should be so of a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +88,89 @@ pub struct Differences {
     pub doubled: Vec<String>,
 }
 
+/// What a comparison of several agents came to.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// What happened to their operations.
+    pub count: Count,
+    /// Contexts that were there as the ledgers say.
+    pub living: usize,
+    /// What is not as the ledgers say.
+    pub differences: Differences,
+}
+
+impl Verdict {
+    /// Says it, and fails when anything is lost or doubled.
+    ///
+    /// # Errors
+    /// Then.
+    pub fn check(&self, fault: &str) -> Result<()> {
+        let Self { count, living, differences: Differences { lost, doubled } } = self;
+        let (some_lost, some_doubled) = (lost.len(), doubled.len());
+        println!("{fault}: {count}; {living} contexts compared, {some_lost} lost, {some_doubled} doubled");
+        ensure!(lost.is_empty() && doubled.is_empty(), "{fault}: {:?}", self.differences);
+        Ok(())
+    }
+}
+
+/// Lets every agent send again what was not answered, waits until the journal is drained, and compares all.
+///
+/// # Errors
+/// When that takes longer than `patience`, or an answer is none that the ledger explains.
+pub async fn settle(agents: &mut [Agent], client: &Client, patience: Duration) -> Result<Verdict> {
+    for agent in agents.iter_mut() {
+        let started = Instant::now();
+        while !agent.repeat(client).await? {
+            ensure!(started.elapsed() < patience, "{:?} is not done after {patience:?}", agent.unanswered);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    drained(client, patience).await?;
+    let mut verdict = Verdict::default();
+    for agent in agents.iter() {
+        let Differences { lost, doubled } = agent.compare(client).await?;
+        verdict.differences.lost.extend(lost);
+        verdict.differences.doubled.extend(doubled);
+        verdict.count.add(agent.count);
+        verdict.living += agent.living();
+    }
+    Ok(verdict)
+}
+
+/// Agents at work, until they are told to stop.
+pub struct Work {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<Result<Agent>>,
+}
+
+impl Work {
+    /// Lets so many agents begin.
+    #[must_use]
+    pub fn begin(name: &str, count: u64, client: &Client) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for seed in 1..=count {
+            let (mut agent, client) = (Agent::new(&format!("{name}-{seed}"), seed), client.clone());
+            let stop = Arc::clone(&stop);
+            tasks.spawn(async move { agent.work_until(&client, &stop).await.map(|()| agent) });
+        }
+        Self { stop, tasks }
+    }
+
+    /// Stops them, and [settles](settle).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn end(mut self, client: &Client, patience: Duration) -> Result<Verdict> {
+        self.stop.store(true, Ordering::Release);
+        let mut agents = Vec::new();
+        while let Some(agent) = self.tasks.join_next().await {
+            agents.push(agent??);
+        }
+        settle(&mut agents, client, patience).await
+    }
+}
+
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { acknowledged, failed, repeated } = self;
@@ -127,10 +219,7 @@ impl Agent {
     }
 
     /// Works until it is told to stop, and sends each operation again until it is answered.
-    ///
-    /// # Errors
-    /// When an answer is none that the ledger explains.
-    pub async fn work_until(&mut self, client: &Client, stop: &AtomicBool) -> Result<()> {
+    async fn work_until(&mut self, client: &Client, stop: &AtomicBool) -> Result<()> {
         while !stop.load(Ordering::Acquire) {
             if !self.repeat(client).await? {
                 tokio::time::sleep(PAUSE).await;
@@ -143,6 +232,7 @@ impl Agent {
                 self.count.failed += 1;
                 self.unanswered = Some(operation);
             }
+            tokio::time::sleep(THOUGHT).await;
         }
         Ok(())
     }

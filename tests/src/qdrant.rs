@@ -1,6 +1,10 @@
 //! A Qdrant server as a process of its own, so that it can be killed, stopped and started again.
 //!
+//! [`nodes`] are several of them that make a cluster.
+//!
 //! The program is the one that `CONTEXT_MANAGER_TEST_QDRANT_PROGRAM` names, a real server, or else the one of `tests/qdrant`.
+
+pub mod nodes;
 
 use std::{
     env, fs,
@@ -27,7 +31,18 @@ const START: Duration = Duration::from_secs(30);
 pub struct Qdrant {
     folder: PathBuf,
     address: SocketAddr,
+    /// What the node of a cluster is started with, beside.
+    cluster: Option<Peer>,
     child: Option<Child>,
+}
+
+/// How a node of a cluster finds the others.
+#[derive(Clone, Debug)]
+struct Peer {
+    /// Where the others reach it.
+    port: u16,
+    /// The first node's; its own, if it is the first.
+    first: u16,
 }
 
 impl Qdrant {
@@ -46,7 +61,7 @@ impl Qdrant {
     pub async fn start_on(folder: &Path, address: IpAddr) -> Result<Self> {
         let port = TcpListener::bind((address, 0))?.local_addr()?.port();
         let address = SocketAddr::from((address, port));
-        let mut server = Self { folder: folder.to_owned(), address, child: None };
+        let mut server = Self { folder: folder.to_owned(), address, cluster: None, child: None };
         server.restart().await?;
         Ok(server)
     }
@@ -106,6 +121,17 @@ impl Qdrant {
             .env("QDRANT__SERVICE__HTTP_PORT", http.to_string())
             .env("QDRANT__STORAGE__STORAGE_PATH", self.folder.join("data"))
             .env("QDRANT__TELEMETRY_DISABLED", "true");
+        if let Some(Peer { port, first }) = &self.cluster {
+            let url = |port: &u16| format!("http://{}:{port}", self.address.ip());
+            command
+                .env("QDRANT__CLUSTER__ENABLED", "true")
+                .env("QDRANT__CLUSTER__P2P__PORT", port.to_string())
+                .arg("--uri")
+                .arg(url(port));
+            if port != first {
+                command.arg("--bootstrap").arg(url(first));
+            }
+        }
         Ok(command)
     }
 

@@ -9,7 +9,7 @@ use context_manager_protocol::{
 };
 use context_manager_tests::{
     client::{Client, Draft},
-    ledger::{Agent, Count},
+    ledger::{Agent, Verdict, settle},
     qdrant::Qdrant,
     sidecar::Sidecar,
     tally::{Writers, drained},
@@ -22,13 +22,6 @@ const AGENTS: u64 = 4;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// The ledger does not know what a full level forgets.
 const LEVELS: &str = "[levels.short_term]\ncapacity = 1000000\n";
-
-struct Report {
-    count: Count,
-    lost: usize,
-    doubled: usize,
-    slowest_start: Duration,
-}
 
 /// Lets the agents work while `end` happens.
 async fn work_until(agents: Vec<Agent>, client: &Client, end: impl Future<Output = Result<()>>) -> Result<Vec<Agent>> {
@@ -45,26 +38,6 @@ async fn work_until(agents: Vec<Agent>, client: &Client, end: impl Future<Output
     Ok(agents)
 }
 
-/// Sends again what was not answered, and compares all.
-async fn settle(agents: &mut [Agent], sidecar: &Sidecar, report: &mut Report) -> Result<()> {
-    let client = sidecar.client()?;
-    for agent in agents.iter_mut() {
-        let started = Instant::now();
-        while !agent.repeat(&client).await? {
-            ensure!(started.elapsed() < PATIENCE, "an operation is not done after {PATIENCE:?}: {}", sidecar.log()?);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-    drained(&client, PATIENCE).await?;
-    for agent in agents.iter() {
-        let differences = agent.compare(&client).await?;
-        report.lost += differences.lost.len();
-        report.doubled += differences.doubled.len();
-        ensure!(differences.lost.is_empty() && differences.doubled.is_empty(), "{differences:?}\n{}", sidecar.log()?);
-    }
-    Ok(())
-}
-
 async fn old_signature_is_refused(sidecar: &Sidecar) -> Result<()> {
     let draft = Draft { clock_skew: -5, ..Draft::new("GET", "/v1/contexts/stats", Vec::new()) };
     let problem = sidecar.client()?.send(draft).await?.problem()?;
@@ -76,7 +49,7 @@ async fn kill_in_a_loop(name: &str, rounds: u64, config: &str, mut server: Optio
     let folder = tempfile::tempdir()?;
     let mut agents: Vec<Agent> =
         (0..AGENTS).map(|number| Agent::new(&format!("{name}-{number}"), number + 1)).collect();
-    let mut report = Report { count: Count::default(), lost: 0, doubled: 0, slowest_start: Duration::ZERO };
+    let (mut slowest_start, mut verdict) = (Duration::ZERO, Verdict::default());
     let mut sidecar = Sidecar::start(folder.path(), config).await?;
     for round in 0..rounds {
         let client = sidecar.client()?;
@@ -92,24 +65,23 @@ async fn kill_in_a_loop(name: &str, rounds: u64, config: &str, mut server: Optio
         sidecar.wait(Duration::from_secs(10)).await?;
         let since = Instant::now();
         sidecar = Sidecar::start(folder.path(), config).await?;
-        report.slowest_start = report.slowest_start.max(since.elapsed());
+        slowest_start = slowest_start.max(since.elapsed());
         old_signature_is_refused(&sidecar).await?;
         if let Some(server) = server.as_mut().filter(|_| round % 3 == 2) {
             server.restart().await?;
         }
-        let settled = settle(&mut agents, &sidecar, &mut report).await;
-        settled.with_context(|| format!("round {round}: {}", sidecar.log().unwrap_or_default()))?;
+        let settled = settle(&mut agents, &sidecar.client()?, PATIENCE).await;
+        verdict = settled.with_context(|| format!("round {round}: {}", sidecar.log().unwrap_or_default()))?;
+        let differences = &verdict.differences;
+        ensure!(
+            differences.lost.is_empty() && differences.doubled.is_empty(),
+            "round {round}: {differences:?}\n{}",
+            sidecar.log()?
+        );
     }
-    let mut living = 0;
-    for agent in &agents {
-        report.count.add(agent.count);
-        living += agent.living();
-    }
-    let Report { count, lost, doubled, slowest_start } = report;
-    println!(
-        "{name}, killed {rounds} times: {count}; {living} contexts compared, {lost} lost, {doubled} doubled; \
-         slowest start {slowest_start:?}"
-    );
+    verdict.check(&format!("{name}, killed {rounds} times"))?;
+    println!("slowest start {slowest_start:?}");
+    let count = verdict.count;
     ensure!(count.acknowledged >= 100, "too few operations to prove anything: {count}");
     Ok(())
 }

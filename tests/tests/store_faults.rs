@@ -1,27 +1,18 @@
 //! Agents that store, change, supersede and delete on every level, alone and in batches, while the Qdrant server is killed, stopped, cut
 //! off, slow, or its answers are lost: afterwards the memory is exactly what was acknowledged.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_tests::{
-    client::Client,
-    ledger::{Agent, Count},
+    ledger::Work,
     proxy::{Network, Proxy},
-    qdrant::Qdrant,
+    qdrant::{Qdrant, nodes::Nodes},
     sidecar::Sidecar,
-    tally::drained,
 };
-use tokio::task::JoinSet;
 
 const AGENTS: u64 = 4;
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A sidecar's configuration before the server at `url`: it notices an outage soon, and no level becomes full.
 fn config(url: impl std::fmt::Display) -> String {
@@ -41,73 +32,40 @@ struct Setup {
     server: Qdrant,
     proxy: Proxy,
     sidecar: Sidecar,
-    agents: Vec<Agent>,
-}
-
-/// Agents at work.
-struct Work {
-    stop: Arc<AtomicBool>,
-    tasks: JoinSet<Result<Agent>>,
 }
 
 impl Setup {
-    async fn new(fault: &str) -> Result<Self> {
+    async fn new() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let server = Qdrant::start(&folder.path().join("qdrant")).await?;
         let proxy = Proxy::start(server.address()).await?;
         let sidecar = Sidecar::start(folder.path(), &config(proxy.address())).await?;
-        let agents = (1..=AGENTS).map(|seed| Agent::new(&format!("{fault}-{seed}"), seed)).collect();
-        Ok(Self { _folder: folder, server, proxy, sidecar, agents })
+        Ok(Self { _folder: folder, server, proxy, sidecar })
     }
 
-    fn client(&self) -> Result<Client> {
-        self.sidecar.client()
+    fn begin(&self, fault: &str) -> Result<Work> {
+        Ok(Work::begin(fault, AGENTS, &self.sidecar.client()?))
     }
 
-    fn begin(&mut self) -> Result<Work> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = JoinSet::new();
-        for mut agent in self.agents.drain(..) {
-            let (client, stop) = (self.sidecar.client()?, Arc::clone(&stop));
-            tasks.spawn(async move { agent.work_until(&client, &stop).await.map(|()| agent) });
-        }
-        Ok(Work { stop, tasks })
+    async fn judge(&self, fault: &str, work: Work) -> Result<()> {
+        judge(fault, work, &self.sidecar).await
     }
+}
 
-    /// Stops the agents, lets each finish what is open, waits for the journal to drain, and compares.
-    async fn judge(&mut self, fault: &str, mut work: Work) -> Result<()> {
-        work.stop.store(true, Ordering::Release);
-        while let Some(agent) = work.tasks.join_next().await {
-            self.agents.push(agent?.with_context(|| self.sidecar.log().unwrap_or_default())?);
-        }
-        let client = self.client()?;
-        let since = Instant::now();
-        for agent in &mut self.agents {
-            while !agent.repeat(&client).await? {
-                ensure!(since.elapsed() < PATIENCE, "an operation is not done: {}", self.sidecar.log()?);
-                pause(50).await;
-            }
-        }
-        drained(&client, PATIENCE).await?;
-        let (mut count, mut lost, mut doubled, mut living) = (Count::default(), Vec::new(), Vec::new(), 0);
-        for agent in &self.agents {
-            let differences = agent.compare(&client).await?;
-            lost.extend(differences.lost);
-            doubled.extend(differences.doubled);
-            count.add(agent.count);
-            living += agent.living();
-        }
-        println!("{fault}: {count}; {living} contexts compared, {} lost, {} doubled", lost.len(), doubled.len());
-        ensure!(lost.is_empty() && doubled.is_empty(), "lost {lost:?}, doubled {doubled:?}\n{}", self.sidecar.log()?);
-        ensure!(count.acknowledged >= 100, "too few operations to prove anything: {count}");
-        Ok(())
-    }
+/// Stops the agents, and compares what the sidecar shows with their ledgers.
+async fn judge(fault: &str, work: Work, sidecar: &Sidecar) -> Result<()> {
+    let verdict = work.end(&sidecar.client()?, PATIENCE).await;
+    let log = || sidecar.log().unwrap_or_default();
+    let verdict = verdict.with_context(log)?;
+    verdict.check(fault).with_context(log)?;
+    ensure!(verdict.count.acknowledged >= 100, "too few operations to prove anything: {}", verdict.count);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed() -> Result<()> {
-    let mut setup = Setup::new("kill").await?;
-    let work = setup.begin()?;
+    let mut setup = Setup::new().await?;
+    let work = setup.begin("kill")?;
     for _ in 0..3 {
         pause(700).await;
         setup.server.kill()?;
@@ -120,8 +78,8 @@ async fn a_server_that_is_killed() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_stopped() -> Result<()> {
-    let mut setup = Setup::new("stop").await?;
-    let work = setup.begin()?;
+    let setup = Setup::new().await?;
+    let work = setup.begin("stop")?;
     for _ in 0..3 {
         pause(700).await;
         setup.server.pause()?;
@@ -134,8 +92,8 @@ async fn a_server_that_is_stopped() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_lost_and_connections_that_are_cut() -> Result<()> {
-    let mut setup = Setup::new("answers").await?;
-    let work = setup.begin()?;
+    let setup = Setup::new().await?;
+    let work = setup.begin("answers")?;
     for network in [Network::LosesAnswers, Network::Cut, Network::LosesAnswers, Network::Cut, Network::LosesAnswers] {
         pause(600).await;
         setup.proxy.set(network);
@@ -149,8 +107,8 @@ async fn answers_that_are_lost_and_connections_that_are_cut() -> Result<()> {
 /// Slower than the deadline is like away, and what was given up may still arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_is_slow() -> Result<()> {
-    let mut setup = Setup::new("slow").await?;
-    let work = setup.begin()?;
+    let setup = Setup::new().await?;
+    let work = setup.begin("slow")?;
     for delay in [20, 700, 20, 700] {
         setup.proxy.set(Network::Slow(Duration::from_millis(delay)));
         pause(1_200).await;
@@ -158,4 +116,32 @@ async fn a_network_that_is_slow() -> Result<()> {
     setup.proxy.set(Network::Fine);
     pause(700).await;
     setup.judge("slow network", work).await
+}
+
+/// One node after the other is killed and stopped, with two replicas of each shard; the next one goes when all replicas are whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_cluster_that_goes() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let Some(mut nodes) = Nodes::start(folder.path(), 3).await? else {
+        println!("no real Qdrant is named: no cluster was started, and nothing of its nodes is proved here");
+        return Ok(());
+    };
+    let proxy = Proxy::balanced(nodes.addresses()).await?;
+    let spread = "[store.qdrant]\nshards = 3\nreplication_factor = 2\nwrite_consistency = 1\n";
+    let config = config(proxy.address()).replace("[store.qdrant]\n", spread);
+    let sidecar = Sidecar::start(folder.path(), &config).await?;
+    let work = Work::begin("nodes", AGENTS, &sidecar.client()?);
+    for node in 0..3 {
+        pause(500).await;
+        nodes.kill(node)?;
+        pause(2_000).await;
+        nodes.restart(node).await?;
+        nodes.whole("memory", PATIENCE).await.with_context(|| format!("after node {node} was killed"))?;
+        pause(500).await;
+        nodes.pause(node)?;
+        pause(2_000).await;
+        nodes.resume(node)?;
+        nodes.whole("memory", PATIENCE).await.with_context(|| format!("after node {node} was stopped"))?;
+    }
+    judge("each of three nodes killed and stopped", work, &sidecar).await
 }
