@@ -30,5 +30,6 @@ pub mod sidecar;
 pub mod stream;
 pub mod tally;
 pub mod team;
+pub mod unreadable;
 pub mod volumes;
 pub mod webhook;

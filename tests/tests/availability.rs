@@ -16,23 +16,23 @@ use context_manager_crds::ContextManager;
 use context_manager_protocol::names;
 use context_manager_qdrant::{Collection, Error, Found, Options};
 use context_manager_tests::{
-    cluster::{self, Namespace, eventually, resource_type},
+    cluster::{self, Namespace, eventually},
     front::{self, Front, is_watch, refusal},
     operator::{self, PATIENCE, provision, wait_for},
     proxy::{Network, Proxy},
     qdrant::Qdrant,
     replica::{Leads, Replica},
+    unreadable::Unreadable,
     webhook::Webhook,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::ConfigMap},
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -417,54 +417,33 @@ async fn an_api_server_that_refuses_is_asked_again_but_not_hammered() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resource_that_cannot_be_read_is_named_and_holds_nobody_up() -> Result<()> {
     let stage = Stage::set("unreadable").await?;
-    let client = cluster::client().await?;
     let (replica, front) = stage.replica("only", LEASE).await?;
     replica.wait_until(Leads::Yes).await?;
     provision(&stage.namespace, "before", json!({})).await?;
-    // As an older definition may have let it in.
-    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/gc";
-    let relaxed = json!([{"op": "replace", "path": path, "value": {"x-kubernetes-preserve-unknown-fields": true}}]);
-    let relaxed: json_patch::Patch = serde_json::from_value(relaxed)?;
-    let definition = "contextmanagers.contextmanager.dev";
-    definitions.patch(definition, &PatchParams::default(), &Patch::<()>::Json(relaxed)).await?;
-    let mut odd = DynamicObject::new("odd", &resource_type()).data(json!({"spec": {"gc": "often"}}));
-    odd.metadata.namespace = Some(stage.namespace.name.clone());
-    let admitted = eventually("the older definition", PATIENCE, || async {
-        stage.namespace.resources().create(&PostParams::default(), &odd).await
+    let _odd = Unreadable::make(&stage.namespace, "odd", json!({})).await?;
+    provision(&stage.namespace, "after", json!({})).await?;
+    stage.change("before", json!({"suspend": false})).await?;
+    wait_for(&stage.namespace, "before", "Ready", "True", None).await?;
+    let line = format!(
+        "context_manager_invalid_resources{{resource=\"odd\",resource_namespace=\"{}\"}} 1",
+        stage.namespace.name
+    );
+    eventually("the metric", PATIENCE, || async {
+        let metrics = replica.process.page("/metrics").await?;
+        ensure!(metrics.lines().any(|found| found == line), "{metrics}");
+        Ok::<_, anyhow::Error>(())
     })
-    .await;
-    let outcome = async {
-        admitted?;
-        provision(&stage.namespace, "after", json!({})).await?;
-        stage.change("before", json!({"suspend": false})).await?;
-        wait_for(&stage.namespace, "before", "Ready", "True", None).await?;
-        let line = format!(
-            "context_manager_invalid_resources{{resource=\"odd\",resource_namespace=\"{}\"}} 1",
-            stage.namespace.name
-        );
-        eventually("the metric", PATIENCE, || async {
-            let metrics = replica.process.page("/metrics").await?;
-            ensure!(metrics.lines().any(|found| found == line), "{metrics}");
-            Ok::<_, anyhow::Error>(())
-        })
-        .await?;
-        let log = replica.process.logged();
-        let told = log.lines().find(|entry| entry.contains("\"odd\"") && entry.contains("cannot be read"));
-        println!("{}", told.with_context(|| format!("the log does not name it: {log}"))?);
-        let said = stage.namespace.resources().get("odd").await?;
-        ensure!(said.data["status"]["conditions"].to_string().contains("InvalidSpec"), "{said:?}");
-        // It is said once, and not again and again.
-        let of_it = |seen: &front::Seen| seen.is_write() && seen.uri.path().contains("/contextmanagers/odd");
-        tokio::time::sleep(RETRIED / 2).await;
-        let writes = front.count(of_it);
-        println!("its status was written {writes} times");
-        ensure!(writes <= 2, "its status was written {writes} times");
-        Ok(())
-    }
-    .await;
-    // Whatever is not as the definition has it goes before the definition comes back.
-    stage.namespace.resources().delete("odd", &DeleteParams::default()).await.ok();
-    cluster::install_definition(&client).await?;
-    outcome
+    .await?;
+    let log = replica.process.logged();
+    let told = log.lines().find(|entry| entry.contains("\"odd\"") && entry.contains("cannot be read"));
+    println!("{}", told.with_context(|| format!("the log does not name it: {log}"))?);
+    let said = stage.namespace.resources().get("odd").await?;
+    ensure!(said.data["status"]["conditions"].to_string().contains("InvalidSpec"), "{said:?}");
+    // It is said once, and not again and again.
+    let of_it = |seen: &front::Seen| seen.is_write() && seen.uri.path().contains("/contextmanagers/odd");
+    tokio::time::sleep(RETRIED / 2).await;
+    let writes = front.count(of_it);
+    println!("its status was written {writes} times");
+    ensure!(writes <= 2, "its status was written {writes} times");
+    Ok(())
 }

@@ -9,6 +9,7 @@ mod probes;
 pub mod reclaim;
 mod secret;
 mod server;
+mod sharing;
 pub mod sweep;
 mod token;
 

@@ -8,6 +8,7 @@ use context_manager_qdrant::Found;
 use context_manager_tests::{
     cluster::{Namespace, eventually},
     operator::{Operator, PATIENCE, RESYNC, condition, provision},
+    unreadable::Unreadable,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{ResourceExt as _, api::DeleteParams};
@@ -92,6 +93,28 @@ async fn of_a_shared_collection_only_the_own_contexts_go() -> Result<()> {
     delete(&other, "memory").await?;
     gone(&other, "memory").await?;
     ensure!(count(&shared).await? == 1, "contexts of others are gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_stay_while_a_resource_that_cannot_be_read_may_use_them() -> Result<()> {
+    let (operator, server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let namespace = namespace(&operator, "unread").await?;
+    let spec = deleting(&server, json!({"collection": "halves"}));
+    provision(&namespace, "memory", spec.clone()).await?;
+    let odd = Unreadable::make(&namespace, "odd", spec).await?;
+    let halves = server.named("halves")?;
+    store(&halves, &namespace.name, "agent", None).await?;
+    delete(&namespace, "memory").await?;
+    let message = waits(&namespace, "OthersUnreadable").await?;
+    ensure!(message.contains(&format!("odd of namespace {}", namespace.name)) && message.contains("spec"), "{message}");
+    ensure!(event(&namespace, "DeletionWaits").await?.contains("odd"));
+    tokio::time::sleep(2 * RESYNC).await;
+    ensure!(count(&halves).await? == 1, "contexts that are in use are gone");
+    // It is in the way no longer than it is there.
+    drop(odd);
+    gone(&namespace, "memory").await?;
+    ensure!(halves.inspect().await? == Found::Nothing, "the collection is there");
     Ok(())
 }
 

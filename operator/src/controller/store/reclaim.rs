@@ -2,29 +2,26 @@
 //! until they are deleted; with `Retain` there is no finalizer and nothing here is called.
 //!
 //! Never deleted is what may be somebody else's: a collection that Context Manager did not make for this model, one that another
-//! resource uses, and contexts of other namespaces.
+//! resource uses ([`super::sharing`]), and contexts of other namespaces. Where that cannot be known, the deletion waits.
 
 use std::{sync::Arc, time::Duration};
 
-use context_manager_crds::{ContextManager, context_manager::ReclaimPolicy};
+use context_manager_crds::context_manager::ReclaimPolicy;
 use context_manager_memory::TenantId;
 use context_manager_qdrant::{Failure, Found};
-use kube::{
-    Resource as _, ResourceExt as _,
-    api::{ListParams, ObjectMeta},
-};
+use kube::{Resource as _, api::ObjectMeta};
 use tracing::info;
 
-use super::{credentials, probe::Target, server};
+use super::{credentials, probe::Target, server, sharing::sharing};
 use crate::controller::{
     Object,
-    error::{Error, call},
+    error::Error,
     finalizers, fleet,
     plan::{Plan, QdrantPlan, StoragePlan},
     reconcile::Context,
     status::Trouble,
 };
-use crate::scope::{self, Scope};
+use crate::scope::Scope;
 
 /// The finalizer.
 pub const FINALIZER: &str = "contextmanager.dev/store-data";
@@ -121,7 +118,8 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
             None => return Ok(Err(trouble)),
         },
     };
-    let others = sharing(context, plan, wanted).await?;
+    let sharing = sharing(context, plan, wanted).await?;
+    let others = &sharing.others;
     // Where not all resources can be seen, somebody else may use the collection.
     let alone = others.is_empty() && context.scope == Scope::Cluster;
     if let Some(name) = others.iter().find(|other| other.serves(&plan.namespace)).map(|other| &other.name) {
@@ -130,6 +128,9 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
             wanted.store.collection
         );
         return Ok(Ok(Done { reason: "DataKept", note }));
+    }
+    if let Some(obstacle) = sharing.obstacle(&wanted.store.collection) {
+        return Ok(Err(obstacle));
     }
     let Ok(tenant) = TenantId::new(plan.namespace.as_str()) else {
         let note = format!("Nothing was stored for {}, which cannot be a tenant", plan.namespace);
@@ -178,50 +179,6 @@ async fn delete_from(
     done("DataDeleted", note)
 }
 
-/// A resource, and whose contexts are its own.
-struct Other {
-    namespace: String,
-    allowed: Vec<String>,
-    name: String,
-}
-
-impl Other {
-    fn serves(&self, namespace: &str) -> bool {
-        self.namespace == namespace || self.allowed.iter().any(|allowed| allowed == namespace)
-    }
-}
-
-/// Other resources with the same collection where this operator looks, as the API server has them now. Those that are being deleted too do not count: none of two
-/// that go together waits for the other.
-async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<Vec<Other>, Error> {
-    let mut all = Vec::new();
-    for place in context.scope.places() {
-        let api = scope::api::<Object>(&context.client, place);
-        let here = call("list the resources that may share a collection", api.list(&ListParams::default())).await?;
-        all.extend(here.items);
-    }
-    let others = all.into_iter().filter_map(|object| object.0.ok()).filter(|other| {
-        let same = other.uid().is_some_and(|uid| uid == plan.owner.uid);
-        !same && other.metadata.deletion_timestamp.is_none() && uses(other, wanted)
-    });
-    let found = |other: ContextManager| Other {
-        namespace: other.namespace().unwrap_or_default(),
-        allowed: other.spec.allowed_namespaces().to_vec(),
-        name: other.name_any(),
-    };
-    Ok(others.map(found).collect())
-}
-
-/// Whether a resource uses a collection; one that breaks a rule may.
-fn uses(other: &ContextManager, wanted: &QdrantPlan) -> bool {
-    if let Ok(plan) = Plan::of(other) {
-        return plan.storage.server().is_some_and(|theirs| theirs.shares_with(wanted));
-    }
-    let qdrant = other.spec.vector_store.as_ref().and_then(|store| store.qdrant.as_ref());
-    let namespace = other.namespace().unwrap_or_default();
-    qdrant.is_some_and(|qdrant| qdrant.collection(&namespace, &other.name_any()) == wanted.store.collection)
-}
-
 fn waits(reason: &'static str, message: &str, metadata: &ObjectMeta) -> Trouble {
     let (name, namespace) = (metadata.name.as_deref(), metadata.namespace.as_deref());
     let give_up = format!(
@@ -239,35 +196,11 @@ async fn let_go(context: &Context, metadata: &ObjectMeta) -> Result<Released, Er
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::controller::plan::tests::resource;
-
-    fn plan_of(spec: &serde_json::Value) -> QdrantPlan {
-        match Plan::of(&resource(spec)).unwrap().storage {
-            StoragePlan::Qdrant(plan) => *plan,
-            StoragePlan::EmptyDir | StoragePlan::Claim(_) | StoragePlan::Managed(_) => unreachable!("it has a server"),
-        }
-    }
-
-    #[test]
-    fn a_resource_uses_the_collection_that_it_names_and_not_another_of_the_name() {
-        let server = |url: &str| json!({"vectorStore": {"qdrant": {"url": url, "collection": "shared"}}});
-        let mine = plan_of(&server("https://qdrant.stores.svc"));
-        assert!(uses(&resource(&server("https://qdrant.stores:6334")), &mine));
-        assert!(!uses(&resource(&server("https://elsewhere")), &mine));
-        assert!(!uses(&resource(&json!({})), &mine));
-        let theirs = json!({"url": "https://memory-context-qdrant.team.svc", "collection": "ctx_team_memory"});
-        let theirs = plan_of(&json!({"vectorStore": {"qdrant": theirs}}));
-        assert!(uses(&resource(&json!({"vectorStore": {"managed": {}}})), &theirs));
-        // Nobody knows what a resource that breaks a rule uses, so its word is taken.
-        let mut broken = server("https://elsewhere");
-        broken["sidecar"] = json!({"adminPort": 7419});
-        assert!(uses(&resource(&broken), &mine));
-    }
 
     #[test]
     fn a_deletion_that_waits_says_how_to_give_up() {

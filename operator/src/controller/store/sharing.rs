@@ -1,0 +1,193 @@
+//! Which other resources use the collection of a resource, and so what of it is not the resource's to delete.
+//!
+//! Resources are read as JSON, because one that the operator cannot decode may use the collection too: its pods run, whatever became of
+//! its spec. What it says of its store is then taken by the letter, and where that is not clear it counts as a user.
+
+use context_manager_crds::{ContextManager, context_manager::qdrant::Qdrant};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ApiResource, DynamicObject, ListParams},
+};
+use serde_json::{Value, json};
+
+use crate::controller::{
+    error::{Error, call},
+    plan::{Plan, QdrantPlan},
+    reconcile::Context,
+    status::{Trouble, listed},
+};
+
+/// Those that use a collection beside one resource.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    /// Those that are known to.
+    pub(super) others: Vec<Other>,
+    /// Those that may: nobody can read them.
+    unreadable: Vec<Unreadable>,
+}
+
+/// A resource, and whose contexts are its own.
+#[derive(Debug)]
+pub(super) struct Other {
+    namespace: String,
+    allowed: Vec<String>,
+    pub(super) name: String,
+}
+
+/// A resource that cannot be decoded.
+#[derive(Debug)]
+struct Unreadable {
+    namespace: String,
+    name: String,
+    why: String,
+}
+
+impl Other {
+    pub(super) fn serves(&self, namespace: &str) -> bool {
+        self.namespace == namespace || self.allowed.iter().any(|allowed| allowed == namespace)
+    }
+}
+
+impl Sharing {
+    /// Takes a resource in, if it uses the collection or may.
+    fn add(&mut self, object: &DynamicObject, wanted: &QdrantPlan) {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let default = Qdrant::default().collection(&namespace, &name);
+        let says_so = may_use(&object.data["spec"], &default, &wanted.store.collection);
+        let other = match serde_json::from_value::<ContextManager>(json!(object)) {
+            Ok(other) => other,
+            Err(error) if says_so => {
+                self.unreadable.push(Unreadable { namespace, name, why: error.to_string() });
+                return;
+            }
+            Err(_) => return,
+        };
+        // What one that breaks a rule connects to is not known, so its word is taken.
+        let uses = Plan::of(&other)
+            .map_or(says_so, |plan| plan.storage.server().is_some_and(|theirs| theirs.shares_with(wanted)));
+        if uses {
+            self.others.push(Other { namespace, allowed: other.spec.allowed_namespaces().to_vec(), name });
+        }
+    }
+
+    /// Why nothing may be deleted yet.
+    pub(super) fn obstacle(&self, collection: &str) -> Option<Trouble> {
+        let first = self.unreadable.first()?;
+        let named = self.unreadable.iter().map(|other| format!("{} of namespace {}", other.name, other.namespace));
+        let message = format!(
+            "ContextManager {} cannot be read ({}) and may use the collection {collection}; correct its spec, or delete it",
+            listed(&named.collect::<Vec<_>>()),
+            first.why
+        );
+        Some(Trouble::passing("OthersUnreadable", message))
+    }
+}
+
+/// Other resources with the same collection where this operator looks, as the API server has them now. Those that are being deleted too
+/// do not count: none of two that go together waits for the other.
+pub(super) async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<Sharing, Error> {
+    let kind = ApiResource::erase::<ContextManager>(&());
+    let mut found = Sharing::default();
+    for place in context.scope.places() {
+        let api: Api<DynamicObject> = match place {
+            None => Api::all_with(context.client.clone(), &kind),
+            Some(namespace) => Api::namespaced_with(context.client.clone(), namespace, &kind),
+        };
+        let here = call("list the resources that may share a collection", api.list(&ListParams::default())).await?;
+        let stays = |object: &DynamicObject| {
+            object.metadata.deletion_timestamp.is_none() && object.uid().is_none_or(|uid| uid != plan.owner.uid)
+        };
+        here.items.into_iter().filter(stays).for_each(|object| found.add(&object, wanted));
+    }
+    Ok(found)
+}
+
+/// Whether a spec names a collection, or leaves open which one. `default` is what it has when it names none.
+fn may_use(spec: &Value, default: &str, collection: &str) -> bool {
+    let Some(stores) = spec.get("vectorStore") else { return false };
+    let Some(stores) = stores.as_object() else { return true };
+    stores.iter().filter(|(kind, _)| *kind != "embedded").any(|(_, store)| {
+        let named = store.get("collection").map_or(Some(default), Value::as_str);
+        named.is_none_or(|named| named == collection)
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::controller::plan::{StoragePlan, tests::resource};
+
+    fn plan_of(spec: &Value) -> QdrantPlan {
+        match Plan::of(&resource(spec)).unwrap().storage {
+            StoragePlan::Qdrant(plan) => *plan,
+            StoragePlan::EmptyDir | StoragePlan::Claim(_) | StoragePlan::Managed(_) => unreachable!("it has a server"),
+        }
+    }
+
+    fn found(spec: &Value, wanted: &QdrantPlan) -> Sharing {
+        let mut object: DynamicObject = serde_json::from_value(json!(resource(&json!({})))).unwrap();
+        object.data["spec"] = spec.clone();
+        let mut found = Sharing::default();
+        found.add(&object, wanted);
+        found
+    }
+
+    fn server(url: &str) -> Value {
+        json!({"vectorStore": {"qdrant": {"url": url, "collection": "shared"}}})
+    }
+
+    #[test]
+    fn a_resource_uses_the_collection_that_it_names_and_not_another_of_the_name() {
+        let mine = plan_of(&server("https://qdrant.stores.svc"));
+        let uses = |spec: &Value, wanted: &QdrantPlan| {
+            let Sharing { others, unreadable } = found(spec, wanted);
+            assert!(unreadable.is_empty(), "{unreadable:?}");
+            others.len() == 1
+        };
+        assert!(uses(&server("https://qdrant.stores:6334"), &mine));
+        assert!(!uses(&server("https://elsewhere"), &mine));
+        assert!(!uses(&json!({}), &mine));
+        let theirs = json!({"url": "https://memory-context-qdrant.team.svc", "collection": "ctx_team_memory"});
+        let theirs = plan_of(&json!({"vectorStore": {"qdrant": theirs}}));
+        let managed = json!({"vectorStore": {"managed": {}}});
+        assert!(uses(&managed, &theirs));
+        // Nobody knows what a resource that breaks a rule uses, so its word is taken.
+        for (mut broken, wanted) in [(server("https://elsewhere"), &mine), (managed, &theirs)] {
+            broken["sidecar"] = json!({"adminPort": 7419});
+            assert!(uses(&broken, wanted), "{broken}");
+        }
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_in_the_way_if_it_names_the_collection_or_leaves_it_open() {
+        let mine = plan_of(&server("https://qdrant.stores.svc"));
+        let obstacle = |mut spec: Value| {
+            spec["gc"] = json!("often");
+            let found = found(&spec, &mine);
+            assert!(found.others.is_empty());
+            found.obstacle("shared")
+        };
+        for spec in [
+            server("https://elsewhere"),
+            json!({"vectorStore": {"qdrant": {"collection": 7}}}),
+            json!({"vectorStore": {"another": {"collection": "shared"}}}),
+            json!({"vectorStore": "qdrant"}),
+        ] {
+            let trouble = obstacle(spec).unwrap();
+            assert_eq!(trouble.reason, "OthersUnreadable");
+            for part in ["memory of namespace team cannot be read (", "the collection shared", "correct its spec"] {
+                assert!(trouble.message.contains(part), "{}", trouble.message);
+            }
+        }
+        for spec in [
+            json!({}),
+            json!({"vectorStore": {"embedded": {}}}),
+            json!({"vectorStore": {"qdrant": {"url": "https://qdrant.stores.svc"}}}),
+            json!({"vectorStore": {"qdrant": {"collection": "another"}}}),
+            json!({"vectorStore": {"managed": {}}}),
+        ] {
+            assert_eq!(obstacle(spec.clone()), None, "{spec}");
+        }
+    }
+}
