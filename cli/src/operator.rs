@@ -1,12 +1,14 @@
 //! What is installed: the webhook's registration at the API server, and the Deployments of webhook and controller.
 
+use std::collections::BTreeSet;
+
 use context_manager_operator::inject::{NamespaceFacts, OnMissing};
 use context_manager_protocol::names;
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
     apps::v1::Deployment,
 };
-use kube::api::ListParams;
+use kube::{ResourceExt as _, api::ListParams};
 use serde::Serialize;
 
 use crate::{
@@ -101,6 +103,25 @@ pub(crate) fn issuer_of(webhook: &Deployment) -> Option<(String, String)> {
     let issuer = issuer.filter(|issuer| issuer != "self-managed")?;
     let secret = flag(webhook, "--certificate-secret", "CONTEXT_MANAGER_CERTIFICATE_SECRET").unwrap_or_default();
     Some((issuer, secret))
+}
+
+/// The Secrets with private keys that the programs of these Deployments use: the CA of the sidecars' certificates, and the webhook's own CA or
+/// what another issuer writes for it. A program that is not told has its default, and so has one that is not there.
+pub(crate) fn authorities(deployments: &[Deployment]) -> BTreeSet<String> {
+    let of = |component: Component| {
+        deployments.iter().filter(move |found| found.labels().get(COMPONENT).is_some_and(|is| is == component.as_str()))
+    };
+    let client = of(Component::Controller)
+        .filter_map(|controller| flag(controller, "--client-ca-secret", "CONTEXT_MANAGER_CLIENT_CA_SECRET"));
+    let webhook = of(Component::Webhook).filter_map(|webhook| match issuer_of(webhook) {
+        Some((_, secret)) => Some(secret),
+        None => flag(webhook, "--ca-secret", "CONTEXT_MANAGER_CA_SECRET"),
+    });
+    let or_default =
+        |found: Vec<String>, default: &str| if found.is_empty() { vec![default.to_owned()] } else { found };
+    let client = or_default(client.collect(), "context-manager-client-ca");
+    let webhook = or_default(webhook.collect(), "context-manager-webhook-ca");
+    client.into_iter().chain(webhook).filter(|name| !name.is_empty()).collect()
 }
 
 /// The Deployment of a component.
@@ -214,5 +235,20 @@ mod tests {
         let bare = deployment(json!({"name": "a"}));
         assert_eq!((class(&bare).as_str(), lease(&bare), watched(&bare)), ("default", None, Vec::new()));
         assert_eq!((sidecar_image(&bare), on_missing(&bare)), (None, OnMissing::Skip));
+    }
+
+    #[test]
+    fn the_secrets_of_an_installation_are_those_that_its_programs_are_told() {
+        let of = |rendered: &str| {
+            let objects: Vec<serde_json::Value> = serde_saphyr::from_multiple(rendered).unwrap();
+            let all = objects.into_iter().filter(|object| object["kind"] == "Deployment");
+            authorities(&all.map(|object| serde_json::from_value(object).unwrap()).collect::<Vec<_>>())
+        };
+        let names = |names: [&str; 2]| BTreeSet::from(names.map(str::to_owned));
+        let blue = of(include_str!("../../tests/golden/chart/namespaced.yaml"));
+        assert_eq!(blue, names(["blue-client-ca", "blue-webhook-ca"]));
+        let given = of(include_str!("../../tests/golden/chart/cert-manager.yaml"));
+        assert_eq!(given, names(["context-manager-client-ca", "context-manager-webhook-tls"]));
+        assert_eq!(authorities(&[]), names(["context-manager-client-ca", "context-manager-webhook-ca"]));
     }
 }

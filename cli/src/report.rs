@@ -1,14 +1,15 @@
 //! `report`: a support bundle, as one `tar.gz`.
 //!
 //! What is in it is chosen field by field ([`redact`]): of Secrets the names of keys and their lengths, of agents' containers the names, of
-//! memory nothing. Before anything is written, every file is searched for the values of the Secrets that were read, and for nothing else they
-//! are kept ([`redact::Scrubber`]).
+//! memory nothing. Before anything is written, every file is searched for credentials in URLs ([`mod@urls`]) and for the values of the Secrets
+//! that were read, and for nothing else they are kept ([`redact::Scrubber`]).
 
 #![expect(clippy::doc_markdown, reason = "texts of arguments become help, which is shown as plain text")]
 
 mod archive;
 mod collect;
 mod redact;
+mod urls;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -63,6 +64,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
     }
     let (mut files, secrets, not_read) = collector.finish();
     let scrubbed = files.values_mut().map(|text| secrets.scrub(text)).sum();
+    // Logs, pages and messages may quote a URL that somebody wrote with a password.
+    for text in files.values_mut() {
+        *text = urls::without_credentials(text);
+    }
     let now = Timestamp::now();
     let name = format!("context-manager-report-{}", now.strftime("%Y%m%d-%H%M%S"));
     let file = args.file.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));

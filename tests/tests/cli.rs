@@ -576,12 +576,15 @@ async fn the_webhooks_ca_is_rotated_and_every_pod_is_admitted_meanwhile() -> Res
 #[tokio::test]
 async fn a_report_has_what_support_needs_and_not_a_byte_of_a_secret() -> Result<()> {
     const PASSWORD: &str = "correct-horse-battery-staple";
+    // It is in no Secret, so nobody looks for it.
+    const IN_URL: &str = "tr0ub4dor-and-3";
     let operator = Operator::shared().await?;
     let client = cluster::client().await?;
     let namespace = operator.namespace(&client, "report", &[]).await?;
     namespace.make::<Secret>(&json!({"metadata": {"name": "provider"}, "stringData": {"token": PASSWORD}})).await?;
-    let embedding = json!({"provider": "openAI", "url": "https://embeddings.example/v1/embeddings", "model": "m",
-        "dimensions": 8, "apiKeySecretRef": {"name": "provider", "key": "token"}});
+    let url = format!("https://me:{IN_URL}@embeddings.example/v1/embeddings?api-key={IN_URL}");
+    let embedding = json!({"provider": "openAI", "url": url, "model": "m", "dimensions": 8,
+        "apiKeySecretRef": {"name": "provider", "key": "token"}});
     provision(&namespace, "memory", json!({"embedding": embedding})).await?;
     let mut agent = asking("agent");
     agent["spec"]["containers"][0]["env"] = json!([{"name": "TOKEN", "value": PASSWORD}]);
@@ -609,6 +612,11 @@ async fn a_report_has_what_support_needs_and_not_a_byte_of_a_secret() -> Result<
     ensure!(files.contains_key("versions.yaml") && files.contains_key("operator/secrets.yaml"), "{:?}", files.keys());
 
     let all: String = files.values().cloned().collect();
+    ensure!(!all.contains(IN_URL), "a password of a URL is in it");
+    ensure!(
+        inside("configmaps/memory-context-config.yaml")?
+            .contains("[redacted]@embeddings.example/v1/embeddings?api-key=")
+    );
     ensure!(!all.contains(PASSWORD) && !all.contains("the agent's own words"), "words of the agent are in it");
     for secret in ["memory-context-keys", "memory-context-tls", "provider"] {
         let found = namespace.api::<Secret>().get(secret).await?;

@@ -76,7 +76,8 @@ impl<'a> Collector<'a> {
             api.list(&ListParams::default().labels(operator::PART)),
         )
         .await;
-        if let Some(found) = self.read(found) {
+        let deployments = self.read(found).map(|found| found.items);
+        if let Some(found) = &deployments {
             let all: Vec<_> = found.iter().map(|one| redact::resource(json!(one))).collect();
             self.put("operator/deployments.yaml", &all);
         }
@@ -90,8 +91,7 @@ impl<'a> Collector<'a> {
             self.pod(&home, &pod, "operator", None, OPERATOR_ADMIN).await;
         }
         self.events(&home, "operator").await;
-        let authorities = ["context-manager-webhook-ca", "context-manager-client-ca"];
-        self.secrets(&home, "operator", &authorities.map(str::to_owned).into()).await;
+        self.secrets(&home, "operator", &operator::authorities(&deployments.unwrap_or_default())).await;
         Ok(())
     }
 

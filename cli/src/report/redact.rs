@@ -11,8 +11,10 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::ResourceExt as _;
 use serde_json::{Map, Value, json};
 
+use super::urls::without_credentials;
+
 /// What stands where something was taken out.
-const REDACTED: &str = "[redacted]";
+pub(super) const REDACTED: &str = "[redacted]";
 /// Shorter values are words that occur by themselves, such as `true`; keys and certificates are longer.
 const LEAST: usize = 8;
 
@@ -41,8 +43,8 @@ pub(super) fn secret(secret: &Secret) -> Value {
     })
 }
 
-/// An object of the product. What users write into it is taken out where it may be a credential: user and password of a URL, and variables
-/// that are not the product's own.
+/// An object of the product. What users write into it is taken out where it may be a credential: user, password and query of a URL, and
+/// variables that are not the product's own.
 pub(super) fn resource(object: Value) -> Value {
     let mut object = metadata(object);
     urls(&mut object);
@@ -82,25 +84,14 @@ fn variables(value: &mut Value) {
     }
 }
 
-/// Takes user and password out of every URL in a value.
+/// Takes credentials out of every URL in a value.
 fn urls(value: &mut Value) {
     match value {
-        Value::String(text) => {
-            if let Some(clean) = without_credentials(text) {
-                *text = clean;
-            }
-        }
+        Value::String(text) => *text = without_credentials(text),
         Value::Array(items) => items.iter_mut().for_each(urls),
         Value::Object(entries) => entries.values_mut().for_each(urls),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-fn without_credentials(text: &str) -> Option<String> {
-    let (scheme, rest) = text.split_once("://")?;
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#', ' ']).unwrap_or(rest.len()));
-    let (_, host) = authority.rsplit_once('@')?;
-    Some(format!("{scheme}://{REDACTED}@{host}{path}"))
 }
 
 /// A pod of an agent: the sidecar whole, of all other containers the name and the image.
@@ -300,11 +291,13 @@ mod tests {
     }
 
     #[test]
-    fn credentials_in_urls_are_taken_out() {
-        let kept = resource(
-            json!({"spec": {"vectorStore": {"qdrant": {"url": "https://me:PASSWORD@qdrant:6334/x"}}, "note": "a@b"}}),
-        );
-        assert_eq!(kept["spec"]["vectorStore"]["qdrant"]["url"], "https://[redacted]@qdrant:6334/x");
+    fn credentials_in_urls_are_taken_out_of_a_configuration_too() {
+        let config = "[store.qdrant]\nurl = \"http://qdrant:6334\"\n[embedding]\nurl = \"https://me:PASSWORD@api/v1?api-key=PASSWORD\"\n";
+        let url = "https://me:PASSWORD@api/v1?api-key=PASSWORD";
+        let kept =
+            resource(json!({"data": {"config.toml": config}, "spec": {"embedding": {"url": url}, "note": "a@b"}}));
+        assert!(!kept.to_string().contains("PASSWORD"), "{kept}");
+        assert_eq!(kept["spec"]["embedding"]["url"], "https://[redacted]@api/v1?api-key=[redacted]");
         assert_eq!(kept["spec"]["note"], "a@b");
     }
 }
