@@ -9,6 +9,7 @@ mod alike;
 mod convert;
 mod delete;
 mod drain;
+mod effect;
 mod embedding;
 mod error;
 mod filter;
@@ -69,6 +70,7 @@ use crate::{
     clock::now,
     identity::Identity,
     metrics::{Metrics, Neighbour},
+    ongoing::Ongoing,
     ports::{
         Embedder,
         vector_store::{Model, OnModelChange, Owner, VectorStore},
@@ -78,6 +80,7 @@ use crate::{
 
 pub use convert::MOST_SUPERSEDED;
 pub(crate) use convert::level as domain_level;
+use effect::Effect;
 use embedding::Embedding;
 pub use error::Error;
 use health::Health;
@@ -264,7 +267,7 @@ impl Engine {
     ) -> Result<Acknowledgment, Error> {
         let bytes = message.text.len();
         let messages = vec![(granted.reach().clone(), message)];
-        let stored = self.detached(move |inner| async move {
+        let stored = self.write(move |inner| async move {
             Box::pin(steps_aside(bytes, inner.store_once(messages, false, key))).await
         });
         let acknowledged = stored.await?;
@@ -284,7 +287,7 @@ impl Engine {
     ) -> Result<AcknowledgmentBatch, Error> {
         let bytes = batch.iter().map(|(_, message)| message.text.len()).sum();
         let messages = batch.into_iter().map(|(granted, message)| (granted.reach().clone(), message)).collect();
-        let stored = self.detached(move |inner| async move {
+        let stored = self.write(move |inner| async move {
             Box::pin(steps_aside(bytes, inner.store_once(messages, true, key))).await
         });
         Ok(AcknowledgmentBatch { acknowledgments: stored.await? })
@@ -335,7 +338,7 @@ impl Engine {
         message: ContextUpdate,
     ) -> Result<Acknowledgment, Error> {
         let reach = granted.reach().clone();
-        self.detached(move |inner| async move { inner.change(&reach, id.into(), message).await }).await
+        self.write(move |inner| async move { inner.change(&reach, id.into(), message).await }).await
     }
 
     /// Deletes a context.
@@ -344,7 +347,7 @@ impl Engine {
     /// When there is none, or the store fails.
     pub async fn delete(&self, granted: &Granted<access::Delete>, id: Uuid) -> Result<Acknowledgment, Error> {
         let reach = granted.reach().clone();
-        self.detached(move |inner| async move { inner.remove(&reach, id.into()).await }).await
+        self.write(move |inner| async move { inner.remove(&reach, id.into()).await }).await
     }
 
     /// Deletes all contexts of the session that the permission is for.
@@ -353,7 +356,7 @@ impl Engine {
     /// When it is for no session, or the store fails; some contexts may be deleted then.
     pub async fn clear_session(&self, granted: &Granted<access::Delete>) -> Result<Cleared, Error> {
         let reach = granted.reach().clone();
-        self.detached(move |inner| async move { inner.clear(&reach).await }).await
+        self.write(move |inner| async move { inner.clear(&reach).await }).await
     }
 
     /// Deletes the contexts that match, or only counts them.
@@ -366,7 +369,7 @@ impl Engine {
         message: ContextDelete,
     ) -> Result<Cleared, Error> {
         let reach = granted.reach().clone();
-        self.detached(move |inner| async move { inner.remove_matching(&reach, message).await }).await
+        self.write(move |inner| async move { inner.remove_matching(&reach, message).await }).await
     }
 
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
@@ -391,7 +394,7 @@ impl Engine {
         lines: Vec<(usize, ExportedContext)>,
     ) -> Result<Imported, Error> {
         let reach = granted.reach().clone();
-        self.detached(move |inner| async move { inner.import(&reach, lines).await }).await
+        self.write(move |inner| async move { inner.import(&reach, lines).await }).await
     }
 
     /// The contexts of the tenant after the one with the id `after`, whoever in it holds them, in the order of their ids; none is the end.
@@ -416,7 +419,7 @@ impl Engine {
         lines: Vec<(usize, ExportedContext)>,
     ) -> Result<Imported, Error> {
         let granted = granted.clone();
-        self.detached(move |inner| async move { inner.import_tenant(&granted, lines).await }).await
+        self.write(move |inner| async move { inner.import_tenant(&granted, lines).await }).await
     }
 
     /// Whose sidecar it is.
@@ -429,6 +432,12 @@ impl Engine {
     #[cfg(test)]
     fn owner(&self) -> &Owner {
         &self.inner.owner
+    }
+
+    /// Lets all writes wait until the guard is dropped.
+    #[cfg(test)]
+    pub(crate) async fn hold_writes(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.inner.writes.write().await
     }
 
     /// What this sidecar measures.
@@ -545,6 +554,23 @@ impl Engine {
     /// When the store fails.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.detached(|inner| async move { inner.finish().await }).await
+    }
+
+    /// Runs a write of a request to its end, whether or not its caller waits for it. The request lasts until then, and its line of the audit
+    /// log has how the write ended.
+    async fn write<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Result<T, Error>
+    where
+        T: Effect + Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let Some(ongoing) = Ongoing::current() else { return self.detached(work).await };
+        ongoing.line().begin();
+        let audited = move |inner| async move {
+            let ended = work(inner).await;
+            ongoing.line().end(effect::of(&ended));
+            ended
+        };
+        self.detached(audited).await
     }
 
     /// Runs `work` to its end, whether or not somebody waits for it.

@@ -25,6 +25,7 @@ pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod nonces;
+pub mod ongoing;
 pub mod openapi;
 pub mod pipeline;
 pub mod ports;

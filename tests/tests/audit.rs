@@ -1,12 +1,28 @@
 //! The audit log, as the program writes it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use context_manager_protocol::message::Acknowledgment;
-use context_manager_tests::{client::Draft, sidecar::Sidecar};
+use anyhow::{Result, ensure};
+use context_manager_protocol::{
+    message::Acknowledgment,
+    stream::{RequestFrame, RequestKind},
+};
+use context_manager_tests::{
+    client::Draft,
+    embeddings::{Behaviour, Embeddings},
+    sidecar::Sidecar,
+    stream::Stream,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+/// The lines of the audit log.
+fn audited(log: &str) -> Result<Vec<Value>> {
+    let lines = log.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    Ok(lines.into_iter().filter(|line| line["target"] == "context_manager::audit").collect())
+}
 
 #[tokio::test]
 async fn each_write_and_each_refusal_is_one_line_without_the_text() -> Result<()> {
@@ -30,8 +46,7 @@ async fn each_write_and_each_refusal_is_one_line_without_the_text() -> Result<()
     for secret in ["xyzzy", "plugh", "plover"] {
         assert!(!log.contains(secret), "{secret} is in the log: {log}");
     }
-    let lines = log.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
-    let lines: Vec<&Value> = lines.iter().filter(|line| line["target"] == "context_manager::audit").collect();
+    let lines = audited(&log)?;
     let told: Vec<(&str, &str, Option<u64>, &str)> = lines
         .iter()
         .map(|line| {
@@ -54,5 +69,50 @@ async fn each_write_and_each_refusal_is_one_line_without_the_text() -> Result<()
     }
     assert_eq!((&lines[0]["tenant"], &lines[0]["key.id"]), (&json!("team-a"), &json!("default")), "{}", lines[0]);
     assert_eq!(lines[5]["reason"], "timestamp-outside-window");
+    Ok(())
+}
+
+/// The write is done whether or not somebody waits for it, so its line is there as well, and says what became of it.
+#[tokio::test]
+async fn a_write_that_goes_on_without_its_caller_has_its_line_when_it_is_done() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let folder = tempfile::tempdir()?;
+    let embeddings = Embeddings::start().await?;
+    let more = format!("request_timeout = \"900ms\"\n{}", embeddings.config_once("builtin-64"));
+    let sidecar = Sidecar::start(folder.path(), &more).await?;
+    let client = sidecar.client()?;
+    embeddings.set(Behaviour::Slow(Duration::from_millis(1_500)));
+    let [late, hung_up, closed] = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
+    let message = |id: Uuid| json!({"id": id, "text": "xyzzy"});
+
+    let answer = client.post("/v1/contexts", &message(late)).await?;
+    ensure!(answer.status == 504, "{}", String::from_utf8_lossy(&answer.body));
+    let unheard = timeout(Duration::from_millis(300), client.post("/v1/contexts", &message(hung_up))).await;
+    ensure!(unheard.is_err(), "the caller went away before the answer");
+    let mut stream = Stream::open(sidecar.port, &Sidecar::key()?).await?;
+    stream.send(&RequestFrame::new(1, RequestKind::ContextStore, Some(message(closed)))).await?;
+    sleep(Duration::from_millis(300)).await;
+    stream.close().await?;
+
+    let since = Instant::now();
+    let lines = loop {
+        let lines = audited(&sidecar.log()?)?;
+        let lines: Vec<Value> = lines.into_iter().filter(|line| line["operation"] == "store").collect();
+        if lines.len() == 3 {
+            break lines;
+        }
+        ensure!(since.elapsed() < PATIENCE, "{lines:?}\n{}", sidecar.log()?);
+        sleep(Duration::from_millis(50)).await;
+    };
+    for id in [late, hung_up, closed] {
+        let one = client.get(&format!("/v1/contexts/{id}")).await?;
+        ensure!(one.status == 200, "{}", String::from_utf8_lossy(&one.body));
+        let id = id.to_string();
+        let line = lines.iter().find(|line| line["contexts"] == id.as_str());
+        let line = line.ok_or_else(|| anyhow::anyhow!("no line names {id}: {lines:?}"))?;
+        let told = (&line["decision"], &line["answered"], &line["outcome"], &line["http.status"]);
+        ensure!(told == (&json!("allowed"), &json!(false), &json!("done"), &Value::Null), "{line}");
+        ensure!(line.to_string().contains("request.id") && !line.to_string().contains("xyzzy"), "{line}");
+    }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! rather than queued, so that those that are accepted stay fast.
 //!
 //! One layer sheds and bounds: the limit can change while the sidecar runs, which a fixed semaphore cannot follow. A request
-//! has its place until its answer is sent to the end: an export works for as long as it is read.
+//! has its place until its answer is sent to the end: an export works for as long as it is read. A write that goes on without its caller has
+//! it until it is done ([`crate::ongoing`]).
 
 use std::{
     pin::Pin,
@@ -40,21 +41,26 @@ impl Admission {
         Self { shared, in_flight: Arc::default() }
     }
 
-    fn enter(&self) -> Result<Admitted, Refusal> {
+    fn enter(&self) -> Result<Place, Refusal> {
         if self.shared.readiness.is_draining() {
             return Err(Refusal::new(Code::ShuttingDown, "the sidecar is shutting down; send the request again later"));
         }
         let limit = self.shared.limits().max_in_flight;
-        let admitted = Admitted(Arc::clone(&self.in_flight));
+        let place = Place { _admitted: Arc::new(Admitted(Arc::clone(&self.in_flight))) };
         if self.in_flight.fetch_add(1, Ordering::AcqRel) >= limit {
             let detail = format!("{limit} requests at once is the limit (protocol.max_in_flight); send it again later");
             return Err(Refusal::new(Code::Overloaded, detail));
         }
-        Ok(admitted)
+        Ok(place)
     }
 }
 
-/// A place among the requests in flight; given back when the request ends, however it ends.
+/// A place among the requests in flight, an extension of its request; given back when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Place {
+    _admitted: Arc<Admitted>,
+}
+
 #[derive(Debug)]
 struct Admitted(Arc<AtomicUsize>);
 
@@ -65,9 +71,12 @@ impl Drop for Admitted {
 }
 
 /// The layer. It stands before the body is read and the signature checked, because those cost the most.
-pub async fn admit(State(admission): State<Admission>, request: Request, next: Next) -> Response {
+pub async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
     match admission.enter() {
-        Ok(admitted) => next.run(request).await.map(|body| Body::new(Answering { body, _admitted: admitted })),
+        Ok(place) => {
+            request.extensions_mut().insert(place.clone());
+            next.run(request).await.map(|body| Body::new(Answering { body, _place: place }))
+        }
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -75,7 +84,7 @@ pub async fn admit(State(admission): State<Admission>, request: Request, next: N
 /// The body of an answer, with the place of its request. Whoever sends it drops it at its end.
 struct Answering {
     body: Body,
-    _admitted: Admitted,
+    _place: Place,
 }
 
 impl HttpBody for Answering {

@@ -19,10 +19,13 @@ use context_manager_protocol::{
 };
 use tracing::{error, info};
 
-use super::{Shared, body_limit, request_id::RequestId};
+use super::{
+    Shared,
+    body_limit::{self, Room},
+    request_id::RequestId,
+};
 use crate::{
     access::Decisions,
-    bytes_in_flight::Reserved,
     nonces,
     refusal::{Refusal, chain},
     telemetry,
@@ -83,8 +86,8 @@ fn code(refusal: &Refusal) -> &'static str {
     refusal.code().as_str()
 }
 
-/// The request with its body, and the room that the body has until the handler has answered.
-async fn verify(shared: &Shared, request: Request) -> Result<(Request, Reserved), Refusal> {
+/// The request with its body, and the room that the body has at least until the handler has answered.
+async fn verify(shared: &Shared, request: Request) -> Result<(Request, Room), Refusal> {
     let window = shared.limits().timestamp_window.get().as_secs();
     let keys = shared.live.keys();
     let mut audit = Audit { shared, key_id: None };
@@ -115,6 +118,8 @@ async fn verify(shared: &Shared, request: Request) -> Result<(Request, Reserved)
     let decisions = Decisions::default();
     parts.extensions.insert(Verified { key_id: presented.key_id().into(), request_id, decisions });
     parts.extensions.insert(AuthenticBody(body));
+    let room = Room::from(room);
+    parts.extensions.insert(room.clone());
     Ok((Request::from_parts(parts, Body::empty()), room))
 }
 

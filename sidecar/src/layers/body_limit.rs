@@ -2,7 +2,7 @@
 //!
 //! All bodies together are bounded by [`crate::bytes_in_flight`], in the same two ways.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, sync::Arc};
 
 use axum::{
     body::{Body, HttpBody as _},
@@ -17,6 +17,18 @@ use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
 
 use super::Shared;
 use crate::{bytes_in_flight::Reserved, refusal::Refusal};
+
+/// The room that a body has among the bodies in flight, an extension of its request; given back when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Room {
+    _reserved: Arc<Reserved>,
+}
+
+impl From<Reserved> for Room {
+    fn from(reserved: Reserved) -> Self {
+        Self { _reserved: Arc::new(reserved) }
+    }
+}
 
 /// The layer. It reads nothing: [`read`] does, when the head of the request was found worth it.
 pub async fn limit(State(shared): State<Shared>, request: Request, next: Next) -> Response {

@@ -10,7 +10,6 @@ use context_manager_protocol::message::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use uuid::Uuid;
 
 use super::{
     exchange::{
@@ -18,7 +17,7 @@ use super::{
     },
     path,
 };
-use crate::{engine::Engine, layers::audit::Written};
+use crate::engine::Engine;
 
 /// `POST /v1/contexts`
 pub async fn store(
@@ -29,7 +28,7 @@ pub async fn store(
 ) -> Answer<Acknowledgment> {
     let granted = engine.permit(&caller.verified, message.scope.as_ref(), message.session.as_deref())?;
     let acknowledgment = engine.store(&granted, message, key).await?;
-    let answered = wrote(caller.answer(written(acknowledgment.status), &acknowledgment), [acknowledgment.id]);
+    let answered = caller.answer(written(acknowledgment.status), &acknowledgment);
     let location = HeaderValue::from_str(&format!("{}/{}", path::CONTEXTS, acknowledgment.id));
     Ok(answered.map(|response| response.headers_mut().extend(location.map(|location| (header::LOCATION, location)))))
 }
@@ -44,8 +43,7 @@ pub async fn store_batch(
     let contexts = engine.permit_all(&caller.verified, message.contexts)?;
     let batch = engine.store_batch(contexts, key).await?;
     let status = batch.acknowledgments.iter().map(|acknowledgment| written(acknowledgment.status)).max();
-    let ids = batch.acknowledgments.iter().map(|acknowledgment| acknowledgment.id);
-    Ok(wrote(caller.answer(status.unwrap_or(StatusCode::CREATED), &batch), ids))
+    Ok(caller.answer(status.unwrap_or(StatusCode::CREATED), &batch))
 }
 
 /// `PATCH /v1/contexts/{id}`
@@ -57,7 +55,7 @@ pub async fn update(
 ) -> Answer<Acknowledgment> {
     let granted = engine.permit(&caller.verified, message.scope.as_ref(), None)?;
     let acknowledgment = engine.update(&granted, id, message).await?;
-    Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
+    Ok(caller.answer(changed(acknowledgment.status), &acknowledgment))
 }
 
 /// `DELETE /v1/contexts/{id}`
@@ -69,7 +67,7 @@ pub async fn delete(
 ) -> Answer<Acknowledgment> {
     let granted = engine.permit(&caller.verified, Some(&scope(agent, space)), session.as_deref())?;
     let acknowledgment = engine.delete(&granted, id).await?;
-    Ok(wrote(caller.answer(changed(acknowledgment.status), &acknowledgment), [id]))
+    Ok(caller.answer(changed(acknowledgment.status), &acknowledgment))
 }
 
 /// Which session is cleared.
@@ -111,13 +109,6 @@ pub async fn delete_matching(
 fn answer_cleared(caller: &Caller, cleared: Cleared) -> Answered<Cleared> {
     let status = if cleared.journaled { StatusCode::ACCEPTED } else { StatusCode::OK };
     caller.answer(status, &cleared)
-}
-
-/// An answer that says for the audit log which contexts were written.
-fn wrote<T>(answered: Answered<T>, ids: impl IntoIterator<Item = Uuid>) -> Answered<T> {
-    answered.map(|response| {
-        response.extensions_mut().insert(Written(ids.into_iter().collect()));
-    })
 }
 
 /// The status of a write that made something: 201, or 202 while it is only in the journal.

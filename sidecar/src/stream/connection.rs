@@ -37,9 +37,8 @@ use super::{
     translate::{self, Asked, Received},
 };
 use crate::{
-    bytes_in_flight::Reserved,
     identity::Verified,
-    layers::measure::outcome,
+    layers::{body_limit::Room, measure::outcome},
     metrics::{Frame, Label as _, RequestOutcome, Streams},
 };
 
@@ -166,7 +165,7 @@ impl Connection {
             }
             Received::Asked(mut asked) => {
                 let counted = Counted::new(&self.opening.shared.metrics.streams, asked.frame);
-                let room = room.map_err(|full| asked.request = Err(full.into())).ok();
+                let room = room.map_err(|full| asked.request = Err(full.into())).ok().map(Room::from);
                 let answer = answer(self.opening.clone(), self.verified.clone(), format, (*asked, room), counted);
                 self.requests.spawn(answer);
                 Ok(())
@@ -234,12 +233,13 @@ impl Connection {
     }
 }
 
-/// Sends the request that a frame stands for through the routes, and makes a frame of the answer. The frame has its room until then.
+/// Sends the request that a frame stands for through the routes, and makes a frame of the answer. The frame has its room at least until
+/// then.
 async fn answer(
     opening: Opening,
     verified: Verified,
     format: Format,
-    (asked, _room): (Asked, Option<Reserved>),
+    (asked, room): (Asked, Option<Room>),
     mut counted: Counted,
 ) -> Message {
     let Asked { id, frame: _, answer, request } = asked;
@@ -253,6 +253,9 @@ async fn answer(
         }
     };
     request.extensions_mut().insert(verified);
+    if let Some(room) = room.clone() {
+        request.extensions_mut().insert(room);
+    }
     let Ok(response) = router.oneshot(request).await;
     counted.outcome = outcome(response.status());
     translate::answer(format, id, answer, response).await

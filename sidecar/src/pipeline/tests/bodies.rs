@@ -1,6 +1,7 @@
 //! The bound on the bytes of all bodies together.
 
 use context_manager_protocol::message::Imported;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -57,6 +58,30 @@ async fn bodies_have_room_until_their_requests_end_and_what_finds_none_is_told_t
     overloaded(&fixture, Call::json("POST", CONTEXTS, TEXT).sign()).await;
     second.abort();
     eventually("the end of the second", || held(&fixture) == 0).await;
+}
+
+/// A write goes on without its caller, so what it holds is not free.
+#[tokio::test]
+async fn a_write_whose_caller_went_away_keeps_its_room_and_its_place_until_it_is_done() {
+    let fixture = fixture().await;
+    let mut config = (*fixture.shared.live.config()).clone();
+    config.protocol.max_in_flight = 1;
+    fixture.shared.live.set_config(config);
+    let id = Uuid::from_u128(1);
+    let body = format!(r#"{{"id": "{id}", "text": "the blue door"}}"#);
+    let bytes = i64::try_from(body.len()).expect("a small body");
+
+    let writes = fixture.engine.hold_writes().await;
+    let unheard = timeout(Duration::from_millis(200), fixture.send(Call::json("POST", CONTEXTS, body).sign())).await;
+    assert!(unheard.is_err(), "the caller went away before the answer");
+    assert_eq!(held(&fixture), bytes);
+    let next = fixture.send(Call::new("GET", CONTEXTS).sign()).await;
+    assert_eq!((next.status, next.problem().code), (StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded));
+
+    drop(writes);
+    eventually("the end of the write", || held(&fixture) == 0).await;
+    let stored = fixture.send(Call::new("GET", format!("{CONTEXTS}/{id}")).sign()).await;
+    assert_eq!(stored.status, StatusCode::OK, "it was done, and its place is free");
 }
 
 #[tokio::test]
