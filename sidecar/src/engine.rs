@@ -16,6 +16,7 @@ mod filter;
 mod following;
 mod frequencies;
 mod health;
+mod hurry;
 mod idempotency;
 mod immediate;
 mod journaled;
@@ -84,6 +85,7 @@ use effect::Effect;
 use embedding::Embedding;
 pub use error::Error;
 use health::Health;
+use hurry::Hurry;
 pub use idempotency::IdempotencyKey;
 use immediate::Immediate;
 pub use journaled::journal_directory;
@@ -152,6 +154,8 @@ struct Inner {
     sessions: Sessions,
     /// Shared by writes, so that the last journaled ones can reach the store while no others join them. Taken before `locks`.
     writes: RwLock<()>,
+    /// Whether all writers wait for that.
+    hurry: Hurry,
     /// Whether the store has taken the journaled writes that were brought to it last.
     takes_writes: AtomicBool,
     locks: Locks,
@@ -228,6 +232,7 @@ impl Engine {
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
                 writes: RwLock::default(),
+                hurry: Hurry::default(),
                 takes_writes: AtomicBool::new(false),
                 locks: Locks::default(),
                 upkeep: Upkeep::default(),

@@ -9,11 +9,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use context_manager_journal::{Journal, Options};
 use context_manager_protocol::{
-    message::{ContextList, ContextResponse, Imported},
+    message::{Acknowledgment, ContextList, ContextResponse, Imported},
     problem::Code,
 };
 use context_manager_tests::{
     client::{Answer, Draft},
+    embeddings::{Behaviour, Embeddings},
     proxy::{Network, Proxy},
     qdrant::Qdrant,
     sidecar::{Sidecar, program},
@@ -114,6 +115,52 @@ async fn writes_go_to_the_server_again_while_writers_go_on() -> Result<()> {
     let tally = writers.stop().await?;
     let verdict = judge("recovery while writers go on", &setup.sidecar, &tally).await?;
     ensure!(verdict.journaled > 0, "no write met the outage: {verdict}");
+    Ok(())
+}
+
+/// The last journaled writes make all others wait, but not for an embedding API that is slow: the vectors can come later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_embedding_api_keeps_no_writer_from_a_server_that_is_back() -> Result<()> {
+    const CHANGES: usize = 20;
+    const SLOW: Duration = Duration::from_secs(3);
+    /// What a write takes by itself, a stretch of waiting, and what a busy machine adds.
+    const GENEROUS: Duration = Duration::from_secs(12);
+    let folder = tempfile::tempdir()?;
+    let mut server = Qdrant::start(&folder.path().join("qdrant")).await?;
+    let embeddings = Embeddings::start().await?;
+    let embedding = embeddings.config("builtin-64") + "timeout = \"10s\"\ncache = { capacity = \"0\" }\n";
+    let sidecar = Sidecar::start(folder.path(), &format!("{}{embedding}", config(server.address()))).await?;
+    let client = sidecar.client()?;
+    let mut ids = Vec::new();
+    for number in 0..CHANGES {
+        // What is in memory can be changed while the server is away.
+        let session = format!("s{}", number / 5);
+        let message = json!({"text": format!("before, number {number}"), "level": "immediate", "session": session});
+        ids.push(client.post("/v1/contexts", &message).await?.message::<Acknowledgment>()?.id);
+    }
+    server.kill()?;
+    for (number, id) in ids.iter().enumerate() {
+        let text = json!({"text": format!("after, number {number}")}).to_string();
+        let changed = client.send(Draft::new("PATCH", &format!("/v1/contexts/{id}"), text)).await?;
+        ensure!(changed.status == 202, "{}", said(&changed));
+    }
+    embeddings.set(Behaviour::Slow(SLOW));
+    server.restart().await?;
+    let (since, mut slowest) = (Instant::now(), Duration::ZERO);
+    loop {
+        let begun = Instant::now();
+        let stored = client.post("/v1/contexts", &json!({"text": format!("meanwhile, {:?}", since.elapsed())})).await?;
+        slowest = slowest.max(begun.elapsed());
+        ensure!(slowest < GENEROUS, "a write took {slowest:?}\n{}", sidecar.log()?);
+        if stored.status == 201 {
+            break;
+        }
+        ensure!(stored.status == 202, "{}", said(&stored));
+        ensure!(since.elapsed() < PATIENCE, "the journal is never empty\n{}", sidecar.log()?);
+    }
+    println!("the server took writes again after {:?}, the slowest of them {slowest:?}", since.elapsed());
+    embeddings.set(Behaviour::Well);
+    drained(&client, PATIENCE).await?;
     Ok(())
 }
 

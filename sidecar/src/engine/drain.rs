@@ -3,7 +3,11 @@
 //! A write is marked complete after the store has it, so an end of the process in between brings it again: every step
 //! looks first whether it was done.
 
-use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use context_manager_memory::{Context, ContextId, Timestamp, update};
 use tracing::{info, warn};
@@ -33,20 +37,32 @@ const ATTEMPTS: usize = 5;
 /// Most contexts and other writes that are still waiting when new ones stop joining them. Writes that come at the pace at which others leave
 /// would keep the journal in use for ever; for these last ones they wait, and then go to the store themselves.
 const LAST: usize = 1_000;
+/// Longest time for which they wait at a stretch, but for the step that is under way then. Those that have waited are journaled and
+/// answered before the next stretch.
+const LONGEST_ALONE: Duration = Duration::from_secs(1);
 
 impl Inner {
-    /// Brings the oldest waiting writes to the store, or all when they are the last. Says whether more are waiting.
+    /// Brings the oldest waiting writes to the store, or all when they are the last and there is time. Says whether more are waiting.
     pub(super) async fn drain(&self) -> Result<bool, Error> {
         // Nobody waits for a store that may not answer.
-        let ends = self.takes_writes.load(Ordering::Acquire) && self.pending.contexts() <= LAST;
-        let _alone = if ends { Some(self.writes.write().await) } else { None };
+        if !self.takes_writes.load(Ordering::Acquire) || self.pending.contexts() > LAST {
+            return self.drain_step().await;
+        }
+        let _alone = self.writes.write().await;
+        let _hurrying = self.hurry.begin();
+        let since = Instant::now();
         loop {
-            let drained = self.drain_oldest().await;
-            self.takes_writes.store(matches!(drained, Ok(true)), Ordering::Release);
-            if !(ends && matches!(drained, Ok(true))) {
+            let drained = self.drain_step().await;
+            if !matches!(drained, Ok(true)) || since.elapsed() >= LONGEST_ALONE {
                 return drained;
             }
         }
+    }
+
+    async fn drain_step(&self) -> Result<bool, Error> {
+        let drained = self.drain_oldest().await;
+        self.takes_writes.store(matches!(drained, Ok(true)), Ordering::Release);
+        drained
     }
 
     async fn drain_oldest(&self) -> Result<bool, Error> {
@@ -81,6 +97,7 @@ impl Inner {
         let more = self.pending.is_active();
         if !more {
             self.set_aside.forget();
+            self.hurry.is_over();
             info!("All journaled writes have reached the store");
         }
         Ok(more)

@@ -326,14 +326,13 @@ impl Inner {
         for owner in owners {
             self.re_embedding.visit(owner);
         }
-        match self.embedding.load_full().documents(texts).await {
-            Ok(dense) => dense.into_iter().map(Some).collect(),
-            Err(error) => {
-                warn!(
-                    error = chain(&error),
-                    contexts = texts.len(),
-                    "Stored without dense vectors; they are added later"
-                );
+        let embedding = self.embedding.load_full();
+        match self.hurry.patience(embedding.documents(texts)).await {
+            Some(Ok(dense)) => dense.into_iter().map(Some).collect(),
+            failed => {
+                let error = failed.and_then(Result::err);
+                let error = error.map_or_else(|| "too slow while all writers wait".to_owned(), |error| chain(&error));
+                warn!(error, contexts = texts.len(), "Stored without dense vectors; they are added later");
                 self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
                 // Which of them are whose does not matter: they are counted together, and anew before long.
                 if let Some(owner) = owners.iter().next() {

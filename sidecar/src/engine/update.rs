@@ -6,14 +6,11 @@ use context_manager_memory::{
     update::{self, Change},
 };
 use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextUpdate};
-use tracing::warn;
 
 use super::{Error, Inner, convert, embedding::with_lexical, now};
 use crate::{
     access::Reach,
-    metrics::Degradation,
     ports::vector_store::{Owner, Point, Updated},
-    refusal::chain,
 };
 
 /// Attempts against changes that the sidecar itself makes beside, such as a promotion.
@@ -116,18 +113,8 @@ impl Inner {
     /// The vectors of a stored context as it should be; without the dense ones when the embedding fails.
     pub(super) async fn vectors_of(&self, context: &Context) -> Result<Vectors, Error> {
         let texts = [index_texts(context, self.previous(context).await?.as_ref())];
-        let dense = match self.embedding.load_full().documents(&texts).await {
-            Ok(dense) => dense.into_iter().next(),
-            Err(error) => {
-                warn!(error = chain(&error), "Changed without dense vectors; they are added later");
-                self.metrics.contexts.degraded.add(Degradation::Embedding, 1);
-                let owner = Owner::of(context);
-                self.re_embedding.visit(&owner);
-                self.re_embedding.lack(&owner, 1);
-                None
-            }
-        };
-        Ok(with_lexical(&texts, vec![dense]).pop().unwrap_or_default())
+        let dense = self.dense_or_later(&texts, &[Owner::of(context)].into()).await;
+        Ok(with_lexical(&texts, dense).pop().unwrap_or_default())
     }
 
     /// The context before this one in its session.
