@@ -306,6 +306,8 @@ struct Waiting {
     queue: VecDeque<Queued>,
     /// Bytes of memory of what is in the queue, estimated.
     memory: u64,
+    /// The same of what is on its way to the disk.
+    memory_under_way: u64,
     view: Arc<View>,
     /// Of each write that is on its way to the disk the least number that it can get. The journal's numbers say the order, but writes
     /// whose syncs are shared come into the queue in any; one with a smaller number may still be missing there.
@@ -363,7 +365,8 @@ impl Waiting {
         let done = self.queue.partition_point(|of| of.number <= number);
         let memory: u64 = self.queue.drain(..done).map(|queued| queued.memory).sum();
         if self.queue.is_empty() {
-            *self = Self { under_way: mem::take(&mut self.under_way), ..Self::default() };
+            let (under_way, memory_under_way) = (mem::take(&mut self.under_way), self.memory_under_way);
+            *self = Self { memory_under_way, under_way, ..Self::default() };
         } else {
             self.memory -= memory;
             Arc::make_mut(&mut self.view).forget(number);
@@ -372,26 +375,39 @@ impl Waiting {
     }
 }
 
-/// A write that is on its way to the disk.
+/// A write that is on its way to the disk, with the memory that it will take; given back when it does not get there.
 struct UnderWay<'a> {
     waiting: &'a Mutex<Waiting>,
     least: u64,
+    memory: u64,
 }
 
 impl<'a> UnderWay<'a> {
-    fn begin(waiting: &'a Mutex<Waiting>, journal: &Journal) -> Self {
+    /// Begins a write, if there is memory for it beside all that waits and all that is under way.
+    fn begin(waiting: &'a Mutex<Waiting>, journal: &Journal, memory: u64, most: ByteSize) -> Result<Self, Error> {
         let mut locked = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if locked.memory + locked.memory_under_way + memory > most.bytes() {
+            return Err(Error::JournalMemory(most));
+        }
         let least = journal.next();
         locked.under_way.push(least);
-        Self { waiting, least }
+        locked.memory_under_way += memory;
+        Ok(Self { waiting, least, memory })
+    }
+
+    /// Puts the write in the queue, which has its memory from now on.
+    fn arrive(&mut self, waiting: &mut Waiting, queued: Queued) {
+        waiting.memory_under_way -= mem::take(&mut self.memory);
+        waiting.insert(queued);
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let under_way = &mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner).under_way;
-        if let Some(place) = under_way.iter().position(|least| *least == self.least) {
-            under_way.swap_remove(place);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.memory_under_way -= self.memory;
+        if let Some(place) = waiting.under_way.iter().position(|least| *least == self.least) {
+            waiting.under_way.swap_remove(place);
         }
     }
 }
@@ -506,20 +522,17 @@ impl Pending {
             Effect::Delete(..) | Effect::DeleteMatching(_) => 0,
         };
         let memory = Queued::memory(&payload, &entry, vectors);
-        if self.waiting().memory + memory > self.most.bytes() {
-            return Err(Error::JournalMemory(self.most));
-        }
+        let mut under_way = UnderWay::begin(&self.waiting, &journal, memory, self.most)?;
         let room = payload.len() as u64;
         let claim = self.space.as_ref().map(|space| space.claim(Purpose::Content, room)).transpose();
         let claim = claim.map_err(Error::JournalDisk)?;
-        let under_way = UnderWay::begin(&self.waiting, &journal);
         let appending = spawn_blocking(move || (journal.append(&payload), payload));
         let (appended, payload) = appending.await.map_err(|_| Error::Interrupted)?;
         let number = appended?;
         drop(claim);
         {
             let mut waiting = self.waiting();
-            waiting.insert(Queued::new(number, payload, &entry, memory));
+            under_way.arrive(&mut waiting, Queued::new(number, payload, &entry, memory));
             let view = Arc::make_mut(&mut waiting.view);
             match effect {
                 Effect::Put { new, known } => {
@@ -637,6 +650,33 @@ mod tests {
         Queued::new(number, serde_json::to_vec(&entry).expect("an entry"), &entry, 0)
     }
 
+    #[test]
+    fn writes_that_are_on_their_way_together_take_no_more_memory_than_there_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (journal, _) = Journal::open(Options::new(directory.path())).expect("a journal");
+        let waiting = Mutex::new(Waiting::default());
+        let begin = |memory| UnderWay::begin(&waiting, &journal, memory, ByteSize::new(100));
+        let locked = || waiting.lock().expect("not poisoned");
+        let taken = || {
+            let waiting = locked();
+            (waiting.memory, waiting.memory_under_way)
+        };
+        let mut first = begin(60).expect("room");
+        assert!(matches!(begin(60), Err(Error::JournalMemory(_))), "the first one is not on the disk yet, and counts");
+        let second = begin(40).expect("room");
+        assert!(begin(1).is_err());
+        drop(second);
+        assert_eq!(taken(), (0, 60), "what did not get there takes nothing");
+        first.arrive(&mut locked(), Queued { memory: 60, ..queued(0) });
+        drop(first);
+        assert_eq!(taken(), (60, 0));
+        let third = begin(40).expect("room");
+        assert_eq!(locked().forget(0), 1);
+        assert_eq!(taken(), (0, 40), "what is under way counts beside an empty queue");
+        drop(third);
+        assert!(begin(100).is_ok());
+    }
+
     fn numbers(waiting: &Waiting) -> Vec<u64> {
         waiting.complete().map(|queued| queued.number).collect()
     }
@@ -646,7 +686,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let (journal, _) = Journal::open(Options::new(directory.path())).expect("a journal");
         let waiting = Mutex::new(Waiting::default());
-        let (slow, quick) = (UnderWay::begin(&waiting, &journal), UnderWay::begin(&waiting, &journal));
+        let begin = || UnderWay::begin(&waiting, &journal, 0, ByteSize::new(0)).expect("room");
+        let (slow, quick) = (begin(), begin());
         let first = journal.append(b"slow").expect("appended");
         let second = journal.append(b"quick").expect("appended");
 
@@ -662,7 +703,7 @@ mod tests {
         assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [first, second]);
 
         // What begins after that waits for its own turn only.
-        let third = UnderWay::begin(&waiting, &journal);
+        let third = begin();
         assert_eq!(numbers(&waiting.lock().expect("not poisoned")), [first, second]);
         assert_eq!(waiting.lock().expect("not poisoned").forget(second), 2);
         let number = journal.append(b"third").expect("appended");
