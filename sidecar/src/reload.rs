@@ -1,7 +1,8 @@
 //! Takes over changed files while the sidecar runs: the configuration and the key ring.
 //!
-//! Each file's content is tried once. A content that is refused is reported once, and the last good one stays in force. What
-//! can only take effect at the next start is left as it is, with a warning that names it. Files are watched by their
+//! Each file's content is tried once. A content that is refused is reported once, and the last good one stays in force. A valid
+//! configuration that cannot be put in force is tried again at every look: what is in its way, such as a full disk or a CA file that comes
+//! a second later, may go without a change of the file. What can only take effect at the next start is left as it is, with a warning that names it. Files are watched by their
 //! directories, because a projected volume replaces a symbolic link (`..data`) and never the file; a poll stands behind the
 //! watch for file systems that report nothing.
 
@@ -40,6 +41,9 @@ pub const POLL: Duration = Duration::from_secs(5);
 /// Time for a writer to finish what it has begun.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// How often it is said that a configuration still cannot be put in force, for the same reason.
+const SAY_AGAIN: Duration = Duration::from_mins(10);
+
 /// Why a file's content is not taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -64,7 +68,23 @@ pub struct Reload {
     telemetry: Telemetry,
     poll: Duration,
     config_seen: Content,
+    /// What is tried again.
+    failing: Option<Failing>,
     keys_seen: (Option<PathBuf>, Content),
+}
+
+/// A valid configuration that could not be put in force.
+struct Failing {
+    content: Content,
+    cause: String,
+    said: Instant,
+}
+
+impl Failing {
+    /// Whether it was said of late that this content fails for this reason.
+    fn was_said(&self, content: &Content, cause: &str) -> bool {
+        self.content == *content && self.cause == cause && self.said.elapsed() < SAY_AGAIN
+    }
 }
 
 /// A file's content as it was last read, or why it was not.
@@ -85,7 +105,7 @@ impl Reload {
         metrics.files.generation.set(live.config().generation);
         metrics.files.show_keys(&live.keys());
         let (config_seen, keys_seen) = (None, (None, None));
-        Self { settings, live, metrics, engine, filter, telemetry, poll: POLL, config_seen, keys_seen }
+        Self { settings, live, metrics, engine, filter, telemetry, poll: POLL, config_seen, failing: None, keys_seen }
     }
 
     /// The same watch with another pause between two polls.
@@ -133,10 +153,19 @@ impl Reload {
             Some(Err(kind)) => Err(unreadable(&self.settings.config_file, *kind)),
             None => return,
         };
+        let failing = self.failing.take();
         let outcome = match outcome {
             Ok(config) => self.apply_config(config).await,
-            Err(error) => Err(error),
+            Err(error) => return self.report(WatchedFile::Config, Err(error)),
         };
+        if let Err(error) = &outcome {
+            let (content, cause) = (self.config_seen.take(), error.for_log());
+            if let Some(failing) = failing.filter(|failing| failing.was_said(&content, &cause)) {
+                self.failing = Some(failing);
+                return;
+            }
+            self.failing = Some(Failing { content, cause, said: Instant::now() });
+        }
         self.report(WatchedFile::Config, outcome);
     }
 

@@ -155,6 +155,32 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_is_reported_once() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_fails_for_what_is_beside_it_is_tried_until_it_works_and_said_once() {
+    let Fixture { mut volume, mut reload, live, metrics, data } = fixture().await;
+    let failures = || metrics.files.reload_failures.get(WatchedFile::Config);
+    reload.check().await;
+    // The issuer writes its file after the configuration that names it.
+    let ca = data.path().join("ca.pem");
+    let api = format!(
+        "generation = 2\n[embedding]\nprovider = \"open_ai\"\nurl = \"https://localhost/v1\"\nmodel = \"m\"\ndimensions = 384\n\
+         on_model_change = \"re_embed\"\nca_file = {ca:?}"
+    );
+    volume.swap(&toml(data.path(), &api), &KeyRing::new(key("k1")).to_json());
+    for _ in 0..3 {
+        reload.check().await;
+    }
+    assert_eq!((live.config().generation, failures()), (1, 1), "{:?}", live.error(WatchedFile::Config));
+    assert!(live.error(WatchedFile::Config).is_some());
+
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate").cert.pem();
+    fs::write(&ca, certificate).expect("a file");
+    reload.check().await;
+    assert_eq!((live.config().generation, failures()), (2, 1));
+    assert_eq!(live.error(WatchedFile::Config), None);
+    assert_eq!(metrics.files.last_reload_successful.of(WatchedFile::Config).get(), 1);
+}
+
+#[tokio::test]
 async fn good_keys_are_taken_over_beside_a_bad_configuration() {
     let Fixture { mut volume, mut reload, live, data, .. } = fixture().await;
     reload.check().await;
