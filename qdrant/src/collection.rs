@@ -20,8 +20,8 @@ use crate::{
     welcome::Welcome,
 };
 
-/// Largest answer; contexts are at most 64 KiB each, and a page of them stays far below.
-const LARGEST_ANSWER: usize = 256 << 20;
+/// Largest answer; contexts have at most 80 KiB of texts and metadata each, and as much of vectors, and nobody reads more than 128 at once.
+const LARGEST_ANSWER: usize = 64 << 20;
 
 /// A collection of a Qdrant server.
 ///

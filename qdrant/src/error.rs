@@ -173,6 +173,11 @@ impl Error {
         if let Self::Refused { action, source } = self { Self::Server { action, source } } else { self }
     }
 
+    /// Whether the answer was larger than this side takes at once.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.code() == Code::OutOfRange)
+    }
+
     /// Whether the settings are wrong, so that only a person can help.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {

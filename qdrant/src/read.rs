@@ -180,6 +180,18 @@ impl Collection {
         Ok(answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload)).collect())
     }
 
+    /// The ids of what a filter finds, at most `limit`; nothing else of it is read.
+    pub(crate) async fn ids(&self, filter: Filter, limit: usize) -> Result<Vec<ContextId>, Error> {
+        let request = ScrollPoints {
+            filter: Some(filter),
+            limit: Some(limit_of(limit)),
+            with_payload: Some(false.into()),
+            ..self.scroll_request()
+        };
+        let answer = self.call("find contexts", self.points.clone().scroll(request)).await?;
+        Ok(answer.result.into_iter().filter_map(|record| convert::id(record.id)).collect())
+    }
+
     pub(crate) fn scroll_request(&self) -> ScrollPoints {
         ScrollPoints { collection_name: self.options.collection.clone(), ..ScrollPoints::default() }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use context_manager_memory::{
-    ContextId, LegScores, QueryVectors,
+    Context, ContextId, LegScores, QueryVectors,
     frequencies::DocumentFrequencies,
     rank::Candidate,
     store::{Clauses, DenseNames, Search, schema},
@@ -51,6 +51,20 @@ impl Leg {
     }
 }
 
+/// What scoring is called in an error.
+const SCORE: &str = "score candidates";
+/// Largest answer to a search: a few hundred contexts of each level are far smaller, unless all are as long as they may be.
+const LARGEST_ANSWER: usize = 8 << 20;
+/// Contexts of one read, where they do not come with their scores: at most 5 MiB.
+const AT_ONCE: usize = 64;
+
+/// The exact scores of a union by leg, and its contexts.
+#[derive(Default)]
+struct Exact {
+    by_leg: Vec<HashMap<ContextId, f32>>,
+    contexts: Vec<Context>,
+}
+
 /// One search on its way.
 struct Asked<'a> {
     search: &'a Search,
@@ -74,29 +88,17 @@ impl Collection {
             first.extend(legs.iter().map(|leg| self.leg(leg, &filter, corpus, search.per_leg.max(1), false)));
         }
         let mut best = self.batch("search", first).await?.into_iter();
-        let mut second = Vec::new();
         let mut unions = Vec::with_capacity(asked.len());
-        for Asked { legs, corpus, .. } in &asked {
+        for Asked { legs, .. } in &asked {
             let found: Vec<HashMap<ContextId, f32>> = best.by_ref().take(legs.len()).map(scores).collect();
             let union: BTreeSet<ContextId> = found.iter().flat_map(HashMap::keys).copied().collect();
-            let ids: Vec<ContextId> = union.into_iter().collect();
-            if !ids.is_empty() {
-                let filter = filter::of(&Clauses::ids(&ids));
-                second.extend(legs.iter().map(|leg| self.leg(leg, &filter, corpus, ids.len(), true)));
-                second.push(self.payloads(filter, ids.len()));
-            }
-            unions.push(ids);
+            unions.push(union.into_iter().collect::<Vec<_>>());
         }
-        let mut exact = self.batch("score candidates", second).await?.into_iter();
         let mut candidates = Vec::new();
-        for (Asked { search, legs, .. }, ids) in asked.iter().zip(unions) {
-            if ids.is_empty() {
-                continue;
-            }
-            let by_leg: Vec<HashMap<ContextId, f32>> = exact.by_ref().take(legs.len()).map(scores).collect();
-            let points = exact.next().unwrap_or_default();
-            let contexts = points.into_iter().filter_map(|point| convert::context(point.id, point.payload));
-            candidates.extend(contexts.filter(|context| search.selection.admits(context)).map(|context| {
+        for (Asked { search, legs, .. }, Exact { by_leg, contexts }) in
+            asked.iter().zip(self.exact(&asked, &unions).await?)
+        {
+            candidates.extend(contexts.into_iter().filter(|context| search.selection.admits(context)).map(|context| {
                 let mut scores = LegScores::default();
                 for ((leg, _), found) in legs.iter().zip(&by_leg) {
                     *leg.score_of(&mut scores) = found.get(&context.id).copied().or(leg.absent());
@@ -105,6 +107,65 @@ impl Collection {
             }));
         }
         Ok(candidates)
+    }
+
+    /// The exact scores of each union, and its contexts, in one call. If that is more than this side holds at once, the scores come alone,
+    /// and the contexts some at a time after them, as many of the best as there is room for.
+    async fn exact(&self, asked: &[Asked<'_>], unions: &[Vec<ContextId>]) -> Result<Vec<Exact>, Error> {
+        let queries = |with_contexts: bool| {
+            let mut queries = Vec::new();
+            for (Asked { legs, corpus, .. }, ids) in asked.iter().zip(unions).filter(|(_, ids)| !ids.is_empty()) {
+                let filter = filter::of(&Clauses::ids(ids));
+                queries.extend(legs.iter().map(|leg| self.leg(leg, &filter, corpus, ids.len(), true)));
+                if with_contexts {
+                    queries.push(self.payloads(filter, ids.len()));
+                }
+            }
+            queries
+        };
+        let whole = self.batch(SCORE, queries(true)).await;
+        let is_whole = !matches!(&whole, Err(error) if error.is_too_large());
+        let answers = if is_whole { whole? } else { self.batch(SCORE, queries(false)).await? };
+        let mut answers = answers.into_iter();
+        let mut exact: Vec<Exact> = Vec::with_capacity(asked.len());
+        for (Asked { legs, .. }, ids) in asked.iter().zip(unions) {
+            if ids.is_empty() {
+                exact.push(Exact::default());
+                continue;
+            }
+            let by_leg = answers.by_ref().take(legs.len()).map(scores).collect();
+            let points = if is_whole { answers.next().unwrap_or_default() } else { Vec::new() };
+            let contexts = points.into_iter().filter_map(|point| convert::context(point.id, point.payload));
+            exact.push(Exact { by_leg, contexts: contexts.collect() });
+        }
+        if !is_whole {
+            self.read_best(&mut exact, unions).await?;
+        }
+        Ok(exact)
+    }
+
+    /// Reads the contexts of unions, the best of all first, until there is no room for more.
+    async fn read_best(&self, exact: &mut [Exact], unions: &[Vec<ContextId>]) -> Result<(), Error> {
+        let mut best: Vec<(f32, usize, ContextId)> = Vec::new();
+        for (place, (Exact { by_leg, .. }, ids)) in exact.iter().zip(unions).enumerate() {
+            best.extend(ids.iter().map(|id| (normalised(by_leg, *id), place, *id)));
+        }
+        best.sort_by(|(one, ..), (other, ..)| other.total_cmp(one));
+        let mut bytes = 0;
+        for part in best.chunks(AT_ONCE) {
+            let ids: Vec<ContextId> = part.iter().map(|(_, _, id)| *id).collect();
+            let mut contexts: HashMap<ContextId, Context> =
+                self.find(&ids).await?.into_iter().map(|context| (context.id, context)).collect();
+            for (_, place, id) in part {
+                let Some(context) = contexts.remove(id) else { continue };
+                bytes += context.written_bytes();
+                if bytes > LARGEST_ANSWER {
+                    return Ok(());
+                }
+                exact[*place].contexts.push(context);
+            }
+        }
+        Ok(())
     }
 
     fn asked<'a>(&self, search: &'a Search) -> Result<Asked<'a>, Error> {
@@ -188,11 +249,21 @@ impl Collection {
         }
         let collection_name = self.options.collection.clone();
         let request = QueryBatchPoints { collection_name, query_points, ..QueryBatchPoints::default() };
-        let answer = self.call(action, self.points.clone().query_batch(request)).await?;
+        let mut points = self.points.clone().max_decoding_message_size(LARGEST_ANSWER);
+        let answer = self.call(action, points.query_batch(request)).await?;
         Ok(answer.result.into_iter().map(|batch| batch.result).collect())
     }
 }
 
 fn scores(points: Vec<ScoredPoint>) -> HashMap<ContextId, f32> {
     points.into_iter().filter_map(|point| Some((convert::id(point.id)?, point.score))).collect()
+}
+
+/// How good a context is among those that were found with it: its legs, each as a share of the best one's, added.
+fn normalised(by_leg: &[HashMap<ContextId, f32>], id: ContextId) -> f32 {
+    let share = |found: &HashMap<ContextId, f32>| {
+        let best = found.values().copied().fold(0.0, f32::max);
+        if best > 0.0 { found.get(&id).map_or(0.0, |score| score / best) } else { 0.0 }
+    };
+    by_leg.iter().map(share).sum()
 }

@@ -204,12 +204,13 @@ impl Collection {
         if limit == 0 {
             return Ok(0);
         }
-        let found = self.read(filter::of(&clauses), limit).await?;
-        if found.is_empty() {
+        let found = self.ids(filter::of(&clauses), limit).await?;
+        let count = found.len();
+        if count == 0 {
             return Ok(0);
         }
         let mut picked = clauses;
-        picked.must.push(Clause::HasId(found.iter().map(|context| context.id).collect()));
+        picked.must.push(Clause::HasId(found));
         let request = DeletePoints {
             collection_name: self.options.collection.clone(),
             wait: Some(true),
@@ -217,7 +218,7 @@ impl Collection {
             ..DeletePoints::default()
         };
         self.call("delete contexts", self.points.clone().delete(request)).await?;
-        Ok(found.len())
+        Ok(count)
     }
 
     pub(crate) fn row(&self, point: &Point) -> Result<PointStruct, Error> {

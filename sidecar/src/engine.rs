@@ -12,6 +12,7 @@ mod drain;
 mod effect;
 mod embedding;
 mod error;
+mod filling;
 mod filter;
 mod following;
 mod frequencies;
@@ -103,7 +104,7 @@ use upkeep::Upkeep;
 pub struct ListQuery {
     /// Only on this level.
     pub level: Option<Level>,
-    /// Most contexts of the page.
+    /// Most contexts of the page; it ends before that when they are large.
     pub limit: Option<i64>,
     /// Where the page starts: `next` of the page before.
     pub cursor: Option<String>,

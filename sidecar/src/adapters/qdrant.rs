@@ -22,7 +22,7 @@ use context_manager_memory::{
 use context_manager_protocol::config::QdrantStore;
 use context_manager_qdrant::{self as store, Collection, Identity, Options, Sizing, Trust};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tracing::warn;
 
 use crate::{
@@ -36,6 +36,9 @@ use crate::{
     telemetry,
 };
 
+/// Most searches at once: the answer to each may take 8 MiB before it is decoded.
+const SEARCHING: usize = 8;
+
 /// The adapter.
 pub struct Qdrant {
     current: ArcSwap<Current>,
@@ -43,6 +46,7 @@ pub struct Qdrant {
     /// Whether the key was read at the last attempt; after the first success a file that cannot be read leaves the last key in force.
     key_is_current: OnceLock<AtomicBool>,
     closed: AtomicBool,
+    searching: Semaphore,
     breaker: Breaker,
     /// For traces.
     server: telemetry::Server,
@@ -79,11 +83,11 @@ impl Qdrant {
         let options = Options { on_model_change, ..options(config, model) };
         let collection = Collection::connect(options).map_err(translate)?;
         collection.set_api_key(key.as_ref().map(SecretString::expose_secret)).map_err(translate)?;
-        let closed = AtomicBool::new(false);
+        let (closed, searching) = (AtomicBool::new(false), Semaphore::new(SEARCHING));
         let key_file = config.api_key_file.clone();
         let (current, key_is_current) = (ArcSwap::from_pointee(Current::new(collection)), OnceLock::new());
         let server = telemetry::Server::of(config);
-        let adapter = Self { current, key_file, key_is_current, closed, breaker, server, metrics };
+        let adapter = Self { current, key_file, key_is_current, closed, searching, breaker, server, metrics };
         match adapter.ready(&adapter.current()).await {
             Ok(()) => {}
             Err(error) if is_ours(&error) => return Err(translate(error)),
@@ -232,6 +236,7 @@ impl VectorStore for Qdrant {
     }
 
     async fn candidates(&self, searches: Vec<Search>) -> Result<Vec<Candidate>, Error> {
+        let _turn = self.searching.acquire().await.map_err(|_| Error::Closed)?;
         let current = self.current();
         self.call(&current, StoreOperation::Candidates, current.collection.search(&searches)).await
     }

@@ -15,8 +15,10 @@ use crate::{
     ports::vector_store::{Owner, Selection, Validity},
 };
 
-/// Contexts of one deletion; a longer session takes several.
+/// Ids of one deletion; a longer session takes several.
 const BATCH: usize = 500;
+/// Contexts of one read.
+const PAGE: usize = 100;
 
 impl Inner {
     pub(super) async fn remove(&self, reach: &Reach, id: ContextId) -> Result<Acknowledgment, Error> {
@@ -108,11 +110,12 @@ impl Inner {
         let selection = wanted.selection(wanted.levels.clone(), now()).with_all_that_was();
         let (mut deleted, mut from) = (0, None);
         loop {
-            let page = self.store_health.note(self.store.list(selection.clone(), from, BATCH).await)?;
+            let page = self.store_health.note(self.store.list(selection.clone(), from, PAGE).await)?;
             let ids = page.contexts.iter().map(|context| Key::Context(context.id));
             let sessions = page.contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session);
             let _held = self.locks.hold(ids.chain(sessions)).await;
             let ids: Vec<ContextId> = page.contexts.iter().map(|context| context.id).collect();
+            drop(page.contexts);
             let mut contexts = self.store_health.note(self.store.find(ids).await)?;
             contexts.retain(|context| wanted.matches(context));
             if wanted.is_whole_session() {

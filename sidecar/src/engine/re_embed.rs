@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Contexts of one read of the store.
-const PAGE: usize = 256;
+const PAGE: usize = 128;
 /// Contexts that get their vectors at once.
 const BATCH: usize = 32;
 /// Contexts whose former vectors are dropped at once.

@@ -7,6 +7,7 @@ use context_manager_protocol::message::{self, ContextList, Stats};
 
 use super::{
     Error, Inner, ListQuery, convert,
+    filling::Filling,
     filter::{self, Wanted},
     now,
     pending::View,
@@ -110,31 +111,38 @@ impl Inner {
             None => reach.levels(),
         };
         let wanted = Wanted { levels, validity: filter::validity(as_of), ..Wanted::within(reach) };
-        let (page, degraded) = match self.whole_page(&wanted, from, limit).await {
-            Ok(page) => (page, Vec::new()),
-            Err(error) if self.pending.is_enabled() && error.is_outage() && as_of.is_none() => {
-                let now = now();
-                let held =
-                    self.immediate.matching(&wanted, now).into_iter().map(|(context, _)| Arc::unwrap_or_clone(context));
-                self.metrics.contexts.degraded.add(Degradation::Store, 1);
-                let page = Page { contexts: held.collect(), next: None };
-                let page = laid_over(
-                    page,
-                    self.pending.view().as_deref(),
-                    |context| wanted.matches(context),
-                    from,
-                    limit,
-                    now,
-                );
-                (page, vec![Degradation::Store.as_str().to_owned()])
-            }
-            Err(error) => return Err(error),
-        };
+        let (mut filling, mut is_degraded) = (Filling::new(from, limit), false);
+        while let Some((from, limit)) = filling.wants() {
+            filling.add(match self.whole_page(&wanted, from, limit).await {
+                Err(error) if self.pending.is_enabled() && error.is_outage() && as_of.is_none() => {
+                    is_degraded = true;
+                    self.page_in_memory(&wanted, from, limit)
+                }
+                page => page?,
+            });
+        }
+        let page = filling.page();
+        let mut degraded = Vec::new();
+        if is_degraded {
+            self.metrics.contexts.degraded.add(Degradation::Store, 1);
+            degraded.push(Degradation::Store.as_str().to_owned());
+        }
         Ok(ContextList {
             contexts: page.contexts.into_iter().map(|context| self.message(context)).collect(),
             next: page.next.map(|next| next.to_string()),
             degraded,
         })
+    }
+
+    /// A page of what the sidecar has without the store.
+    fn page_in_memory(&self, wanted: &Wanted, from: Option<ContextId>, limit: usize) -> Page {
+        let (now, view) = (now(), self.pending.view());
+        let mut held: Vec<Arc<Context>> =
+            self.immediate.matching(wanted, now).into_iter().map(|(context, _)| context).collect();
+        held.retain(|context| view.as_ref().is_none_or(|view| !view.hides(context)));
+        let contexts = first(held, from, None, limit).into_iter().map(Arc::unwrap_or_clone).collect();
+        let page = Page { contexts, next: None };
+        laid_over(page, view.as_deref(), |context| wanted.matches(context), from, limit, now)
     }
 
     /// A page of what the store has and of what waits for it.
@@ -226,6 +234,19 @@ pub(super) fn seen(reach: &Reach, found: Result<Point, Error>, id: ContextId) ->
     }
 }
 
+/// The first contexts from the id `from` on and before `end`: one more than `limit`, which shows that there are more.
+fn first(
+    mut contexts: Vec<Arc<Context>>,
+    from: Option<ContextId>,
+    end: Option<ContextId>,
+    limit: usize,
+) -> Vec<Arc<Context>> {
+    contexts.retain(|context| from.is_none_or(|from| context.id >= from) && end.is_none_or(|end| context.id < end));
+    contexts.sort_by_key(|context| context.id);
+    contexts.truncate(limit + 1);
+    contexts
+}
+
 /// A page of contexts with what waits in the journal laid over it.
 fn laid_over(
     mut page: Page,
@@ -238,8 +259,8 @@ fn laid_over(
     if let Some(view) = view {
         page.contexts.retain(|context| !view.hides(context));
         let waiting = view.points().map(|point| &point.context);
-        let waiting = waiting.filter(|context| !context.is_expired(now) && is_wanted(context));
-        page.contexts.extend(waiting.map(|context| context.as_ref().clone()));
+        let waiting = waiting.filter(|context| !context.is_expired(now) && is_wanted(context)).cloned().collect();
+        page.contexts.extend(first(waiting, from, page.next, limit).into_iter().map(Arc::unwrap_or_clone));
     }
     cut(page, from, limit)
 }

@@ -17,8 +17,10 @@ use crate::ports::vector_store::{Access, Owner, Point, Selection, Sessions, Upda
 
 /// Most contexts whose accesses are noted between two turns; further ones are not counted.
 const MOST_ACCESSED: usize = 10_000;
+/// Accesses of one write to the store, and contexts that make room at once.
+const BATCH: usize = 128;
 /// Contexts of one read of the store.
-const PAGE: usize = 256;
+const PAGE: usize = 100;
 
 /// What is to be done.
 #[derive(Default)]
@@ -48,7 +50,7 @@ impl Upkeep {
             by_owner.entry(owner).or_default().push(Access { id, times, at });
         }
         let batches = by_owner.into_iter().flat_map(|(owner, accesses)| {
-            accesses.chunks(PAGE).map(|batch| (owner.clone(), batch.to_vec())).collect::<Vec<_>>()
+            accesses.chunks(BATCH).map(|batch| (owner.clone(), batch.to_vec())).collect::<Vec<_>>()
         });
         Taken { upkeep: self, batches: batches.collect() }
     }
@@ -187,11 +189,11 @@ impl Inner {
         if count <= capacity {
             return Ok(());
         }
-        let mut contexts = self.all(selection).await?;
-        contexts.sort_by_key(age);
-        let surplus = contexts.len().saturating_sub(capacity);
-        let oldest: Vec<ContextId> = contexts.into_iter().take(surplus).map(|context| context.id).collect();
-        for ids in oldest.chunks(PAGE) {
+        let mut ages = self.ages(selection).await?;
+        ages.sort_unstable();
+        let surplus = ages.len().saturating_sub(capacity);
+        let oldest: Vec<ContextId> = ages.into_iter().take(surplus).map(|(.., id)| id).collect();
+        for ids in oldest.chunks(BATCH) {
             self.leave(owner, session, ids, capacity).await?;
         }
         Ok(())
@@ -222,14 +224,15 @@ impl Inner {
         Ok(())
     }
 
-    async fn all(&self, selection: Selection) -> Result<Vec<Context>, Error> {
-        let (mut contexts, mut from) = (Vec::new(), None);
+    /// How old the selected contexts are. No more of them than a page is in memory at once.
+    async fn ages(&self, selection: Selection) -> Result<Vec<Age>, Error> {
+        let (mut ages, mut from) = (Vec::new(), None);
         loop {
             let page = self.store_health.note(self.store.list(selection.clone(), from, PAGE).await)?;
-            contexts.extend(page.contexts);
+            ages.extend(page.contexts.iter().map(age));
             match page.next {
                 Some(next) => from = Some(next),
-                None => return Ok(contexts),
+                None => return Ok(ages),
             }
         }
     }
@@ -295,8 +298,11 @@ fn short_term(owner: &Owner, session: &SessionId) -> Selection {
     }
 }
 
+/// What a session's contexts are ordered by.
+type Age = (i64, Timestamp, ContextId);
+
 /// The oldest of a session come first.
-fn age(context: &Context) -> (i64, Timestamp, ContextId) {
+fn age(context: &Context) -> Age {
     (context.sequence, context.created_at, context.id)
 }
 

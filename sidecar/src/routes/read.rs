@@ -60,7 +60,7 @@ pub struct ListParameters {
     session: Option<String>,
     /// Only contexts on this level.
     level: Option<Level>,
-    /// Most contexts of the page.
+    /// Most contexts of the page. It ends before that with 4 MiB of texts and metadata, and `next` says where it goes on.
     limit: Option<i64>,
     /// Where the page starts: `next` of the page before.
     cursor: Option<String>,

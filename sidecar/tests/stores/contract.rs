@@ -45,6 +45,7 @@ on_both! {
     a_term_counts_by_its_rarity_among_the_owners_contexts,
     the_rarity_of_a_term_is_told_and_can_be_given,
     several_searches_are_answered_together,
+    a_search_that_finds_more_than_there_is_room_for_has_the_best_of_it,
     a_closed_store_says_so,
 }
 
@@ -671,6 +672,30 @@ async fn several_searches_are_answered_together(place: Place) {
     let found = store.candidates(searches).await.expect("found");
     let levels: BTreeSet<_> = found.iter().map(|candidate| candidate.context.level.as_str()).collect();
     assert_eq!((found.len(), levels.len()), (2, 2), "{found:?}");
+}
+
+async fn a_search_that_finds_more_than_there_is_room_for_has_the_best_of_it(place: Place) {
+    const LONG: usize = 64 << 10;
+    let store = place.open().await;
+    let mut points: Vec<Point> =
+        (1..=150).map(|number| point("t", number, if number % 50 == 0 { "green tea" } else { "tea" })).collect();
+    for Point { context, .. } in &mut points {
+        context.text = "x".repeat(LONG);
+        context.level = if context.sequence % 2 == 0 { Level::ShortTerm } else { Level::LongTerm };
+    }
+    for some in points.chunks(50) {
+        store.upsert(some.to_vec()).await.expect("stored");
+    }
+    let on = |level| Selection { levels: Some(vec![level]), ..Selection::alive(owner("t"), NOW) };
+    let searches = [Level::ShortTerm, Level::LongTerm].map(|level| search("green tea", on(level))).to_vec();
+    let mut found = store.candidates(searches).await.expect("found");
+    let bytes: usize = found.iter().map(|candidate| candidate.context.text.len()).sum();
+    assert!(found.len() >= 64, "{} were found", found.len());
+    assert!(place.kind != Kind::Qdrant || bytes <= 8 << 20, "{bytes} bytes");
+    found.sort_by(|one, other| other.scores.sparse_self.partial_cmp(&one.scores.sparse_self).expect("numbers"));
+    let mut best: Vec<ContextId> = found.iter().take(3).map(|candidate| candidate.context.id).collect();
+    best.sort_unstable();
+    assert_eq!(best, [id(50), id(100), id(150)]);
 }
 
 async fn a_closed_store_says_so(place: Place) {
