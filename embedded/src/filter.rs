@@ -30,5 +30,6 @@ fn condition(clause: &Clause) -> Value {
         Clause::HasVector(name) => json!({"has_vector": name}),
         Clause::HasId(ids) => json!({"has_id": ids.iter().map(ToString::to_string).collect::<Vec<_>>()}),
         Clause::Any(clauses) => json!({"should": clauses.iter().map(condition).collect::<Vec<_>>()}),
+        Clause::All(clauses) => json!({"must": clauses.iter().map(condition).collect::<Vec<_>>()}),
     }
 }

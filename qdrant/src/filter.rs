@@ -39,6 +39,10 @@ fn condition(clause: &Clause) -> Condition {
             let should = clauses.iter().map(condition).collect();
             ConditionOneOf::Filter(Filter { should, ..Filter::default() })
         }
+        Clause::All(clauses) => {
+            let must = clauses.iter().map(condition).collect();
+            ConditionOneOf::Filter(Filter { must, ..Filter::default() })
+        }
     };
     Condition { condition_one_of: Some(one) }
 }

@@ -76,12 +76,12 @@ impl Collection {
         self.count_by(self.selected(selection)?).await
     }
 
-    /// How many contexts are expired at `now` and still there, whoever owns them.
+    /// How many contexts of these owners are expired at `now` and still there.
     ///
     /// # Errors
     /// When the server fails.
-    pub async fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
-        self.count_by(filter::of(&Clauses::expired_of_all(now))).await
+    pub async fn count_expired(&self, owners: &[Owner], now: Timestamp) -> Result<usize, Error> {
+        self.count_by(filter::of(&Clauses::expired_of(owners, now))).await
     }
 
     /// How many of an owner's contexts are alive at `now` on each level.

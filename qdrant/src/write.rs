@@ -17,8 +17,8 @@ use qdrant_client::qdrant::{
 use crate::{Collection, Error, convert, filter};
 
 impl Collection {
-    /// Stores new contexts. One whose id is taken stays as it is, unless it is expired at `now` and the ids are claimed. Of several with the
-    /// same id the last one counts.
+    /// Stores new contexts. One whose id is taken stays as it is, unless it is the same owner's, expired at `now`, and the ids are claimed.
+    /// Of several with the same id the last one counts.
     ///
     /// The server judges that when it applies the call. A call may wait long for that, in a connection or in a node that stood still,
     /// after its caller gave up; what was written meanwhile by another way is not taken back then.
@@ -41,7 +41,7 @@ impl Collection {
             }
             Ids::Claimed => {
                 let request = UpsertPoints {
-                    update_filter: Some(filter::of(&Clauses::expired_of_all(now))),
+                    update_filter: Some(filter::of(&Clauses::making_way(points.iter().map(|point| &point.context), now))),
                     update_mode: Some(UpdateMode::Upsert.into()),
                     ordering: Some(medium()),
                     ..self.upsertion(rows)
@@ -191,12 +191,12 @@ impl Collection {
         self.delete_some(clauses, limit).await
     }
 
-    /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
+    /// Deletes at most `limit` contexts of these owners that are expired at `now`, and says how many.
     ///
     /// # Errors
     /// When the server fails.
-    pub async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.delete_some(Clauses::expired_of_all(now), limit).await
+    pub async fn delete_expired(&self, owners: &[Owner], now: Timestamp, limit: usize) -> Result<usize, Error> {
+        self.delete_some(Clauses::expired_of(owners, now), limit).await
     }
 
     /// Picks at most `limit` points, then deletes those of them that the clauses still find.

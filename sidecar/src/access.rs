@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use context_manager_memory::{AgentId, Holder, Level, SessionId, SpaceId};
+use context_manager_memory::{AgentId, Context, Holder, Level, SessionId, SpaceId};
 use context_manager_protocol::config::{AccessRule, AccessTarget};
 
 pub use context_manager_protocol::config::Operation;
@@ -148,6 +148,23 @@ impl Access {
         named.map(|space| Owner::new(self.own.tenant.clone(), space))
     }
 
+    /// Whether this sidecar deletes what expires there: in its own agent's memory, and in the shared spaces that its agent may write to.
+    #[must_use]
+    pub fn collects(&self, owner: &Owner) -> bool {
+        let Holder::Space(space) = &owner.holder else { return *owner == self.own };
+        let named = |rule: &Rule| rule.target.space.as_ref().is_some_and(|named| matches(named, space.as_str()));
+        owner.tenant == self.own.tenant
+            && self.rules.iter().any(|rule| named(rule) && rule.operations.iter().any(|operation| writes(*operation)))
+    }
+
+    /// Whether the agent may move a context from short-term to long-term memory: that changes it on both levels.
+    #[must_use]
+    pub fn may_promote(&self, context: &Context) -> bool {
+        let permitted = self.levels(Operation::Update, &context.holder, context.session.as_ref());
+        context.tenant == self.own.tenant
+            && [Level::ShortTerm, Level::LongTerm].iter().all(|level| permitted.contains(level))
+    }
+
     /// The levels on which an operation is permitted.
     fn levels(&self, operation: Operation, holder: &Holder, session: Option<&SessionId>) -> Vec<Level> {
         if *holder == self.own.holder {
@@ -179,7 +196,11 @@ impl Rule {
 fn lets_others_write(AccessRule { agents, operations, levels: _, target }: &AccessRule, own: &str) -> bool {
     (target.tenant || target.agent.as_ref().is_some_and(|agent| matches(agent, own)))
         && agents.iter().any(|agent| agent != own)
-        && operations.iter().any(|operation| !matches!(operation, Operation::Read | Operation::Export))
+        && operations.iter().any(|operation| writes(*operation))
+}
+
+const fn writes(operation: Operation) -> bool {
+    !matches!(operation, Operation::Read | Operation::Export)
 }
 
 fn matches(pattern: &str, id: &str) -> bool {

@@ -460,7 +460,8 @@ impl Engine {
         self.inner.figures(granted.reach()).await
     }
 
-    /// How many expired contexts the store still has.
+    /// How many expired contexts the store still has of those that this sidecar collects: its own agent's, and those of the shared
+    /// spaces that its agent may write to.
     ///
     /// # Errors
     /// When the store fails.
@@ -468,7 +469,7 @@ impl Engine {
         self.inner.garbage().await
     }
 
-    /// Deletes at most `limit` expired contexts, and says how many; fewer than `limit` were all of them.
+    /// Deletes at most `limit` of these, and says how many; fewer than `limit` were all of them.
     ///
     /// # Errors
     /// When the store fails.

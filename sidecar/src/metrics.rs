@@ -616,7 +616,7 @@ impl Gc {
             backlog: gauge(
                 r,
                 "context_manager_gc_backlog",
-                "Expired contexts that are still in the store, as of the last run; in a dry run what it would delete.",
+                "Expired contexts that are still in the store, of those that this sidecar collects, as of the last run; in a dry run what it would delete.",
             ),
             duration: histogram(r, "context_manager_gc_duration_seconds", "Time of a run of garbage collection."),
         }

@@ -97,12 +97,12 @@ impl Shard {
         self.engine.count(request).map_err(Error::engine("count contexts"))
     }
 
-    /// How many contexts are expired at `now` and still there, whoever owns them.
+    /// How many contexts of these owners are expired at `now` and still there.
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
-        let request = CountRequest { filter: Some(filter::of(&Clauses::expired_of_all(now))?), exact: true };
+    pub fn count_expired(&self, owners: &[Owner], now: Timestamp) -> Result<usize, Error> {
+        let request = CountRequest { filter: Some(filter::of(&Clauses::expired_of(owners, now))?), exact: true };
         self.engine.count(request).map_err(Error::engine("count expired contexts"))
     }
 

@@ -23,14 +23,18 @@ use crate::{Error, filter, manifest::Newest};
 pub(super) const WORTH_COMPACTING: usize = 1_000;
 
 impl Shard {
-    /// Stores new contexts. One whose id is taken stays as it is unless it is expired at `now`. Of several with the same id the last
-    /// one counts.
+    /// Stores new contexts. One whose id is taken stays as it is unless it is the same owner's and expired at `now`. Of several with the
+    /// same id the last one counts.
     ///
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the engine fails.
     pub fn insert(&self, points: &[Point], now: Timestamp) -> Result<(), Error> {
         self.put(points, |ids| {
-            let found = self.find(ids)?.into_iter().filter(|context| !context.is_expired(now));
+            let makes_way = |there: &Context| {
+                let new = points.iter().rfind(|point| point.context.id == there.id);
+                there.is_expired(now) && new.is_some_and(|new| Owner::of(&new.context).owns(there))
+            };
+            let found = self.find(ids)?.into_iter().filter(|there| !makes_way(there));
             Ok(found.map(|context| context.id).collect())
         })
     }
@@ -157,12 +161,12 @@ impl Shard {
         self.delete_some(filter::of(&Clauses::of(selection)?)?, limit)
     }
 
-    /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
+    /// Deletes at most `limit` contexts of these owners that are expired at `now`, and says how many.
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.delete_some(filter::of(&Clauses::expired_of_all(now))?, limit)
+    pub fn delete_expired(&self, owners: &[Owner], now: Timestamp, limit: usize) -> Result<usize, Error> {
+        self.delete_some(filter::of(&Clauses::expired_of(owners, now))?, limit)
     }
 
     /// Gives back the space of deleted contexts, if enough were deleted since the last time, or since the store was opened, to be

@@ -1,7 +1,7 @@
 //! Storing, reading, changing, counting and deleting.
 
 use context_manager_embedded::Error;
-use context_manager_memory::store::{Access, Expiry, Point, Selection, Updated};
+use context_manager_memory::store::{Access, Expiry, Owner, Point, Selection, Updated};
 use context_manager_memory::{Context, Level, SessionId, Timestamp, Ttl, Vectors};
 use serde_json::json;
 
@@ -183,12 +183,12 @@ fn deleting_says_how_many_there_were() {
 #[test]
 fn garbage_is_collected_in_bounded_batches_and_nothing_else_goes() {
     let (_directory, shard) = store();
-    let expired = |number| Context { expires_at: Some(NOW), ..context_of(&owner("any", "one"), number, "x") };
-    put(&shard, (0..25).map(expired));
-    put(&shard, [context(100, "kept")]);
-    let batches: Vec<usize> = (0..4).map(|_| shard.delete_expired(NOW, 10).expect("collected")).collect();
+    let expired_of = |owner: &Owner, number| Context { expires_at: Some(NOW), ..context_of(owner, number, "x") };
+    put(&shard, (0..25).map(|number| expired_of(&me(), number)));
+    put(&shard, [context(100, "kept"), expired_of(&owner("any", "one"), 101)]);
+    let batches: Vec<usize> = (0..4).map(|_| shard.delete_expired(&[me()], NOW, 10).expect("collected")).collect();
     assert_eq!(batches, [10, 10, 5, 0]);
-    assert_eq!(shard.stats().expect("stats").points, 1);
+    assert_eq!(shard.stats().expect("stats").points, 2);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What makes searches fast changes nothing about what they find: counts that are kept, contexts that are remembered, and
 //! looking without a filter.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use context_manager_embedded::Shard;
 use context_manager_memory::store::{Access, Owner, Point, Search, Selection};
@@ -161,7 +164,8 @@ fn counts_of_terms_follow_every_write() {
             }
         }
     }
-    shard.delete_expired(NOW, 1_000).expect("deleted");
+    let owners: HashSet<Owner> = here.values().map(Owner::of).collect();
+    shard.delete_expired(&Vec::from_iter(owners), NOW, 1_000).expect("deleted");
     here.retain(|_, context| !context.is_expired(NOW));
     let queries: Vec<String> = (0..20).map(|_| text(&mut random)).collect();
     let lexical = |words: &str| {

@@ -2,11 +2,13 @@
 //!
 //! Owns how a condition of a caller and the product's own conditions are expressed, so that the stores cannot differ in it.
 
+use std::collections::HashMap;
+
 use super::{
     schema,
     selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Tenant, Validity},
 };
-use crate::{ContextId, Holder, Timestamp};
+use crate::{Context, ContextId, Holder, Timestamp};
 
 /// Clauses that must hold, and clauses that must not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,6 +38,8 @@ pub enum Clause {
     HasId(Vec<ContextId>),
     /// At least one of these holds.
     Any(Vec<Clause>),
+    /// All of these hold.
+    All(Vec<Clause>),
 }
 
 /// Bounds of a number; absent ones are open.
@@ -186,10 +190,33 @@ impl Clauses {
         Self { must: vec![keyword(schema::TENANT, tenant.as_str())], must_not: vec![expired(*alive_at)] }
     }
 
-    /// Every context that is expired at `now`, whoever owns it: for the collector of garbage only.
+    /// What of these owners is expired at `now`: for the collector of garbage only.
     #[must_use]
-    pub fn expired_of_all(now: Timestamp) -> Self {
-        Self { must: vec![expired(now)], must_not: Vec::new() }
+    pub fn expired_of(owners: &[Owner], now: Timestamp) -> Self {
+        Self::any_of(owners.iter().map(Self::of_owner), expired(now))
+    }
+
+    /// What lies under the ids of these contexts, is expired at `now`, and is of the same owner: what a new context may take the place of.
+    #[must_use]
+    pub fn making_way<'a>(contexts: impl IntoIterator<Item = &'a Context>, now: Timestamp) -> Self {
+        let mut ids: HashMap<Owner, Vec<ContextId>> = HashMap::new();
+        for context in contexts {
+            ids.entry(Owner::of(context)).or_default().push(context.id);
+        }
+        Self::any_of(ids.iter().map(|(owner, ids)| Self::owned(owner, ids)), expired(now))
+    }
+
+    /// What one of several lists of clauses finds, and for which the clause holds.
+    fn any_of(lists: impl Iterator<Item = Self>, clause: Clause) -> Self {
+        let mut lists: Vec<Vec<Clause>> = lists.map(|clauses| clauses.must).collect();
+        let mut must = match lists.pop() {
+            // "One of nothing" holds for no context, but an empty disjunction would hold for all.
+            None => return Self::nothing(),
+            Some(only) if lists.is_empty() => only,
+            Some(last) => vec![Clause::Any(lists.into_iter().chain([last]).map(Clause::All).collect())],
+        };
+        must.push(clause);
+        Self { must, must_not: Vec::new() }
     }
 
     /// The owner's contexts that have expired after `after` and until `until`.
@@ -294,6 +321,7 @@ const fn millis(at: Timestamp) -> f64 {
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
 mod tests {
     use super::*;
+    use crate::{AgentId, TenantId};
 
     #[test]
     fn the_texts_of_a_list_are_one_clause() {
@@ -304,6 +332,19 @@ mod tests {
         let number = [Scalar::Number(1.0), Scalar::Flag(true)];
         let mixed: Vec<Scalar> = number.iter().cloned().chain(scalars()).collect();
         assert_eq!(any("k", &mixed), Clause::Any(vec![equals("k", &number[0]), equals("k", &number[1]), all]));
+    }
+
+    #[test]
+    fn what_is_expired_of_nobody_is_nothing() {
+        let now = Timestamp::from_millis(5);
+        assert_eq!(Clauses::expired_of(&[], now), Clauses::nothing());
+        assert_eq!(Clauses::making_way([], now), Clauses::nothing());
+        let owner = |name: &str| Owner::new(TenantId::new("t").unwrap(), AgentId::new(name).unwrap());
+        let Clauses { must, .. } = Clauses::expired_of(&[owner("a")], now);
+        assert_eq!(must, [Clauses::of_owner(&owner("a")).must, vec![expired(now)]].concat());
+        let Clauses { must, .. } = Clauses::expired_of(&[owner("a"), owner("b")], now);
+        let each = [owner("a"), owner("b")].map(|owner| Clause::All(Clauses::of_owner(&owner).must));
+        assert_eq!(must, [Clause::Any(each.to_vec()), expired(now)]);
     }
 
     #[test]

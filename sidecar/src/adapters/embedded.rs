@@ -317,12 +317,12 @@ impl VectorStore for Embedded {
         self.remove(StoreOperation::Delete, move |shard| shard.delete_selected(&selection, limit)).await
     }
 
-    async fn count_expired(&self, now: Timestamp) -> Result<usize, Error> {
-        self.call(StoreOperation::Count, move |shard| shard.count_expired(now)).await
+    async fn count_expired(&self, owners: Vec<Owner>, now: Timestamp) -> Result<usize, Error> {
+        self.call(StoreOperation::Count, move |shard| shard.count_expired(&owners, now)).await
     }
 
-    async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.remove(StoreOperation::DeleteExpired, move |shard| shard.delete_expired(now, limit)).await
+    async fn delete_expired(&self, owners: Vec<Owner>, now: Timestamp, limit: usize) -> Result<usize, Error> {
+        self.remove(StoreOperation::DeleteExpired, move |shard| shard.delete_expired(&owners, now, limit)).await
     }
 
     async fn switch_model(&self, model: Model) -> Result<(), Error> {

@@ -355,7 +355,8 @@ impl Inner {
         self.access.load().spaces().for_each(|space| self.re_embedding.visit(&space));
     }
 
-    fn looked_after(&self) -> Vec<Owner> {
+    /// Whose contexts those are.
+    pub(super) fn looked_after(&self) -> Vec<Owner> {
         self.re_embedding.state().memories.iter().map(|memory| memory.owner.clone()).collect()
     }
 

@@ -142,7 +142,8 @@ impl Inner {
         first_failure
     }
 
-    /// Adds accesses to the contexts' counts, and promotes those that have earned it by them.
+    /// Adds accesses to the contexts' counts, and promotes those that have earned it by them. Who may only read a memory promotes nothing
+    /// in it.
     async fn write_batch(&self, owner: &Owner, batch: &mut [Access]) -> Result<(), Error> {
         self.store_health.note(self.store.count_accesses(owner, batch.to_vec()).await)?;
         // If anything fails from here on, they are looked at again, and not counted again.
@@ -150,8 +151,9 @@ impl Inner {
             access.times = 0;
         }
         let (ids, now) = (batch.iter().map(|access| access.id).collect(), now());
+        let access = self.access.load_full();
         for Point { context, .. } in self.store_health.note(self.store.get(owner, ids, now).await)? {
-            if promotion::is_due(&context, self.policy.load().min_accesses, now) {
+            if access.may_promote(&context) && promotion::is_due(&context, self.policy.load().min_accesses, now) {
                 let _held = self.locks.hold([Key::Context(context.id)]).await;
                 self.promote(&context, now).await?;
             }

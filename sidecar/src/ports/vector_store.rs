@@ -27,7 +27,7 @@ use crate::space::Full;
 #[async_trait]
 pub trait VectorStore: Send + Sync + 'static {
     /// Stores new contexts, all or none. One whose id is taken stays as it is, so that a call which takes effect late, after its caller gave
-    /// up and wrote again, takes nothing back; unless it is expired at `now` and the ids are claimed.
+    /// up and wrote again, takes nothing back; unless it is the same owner's, expired at `now`, and the ids are claimed.
     async fn insert(&self, points: Vec<Point>, ids: Ids, now: Timestamp) -> Result<(), Error>;
 
     /// Stores contexts, all or none; one that is there already is replaced.
@@ -93,11 +93,11 @@ pub trait VectorStore: Send + Sync + 'static {
     /// Deletes at most `limit` of the selected contexts, and says how many; fewer than `limit` were all of them.
     async fn delete_selected(&self, selection: Selection, limit: usize) -> Result<usize, Error>;
 
-    /// How many contexts are expired at `now` and still there, whoever owns them.
-    async fn count_expired(&self, now: Timestamp) -> Result<usize, Error>;
+    /// How many contexts of these owners are expired at `now` and still there.
+    async fn count_expired(&self, owners: Vec<Owner>, now: Timestamp) -> Result<usize, Error>;
 
-    /// Deletes at most `limit` contexts that are expired at `now`, whoever owns them, and says how many.
-    async fn delete_expired(&self, now: Timestamp, limit: usize) -> Result<usize, Error>;
+    /// Deletes at most `limit` contexts of these owners that are expired at `now`, and says how many; fewer than `limit` were all of them.
+    async fn delete_expired(&self, owners: Vec<Owner>, now: Timestamp, limit: usize) -> Result<usize, Error>;
 
     /// What the store holds, of all owners.
     async fn stats(&self) -> Result<Stats, Error>;

@@ -35,6 +35,8 @@ on_both! {
     writes_at_the_same_time_are_all_there,
     sessions_have_an_end_and_an_order,
     nothing_is_returned_from_the_moment_it_expires,
+    garbage_is_collected_of_those_that_are_named_alone,
+    an_id_is_made_way_for_its_owner_alone,
     what_is_past_is_found_by_its_time_only,
     accesses_are_added_up,
     an_update_takes_no_access_back,
@@ -413,11 +415,67 @@ async fn nothing_is_returned_from_the_moment_it_expires(place: Place) {
         assert_eq!(store.counts_by_level(&owner("t"), now).await.expect("counted").long_term, alive);
     }
     for (now, expired) in [(before, 0), (LATER, 1)] {
-        assert_eq!(store.count_expired(now).await.expect("counted"), expired);
-        assert_eq!(store.delete_expired(now, 10).await.expect("collected"), expired);
+        assert_eq!(store.count_expired(vec![owner("t")], now).await.expect("counted"), expired);
+        assert_eq!(store.delete_expired(vec![owner("t")], now, 10).await.expect("collected"), expired);
     }
-    assert_eq!(store.count_expired(LATER).await.expect("counted"), 0);
+    assert_eq!(store.count_expired(vec![owner("t")], LATER).await.expect("counted"), 0);
     assert_eq!(store.find(vec![id(1), id(2)]).await.expect("read").len(), 1);
+}
+
+async fn garbage_is_collected_of_those_that_are_named_alone(place: Place) {
+    let store = place.open().await;
+    let other = Owner { holder: agent("other").into(), ..owner("t") };
+    let owners = [owner("t"), other, in_space("t", "team"), in_space("t", "agent"), owner("u"), in_space("u", "team")];
+    let points = |numbers: std::ops::Range<u16>, expires_at| {
+        let of = |(number, Owner { tenant, holder }): (u16, &Owner)| {
+            let Point { context, vectors } = point("t", number, "tea");
+            Point {
+                context: Context { tenant: tenant.clone(), holder: holder.clone(), expires_at, ..context },
+                vectors,
+            }
+        };
+        numbers.zip(owners.iter().cycle()).map(|(number, owner)| of((number, owner))).collect::<Vec<_>>()
+    };
+    store
+        .upsert([points(0..6, Some(NOW)), points(6..12, Some(LATER)), points(12..18, None)].concat())
+        .await
+        .expect("stored");
+    let left = || async {
+        let found = store.find((0..18).map(id).collect()).await.expect("read");
+        found.into_iter().map(|context| context.id).collect::<BTreeSet<_>>()
+    };
+    let mut expected: BTreeSet<ContextId> = (0..18).map(id).collect();
+    let collect = async |owners: &[Owner], now, limit| {
+        let counted = store.count_expired(owners.to_vec(), now).await.expect("counted");
+        (counted, store.delete_expired(owners.to_vec(), now, limit).await.expect("collected"))
+    };
+    assert_eq!(collect(&[], LATER, 9).await, (0, 0), "nobody's");
+    assert_eq!(left().await, expected);
+    assert_eq!(collect(&owners[..1], NOW, 9).await, (1, 1));
+    expected.remove(&id(0));
+    assert_eq!(left().await, expected, "neither another agent's, nor a space's, nor another tenant's");
+    assert_eq!(collect(&[owners[0].clone(), owners[2].clone()], LATER, 9).await, (3, 3));
+    expected.retain(|left| ![id(2), id(6), id(8)].contains(left));
+    assert_eq!(left().await, expected);
+    assert_eq!(collect(&owners, LATER, 5).await, (8, 5));
+}
+
+async fn an_id_is_made_way_for_its_owner_alone(place: Place) {
+    let store = place.open().await;
+    let expired = |mut point: Point| {
+        point.context.expires_at = Some(NOW);
+        point
+    };
+    let there = [point("t", 1, "black tea"), point("u", 2, "black tea"), point("v", 3, "black tea")].map(expired);
+    store.upsert(there.to_vec()).await.expect("stored");
+    // The ids of two owners are claimed in one call, each of which has something expired under the other's id.
+    let new =
+        vec![point("t", 1, "green tea"), point("t", 2, "green tea"), point("u", 3, "green tea"), point("u", 4, "tea")];
+    store.insert(new.clone(), Ids::Claimed, LATER).await.expect("answered");
+    let found = store.find((1..=4).map(id).collect()).await.expect("read");
+    let found: BTreeMap<ContextId, Context> = found.into_iter().map(|context| (context.id, context)).collect();
+    let expected = [&new[0], &there[1], &there[2], &new[3]].map(|point| (point.context.id, point.context.clone()));
+    assert_eq!(found, expected.into());
 }
 
 async fn what_is_past_is_found_by_its_time_only(place: Place) {
@@ -549,8 +607,8 @@ async fn deleting_says_how_many_and_stops_at_the_limit(place: Place) {
     store.upsert(points).await.expect("stored");
     assert_eq!(store.delete(&owner("t"), vec![id(9), id(9), id(77)]).await.expect("deleted"), 1);
     assert_eq!(store.delete(&owner("t"), Vec::new()).await.expect("nothing to do"), 0);
-    assert_eq!(store.delete_expired(LATER, 3).await.expect("collected"), 3);
-    assert_eq!(store.delete_expired(LATER, 3).await.expect("collected"), 1);
+    assert_eq!(store.delete_expired(vec![owner("t")], LATER, 3).await.expect("collected"), 3);
+    assert_eq!(store.delete_expired(vec![owner("t")], LATER, 3).await.expect("collected"), 1);
     let rest = Selection { levels: Some(vec![Level::LongTerm]), ..Selection::alive(owner("t"), NOW) };
     assert_eq!(store.delete_selected(rest.clone(), 2).await.expect("deleted"), 2);
     assert_eq!(store.delete_selected(rest.clone(), 0).await.expect("nothing to do"), 0);

@@ -152,8 +152,8 @@ switched! {
     fn after(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
     fn delete(owner: &Owner, ids: Vec<ContextId>) -> usize;
     fn delete_selected(selection: Selection, limit: usize) -> usize;
-    fn count_expired(now: Timestamp) -> usize;
-    fn delete_expired(now: Timestamp, limit: usize) -> usize;
+    fn count_expired(owners: Vec<Owner>, now: Timestamp) -> usize;
+    fn delete_expired(owners: Vec<Owner>, now: Timestamp, limit: usize) -> usize;
     fn switch_model(model: Model) -> ();
     fn set_vectors(owner: &Owner, vectors: Vec<NewDense>) -> ();
     fn drop_former_vectors(owner: &Owner, limit: usize) -> usize;
