@@ -1,5 +1,7 @@
 //! Reads by id, by selection and by order.
 
+use std::cmp::Reverse;
+
 use context_manager_memory::{
     Context, ContextId, Level, PerLevel, SessionId, Timestamp,
     store::{Clauses, Expiry, Owner, Page, Point, Selection, Sessions, Stats, Tenant, schema},
@@ -39,6 +41,21 @@ impl Collection {
     /// When the selection cannot be expressed, or when the server fails.
     pub async fn list(&self, selection: &Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         self.page(self.selected(selection)?, |context| selection.admits(context), from, limit).await
+    }
+
+    /// The selected contexts that were stored last, newest first, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the server fails.
+    pub async fn latest(&self, selection: &Selection, limit: usize) -> Result<Vec<Context>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let direction = Some(Direction::Desc.into());
+        let order = OrderBy { key: schema::CREATED_AT.to_owned(), direction, start_from: None };
+        let mut contexts = self.ordered(selection, order, limit, "read the newest contexts").await?;
+        contexts.sort_by_key(|context| Reverse((context.created_at, context.id)));
+        Ok(contexts)
     }
 
     /// A page of a tenant's contexts in the order of their ids, from the id `from` on, at most `limit` of them.
@@ -168,18 +185,6 @@ impl Collection {
         Ok(usize::try_from(answer.result.unwrap_or_default().count).unwrap_or(usize::MAX))
     }
 
-    /// The contexts that a filter finds, at most `limit`.
-    pub(crate) async fn read(&self, filter: Filter, limit: usize) -> Result<Vec<Context>, Error> {
-        let request = ScrollPoints {
-            filter: Some(filter),
-            limit: Some(limit_of(limit)),
-            with_payload: Some(true.into()),
-            ..self.scroll_request()
-        };
-        let answer = self.call("read contexts", self.points.clone().scroll(request)).await?;
-        Ok(answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload)).collect())
-    }
-
     /// The ids of what a filter finds, at most `limit`; nothing else of it is read.
     pub(crate) async fn ids(&self, filter: Filter, limit: usize) -> Result<Vec<ContextId>, Error> {
         let request = ScrollPoints {
@@ -190,6 +195,18 @@ impl Collection {
         };
         let answer = self.call("find contexts", self.points.clone().scroll(request)).await?;
         Ok(answer.result.into_iter().filter_map(|record| convert::id(record.id)).collect())
+    }
+
+    /// The contexts that a filter finds, at most `limit`.
+    pub(crate) async fn read(&self, filter: Filter, limit: usize) -> Result<Vec<Context>, Error> {
+        let request = ScrollPoints {
+            filter: Some(filter),
+            limit: Some(limit_of(limit)),
+            with_payload: Some(true.into()),
+            ..self.scroll_request()
+        };
+        let answer = self.call("read contexts", self.points.clone().scroll(request)).await?;
+        Ok(answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload)).collect())
     }
 
     pub(crate) fn scroll_request(&self) -> ScrollPoints {
@@ -224,20 +241,32 @@ impl Collection {
         if expiry == Expiry::Any {
             selection = selection.with_all_that_was();
         }
+        let order = OrderBy {
+            key: schema::SEQUENCE.to_owned(),
+            direction: Some(direction.into()),
+            start_from: from.map(|from| StartFrom { value: Some(start_from::Value::Integer(from)) }),
+        };
+        Ok(self.ordered(&selection, order, 1, "read the end of a session").await?.pop())
+    }
+
+    /// At most `limit` of the selected contexts, in an order of a payload field.
+    async fn ordered(
+        &self,
+        selection: &Selection,
+        order: OrderBy,
+        limit: usize,
+        action: &'static str,
+    ) -> Result<Vec<Context>, Error> {
         let request = ScrollPoints {
-            filter: Some(self.selected(&selection)?),
-            limit: Some(1),
+            filter: Some(self.selected(selection)?),
+            limit: Some(limit_of(limit)),
             with_payload: Some(true.into()),
-            order_by: Some(OrderBy {
-                key: schema::SEQUENCE.to_owned(),
-                direction: Some(direction.into()),
-                start_from: from.map(|from| StartFrom { value: Some(start_from::Value::Integer(from)) }),
-            }),
+            order_by: Some(order),
             ..self.scroll_request()
         };
-        let answer = self.call("read the end of a session", self.points.clone().scroll(request)).await?;
-        let mut contexts = answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload));
-        Ok(contexts.find(|context| selection.admits(context)))
+        let answer = self.call(action, self.points.clone().scroll(request)).await?;
+        let contexts = answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload));
+        Ok(contexts.filter(|context| selection.admits(context)).collect())
     }
 }
 

@@ -1,6 +1,9 @@
 //! Reads by id, by selection and by order.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    cmp::Reverse,
+    sync::{Arc, atomic::Ordering},
+};
 
 use context_manager_memory::{
     Context, ContextId, SessionId, SparseVector, Timestamp, Vectors,
@@ -55,6 +58,22 @@ impl Shard {
     /// When the selection cannot be expressed, or when the engine fails.
     pub fn list(&self, selection: &Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         self.page(&Clauses::of(selection)?, |context| selection.admits(context), from, limit)
+    }
+
+    /// The selected contexts that were stored last, newest first, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When the selection cannot be expressed, or when the engine fails.
+    pub fn latest(&self, selection: &Selection, limit: usize) -> Result<Vec<Context>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let order =
+            OrderBy { key: open::path(schema::CREATED_AT)?, direction: Some(Direction::Desc), start_from: None };
+        let mut contexts = self.ordered(selection, order, limit, "read the newest contexts")?;
+        contexts.retain(|context| selection.admits(context));
+        contexts.sort_by_key(|context| Reverse((context.created_at, context.id)));
+        Ok(contexts)
     }
 
     /// A page of a tenant's contexts in the order of their ids, from the id `from` on, at most `limit` of them.
@@ -203,22 +222,32 @@ impl Shard {
             direction: Some(direction),
             start_from: from.map(StartFrom::Integer),
         };
-        let request = ScrollRequest {
-            limit: Some(limit),
-            filter: Some(filter::of(&Clauses::of(&selection)?)?),
-            with_payload: Some(WithPayloadInterface::Bool(true)),
-            order_by: Some(OrderByInterface::Struct(order)),
-            ..ScrollRequest::new()
-        };
-        let (records, _) = self.engine.scroll(request).map_err(Error::engine("read the end of a session"))?;
-        let mut contexts: Vec<Context> =
-            records.into_iter().filter_map(|record| self.decode(id(record.id)?, record.payload)).collect();
+        let mut contexts = self.ordered(&selection, order, limit, "read the end of a session")?;
         // The engine leaves the order of equal numbers open.
         contexts.sort_by_key(|context| (context.sequence, context.created_at, context.id));
         if direction == Direction::Desc {
             contexts.reverse();
         }
         Ok(contexts)
+    }
+
+    /// At most `limit` of the selected contexts, in an order of a payload field.
+    fn ordered(
+        &self,
+        selection: &Selection,
+        order: OrderBy,
+        limit: usize,
+        action: &'static str,
+    ) -> Result<Vec<Context>, Error> {
+        let request = ScrollRequest {
+            limit: Some(limit),
+            filter: Some(filter::of(&Clauses::of(selection)?)?),
+            with_payload: Some(WithPayloadInterface::Bool(true)),
+            order_by: Some(OrderByInterface::Struct(order)),
+            ..ScrollRequest::new()
+        };
+        let (records, _) = self.engine.scroll(request).map_err(Error::engine(action))?;
+        Ok(records.into_iter().filter_map(|record| self.decode(id(record.id)?, record.payload)).collect())
     }
 
     /// The contexts that a filter finds, at most `limit`.

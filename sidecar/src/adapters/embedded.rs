@@ -254,6 +254,10 @@ impl VectorStore for Embedded {
         self.call(StoreOperation::List, move |shard| shard.list(&selection, from, limit)).await
     }
 
+    async fn latest(&self, selection: Selection, limit: usize) -> Result<Vec<Context>, Error> {
+        self.call(StoreOperation::List, move |shard| shard.latest(&selection, limit)).await
+    }
+
     async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         let tenant = tenant.clone();
         self.call(StoreOperation::List, move |shard| shard.list_tenant(&tenant, from, limit)).await

@@ -252,6 +252,11 @@ impl VectorStore for Qdrant {
         self.call(&current, StoreOperation::List, current.collection.list(&selection, from, limit)).await
     }
 
+    async fn latest(&self, selection: Selection, limit: usize) -> Result<Vec<Context>, Error> {
+        let current = self.current();
+        self.call(&current, StoreOperation::List, current.collection.latest(&selection, limit)).await
+    }
+
     async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         let current = self.current();
         self.call(&current, StoreOperation::List, current.collection.list_tenant(tenant, from, limit)).await

@@ -187,7 +187,7 @@ impl Inner {
         }
         let found = async {
             if newest::says_nothing(&query) {
-                return Ok((self.newest(searches, now).await?, HashMap::new()));
+                return Ok((self.newest(searches).await?, HashMap::new()));
             }
             // What waits is scored here and what is stored there, by the same counts of both.
             let frequencies = match &view {

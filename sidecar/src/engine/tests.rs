@@ -459,6 +459,29 @@ async fn a_query_of_stop_words_alone_gets_the_newest_and_says_so() {
 }
 
 #[tokio::test]
+async fn the_newest_are_those_that_were_stored_last_whatever_their_ids() {
+    let fixture = Fixture::new().await;
+    // More than one search takes, and their ids, made of a key, say nothing of when they were made.
+    for minutes in (0..4).rev() {
+        crate::clock::jump_to(-60 * minutes - 30);
+        let contexts =
+            (0..60).map(|number| json!({"text": format!("{minutes} minutes, {number}"), "level": "long_term"}));
+        let contexts = fixture.engine.permit_all(&caller(), message(contexts.collect())).expect("permitted");
+        let key = IdempotencyKey::new(&minutes.to_string()).expect("a key");
+        fixture.engine.store_batch(contexts, Some(key)).await.expect("stored");
+    }
+    crate::clock::jump_to(0);
+    for text in ["one", "two", "three"] {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        fixture.stored(json!({"text": text, "level": "long_term"})).await;
+    }
+    assert_eq!(fixture.texts(json!({"query": "and then?", "limit": 3})).await, ["three", "two", "one"]);
+    let answer = fixture.search(json!({"query": "and then?", "limit": 60, "token_budget": 10_000})).await;
+    assert_eq!(answer.contexts.len(), 60);
+    assert!(answer.contexts[3..].iter().all(|found| found.context.text.starts_with("0 minutes")), "{answer:?}");
+}
+
+#[tokio::test]
 async fn contexts_that_say_the_same_are_shown_once_with_the_ids_of_the_others() {
     let fixture = Fixture::new().await;
     let store = |text: &'static str| fixture.stored(json!({"text": text, "level": "long_term"}));

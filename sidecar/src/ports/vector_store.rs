@@ -53,6 +53,9 @@ pub trait VectorStore: Send + Sync + 'static {
     /// A page of contexts in the order of their ids, from the id `from` on.
     async fn list(&self, selection: Selection, from: Option<ContextId>, limit: usize) -> Result<Page, Error>;
 
+    /// The selected contexts that were stored last, newest first, at most `limit` of them.
+    async fn latest(&self, selection: Selection, limit: usize) -> Result<Vec<Context>, Error>;
+
     /// A page of a tenant's contexts, whoever in it holds them, in the order of their ids, from the id `from` on: only for moving the
     /// tenant.
     async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error>;

@@ -16,6 +16,7 @@ use context_manager_memory::{
 };
 use context_manager_sidecar::ports::vector_store::{Error, SessionEnd};
 use futures::future::join_all;
+use uuid::Uuid;
 
 use super::fixture::{DIMENSIONS, Kind, LATER, MODEL, NOW, Place, agent, id, in_space, owner, point, session};
 
@@ -41,6 +42,7 @@ on_both! {
     accesses_are_added_up,
     an_update_takes_no_access_back,
     pages_show_each_context_once,
+    the_latest_are_those_that_were_stored_last_whatever_their_ids,
     a_tenant_is_listed_whole_and_nothing_else_is,
     deleting_says_how_many_and_stops_at_the_limit,
     a_search_finds_by_words_alone_by_vector_alone_and_by_both,
@@ -556,6 +558,34 @@ async fn pages_show_each_context_once(place: Place) {
         }
     }
     assert_eq!(seen, (0..25).map(id).collect::<Vec<_>>(), "in the order of their ids");
+}
+
+async fn the_latest_are_those_that_were_stored_last_whatever_their_ids(place: Place) {
+    let store = place.open().await;
+    let at = |number: u16| Timestamp::from_millis(NOW.as_millis() - 1_000 + i64::from(number));
+    // Of ids made of a name, the order says nothing of the time.
+    let named = |number: u16| ContextId::new(Uuid::new_v5(&Uuid::NAMESPACE_OID, &number.to_be_bytes()));
+    let mut points: Vec<Point> = (0..150).map(|number| point("t", number, "tea")).collect();
+    for (number, Point { context, .. }) in (0..).zip(&mut points) {
+        (context.id, context.created_at) = (named(number), at(number));
+    }
+    points[149].context.expires_at = Some(NOW);
+    points[148].context.holder = agent("other").into();
+    points[147].context.valid_until = Some(NOW);
+    points[146].context.level = Level::ShortTerm;
+    let foreign = point("u", 200, "tea");
+    store.upsert(points.into_iter().chain([foreign]).collect()).await.expect("stored");
+    let all = Selection::alive(owner("t"), NOW);
+    let long = Selection { levels: Some(vec![Level::LongTerm]), ..all.clone() };
+    let latest = async |selection: &Selection, limit| {
+        let found = store.latest(selection.clone(), limit).await.expect("read");
+        found.into_iter().map(|context| context.id).collect::<Vec<_>>()
+    };
+    assert_eq!(latest(&all, 3).await, [146, 145, 144].map(named), "the newest first");
+    assert_eq!(latest(&long, 100).await, (46..146).rev().map(named).collect::<Vec<_>>());
+    assert_eq!(latest(&long, 500).await, (0..146).rev().map(named).collect::<Vec<_>>());
+    assert_eq!(latest(&all, 0).await, []);
+    assert_eq!(latest(&Selection::alive(owner("v"), NOW), 9).await, []);
 }
 
 async fn a_tenant_is_listed_whole_and_nothing_else_is(place: Place) {

@@ -144,6 +144,7 @@ switched! {
     fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
     fn document_frequencies(owner: &Owner, query: SparseVector) -> DocumentFrequencies;
     fn list(selection: Selection, from: Option<ContextId>, limit: usize) -> Page;
+    fn latest(selection: Selection, limit: usize) -> Vec<Stored>;
     fn list_tenant(tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Page;
     fn counts_by_level(owner: &Owner, now: Timestamp) -> PerLevel<usize>;
     fn count(selection: Selection) -> usize;
