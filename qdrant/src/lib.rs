@@ -10,6 +10,7 @@
 //! # Guards
 //! A collection that was made for another model, with other vectors or another schema is refused, and never changed or deleted.
 
+mod accesses;
 mod admin;
 mod certificate;
 mod channel;

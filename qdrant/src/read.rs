@@ -197,18 +197,6 @@ impl Collection {
         Ok(answer.result.into_iter().filter_map(|record| convert::id(record.id)).collect())
     }
 
-    /// The contexts that a filter finds, at most `limit`.
-    pub(crate) async fn read(&self, filter: Filter, limit: usize) -> Result<Vec<Context>, Error> {
-        let request = ScrollPoints {
-            filter: Some(filter),
-            limit: Some(limit_of(limit)),
-            with_payload: Some(true.into()),
-            ..self.scroll_request()
-        };
-        let answer = self.call("read contexts", self.points.clone().scroll(request)).await?;
-        Ok(answer.result.into_iter().filter_map(|record| convert::context(record.id, record.payload)).collect())
-    }
-
     pub(crate) fn scroll_request(&self) -> ScrollPoints {
         ScrollPoints { collection_name: self.options.collection.clone(), ..ScrollPoints::default() }
     }

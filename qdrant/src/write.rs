@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use context_manager_memory::{
     Context, ContextId, Timestamp, Vectors,
-    store::{Access, Clause, Clauses, Ids, Owner, Point, Selection, Updated, schema},
+    store::{Clause, Clauses, Ids, Owner, Point, Selection, Updated},
 };
 use qdrant_client::qdrant::{
-    DeletePoints, Filter, PointStruct, PointsSelector, PointsUpdateOperation, SetPayloadPoints, UpdateBatchPoints,
-    UpdateMode, UpsertPoints, Value, WriteOrdering, WriteOrderingType,
-    points_selector::PointsSelectorOneOf,
-    points_update_operation::{Operation, SetPayload},
-    value::Kind,
+    DeletePoints, Filter, PointStruct, PointsSelector, SetPayloadPoints, UpdateMode, UpsertPoints, WriteOrdering,
+    WriteOrderingType, points_selector::PointsSelectorOneOf,
 };
 
 use crate::{Collection, Error, convert, filter};
@@ -129,49 +126,6 @@ impl Collection {
             Some(current) if context.clone().with_accesses_of(&current) == current => Updated::Applied,
             Some(current) => Updated::Conflict { current: Box::new(current) },
         })
-    }
-
-    /// Adds to access counts; what is not there any more is left out.
-    ///
-    /// # Errors
-    /// When the server fails.
-    pub async fn count_accesses(&self, owner: &Owner, accesses: &[Access]) -> Result<(), Error> {
-        let ids: Vec<ContextId> = accesses.iter().map(|access| access.id).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let current = self.read(filter::of(&Clauses::owned(owner, &ids)), ids.len()).await?;
-        let counts: BTreeMap<ContextId, i64> =
-            current.into_iter().map(|context| (context.id, context.access_count)).collect();
-        let mut sums: BTreeMap<ContextId, (i64, Timestamp)> = BTreeMap::new();
-        for access in accesses {
-            let sum = sums.entry(access.id).or_insert((0, access.at));
-            *sum = (sum.0.saturating_add(access.times), sum.1.max(access.at));
-        }
-        let number = |number: i64| Value { kind: Some(Kind::IntegerValue(number)) };
-        let operation = |(id, (times, at)): (&ContextId, &(i64, Timestamp))| {
-            let count = counts.get(id)?.saturating_add(*times);
-            let set = SetPayload {
-                payload: [(schema::ACCESS_COUNT, count), (schema::ACCESSED_AT, at.as_millis())]
-                    .map(|(key, value)| (key.to_owned(), number(value)))
-                    .into(),
-                points_selector: Some(selector(filter::of(&Clauses::owned(owner, &[*id])))),
-                ..SetPayload::default()
-            };
-            Some(PointsUpdateOperation { operation: Some(Operation::SetPayload(set)) })
-        };
-        let operations: Vec<_> = sums.iter().filter_map(operation).collect();
-        if operations.is_empty() {
-            return Ok(());
-        }
-        let request = UpdateBatchPoints {
-            collection_name: self.options.collection.clone(),
-            wait: Some(true),
-            operations,
-            ..UpdateBatchPoints::default()
-        };
-        self.call("count accesses", self.points.clone().update_batch(request)).await?;
-        Ok(())
     }
 
     /// Deletes an owner's contexts, and says how many there were.

@@ -170,9 +170,15 @@ impl Clauses {
     #[must_use]
     pub fn at_version(owner: &Owner, ids: &[ContextId], version: i64) -> Self {
         let mut clauses = Self::owned(owner, ids);
-        #[expect(clippy::cast_precision_loss, reason = "a version is far below 2^52")]
-        let version = Some(version as f64);
-        clauses.must.push(Clause::Range(schema::VERSION.to_owned(), Bounds { gte: version, lte: version, lt: None }));
+        clauses.must.push(whole(schema::VERSION, version));
+        clauses
+    }
+
+    /// The owner's context with this id, if it was returned so often.
+    #[must_use]
+    pub fn counted(owner: &Owner, id: ContextId, accesses: i64) -> Self {
+        let mut clauses = Self::owned(owner, &[id]);
+        clauses.must.push(whole(schema::ACCESS_COUNT, accesses));
         clauses
     }
 
@@ -296,6 +302,13 @@ fn metadata_key(path: &[String]) -> Result<String, UnusableKey> {
         return Err(UnusableKey(path.join(".")));
     }
     Ok(path.iter().fold(schema::METADATA.to_owned(), |key, part| format!("{key}.\"{part}\"")))
+}
+
+/// The field is this whole number.
+#[expect(clippy::cast_precision_loss, reason = "versions and counts are far below 2^52")]
+fn whole(key: &str, number: i64) -> Clause {
+    let number = Some(number as f64);
+    Clause::Range(key.to_owned(), Bounds { gte: number, lte: number, lt: None })
 }
 
 fn keyword(key: &str, value: &str) -> Clause {

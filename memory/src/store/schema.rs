@@ -48,6 +48,8 @@ pub const VALID_UNTIL: &str = "valid_until";
 pub const ACCESS_COUNT: &str = "access_count";
 /// When it was last returned.
 pub const ACCESSED_AT: &str = "accessed_at";
+/// Marks of those who added to the count last, on a server to which several do. No field of a context.
+pub const ACCESS_MARKS: &str = "access_marks";
 /// How often it was changed, from 1.
 pub const VERSION: &str = "version";
 /// The context that it is an earlier version of, if it is one.

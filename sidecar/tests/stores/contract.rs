@@ -14,8 +14,8 @@ use context_manager_memory::{
         Updated, Validity,
     },
 };
-use context_manager_sidecar::ports::vector_store::{Error, SessionEnd};
-use futures::future::join_all;
+use context_manager_sidecar::ports::vector_store::{Error, SessionEnd, VectorStore};
+use futures::{future::join_all, join};
 use uuid::Uuid;
 
 use super::fixture::{DIMENSIONS, Kind, LATER, MODEL, NOW, Place, agent, id, in_space, owner, point, session};
@@ -40,6 +40,7 @@ on_both! {
     an_id_is_made_way_for_its_owner_alone,
     what_is_past_is_found_by_its_time_only,
     accesses_are_added_up,
+    accesses_that_are_counted_at_the_same_time_are_all_counted,
     an_update_takes_no_access_back,
     pages_show_each_context_once,
     the_latest_are_those_that_were_stored_last_whatever_their_ids,
@@ -528,6 +529,42 @@ async fn accesses_are_added_up(place: Place) {
     assert_eq!(counted, [(3, Some(LATER), 1), (2, Some(LATER), 1)]);
     let often = Selection { min_accesses: Some(3), ..Selection::alive(owner("t"), NOW) };
     assert_eq!(store.count(often).await.expect("counted"), 1);
+}
+
+async fn accesses_that_are_counted_at_the_same_time_are_all_counted(place: Place) {
+    // Those of one directory share its store, those of one collection have a client each.
+    let store = place.open().await;
+    let stores = match place.kind() {
+        Kind::Embedded => vec![Arc::clone(&store); 4],
+        Kind::Qdrant => join_all((0..4).map(|_| place.open())).await,
+    };
+    store.upsert((0..10).map(|number| point("t", number, "tea")).collect()).await.expect("stored");
+    let owner = owner("t");
+    let count = async |writer: usize, store: &Arc<dyn VectorStore>| {
+        for round in 0..5 {
+            let at = Timestamp::from_millis(NOW.as_millis() + round);
+            let times = i64::try_from(writer).expect("a few") + 1;
+            let accesses = (0..10).map(|number| Access { id: id(number), times, at }).collect();
+            store.count_accesses(&owner, accesses).await.expect("counted");
+        }
+    };
+    let changed = async {
+        for version in 1..=5 {
+            let Point { context, vectors } = point("t", 0, &format!("version {version}"));
+            let vectors = (version % 2 == 0).then_some(vectors);
+            let changed = Context { version: version + 1, ..context };
+            assert_eq!(store.update(changed, vectors, version).await.expect("answered"), Updated::Applied);
+        }
+    };
+    join!(join_all(stores.iter().enumerate().map(|(writer, store)| count(writer, store))), changed);
+    let mut counted = store.find((0..10).map(id).collect()).await.expect("read");
+    counted.sort_by_key(|context| context.id);
+    let last = Timestamp::from_millis(NOW.as_millis() + 4);
+    for context in &counted[1..] {
+        assert_eq!((context.access_count, context.accessed_at), (5 * (1 + 2 + 3 + 4), Some(last)), "{context:?}");
+    }
+    let changed = &counted[0];
+    assert_eq!((changed.version, changed.text.as_str()), (6, "version 5"));
 }
 
 async fn an_update_takes_no_access_back(place: Place) {

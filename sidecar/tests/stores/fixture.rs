@@ -50,6 +50,10 @@ impl Place {
         Self { kind, directory, url, collection: format!("contract-{}", Uuid::new_v4().simple()) }
     }
 
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
     pub async fn open(&self) -> Arc<dyn VectorStore> {
         self.open_as(DIMENSIONS, MODEL).await.expect("a store")
     }
