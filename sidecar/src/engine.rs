@@ -7,6 +7,7 @@
 
 mod alike;
 mod convert;
+mod counts;
 mod delete;
 mod drain;
 mod effect;

@@ -91,8 +91,7 @@ impl Inner {
         let wanted = filter::of_deletion(message.clone(), Wanted { levels, ..Wanted::within(reach) }, None)?;
         self.limits.filter(&wanted.metadata)?;
         if message.dry_run {
-            let selection = wanted.selection(wanted.levels.clone(), now());
-            let deleted = self.store_health.note(self.store.count(selection).await)?;
+            let deleted = self.count(&wanted).await?;
             return Ok(Cleared { deleted, journaled: false });
         }
         let _write = self.writes.read().await;

@@ -29,9 +29,9 @@ pub enum Error {
     /// The id is taken.
     #[error("the id {0} belongs to a context with other content; leave the id out, or update that context instead")]
     IdTaken(ContextId),
-    /// Writes wait in the journal, and this one cannot wait behind them.
+    /// Writes wait in the journal, and this takes a store that has them.
     #[error(
-        "writes wait in the journal until the store is back, and this one cannot wait behind them; send it again then"
+        "writes wait in the journal until the store is back, and this cannot be done before it has them; send it again then"
     )]
     Journaling,
     /// No access rule permits it.

@@ -1,7 +1,7 @@
 //! How rare a term is in what is stored and what waits in the journal together, so that it weighs the same before a context reaches
 //! the store and after. What a session adds to a score may still change: the numbers of waiting contexts are provisional.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use context_manager_memory::{
     ContextId, QueryVectors, SparseVector, Timestamp, Vectors, frequencies::DocumentFrequencies,
@@ -42,7 +42,8 @@ impl Inner {
         now: Timestamp,
     ) -> Result<DocumentFrequencies, Error> {
         let mut counts = self.store.document_frequencies(owner, terms.clone()).await?;
-        for Vectors { dense_self: _, dense_ctx: _, sparse_self, sparse_ctx } in self.outdated(owner, view, now).await? {
+        let vectors = self.outdated_vectors(owner, view, now).await?;
+        for Vectors { dense_self: _, dense_ctx: _, sparse_self, sparse_ctx } in vectors {
             counts.take_away(&sparse_self, &sparse_ctx);
         }
         let waiting = view.points().filter(|point| owner.owns(&point.context));
@@ -51,8 +52,25 @@ impl Inner {
         Ok(counts)
     }
 
-    /// What the store counts and will not count any more.
-    async fn outdated(&self, owner: &Owner, view: &View, now: Timestamp) -> Result<Vec<Vectors>, Error> {
+    /// The vectors of what the store counts and will not count any more.
+    async fn outdated_vectors(&self, owner: &Owner, view: &View, now: Timestamp) -> Result<Vec<Vectors>, Error> {
+        let ids: Vec<ContextId> = self.outdated(owner, view, now).await?.into_iter().collect();
+        let mut vectors = Vec::new();
+        for ids in ids.chunks(PAGE) {
+            let stored = self.store.get(owner, ids.to_vec(), now).await?.into_iter();
+            let current = stored.filter(|point| point.context.is_current());
+            vectors.extend(current.map(|Point { context: _, vectors }| vectors));
+        }
+        Ok(vectors)
+    }
+
+    /// What the store may have of an owner and will not have any more, or otherwise, once all that waits has reached it.
+    pub(super) async fn outdated(
+        &self,
+        owner: &Owner,
+        view: &View,
+        now: Timestamp,
+    ) -> Result<BTreeSet<ContextId>, Error> {
         let mut ids = view.concerned(owner);
         for doomed in view.doomed(owner) {
             let selection = Selection {
@@ -70,13 +88,6 @@ impl Inner {
                 }
             }
         }
-        let ids: Vec<ContextId> = ids.into_iter().collect();
-        let mut vectors = Vec::new();
-        for ids in ids.chunks(PAGE) {
-            let stored = self.store.get(owner, ids.to_vec(), now).await?.into_iter();
-            let current = stored.filter(|point| point.context.is_current());
-            vectors.extend(current.map(|Point { context: _, vectors }| vectors));
-        }
-        Ok(vectors)
+        Ok(ids)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use context_manager_memory::{Context, ContextId, Level, Timestamp, history};
+use context_manager_memory::{Context, ContextId, Timestamp, history};
 use context_manager_protocol::message::{self, ContextList, Stats};
 
 use super::{
@@ -13,9 +13,9 @@ use super::{
     pending::View,
 };
 use crate::{
-    access::{Export, GrantedTenant, Reach},
+    access::Reach,
     metrics::{Degradation, Label as _},
-    ports::vector_store::{Model, Owner, Page, Point, Tenant, Validity},
+    ports::vector_store::{Model, Owner, Page, Point, Validity},
 };
 
 /// Contexts of a page that names no limit.
@@ -146,12 +146,7 @@ impl Inner {
     }
 
     /// A page of what the store has and of what waits for it.
-    pub(super) async fn whole_page(
-        &self,
-        wanted: &Wanted,
-        from: Option<ContextId>,
-        limit: usize,
-    ) -> Result<Page, Error> {
+    async fn whole_page(&self, wanted: &Wanted, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {
         let now = now();
         let view = self.pending.view();
         let selection = wanted.selection(wanted.levels.clone(), now);
@@ -170,21 +165,6 @@ impl Inner {
         Ok(cut(page, from, limit))
     }
 
-    /// A page of what the store has of the tenant and of what waits for it here, as far as the permission reaches.
-    pub(super) async fn tenant_page(
-        &self,
-        granted: &GrantedTenant<Export>,
-        from: Option<ContextId>,
-        limit: usize,
-    ) -> Result<Page, Error> {
-        let now = now();
-        let view = self.pending.view();
-        let tenant = Tenant { tenant: granted.tenant().clone(), alive_at: now };
-        let mut page = self.store_health.note(self.store.list_tenant(&tenant, from, limit).await)?;
-        page.contexts.retain(|context| granted.admits(context));
-        Ok(laid_over(page, view.as_deref(), |context| granted.admits(context), from, limit, now))
-    }
-
     pub(super) async fn figures(&self, reach: &Reach) -> Result<Stats, Error> {
         let counts = self.counts(reach).await?;
         let stats = self.store_health.note(self.store.stats().await)?;
@@ -198,22 +178,6 @@ impl Inner {
             re_embedding: self.re_embedding.figures(),
             uptime_seconds: self.metrics.uptime().as_secs(),
         })
-    }
-
-    /// How many contexts are alive on each level, as far as the permission reaches.
-    async fn counts(&self, reach: &Reach) -> Result<Vec<(Level, usize)>, Error> {
-        let now = now();
-        if reach.is_own() && reach.session().is_none() {
-            let counts = self.store_health.note(self.store.counts_by_level(reach.owner(), now).await)?;
-            return Ok(counts.iter().map(|(level, count)| (level, *count)).collect());
-        }
-        let wanted = Wanted::within(reach);
-        let mut counts = Vec::new();
-        for level in reach.levels() {
-            let counted = self.store.count(wanted.selection(vec![level], now)).await;
-            counts.push((level, self.store_health.note(counted)?));
-        }
-        Ok(counts)
     }
 }
 

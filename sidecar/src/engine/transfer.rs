@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     access::{Export, GrantedTenant, Import, Reach},
-    ports::vector_store::{Owner, Page, Point, Validity},
+    ports::vector_store::{Owner, Page, Point, Tenant, Validity},
 };
 
 /// Contexts of one read: the largest of them are 8 MiB, of which decoding and encoding need several times as much.
@@ -42,7 +42,7 @@ impl Inner {
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
     pub(super) async fn export(&self, reach: &Reach, after: Option<Uuid>) -> Result<Vec<ExportedContext>, Error> {
         let everything = Wanted { validity: Validity::Any, ..Wanted::within(reach) };
-        let contexts = contexts_after(after, |from| self.whole_page(&everything, from, PAGE)).await?;
+        let contexts = contexts_after(after, |from| self.memory_page(&everything, from)).await?;
         Ok(contexts.into_iter().map(exported).collect())
     }
 
@@ -52,8 +52,29 @@ impl Inner {
         granted: &GrantedTenant<Export>,
         after: Option<Uuid>,
     ) -> Result<Vec<ExportedContext>, Error> {
-        let contexts = contexts_after(after, |from| self.tenant_page(granted, from, PAGE)).await?;
+        let contexts = contexts_after(after, |from| self.tenant_page(granted, from)).await?;
         Ok(contexts.into_iter().map(exported_with_holder).collect())
+    }
+
+    /// A page of what the store has of a memory.
+    async fn memory_page(&self, wanted: &Wanted, from: Option<ContextId>) -> Result<Page, Error> {
+        self.store_has_all()?;
+        let selection = wanted.selection(wanted.levels.clone(), now());
+        Ok(self.store_health.note(self.store.list(selection, from, PAGE).await)?)
+    }
+
+    /// A page of what the store has of the tenant, as far as the permission reaches.
+    async fn tenant_page(&self, granted: &GrantedTenant<Export>, from: Option<ContextId>) -> Result<Page, Error> {
+        self.store_has_all()?;
+        let tenant = Tenant { tenant: granted.tenant().clone(), alive_at: now() };
+        let mut page = self.store_health.note(self.store.list_tenant(&tenant, from, PAGE).await)?;
+        page.contexts.retain(|context| granted.admits(context));
+        Ok(page)
+    }
+
+    /// What waits changes, supersedes and deletes what the store has, so what is moved meanwhile would not be whole.
+    fn store_has_all(&self) -> Result<(), Error> {
+        if self.pending.is_active() { Err(Error::Journaling) } else { Ok(()) }
     }
 
     /// Imports contexts into one memory, each with the number of its line.
@@ -92,9 +113,7 @@ impl Inner {
         place: impl Fn(&ExportedContext) -> Result<Reach, Error>,
         lines: Vec<(usize, ExportedContext)>,
     ) -> Result<Imported, Error> {
-        if self.pending.is_active() {
-            return Err(Error::Journaling);
-        }
+        self.store_has_all()?;
         let now = now();
         let mut result = Imported::default();
         let mut contexts = Vec::with_capacity(lines.len());
@@ -239,7 +258,7 @@ where
     };
     loop {
         let page = page(from).await?;
-        // A page can be empty before the end: what it had is hidden by a waiting write.
+        // A page can be empty before the end: the permission reaches nothing of it.
         if !page.contexts.is_empty() || page.next.is_none() {
             return Ok(page.contexts);
         }

@@ -25,6 +25,7 @@ use crate::{
     set_aside::Kind,
 };
 
+mod figures;
 mod past;
 mod upkeep;
 
