@@ -38,7 +38,10 @@ impl Collection {
             }
             Ids::Claimed => {
                 let request = UpsertPoints {
-                    update_filter: Some(filter::of(&Clauses::making_way(points.iter().map(|point| &point.context), now))),
+                    update_filter: Some(filter::of(&Clauses::making_way(
+                        points.iter().map(|point| &point.context),
+                        now,
+                    ))),
                     update_mode: Some(UpdateMode::Upsert.into()),
                     ordering: Some(medium()),
                     ..self.upsertion(rows)

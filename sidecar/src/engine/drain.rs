@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use context_manager_memory::{Context, ContextId, Timestamp, update};
+use context_manager_memory::{Context, ContextId, Timestamp, history, update};
 use tracing::{info, warn};
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     metrics::Dropped,
-    ports::vector_store::{Owner, Updated},
+    ports::vector_store::{Owner, Point, Updated},
 };
 
 /// Most contexts of one call of the store, and of the embedding.
@@ -31,6 +31,8 @@ const BATCH: usize = 100;
 /// Most bytes of their texts and metadata; a context that has more goes alone. A call that takes longer than its deadline because of its
 /// size would fail again however often it is tried.
 const BATCH_BYTES: usize = 256 << 10;
+/// Latest earlier versions among which a change is looked for.
+const VERSIONS: usize = 100;
 /// Attempts of one change against changes from elsewhere.
 const ATTEMPTS: usize = 5;
 
@@ -110,6 +112,7 @@ impl Inner {
         }
         match self.make(change.clone()).await {
             Ok(Made::Done) => Ok(()),
+            Ok(Made::ContextHasChanged) => self.set_aside.outdated_change(change, &self.metrics).await,
             Ok(Made::ContextIsGone) if self.set_aside.has_unreadable() => {
                 self.set_aside.change_of(change, Dropped::Unreadable, &self.metrics).await
             }
@@ -127,11 +130,7 @@ impl Inner {
     /// Makes a change or a deletion in the store.
     async fn make(&self, change: Change) -> Result<Made, Error> {
         match change {
-            Change::Update(Update { id, holder, expected, text, metadata, ttl, at }) => {
-                let owner = pending::owner(&self.owner, holder.as_ref());
-                let change = update::Change { text, metadata, ttl, if_version: None };
-                self.drain_update(&owner, id, expected, change, at).await
-            }
+            Change::Update(update) => self.drain_update(update).await,
             Change::Delete(Delete { id, holder, at }) => {
                 self.drain_deletion(&pending::owner(&self.owner, holder.as_ref()), id, at).await
             }
@@ -192,19 +191,15 @@ impl Inner {
         Ok(if context.is_some() { Made::Done } else { Made::ContextIsGone })
     }
 
-    async fn drain_update(
-        &self,
-        owner: &Owner,
-        id: ContextId,
-        expected: i64,
-        change: update::Change,
-        at: Timestamp,
-    ) -> Result<Made, Error> {
+    async fn drain_update(&self, update: Update) -> Result<Made, Error> {
+        let Update { id, holder, expected, if_version, text, metadata, ttl, at } = update;
+        let owner = pending::owner(&self.owner, holder.as_ref());
+        let change = update::Change { text, metadata, ttl, if_version: None };
         let mut session = None;
         for _ in 0..ATTEMPTS {
             let keys = [Some(Key::Context(id)), session.as_ref().map(Key::Session)];
             let _held = self.locks.hold(keys.into_iter().flatten()).await;
-            let found = self.store_health.note(self.store.get(owner, vec![id], now()).await)?;
+            let found = self.store_health.note(self.store.get(&owner, vec![id], now()).await)?;
             let Some(current) = found.into_iter().next() else { return Ok(Made::ContextIsGone) };
             if current.context.session != session {
                 session = current.context.session;
@@ -215,8 +210,13 @@ impl Inner {
                 warn!(context.id = %id, "A journaled change came too late: another context took the place of this one");
                 return Ok(Made::Done);
             }
-            if current.context.version > expected && has(&current.context, &change) {
-                return Ok(Made::Done);
+            let is_made = current.context.version > expected && has(&current.context, &change);
+            let is_past = if_version.is_some_and(|seen| seen.since != current.context.updated_at);
+            if is_made || is_past {
+                // What is in memory may be from before.
+                self.immediate.put(&current.context, &current.vectors);
+                let is_made = is_made || self.was_made(&current.context, expected, &change).await?;
+                return Ok(if is_made { Made::Done } else { Made::ContextHasChanged });
             }
             let changed = update::apply(&current.context, change.clone(), at)?.by(&self.identity.agent);
             let vectors =
@@ -237,6 +237,13 @@ impl Inner {
         }
         Err(Error::Interrupted)
     }
+
+    /// Whether a change of the version `expected` was made and others were made since, as far as versions are kept.
+    async fn was_made(&self, current: &Context, expected: i64, change: &update::Change) -> Result<bool, Error> {
+        let earlier = history::earlier_ids(current.id, current.version).take(VERSIONS).collect();
+        let found = self.store_health.note(self.store.get(&Owner::of(current), earlier, now()).await)?;
+        Ok(found.iter().any(|Point { context, .. }| context.version > expected && has(context, change)))
+    }
 }
 
 /// What became of a change or a deletion.
@@ -245,6 +252,8 @@ enum Made {
     Done,
     /// The context that it names is not there, or not any more.
     ContextIsGone,
+    /// It is of a version that the context does not have any more.
+    ContextHasChanged,
 }
 
 /// What became of contexts that were to be brought to the store.

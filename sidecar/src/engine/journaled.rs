@@ -17,7 +17,7 @@ use super::{
     Error, Inner,
     filter::{self, Wanted},
     immediate, now,
-    pending::{Clear, Delete, DeleteMatching, Effect, Entry, Update, Waits, cleared},
+    pending::{Clear, Delete, DeleteMatching, Effect, Entry, Seen, Update, Waits, cleared},
     read::seen,
     store::{Draft, Thread, sessions_of, thread_of},
     within::Within,
@@ -143,7 +143,7 @@ impl Inner {
         if let Some(by) = self.pending.view().and_then(|view| view.successor(id)) {
             return Err(Error::Past { id, superseded_by: Some(by) });
         }
-        let Change { text, metadata, ttl, .. } = change.clone();
+        let Change { text, metadata, ttl, if_version } = change.clone();
         let changed = update::apply(&current.context, change, now)?.by(reach.agent());
         self.limits.metadata(&changed.metadata)?;
         let vectors = if changed.text == current.context.text {
@@ -156,7 +156,10 @@ impl Inner {
             self.make_points(&mut drafts, &mut ends).await.remove(0).vectors
         };
         let expected = current.context.version;
-        let entry = Entry::Update(Update { id, holder: other(reach), expected, text, metadata, ttl, at: now });
+        // It is that version here, and has to be when it gets there.
+        let if_version = if_version.map(|version| Seen { version, since: current.context.updated_at });
+        let holder = other(reach);
+        let entry = Entry::Update(Update { id, holder, expected, if_version, text, metadata, ttl, at: now });
         let point = Point { context: changed.clone(), vectors };
         self.pending.append(entry, Effect::Put { new: Vec::new(), known: vec![point] }).await?;
         Ok(self.acknowledgment(&changed, AckStatus::Journaled))

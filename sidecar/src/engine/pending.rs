@@ -32,7 +32,7 @@ mod entry;
 mod past;
 mod unreadable;
 
-pub(super) use entry::{Change, Clear, Delete, DeleteMatching, Entry, Oldest, Update};
+pub(super) use entry::{Change, Clear, Delete, DeleteMatching, Entry, Oldest, Seen, Update};
 pub(super) use unreadable::{Line, Unreadable};
 
 /// A context as the waiting writes leave it.
@@ -177,7 +177,7 @@ impl View {
                     self.put(number, Point { context: context.clone(), vectors }, false);
                 }
             }
-            Entry::Update(Update { id, holder, text, metadata, ttl, at, expected: _ }) => {
+            Entry::Update(Update { id, holder, text, metadata, ttl, at, expected: _, if_version: _ }) => {
                 // A context that only the store knows is found there in its old state until the change has reached it.
                 let Some(point) = self.get(*id) else { return Ok(()) };
                 let owner = owner(own, holder.as_ref());

@@ -117,6 +117,12 @@ impl SetAside {
         self.change(change, Dropped::Refused, said, metrics).await
     }
 
+    /// Keeps a change of a version that the context does not have any more.
+    pub(super) async fn outdated_change(&self, change: Change, metrics: &Metrics) -> Result<(), Error> {
+        let said = "A journaled change is of a version that its context does not have any more; it was not made, and is set aside in the file";
+        self.change(change, Dropped::Conflict, said, metrics).await
+    }
+
     /// Keeps a change or a deletion of a context that was set aside, or may have been.
     pub(super) async fn change_of(&self, change: Change, why: Dropped, metrics: &Metrics) -> Result<(), Error> {
         let said = "A journaled change or deletion is of a context that was set aside, or may be; it was not made, and is set aside in the file";

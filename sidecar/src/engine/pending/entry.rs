@@ -61,6 +61,9 @@ pub(in crate::engine) struct Update {
     pub(in crate::engine) holder: Option<Holder>,
     /// The version it had when the change was taken.
     pub(in crate::engine) expected: i64,
+    /// What it must still be, if the caller named a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::engine) if_version: Option<Seen>,
     /// The new text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::engine) text: Option<String>,
@@ -72,6 +75,16 @@ pub(in crate::engine) struct Update {
     pub(in crate::engine) ttl: Option<Ttl>,
     /// When the change was taken.
     pub(in crate::engine) at: Timestamp,
+}
+
+/// A version of a context that a caller has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::engine) struct Seen {
+    /// Its number, which the caller named.
+    pub(in crate::engine) version: i64,
+    /// Since when the context says what it says. The number alone would not tell: what waits before may get another one in the store, as a
+    /// move to another level takes one, and what another sidecar wrote meanwhile may have this one.
+    pub(in crate::engine) since: Timestamp,
 }
 
 /// The end of one context.
@@ -168,6 +181,9 @@ mod tests {
         let id = "\"0191e7f0-0000-7000-8000-000000000001\"";
         for record in [
             format!(r#"{{"update":{{"id":{id},"expected":1,"text":"tea","at":5}}}}"#),
+            format!(
+                r#"{{"update":{{"id":{id},"expected":2,"if_version":{{"version":2,"since":3}},"text":"tea","at":5}}}}"#
+            ),
             format!(r#"{{"delete":{{"id":{id},"holder":{{"space":"kitchen"}},"at":5}}}}"#),
             r#"{"clear":{"session":"s","at":5}}"#.to_owned(),
         ] {

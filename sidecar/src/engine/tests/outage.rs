@@ -25,6 +25,7 @@ use crate::{
     set_aside::Kind,
 };
 
+mod conditions;
 mod figures;
 mod past;
 mod upkeep;
@@ -35,6 +36,8 @@ struct Switch {
     away: AtomicBool,
     /// Writes take effect but their answers are lost.
     mute: AtomicBool,
+    /// Only the answers to changes are lost.
+    mute_update: AtomicBool,
     /// It goes away as soon as it has written new contexts.
     leaves_after_upsert: AtomicBool,
     /// It goes away as soon as it has counted accesses.
@@ -102,7 +105,7 @@ macro_rules! switched {
                 self.reach()?;
                 self.take(std::iter::once(context.text.as_str()))?;
                 let answer = self.store.update(context, vectors, expected).await?;
-                self.answer(answer)
+                if self.mute_update.load(Ordering::Acquire) { Err(lost()) } else { self.answer(answer) }
             }
 
             async fn insert(&self, points: Vec<Point>, ids: Ids, now: Timestamp) -> Result<(), vector_store::Error> {
@@ -184,6 +187,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         store,
         away: away.into(),
         mute: false.into(),
+        mute_update: false.into(),
         leaves_after_upsert: false.into(),
         leaves_after_counting: false.into(),
         upserts: Mutex::default(),
