@@ -327,8 +327,12 @@ async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
         Released::Waits(trouble) => {
             let current = object.0.as_ref().ok().and_then(|resource| resource.status.as_ref());
             announce_wait(context, object, current, &trouble).await;
-            let status = status::ending(&trouble, metadata.generation, current, Timestamp::now());
-            write_status(context, metadata, current, &status).await?;
+            if object.0.is_ok() {
+                let status = status::ending(&trouble, metadata.generation, current, Timestamp::now());
+                write_status(context, metadata, current, &status).await?;
+            } else {
+                refuse(context, metadata, None, &trouble.message).await?;
+            }
             backoff(context.failed(metadata)).max(WAITING.min(context.resync)).min(LONGEST_WAIT)
         }
     };

@@ -11,7 +11,10 @@ use context_manager_tests::{
     unreadable::Unreadable,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::{ResourceExt as _, api::DeleteParams};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
 use crate::server::{Qdrant, change, count, event, namespace, store, with_key, with_tokens};
@@ -29,8 +32,12 @@ async fn delete(namespace: &Namespace, name: &str) -> Result<()> {
 
 async fn gone(namespace: &Namespace, name: &str) -> Result<()> {
     eventually("the end of the resource", PATIENCE, || async {
-        let found = namespace.api::<ContextManager>().get_opt(name).await?;
-        ensure!(found.is_none(), "it is there: {:?}", found.and_then(|found| condition(&found, "Ready")));
+        let found = namespace.resources().get_opt(name).await?;
+        ensure!(
+            found.is_none(),
+            "it is there: {:?}",
+            found.map(|found| found.data["status"]["conditions"].to_string())
+        );
         Ok(())
     })
     .await
@@ -116,6 +123,31 @@ async fn contexts_stay_while_a_resource_that_cannot_be_read_may_use_them() -> Re
     gone(&namespace, "memory").await?;
     ensure!(halves.inspect().await? == Found::Nothing, "the collection is there");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_what_cannot_be_read_waits_and_says_so_once() -> Result<()> {
+    let (operator, server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let namespace = namespace(&operator, "unread").await?;
+    let _odd = Unreadable::make(&namespace, "odd", deleting(&server, json!({}))).await?;
+    let resources = namespace.resources();
+    let change = async |metadata: Value| {
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        resources.patch("odd", &PatchParams::default(), &patch).await
+    };
+    change(json!({"finalizers": [FINALIZER]})).await?;
+    resources.delete("odd", &DeleteParams::default()).await?;
+    let said = eventually("what it waits for", PATIENCE, || async {
+        let found = resources.get("odd").await?;
+        let conditions = found.data["status"]["conditions"].to_string();
+        ensure!(conditions.contains("the deletion waits") && conditions.contains(ABANDON), "{conditions}");
+        Ok(found.resource_version())
+    })
+    .await?;
+    tokio::time::sleep(4 * RESYNC).await;
+    ensure!(resources.get("odd").await?.resource_version() == said, "it is said again and again");
+    change(json!({"annotations": {ABANDON: "true"}})).await?;
+    gone(&namespace, "odd").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
