@@ -175,7 +175,7 @@ async fn rotated(namespace: &Namespace) -> Result<()> {
     ensure!(said.contains("one (listens on no port), two (listens on no port)"), "{said}");
     let resource = wait_for(namespace, "memory", "KeysRotated", "True", Some("Overlap")).await?;
     let said = condition(&resource, "KeysRotated").context("the condition")?.message;
-    ensure!(said.contains("without an answer of one, two"), "{said}");
+    ensure!(said.contains("without waiting longer for one, two"), "{said}");
     ensure!(keys().await?.active != before, "the same key signs");
     for name in ["one", "two"] {
         pods::nudge(namespace, name).await?;

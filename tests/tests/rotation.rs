@@ -195,7 +195,7 @@ async fn a_pod_that_cannot_be_reached_is_waited_for_up_to_a_bound_and_then_named
     ensure!(message.contains("1 of 1 pods: lost (cannot be reached)"), "{message}");
     let message = said(&namespace, "Overlap").await?;
     ensure!(asked.elapsed() >= KEYS.patience, "only {:?}", asked.elapsed());
-    ensure!(message.contains("without an answer of lost") && message.contains(&first), "{message}");
+    ensure!(message.contains("without waiting longer for lost") && message.contains(&first), "{message}");
     let told = event(&namespace, "KeyActivated").await?;
     ensure!(told.type_.as_deref() == Some("Warning") && told.note.as_deref().unwrap_or_default().contains("lost"));
     Ok(())

@@ -6,6 +6,7 @@
 //! Every step of a rotation ([`step`]) is one write of the Secret, on the condition that nobody wrote it meanwhile. What is known of a
 //! rotation stands there ([`state`]), so a controller that takes over goes on with the next step.
 
+mod answers;
 mod fleet;
 mod report;
 mod state;
@@ -33,6 +34,7 @@ use super::{
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
 };
+pub(super) use answers::Answers;
 use state::State;
 use step::{Change, Phase, Step, Times, Wish};
 
@@ -178,12 +180,15 @@ async fn rotate(
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
     let request = plan.rotation.request.as_deref();
     let wish = given.map_or(Wish::Made { every: plan.rotation.every, request }, |ring| Wish::Given { ring, request });
+    let deadlines = fleet::Deadlines::begin();
     for _ in 0..STEPS {
         // Before anybody is asked: who starts in another namespace from now on has what is in force.
         times.copied = grants.copy_keys(context, plan, &live).await?;
-        let waiting = match step::question(&state, &wish) {
-            Some(question) => Some(fleet::ask(&context.client, plan, grants.namespaces(), &question).await?),
-            None => None,
+        let waiting = if let Some(question) = step::question(&state, &wish) {
+            Some(fleet::ask(context, plan, grants.namespaces(), &question, deadlines).await?)
+        } else {
+            context.answers.forget(&plan.owner.uid);
+            None
         };
         let now = Timestamp::now();
         let (new, change) = match step::step(&state, &wish, waiting, &times, now).map_err(Error::Key)? {
@@ -266,7 +271,7 @@ async fn tell(context: &Context, plan: &Plan, old: &State, new: &State, change: 
         }
         Change::Activated => {
             context.metrics.rotated("some");
-            let note = format!("Key {active} signs, without an answer of {}", listed(&new.passed_over));
+            let note = format!("Key {active} signs, without waiting longer for {}", listed(&new.passed_over));
             context.warn(plan, "KeyActivated", &note).await;
         }
         Change::Retired(ids) => {

@@ -95,6 +95,8 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     /// How long the steps of a rotation take.
     pub(super) keys: keys::Settings,
+    /// What sidecars said of their keys.
+    pub(super) answers: keys::Answers,
     /// What is done with pods that have no sidecar.
     pub(super) watchdog: watchdog::Mode,
     /// What is known of all pods.
@@ -136,6 +138,7 @@ impl Context {
             restores: managed::Restores::default(),
             deletions: Semaphore::new(DELETIONS),
             keys: settings.keys,
+            answers: keys::Answers::default(),
             watchdog: settings.watchdog,
             pods: settings.scope.places().into_iter().map(|place| (place.map(str::to_owned), Arc::default())).collect(),
             evictions: watchdog::Shared::default(),
@@ -318,6 +321,7 @@ async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
             context.succeeded(metadata);
             context.forget_invalid(metadata);
             context.probes.forget(metadata.uid.as_deref().unwrap_or_default());
+            context.answers.forget(metadata.uid.as_deref().unwrap_or_default());
             context.withdrawn.forget(metadata.uid.as_deref().unwrap_or_default());
             context.snapshots.forget(metadata.uid.as_deref().unwrap_or_default());
             context.restores.forget(metadata.uid.as_deref().unwrap_or_default());

@@ -2,6 +2,9 @@
 //!
 //! Pods are listed when a rotation waits for them, and at no other time. A pod that no node has yet mounts the ring when it starts, so
 //! it is not waited for; one that has ended signs nothing any more.
+//!
+//! A look has a deadline as a whole, however many pods there are and whatever they do: other resources wait for the same places. Pods of
+//! other namespaces, whose owners are not those of the resource, have a time of their own, so they take none from its own pods.
 
 use std::{
     collections::BTreeSet,
@@ -17,25 +20,36 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::{Api, Client, api::ListParams};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
-use super::step::Question;
+use super::{
+    answers::{Known, Said},
+    step::Question,
+};
 use crate::{
     controller::{
         error::{Error, call},
         exchange::{BROKEN, exchange},
         plan::Plan,
+        reconcile::Context,
         status::listed,
     },
     pods,
 };
 
 /// Most pods that are asked at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 /// Longest time of an answer.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Longest time of all questions of a reconciliation to pods of the resource's own namespace.
+const OWN: Duration = Duration::from_secs(5);
+/// How much longer pods of other namespaces may take.
+const GUESTS: Duration = Duration::from_secs(2);
 /// Largest answer that is read.
-const LARGEST: usize = 4 << 20;
+const LARGEST: usize = 1 << 20;
 /// Pods of one page.
 const PAGE: u32 = 500;
 /// The metric that shows a key.
@@ -46,8 +60,10 @@ const METRIC: &str = "context_manager_key_loaded{";
 pub(super) struct Waiting {
     /// How many pods were asked.
     pub(super) asked: usize,
-    /// Those that answer and do not have what they should.
-    pub(super) lagging: Vec<String>,
+    /// Those that answer and do not have what they should, or were not asked yet for want of time.
+    pub(super) lagging: Vec<(String, &'static str)>,
+    /// Those of other namespaces that do not. Whoever may make pods there must not hold the resource's key for ever.
+    pub(super) guests: Vec<(String, &'static str)>,
     /// Those that cannot be asked, each with the reason.
     pub(super) silent: Vec<(String, &'static str)>,
     /// Those that can never be asked, because their sidecar listens on no port.
@@ -58,6 +74,7 @@ pub(super) struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     pod: String,
+    uid: String,
     address: Address,
 }
 
@@ -86,70 +103,132 @@ impl Waiting {
 
     /// Whether every pod that can be asked has what it should.
     pub(super) const fn answered(&self) -> bool {
-        self.lagging.is_empty() && self.silent.is_empty()
+        self.lagging.is_empty() && self.guests.is_empty() && self.silent.is_empty()
     }
 
     /// How many pods are waited for.
     pub(super) const fn len(&self) -> usize {
-        self.lagging.len() + self.silent.len() + self.closed.len()
+        self.lagging.len() + self.guests.len() + self.silent.len() + self.closed.len()
     }
 
     /// Their names.
     pub(super) fn pods(&self) -> impl Iterator<Item = String> {
-        self.lagging.iter().chain(self.silent.iter().map(|(pod, _)| pod)).chain(&self.closed).cloned()
+        self.named().map(|(pod, _)| pod.clone()).chain(self.closed.iter().cloned())
     }
 
-    /// The names of those that cannot be asked.
-    pub(super) fn silent_pods(&self) -> Vec<String> {
-        self.silent.iter().map(|(pod, _)| pod).chain(&self.closed).cloned().collect()
+    /// The names of those that are waited for up to a bound alone.
+    pub(super) fn bounded(&self) -> Vec<String> {
+        let named = self.silent.iter().chain(&self.guests).map(|(pod, _)| pod);
+        named.chain(&self.closed).cloned().collect()
+    }
+
+    fn named(&self) -> impl Iterator<Item = &(String, &'static str)> {
+        self.silent.iter().chain(&self.lagging).chain(&self.guests)
     }
 }
 
 impl fmt::Display for Waiting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lagging = self.lagging.iter().map(|pod| format!("{pod} (has not loaded it)"));
-        let silent = self.silent.iter().map(|(pod, why)| format!("{pod} ({why})"));
+        let named = self.named().map(|(pod, why)| format!("{pod} ({why})"));
         let closed = self.closed.iter().map(|pod| format!("{pod} (listens on no port)"));
-        let all: Vec<_> = silent.chain(lagging).chain(closed).collect();
+        let all: Vec<_> = named.chain(closed).collect();
         write!(formatter, "{} of {} pods: {}", self.len(), self.asked, listed(&all))
     }
 }
 
-/// Asks every sidecar of the resource.
+/// Why a pod is waited for that answers.
+const NOT_LOADED: &str = "has not loaded it";
+/// Why one is that did not get its turn.
+const NOT_ASKED: &str = "was not asked yet";
+
+/// Until when a reconciliation may ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    own: Instant,
+    guests: Instant,
+}
+
+impl Deadlines {
+    /// From now on.
+    pub(super) fn begin() -> Self {
+        let now = Instant::now();
+        Self { own: now + OWN, guests: now + OWN + GUESTS }
+    }
+}
+
+/// Asks every sidecar of the resource, as far as the time suffices.
 pub(super) async fn ask(
-    client: &Client,
+    context: &Context,
     plan: &Plan,
     granted: &[String],
     question: &Question,
+    deadlines: Deadlines,
 ) -> Result<Waiting, Error> {
-    let mut places = places(client, plan, None).await?;
+    let own = places(&context.client, plan, None).await?;
+    let mut guests = Vec::new();
     for namespace in granted {
-        places.extend(self::places(client, plan, Some(namespace.as_str())).await?);
+        guests.extend(places(&context.client, plan, Some(namespace.as_str())).await?);
     }
-    let mut waiting = Waiting { asked: places.len(), ..Waiting::default() };
-    let answers = stream::iter(places.into_iter().map(async |Place { pod, address }| {
-        let answer = match address {
-            Address::Known(address) => {
-                Some(timeout(ANSWER, fetch(address)).await.unwrap_or(Err("does not answer in time")))
-            }
-            Address::Unknown(why) => Some(Err(why)),
-            Address::Closed => None,
-        };
-        (pod, answer)
-    }));
+    let mut known = context.answers.take(&plan.owner.uid, question);
+    let here: BTreeSet<&str> = own.iter().chain(&guests).map(|place| place.uid.as_str()).collect();
+    known.keep(|uid| here.contains(uid));
+    ask_all(&own, &mut known, question, deadlines.own).await;
+    ask_all(&guests, &mut known, question, deadlines.guests).await;
+    let waiting = waiting(&own, &guests, &known);
+    context.answers.put(&plan.owner.uid, known);
+    Ok(waiting)
+}
+
+/// Asks those of whom it is not known that they have what they should, until the time is over.
+async fn ask_all(places: &[Place], known: &mut Known, question: &Question, until: Instant) {
+    let mut turns: Vec<_> = places.iter().filter_map(|place| Some((known.order(&place.uid)?, place.clone()))).collect();
+    turns.sort_unstable_by_key(|(order, _)| *order);
+    let answers = stream::iter(turns.into_iter().map(|(_, place)| look(place, until)));
     let mut answers = answers.buffer_unordered(AT_ONCE);
-    while let Some((pod, answer)) = answers.next().await {
+    while let Some((Place { uid, .. }, answer)) = answers.next().await {
         match answer {
-            Some(Ok(shown)) if shown.answers(question) => {}
-            Some(Ok(_)) => waiting.lagging.push(pod),
-            Some(Err(why)) => waiting.silent.push((pod, why)),
-            None => waiting.closed.push(pod),
+            Some(Ok(shown)) if shown.answers(question) => known.note(uid, Said::Yes),
+            Some(Ok(_)) => known.note(uid, Said::No),
+            Some(Err(why)) => known.note(uid, Said::Nothing(why)),
+            None => {}
+        }
+    }
+}
+
+/// What a sidecar shows; nothing if it cannot be asked, or the time is over.
+async fn look(place: Place, until: Instant) -> (Place, Option<Result<Shown, &'static str>>) {
+    let left = until.saturating_duration_since(Instant::now());
+    let shown = match place.address {
+        Address::Unknown(why) => Some(Err(why)),
+        Address::Known(address) if !left.is_zero() => {
+            Some(timeout(ANSWER.min(left), fetch(address)).await.unwrap_or(Err("does not answer in time")))
+        }
+        Address::Known(_) | Address::Closed => None,
+    };
+    (place, shown)
+}
+
+/// Who is waited for by what is known.
+fn waiting(own: &[Place], guests: &[Place], known: &Known) -> Waiting {
+    let mut waiting = Waiting { asked: own.len() + guests.len(), ..Waiting::default() };
+    let own = own.iter().map(|place| (place, false));
+    for (Place { pod, uid, address }, is_guest) in own.chain(guests.iter().map(|place| (place, true))) {
+        let pod = pod.clone();
+        match (address, known.of(uid)) {
+            (Address::Closed, _) => waiting.closed.push(pod),
+            (_, Some(Said::Yes)) => {}
+            (_, Some(Said::Nothing(why))) => waiting.silent.push((pod, why)),
+            (_, Some(Said::No)) if is_guest => waiting.guests.push((pod, NOT_LOADED)),
+            (_, Some(Said::No)) => waiting.lagging.push((pod, NOT_LOADED)),
+            (_, None) if is_guest => waiting.silent.push((pod, NOT_ASKED)),
+            (_, None) => waiting.lagging.push((pod, NOT_ASKED)),
         }
     }
     waiting.lagging.sort_unstable();
+    waiting.guests.sort_unstable();
     waiting.silent.sort_unstable();
     waiting.closed.sort_unstable();
-    Ok(waiting)
+    waiting
 }
 
 /// The pods of the resource's own namespace, or of another one that it allows.
@@ -188,7 +267,7 @@ fn place(pod: &Pod) -> Option<Place> {
         },
         (None, Some(_)) => Address::Unknown("has no address yet"),
     };
-    Some(Place { pod: pods::title(pod), address })
+    Some(Place { pod: pods::title(pod), uid: pod.metadata.uid.clone().unwrap_or_default(), address })
 }
 
 fn admin_port(sidecar: &Container) -> u16 {
@@ -295,11 +374,69 @@ mod tests {
     #[test]
     fn who_is_waited_for_is_named_up_to_a_number() {
         let silent = vec![("a".to_owned(), "cannot be reached")];
-        let waiting =
-            Waiting { asked: 9, lagging: ('b'..='h').map(String::from).collect(), silent, ..Waiting::default() };
+        let lagging = ('b'..='h').map(|pod| (pod.to_string(), NOT_LOADED)).collect();
+        let waiting = Waiting { asked: 9, lagging, silent, ..Waiting::default() };
         let said = waiting.to_string();
         assert!(said.starts_with("8 of 9 pods: a (cannot be reached), b (has not loaded it)"), "{said}");
         assert!(said.ends_with("and 3 more"), "{said}");
+    }
+
+    fn at(pod: usize, address: SocketAddr) -> Place {
+        Place { pod: format!("pod-{pod:04}"), uid: format!("uid-{pod}"), address: Address::Known(address) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_at_many_pods_ends_in_time_and_all_of_them_get_their_turn() {
+        // It takes connections and says nothing.
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let places: Vec<_> = (0..300).map(|pod| at(pod, mute.local_addr().unwrap())).collect();
+        let question = Question::Verifies("b".to_owned());
+        let mut known = Known::nothing(&question);
+        let mut unasked = Vec::new();
+        for _ in 0..6 {
+            let began = Instant::now();
+            ask_all(&places, &mut known, &question, began + OWN).await;
+            assert!(began.elapsed() <= OWN + Duration::from_millis(100), "{:?}", began.elapsed());
+            let found = waiting(&places, &[], &known);
+            assert_eq!(found.len(), 300);
+            unasked.push(found.lagging.len());
+        }
+        assert!(unasked[0] > 100 && unasked.is_sorted_by(|one, next| one >= next), "{unasked:?}");
+        assert_eq!(unasked.last(), Some(&0), "who was not asked comes first: {unasked:?}");
+    }
+
+    #[tokio::test]
+    async fn pods_that_have_it_are_not_asked_again_and_guests_do_not_hold_the_key() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answering = tokio::spawn(async move {
+            let mut asked = 0;
+            while let Ok(Ok((mut stream, _))) = timeout(Duration::from_secs(1), listener.accept()).await {
+                asked += 1;
+                let _ = stream.read(&mut [0; 1024]).await;
+                let page = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\ncontext_manager_key_loaded{key_id=\"b\",role=\"active\"} 1\n";
+                let _ = stream.write_all(page.as_bytes()).await;
+            }
+            asked
+        });
+        let (own, guests) = ([at(0, address), at(1, address)], [at(2, address)]);
+        let mut found = Vec::new();
+        for id in ["b", "c"] {
+            let question = Question::Verifies(id.to_owned());
+            let mut known = Known::nothing(&question);
+            for _ in 0..2 {
+                for places in [&own[..], &guests] {
+                    ask_all(places, &mut known, &question, Instant::now() + OWN).await;
+                }
+            }
+            found.push(waiting(&own, &guests, &known));
+        }
+        assert!(found[0].is_empty(), "{:?}", found[0]);
+        let (lagging, guests) = (found[1].lagging.len(), found[1].bounded());
+        assert_eq!((lagging, guests), (2, vec!["pod-0002".to_owned()]));
+        assert_eq!(answering.await.unwrap(), 3 + 6, "who said yes is asked once");
+        let unasked = waiting(&own, &[at(3, address)], &Known::nothing(&Question::Signs("b".to_owned())));
+        assert_eq!((unasked.lagging.len(), unasked.silent.len()), (2, 1));
     }
 
     #[tokio::test]

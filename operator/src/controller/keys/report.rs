@@ -157,7 +157,7 @@ fn signs(state: &State) -> String {
 fn passed_over(state: &State) -> String {
     match state.passed_over.as_slice() {
         [] => String::new(),
-        pods => format!("; it began to without an answer of {}", listed(pods)),
+        pods => format!("; it began to without waiting longer for {}", listed(pods)),
     }
 }
 

@@ -14,6 +14,9 @@ use super::{fleet::Waiting, state::State};
 /// Most replaced keys at a time; a rotation waits until one of them is retired.
 const MAX_PREVIOUS: usize = 8;
 
+/// Most pods that were not waited for longer that are kept by name: an annotation has room for so many.
+const PASSED_OVER: usize = 100;
+
 /// What the ring is to become.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wish<'a> {
@@ -49,9 +52,11 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// Since when every pod that is made has the next key, if there is one.
+    /// Since when every pod that is made has the next key, if there is one. Whoever keeps changing a copy in another namespace, so that it
+    /// is written anew, puts this off no further than a pod that cannot be asked.
     pub(super) fn published(&self, state: &State) -> Option<Timestamp> {
-        state.next_since.map(|since| self.copied.map_or(since, |copied| copied.max(since)))
+        let bound = |since| later(since, self.patience);
+        state.next_since.map(|since| self.copied.map_or(since, |copied| copied.clamp(since, bound(since))))
     }
 }
 
@@ -175,11 +180,14 @@ pub(super) fn step(
         let waiting = waiting.unwrap_or_default();
         let over = |time| is_over(state.next_since, time, now);
         let delivered = || is_over(times.published(state), times.delivery, now);
+        // A pod of another namespace may never load it, whatever the reason; its namespace has had the key since then.
+        let patient = || is_over(times.published(state), times.patience, now);
         let ready = waiting.lagging.is_empty()
+            && (waiting.guests.is_empty() || patient())
             && (waiting.silent.is_empty() || over(times.patience))
             && (waiting.closed.is_empty() || delivered());
         if ready && is_over(times.published(state), times.settle, now) {
-            return write(state.activate(wish.given(), waiting.silent_pods(), now)?, Change::Activated);
+            return write(state.activate(wish.given(), some(waiting.bounded()), now)?, Change::Activated);
         }
         return Ok(Step::Rest(Phase::Published(waiting)));
     }
@@ -199,7 +207,7 @@ pub(super) fn step(
         if ready || over(times.patience) {
             let mut passed_over = state.passed_over.clone();
             passed_over.extend(waiting.pods().filter(|pod| !state.passed_over.contains(pod)));
-            return write(state.overlap(passed_over, now), Change::Noted);
+            return write(state.overlap(some(passed_over), now), Change::Noted);
         }
         return Ok(Step::Rest(Phase::Activated(waiting)));
     }
@@ -231,6 +239,12 @@ fn asked(state: &State, wish: &Wish<'_>, times: &Times, now: Timestamp) -> Step 
             }
         }
     }
+}
+
+/// As many pods as can be kept by name.
+fn some(mut pods: Vec<String>) -> Vec<String> {
+    pods.truncate(PASSED_OVER);
+    pods
 }
 
 /// Whether so much time has passed; never, if it has not begun.

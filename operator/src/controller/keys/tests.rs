@@ -58,7 +58,7 @@ fn silent(pod: &str) -> Waiting {
 }
 
 fn lagging(pod: &str) -> Waiting {
-    Waiting { asked: 1, lagging: vec![pod.to_owned()], ..Waiting::default() }
+    Waiting { asked: 1, lagging: vec![(pod.to_owned(), "has not loaded it")], ..Waiting::default() }
 }
 
 fn closed(pod: &str) -> Waiting {
@@ -167,13 +167,13 @@ fn a_pod_that_cannot_be_asked_is_waited_for_up_to_a_bound_and_then_named() {
     let wish = made(Some("now"));
     let state = written(&State::new(ring("k0", None, &[]), at(0), None), &wish, at(1));
     assert_eq!(next(&state, &wish, silent("a"), at(60)).unwrap_err(), Phase::Published(silent("a")));
-    let both = Waiting { lagging: vec!["b".to_owned()], ..silent("a") };
+    let both = Waiting { lagging: vec![("b".to_owned(), "has not loaded it")], ..silent("a") };
     assert!(next(&state, &wish, both, at(500)).is_err(), "one that answers would refuse requests");
     let (state, _) = next(&state, &wish, silent("a"), at(61)).unwrap();
     assert_eq!((ids(&state).as_str(), state.passed_over.as_slice()), ("k1 - k0", &["a".to_owned()][..]));
     let said =
         report::found(&state, &wish, &Phase::Overlap { until: at(90) }, &TIMES, at(62)).rotation.unwrap().unwrap();
-    assert!(said.1.contains("without an answer of a"), "{}", said.1);
+    assert!(said.1.contains("without waiting longer for a"), "{}", said.1);
     assert!(next(&state, &wish, silent("a"), at(100)).is_err());
     let (state, _) = next(&state, &wish, silent("a"), at(121)).unwrap();
     let (state, _) = next(&state, &wish, Waiting::default(), at(141)).unwrap();
@@ -193,6 +193,34 @@ fn a_pod_that_can_never_be_asked_is_given_the_time_of_a_delivery_and_no_more() {
     let (state, _) = next(&state, &wish, closed("a"), at(61)).unwrap();
     let (state, _) = next(&state, &wish, Waiting::default(), at(81)).unwrap();
     assert_eq!((ids(&state).as_str(), state.passed_over.len()), ("k1 - ", 0));
+}
+
+#[test]
+fn pods_of_other_namespaces_hold_a_key_no_longer_than_one_that_cannot_be_asked() {
+    let wish = made(Some("now"));
+    let state = written(&State::new(ring("k0", None, &[]), at(0), None), &wish, at(1));
+    let guests =
+        || Waiting { asked: 1, guests: vec![("guest/a".to_owned(), "has not loaded it")], ..Waiting::default() };
+    assert_eq!(next(&state, &wish, guests(), at(60)).unwrap_err(), Phase::Published(guests()));
+    let said = report::found(&state, &wish, &Phase::Published(guests()), &TIMES, at(60)).rotation.unwrap().unwrap_err();
+    assert!(said.message.contains("guest/a (has not loaded it)"), "{}", said.message);
+    let both = Waiting { lagging: vec![("own".to_owned(), "has not loaded it")], ..guests() };
+    assert!(next(&state, &wish, both, at(500)).is_err(), "the resource's own are waited for all the same");
+    let (new, _) = next(&state, &wish, guests(), at(61)).unwrap();
+    assert_eq!((ids(&new).as_str(), new.passed_over.as_slice()), ("k1 - k0", &["guest/a".to_owned()][..]));
+    // A copy that was made late has time to arrive; one that somebody spoils again and again puts nothing off for ever.
+    let copied = |second| Times { copied: Some(at(second)), ..TIMES };
+    let stepped = |copied: &Times, waiting, second| {
+        matches!(step::step(&state, &wish, Some(waiting), copied, at(second)).unwrap(), Step::Write(..))
+    };
+    assert!(!stepped(&copied(30), guests(), 89) && stepped(&copied(30), guests(), 90));
+    assert!(!stepped(&copied(10), Waiting::default(), 10) && stepped(&copied(10), Waiting::default(), 11));
+    assert!(stepped(&copied(500), Waiting::default(), 500) && stepped(&copied(500), guests(), 500));
+    // However many they are, they fit in an annotation.
+    let many: Vec<_> = (0..10_000).map(|pod| (format!("guest/pod-{pod}"), "cannot be reached")).collect();
+    let many = Waiting { asked: many.len(), silent: many, ..Waiting::default() };
+    let (new, _) = next(&state, &wish, many, at(61)).unwrap();
+    assert_eq!(new.passed_over.len(), 100);
 }
 
 #[test]
@@ -365,7 +393,7 @@ proptest! {
                 Some(Question::Signs(id)) => pod.sidecar.active().id() != id,
                 None => false,
             };
-            let lagging = pods.iter().filter(|pod| lags(pod)).map(|_| "p".to_owned()).collect();
+            let lagging = pods.iter().filter(|pod| lags(pod)).map(|_| ("p".to_owned(), "has not loaded it")).collect();
             let waiting = Waiting { asked: pods.len(), lagging, ..Waiting::default() };
             let times = Times { patience: Duration::from_secs(100_000), ..TIMES };
             let now = at(second);
