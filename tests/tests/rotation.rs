@@ -20,6 +20,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+/// Least requests of an agent a second. It tries 1,000; two of them, their sidecars, the API server and what else is tested share the machine.
+const LEAST_RATE: f64 = 400.0;
 /// How long a rotation may take on a machine that is busy with other suites.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -92,7 +94,6 @@ async fn no_request_fails_through_many_rotations() -> Result<()> {
     for name in ["a", "b"] {
         pods.push(FakePod::start(&namespace, "memory", name, folder.path()).await?);
     }
-    let processes: Vec<u32> = pods.iter().map(|pod| pod.sidecar.id()).collect();
     let first = keys(&namespace).await?.active;
     // Asked for, twice in the same words, which is once.
     ask(&namespace, "now").await?;
@@ -113,13 +114,15 @@ async fn no_request_fails_through_many_rotations() -> Result<()> {
         }
     }
     ensure!(seen.len() >= 5, "only {seen:?} signed in 45 s");
-    let same: Vec<u32> = pods.iter().map(|pod| pod.sidecar.id()).collect();
-    ensure!(processes == same, "a sidecar was restarted");
-    for pod in pods {
+    for mut pod in pods {
+        // Nobody starts one again here, so a restart would be an end.
+        let ended = pod.sidecar.ended()?;
+        ensure!(ended.is_none(), "a sidecar ended: {ended:?}: {}", pod.sidecar.log()?);
         let count = pod.stop()?;
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        #[expect(clippy::cast_precision_loss, reason = "it is far below 2^52")]
         let rate = count.sent as f64 / count.seconds;
         println!("{} requests, {rate:.0} a second, {} failed, {} keys", count.sent, count.failed, count.keys.len());
+        ensure!(rate >= LEAST_RATE, "{rate:.0} requests a second are not one every millisecond or so");
         ensure!(count.failed == 0, "{} of {} requests failed: {:?}", count.failed, count.sent, count.error);
         ensure!(count.keys.len() >= seen.len() - 1 && count.sent > 1_000, "{count:?}");
     }
