@@ -25,7 +25,7 @@ use crate::{
     error::Error,
 };
 use look::Looker;
-use plan::{Plan, State, Upgrade};
+use plan::{Plan, State, Upgrade, Wanted};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -34,6 +34,7 @@ const STALE: Duration = Duration::from_secs(10);
 
 /// Arguments of `upgrade-sidecars`.
 #[derive(Clone, Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
     /// The ContextManager whose pods are meant; all of the namespace when absent
     #[arg(value_name = "NAME")]
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// What is done with outdated pods, this once; what the ContextManager says when absent
     #[arg(long, value_enum, value_name = "STRATEGY")]
     strategy: Option<Strategy>,
+    /// Try an image again that failed before
+    #[arg(long)]
+    retry: bool,
     /// Only say what would be done
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -94,7 +98,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
         notes.push("there is no ContextManager here; -A looks at all namespaces".to_owned());
     }
     let looker = Looker::new(cluster, args.sidecar_image.clone()).await;
-    let asked = args.strategy.map(UpgradeStrategy::from);
+    let asked = Wanted { strategy: args.strategy.map(UpgradeStrategy::from), retry: args.retry };
     let mut upgrades = Vec::new();
     for resource in &found {
         // One that is being deleted gives no pod anything.
@@ -116,9 +120,11 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
 }
 
 /// Asks the operator. The same request again changes nothing.
-async fn request(cluster: &Cluster, Plan { upgrade, generation, .. }: &Plan) -> Result<(), Error> {
+async fn request(cluster: &Cluster, plan: &Plan) -> Result<(), Error> {
+    let Plan { upgrade, generation, .. } = plan;
     let Upgrade { namespace, name, image, strategy, .. } = upgrade;
-    let request = Request { strategy: *strategy, image: image.clone(), generation: *generation };
+    let again = plan.forgives();
+    let request = Request { strategy: *strategy, image: image.clone(), generation: *generation, again };
     let annotate =
         Patch::Merge(json!({"metadata": {"annotations": {names::UPGRADE_SIDECARS: json!(request).to_string()}}}));
     let action = format!("ask for an upgrade of the sidecars of {namespace}/{name}");
@@ -130,7 +136,8 @@ async fn request(cluster: &Cluster, Plan { upgrade, generation, .. }: &Plan) -> 
 /// Looks at all of them until each is up to date, or goes no further, or the time is over.
 async fn follow(cluster: &Cluster, looker: &Looker<'_>, plans: &mut [Plan], args: &Args) -> Result<Vec<String>, Error> {
     let patience = Duration::from_secs(args.timeout);
-    let asked = args.strategy.map(UpgradeStrategy::from);
+    // What was asked for is in force by now.
+    let asked = Wanted { strategy: args.strategy.map(UpgradeStrategy::from), retry: false };
     let (started, mut said) = (Instant::now(), BTreeMap::new());
     let before: Vec<_> = plans.iter().map(|plan| plan.said.clone()).collect();
     let mut ended = vec![false; plans.len()];

@@ -4,7 +4,10 @@
 use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
 use context_manager_protocol::names;
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+};
 use kube::{ResourceExt as _, api::ObjectMeta};
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +124,9 @@ pub struct Request {
     pub image: String,
     /// The generation of the resource.
     pub generation: i64,
+    /// The failure of the image that is not to count any more, by its time: it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Time>,
 }
 
 impl Request {
@@ -130,6 +136,12 @@ impl Request {
         let text = resource.annotations.as_ref()?.get(names::UPGRADE_SIDECARS)?;
         let request: Self = serde_json::from_str(text).ok()?;
         (Some(request.generation) == resource.generation).then_some(request)
+    }
+
+    /// Up to when failures of this image do not count, if it was asked for again.
+    #[must_use]
+    pub fn forgives(&self, image: &str) -> Option<Timestamp> {
+        self.again.as_ref().filter(|_| self.image == image).map(|Time(at)| *at)
     }
 
     /// The strategy, if it was asked for this image.
@@ -157,12 +169,19 @@ mod tests {
             let metadata = json!({"generation": generation, "annotations": {names::UPGRADE_SIDECARS: value}});
             Request::of(&serde_json::from_value(metadata).expect("metadata"))
         };
-        let request = Request { strategy: UpgradeStrategy::InPlace, image: "sidecar:2".to_owned(), generation: 3 };
+        let again = Some(Time(Timestamp::from_second(1_000_000).expect("a time")));
+        let request =
+            Request { strategy: UpgradeStrategy::InPlace, image: "sidecar:2".to_owned(), generation: 3, again };
         let text = json!(request).to_string();
         assert_eq!(asked(&text, 3), Some(request.clone()));
         assert_eq!(asked(&text, 4), None);
         assert_eq!(asked("InPlace", 3), None);
         assert_eq!(request.strategy_for("sidecar:2"), Some(UpgradeStrategy::InPlace));
         assert_eq!(request.strategy_for("sidecar:3"), None);
+        assert_eq!(request.forgives("sidecar:2"), Timestamp::from_second(1_000_000).ok());
+        assert_eq!(request.forgives("sidecar:3"), None);
+        // As earlier versions wrote it.
+        let plain = asked(r#"{"strategy":"InPlace","image":"sidecar:2","generation":3}"#, 3).expect("a request");
+        assert_eq!(plain.forgives("sidecar:2"), None);
     }
 }

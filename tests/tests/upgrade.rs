@@ -9,7 +9,7 @@ use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     objects::INJECT,
-    operator::{Operator, condition, provision, wait_within},
+    operator::{Operator, RESYNC, condition, provision, wait_within},
     plugin::run,
     pods::{self, START, container},
     webhook::{next_sidecar_image, sidecar_image},
@@ -103,6 +103,25 @@ async fn an_image_that_does_not_start_is_taken_back_and_stays_with_the_canary() 
         namespace.name
     );
     ensure!(metrics.contains(&line), "no {line:?}");
+    // The canary goes, and what it showed stays.
+    namespace.api::<Pod>().delete("a", &DeleteParams::default().grace_period(0)).await?;
+    tokio::time::sleep(2 * RESYNC).await;
+    let resource = says(&namespace, "SidecarsCurrent", "UpgradeStopped").await?;
+    let failed = resource.status.and_then(|status| status.upgrade?.failed).context("a failure")?;
+    ensure!(failed.pods == ["a"] && failed.image.ends_with(":nowhere"), "{failed:?}");
+    let spared = pods::ready(&namespace, "b").await?;
+    ensure!(!spared.annotations().contains_key(names::UPGRADE), "another pod got the image that failed");
+    // A person has it tried again.
+    let image = sidecar_image();
+    let retry = ["upgrade-sidecars", "memory", "-n", &namespace.name, "--sidecar-image", &image, "--retry"];
+    run(&retry).await?.expect(0)?;
+    eventually("the second try", UPGRADE, || async {
+        let found = namespace.api::<ContextManager>().get("memory").await?;
+        let again = found.status.and_then(|status| status.upgrade?.failed).context("no failure")?;
+        ensure!(again.at > failed.at && again.pods == ["b"], "{again:?}");
+        Ok(())
+    })
+    .await?;
     // An image that is there is another upgrade.
     change(&namespace, json!({"image": next_sidecar_image()})).await?;
     says(&namespace, "SidecarsCurrent", "UpToDate").await?;

@@ -1,6 +1,6 @@
 //! What the cluster says of a resource and its pods.
 
-use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
+use context_manager_crds::context_manager::status::FailedImage;
 use context_manager_operator::{
     upgrade::{Request, Target},
     webhook::view,
@@ -8,7 +8,7 @@ use context_manager_operator::{
 use kube::{ResourceExt as _, api::DynamicObject};
 use serde_json::Value;
 
-use super::plan::{Asked, Plan, Said};
+use super::plan::{Asked, Plan, Said, Wanted};
 use crate::{
     cluster::Cluster,
     error::Error,
@@ -39,11 +39,7 @@ impl<'c> Looker<'c> {
     }
 
     /// A resource with its pods; nothing if it is being deleted.
-    pub(super) async fn plan(
-        &self,
-        object: &DynamicObject,
-        asked: Option<UpgradeStrategy>,
-    ) -> Result<Option<Plan>, Error> {
+    pub(super) async fn plan(&self, object: &DynamicObject, wanted: Wanted) -> Result<Option<Plan>, Error> {
         let Some(resource) = view::resource(object) else { return Ok(None) };
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let image = match (&resource.image, &self.image) {
@@ -57,11 +53,14 @@ impl<'c> Looker<'c> {
         let pods = pods(self.cluster, &namespace, &name, &resource.allowed_namespaces).await?;
         let target = Target::of(resource, &image);
         let configured = object.data.pointer("/spec/sidecar/upgrade/strategy").cloned().unwrap_or(Value::Null);
+        let request = Request::of(&object.metadata);
         let asked = Asked {
             // A strategy of another version is none that this one could speak of.
             configured: serde_json::from_value::<Option<_>>(configured).ok().flatten().unwrap_or_default(),
-            before: Request::of(&object.metadata).and_then(|request| request.strategy_for(&target.image)),
-            now: asked,
+            before: request.as_ref().and_then(|request| request.strategy_for(&target.image)),
+            wanted,
+            forgiven: request.as_ref().and_then(|request| request.forgives(&target.image)),
+            failed: failed(object).filter(|failed| failed.image == target.image).map(|failed| failed.at.0),
         };
         let suspended = object.data.pointer("/spec/suspend").and_then(Value::as_bool).unwrap_or_default();
         let generation = object.metadata.generation.unwrap_or_default();
@@ -72,6 +71,11 @@ impl<'c> Looker<'c> {
         }
         Ok(Some(plan))
     }
+}
+
+/// The image that failed, as the operator remembers it.
+fn failed(object: &DynamicObject) -> Option<FailedImage> {
+    serde_json::from_value(object.data.pointer("/status/upgrade/failed")?.clone()).ok()
 }
 
 /// What the condition of this generation says, if there is one.

@@ -5,10 +5,19 @@ use context_manager_operator::{
     pods::{has_ended, sidecar, sidecar_status, title},
     upgrade::{Note, Outcome, Standing, Target, replacer},
 };
-use k8s_openapi::api::core::v1::Pod;
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use serde::Serialize;
 
-/// Who chose the strategy.
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) strategy: Option<UpgradeStrategy>,
+    /// An image that failed is tried again.
+    pub(super) retry: bool,
+}
+
+/// Who chose the strategy, and what became of it so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
     /// The resource.
@@ -16,7 +25,23 @@ pub(super) struct Asked {
     /// A request that is in force.
     pub(super) before: Option<UpgradeStrategy>,
     /// The command line.
-    pub(super) now: Option<UpgradeStrategy>,
+    pub(super) wanted: Wanted,
+    /// Up to when failures of the image do not count, by a request that is in force.
+    pub(super) forgiven: Option<Timestamp>,
+    /// When the image failed, as the operator remembers it.
+    pub(super) failed: Option<Timestamp>,
+}
+
+impl Asked {
+    /// The same once it is asked for.
+    fn granted(self) -> Self {
+        if self.wanted.retry { Self { forgiven: self.forgiven.max(self.failed), ..self } } else { self }
+    }
+
+    /// Whether a failure of that time counts.
+    fn counts(&self, at: Timestamp) -> bool {
+        self.forgiven.is_none_or(|until| at > until)
+    }
 }
 
 /// The condition `SidecarsCurrent`.
@@ -117,6 +142,7 @@ pub(super) struct Plan {
     pub(super) generation: i64,
     pub(super) said: Option<Said>,
     request: bool,
+    forgives: Option<Timestamp>,
 }
 
 impl Plan {
@@ -127,22 +153,24 @@ impl Plan {
         asked: Asked,
         pods: &[Pod],
     ) -> Self {
-        let Asked { configured, before, now } = asked;
-        let in_force = before.unwrap_or(configured);
-        let strategy = now.unwrap_or(in_force);
+        let in_force = asked.before.unwrap_or(asked.configured);
+        let strategy = asked.wanted.strategy.unwrap_or(in_force);
+        let again = asked.granted();
         let alive = || pods.iter().filter(|pod| !has_ended(pod) && pod.metadata.deletion_timestamp.is_none());
         let taken_back = |pod: &Pod| {
-            Note::of(pod).is_some_and(|note| note.to == target.image && note.outcome == Outcome::Restored)
+            let failed = |note: &Note| note.to == target.image && note.outcome == Outcome::Restored;
+            Note::of(pod).filter(failed).is_some_and(|note| again.counts(whole(note.at)))
                 && target.standing(pod) != Standing::Current
         };
-        let stopped = strategy == UpgradeStrategy::InPlace && alive().any(taken_back);
+        let remembered = again.failed.is_some_and(|at| again.counts(at));
+        let stopped = remembered || strategy == UpgradeStrategy::InPlace && alive().any(taken_back);
         let line = |pod: &Pod| {
             let standing = target.standing(pod);
             let step = match (standing, strategy) {
                 (Standing::Current, _) => Step::None,
                 (_, UpgradeStrategy::InPlace) if taken_back(pod) => Step::TakenBack,
                 (Standing::OtherImage, UpgradeStrategy::InPlace) if !stopped => Step::Replace,
-                (_, UpgradeStrategy::RollingRestart) if replacer(pod).is_some() => Step::Evict,
+                (_, UpgradeStrategy::RollingRestart) if !stopped && replacer(pod).is_some() => Step::Evict,
                 (Standing::OtherImage | Standing::OtherSettings, _) => Step::Remain,
             };
             Line { name: title(pod), image: image(pod), standing, step, ready: is_ready(pod) }
@@ -151,7 +179,7 @@ impl Plan {
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         let outdated = pods.iter().filter(|pod| pod.standing != Standing::Current).count();
         let acts = pods.iter().any(|pod| matches!(pod.step, Step::Replace | Step::Evict));
-        let request = acts && strategy != in_force;
+        let request = acts && (strategy != in_force || again.forgiven != asked.forgiven);
         let state = match strategy {
             _ if outdated == 0 => State::UpToDate,
             UpgradeStrategy::OnRecreate => State::NoStrategy,
@@ -163,8 +191,14 @@ impl Plan {
             },
         };
         let image = target.image.clone();
+        let configured = asked.configured;
         let upgrade = Upgrade { namespace, name, image, configured, strategy, state, message: None, outdated, pods };
-        Self { upgrade, generation, said: None, request }
+        Self { upgrade, generation, said: None, request, forgives: again.forgiven }
+    }
+
+    /// Up to when failures of the image are not to count.
+    pub(super) fn forgives(&self) -> Option<Time> {
+        self.forgives.map(Time)
     }
 
     /// Whether the operator does nothing of this before it is asked.
@@ -205,6 +239,11 @@ impl Plan {
             |Said { reason, message }| format!("{reason}: {message}"),
         )
     }
+}
+
+/// The time in whole seconds, as a status has it.
+fn whole(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 fn image(pod: &Pod) -> String {
@@ -253,6 +292,10 @@ mod tests {
         Plan::new(("team".to_owned(), "memory".to_owned(), 1), &target("sidecar:2"), asked, pods)
     }
 
+    fn wanted(strategy: UpgradeStrategy) -> Wanted {
+        Wanted { strategy: Some(strategy), retry: false }
+    }
+
     fn steps(plan: &Plan) -> Vec<Step> {
         plan.upgrade.pods.iter().map(|pod| pod.step).collect()
     }
@@ -261,7 +304,7 @@ mod tests {
     fn what_becomes_of_a_pod_depends_on_the_strategy_and_on_who_would_make_another() {
         let pods =
             [pod("a", "sidecar:1", Some("ReplicaSet")), pod("b", "sidecar:1", None), pod("c", "sidecar:2", None)];
-        let asked = |now| Asked { now: Some(now), ..Asked::default() };
+        let asked = |strategy| Asked { wanted: wanted(strategy), ..Asked::default() };
         let left = plan(Asked::default(), &pods);
         assert_eq!(
             (steps(&left), left.upgrade.state),
@@ -284,9 +327,9 @@ mod tests {
         let (configured, in_place) = (UpgradeStrategy::InPlace, Some(UpgradeStrategy::InPlace));
         for asked in [
             Asked { configured, ..Asked::default() },
-            Asked { configured, now: in_place, ..Asked::default() },
+            Asked { configured, wanted: wanted(UpgradeStrategy::InPlace), ..Asked::default() },
             Asked { before: in_place, ..Asked::default() },
-            Asked { before: in_place, now: in_place, ..Asked::default() },
+            Asked { before: in_place, wanted: wanted(UpgradeStrategy::InPlace), ..Asked::default() },
         ] {
             let plan = plan(asked, &pods);
             assert!(!plan.needs_request() && plan.upgrade.state == State::Upgrading, "{asked:?}");
@@ -308,8 +351,26 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_failed_in_pods_that_are_gone_is_tried_again_when_a_person_says_so() {
+        let pods = [pod("a", "sidecar:1", Some("ReplicaSet"))];
+        let failed = Timestamp::from_second(1_000_000).ok();
+        for configured in [UpgradeStrategy::InPlace, UpgradeStrategy::RollingRestart] {
+            let stopped = plan(Asked { configured, failed, ..Asked::default() }, &pods);
+            assert_eq!((steps(&stopped), stopped.upgrade.state), (vec![Step::Remain], State::Stopped));
+            assert!(!stopped.needs_request());
+            let retry = Wanted { retry: true, ..Wanted::default() };
+            let again = plan(Asked { configured, failed, wanted: retry, ..Asked::default() }, &pods);
+            assert!(again.needs_request() && again.upgrade.state == State::NotRequested);
+            assert_eq!(again.forgives().map(|at| at.0), failed);
+            let in_force = Asked { configured, failed, forgiven: failed, ..Asked::default() };
+            let asked = plan(in_force, &pods);
+            assert!(!asked.needs_request() && asked.upgrade.state == State::Upgrading);
+        }
+    }
+
+    #[test]
     fn what_the_operator_said_before_is_no_answer() {
-        let asked = Asked { now: Some(UpgradeStrategy::InPlace), ..Asked::default() };
+        let asked = Asked { wanted: wanted(UpgradeStrategy::InPlace), ..Asked::default() };
         let mut waiting = plan(asked, &[pod("a", "sidecar:1", None)]);
         waiting.said = Some(Said { reason: "NeedNewPods".to_owned(), message: "why".to_owned() });
         waiting.settle(false);

@@ -31,6 +31,9 @@ pub struct ContextManagerStatus {
     /// Snapshots of a managed Qdrant, where it has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<Snapshots>,
+    /// What is remembered of an upgrade of the sidecars, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
 }
 
 /// Ids of the keys.
@@ -79,6 +82,37 @@ pub struct Pods {
     /// Pods that ask for a sidecar by their label and have none, because the webhook was away when they were made, or skipped them.
     #[serde(default)]
     pub missing: i32,
+}
+
+/// What is remembered of an upgrade of the sidecars, because the pods that showed it may be gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Upgrade {
+    /// Fingerprint of what a new pod gets.
+    pub template: String,
+    /// Since when it gets that.
+    pub since: Time,
+    /// The image that failed, until another one is wanted or a person asks for it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedImage>,
+    /// How often a pod was evicted to see whether the next one is up to date, after others were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trials: Option<i32>,
+    /// When that was done last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_at: Option<Time>,
+}
+
+/// An image of the sidecar that failed in some pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedImage {
+    /// The image.
+    pub image: String,
+    /// The pods.
+    pub pods: Vec<String>,
+    /// When it was noticed.
+    pub at: Time,
 }
 
 /// Snapshots of a managed Qdrant.

@@ -394,7 +394,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let fleet = fleet::look(context, &plan, resource, &grants).await?;
     let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
     let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
-    let upgrade = upgrade::ensure(context, &plan, fleet.target.as_ref(), &grants, &injection).await?;
+    let (target, current) = (fleet.target.as_ref(), resource.status.as_ref());
+    let upgrade = upgrade::ensure(context, &plan, target, current, &grants, &injection).await?;
     let grants = grants.fill(context, &plan).await?;
     let pods = fleet.counted;
 
@@ -407,7 +408,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let (certificates, tls) = (certificate.certificate.into_iter().collect(), certificate.finding);
     let suspended = plan.suspended;
     let next = [found_keys.next, upgrade.next, next_eviction, next_step].into_iter().flatten().min();
-    let upgrade = upgrade.finding;
+    let (upgrade, remembered) = (upgrade.finding, upgrade.memory);
     let report = Report {
         secrets,
         tls,
@@ -422,6 +423,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         snapshots,
         rotation,
         upgrade,
+        remembered,
         injected,
         grants,
         suspended,

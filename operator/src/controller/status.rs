@@ -2,7 +2,7 @@
 
 use context_manager_crds::{
     ContextManagerStatus,
-    context_manager::status::{Certificate, Keys, Pods, Snapshots},
+    context_manager::status::{Certificate, Keys, Pods, Snapshots, Upgrade},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -80,6 +80,8 @@ pub struct Report {
     pub rotation: Option<Finding>,
     /// How far the upgrade of the sidecars is, if one was asked for.
     pub upgrade: Option<Finding>,
+    /// What is to be remembered of that upgrade.
+    pub remembered: Option<Upgrade>,
     /// Whether every pod that asks for a sidecar has one.
     pub injected: Finding,
     /// Whether other namespaces have what their pods need, if any is allowed. It says nothing of the resource's own.
@@ -139,6 +141,7 @@ impl Report {
             certificates: self.certificates,
             pods: Some(self.pods),
             snapshots: self.snapshots,
+            upgrade: self.remembered,
         }
     }
 }
@@ -270,6 +273,7 @@ mod tests {
             snapshots: None,
             rotation: None,
             upgrade: None,
+            remembered: None,
             grants: None,
             injected: good(),
             suspended: false,

@@ -1,17 +1,21 @@
 //! Sidecars of running pods are brought to what a new pod would get, as the resource wants it.
 //!
 //! In place: the image is what a pod's spec lets one change, of an init container as of any other, and then the kubelet restarts the
-//! sidecar alone. What is known of an upgrade stands in an annotation of each pod ([`Note`]), so a controller that
-//! takes over goes on. By restart: pods are evicted, so that their `PodDisruptionBudget`s are kept.
+//! sidecar alone. What is known of an upgrade stands in an annotation of each pod ([`Note`]), and what must outlive the pods in the status
+//! ([`memory`]), so a controller that takes over goes on. By restart: pods are evicted, so that their `PodDisruptionBudget`s are kept.
 
 mod decide;
+mod memory;
 mod seen;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
+use context_manager_crds::{
+    ContextManagerStatus,
+    context_manager::{sidecar::UpgradeStrategy, status::Upgrade},
+};
 use context_manager_protocol::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -32,7 +36,7 @@ use super::{
     status::{Finding, Trouble, listed},
 };
 use crate::upgrade::{Note, Outcome, Target};
-use decide::{Act, Verdict};
+use decide::{Act, Verdict, Wish};
 use seen::Seen;
 
 /// Pause before a pod is tried again that could not be changed.
@@ -45,13 +49,17 @@ pub(super) struct Found {
     pub(super) finding: Option<Finding>,
     /// When there is more to do.
     pub(super) next: Option<Duration>,
+    /// What is to be remembered of it.
+    pub(super) memory: Option<Upgrade>,
 }
 
-/// Takes the next step. `injection` is what was found of the webhook: without it no pod would get a sidecar again.
+/// Takes the next step. `current` is the status with what was remembered; `injection` is what was found of the webhook: without it no pod
+/// would get a sidecar again.
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     target: Option<&Target>,
+    current: Option<&ContextManagerStatus>,
     grants: &Grants,
     injection: &Finding,
 ) -> Result<Found, Error> {
@@ -66,22 +74,29 @@ pub(super) async fn ensure(
             pods.iter().filter_map(|pod| Seen::of(pod, target)).collect()
         }
     };
-    let Some(Verdict { mut acts, finding, next }) = decide::decide(&pods, &target.image, &upgrade, now) else {
+    let forgiven = plan.upgrade_request.as_ref().and_then(|request| request.forgives(&target.image));
+    let memory = memory::recall(current.and_then(|status| status.upgrade.as_ref()), target, forgiven, now);
+    let wish = Wish { image: &target.image, plan: upgrade, forgiven };
+    let Some(Verdict { mut acts, finding, next, mut memory }) = decide::decide(&pods, &wish, &memory, now) else {
         context.metrics.pods.stopped(plan, false);
         return Ok(Found::default());
     };
-    context.metrics.pods.stopped(plan, finding.as_ref().is_err_and(|trouble| trouble.reason == decide::STOPPED));
+    context.metrics.pods.stopped(plan, finding.as_ref().is_err_and(|trouble| decide::stops(trouble.reason)));
     if plan.suspended {
         acts.clear();
     }
-    if injection.is_err() && acts.iter().any(|act| matches!(act, Act::Evict(_))) {
+    if injection.is_err() && acts.iter().any(Act::evicts) {
         let message = "no pod is evicted while the webhook could not give the next one a sidecar".to_owned();
-        return Ok(Found { finding: Some(Err(Trouble::passing("WebhookNotReady", message))), next: Some(AGAIN) });
+        let finding = Some(Err(Trouble::passing("WebhookNotReady", message)));
+        return Ok(Found { finding, next: Some(AGAIN), memory: Some(memory) });
     }
     let mut done = Done::default();
     for act in acts {
         let trouble = match carry_out(context, target, &pods, &act, now).await {
             Ok(Carried::Out) => {
+                if let Act::Try(_, trials) = act {
+                    memory = memory::with_trial(&memory, trials, now);
+                }
                 done.note(context, act);
                 continue;
             }
@@ -94,10 +109,10 @@ pub(super) async fn ensure(
             },
         };
         done.tell(context, plan, target).await;
-        return Ok(Found { finding: Some(Err(trouble)), next: Some(AGAIN) });
+        return Ok(Found { finding: Some(Err(trouble)), next: Some(AGAIN), memory: Some(memory) });
     }
     done.tell(context, plan, target).await;
-    Ok(Found { finding: Some(finding), next })
+    Ok(Found { finding: Some(finding), next, memory: Some(memory) })
 }
 
 /// What became of an act.
@@ -118,12 +133,11 @@ async fn carry_out(
     now: Timestamp,
 ) -> Result<Carried, Error> {
     let manager = context.manager(super::apply::Manager::Upgrade);
-    let (Act::Replace(name) | Act::Restore(name, _) | Act::Evict(name)) = act;
-    let Some(pod) = pods.iter().find(|pod| pod.name == *name) else { return Ok(Carried::Overtaken) };
+    let Some(pod) = pods.iter().find(|pod| pod.name == act.pod()) else { return Ok(Carried::Overtaken) };
     let (namespace, name) = &pod.place;
     let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
     match act {
-        Act::Evict(title) => {
+        Act::Evict(title) | Act::Try(title, _) => {
             let evicted = evict(context, "evict a pod", (namespace, name), pod.uid.as_deref()).await?;
             return Ok(match evicted {
                 Evicted::Yes => Carried::Out,
@@ -205,11 +219,11 @@ impl Done {
         let (list, outcome) = match &act {
             Act::Replace(_) => (&mut self.replaced, Upgraded::Replaced),
             Act::Restore(..) => (&mut self.restored, Upgraded::Restored),
-            Act::Evict(_) => (&mut self.evicted, Upgraded::Evicted),
+            Act::Evict(_) | Act::Try(..) => (&mut self.evicted, Upgraded::Evicted),
         };
         context.metrics.pods.upgraded(outcome);
         list.push(match act {
-            Act::Replace(pod) | Act::Evict(pod) => pod,
+            Act::Replace(pod) | Act::Evict(pod) | Act::Try(pod, _) => pod,
             Act::Restore(pod, why) => format!("{pod} ({why})"),
         });
     }

@@ -1,20 +1,22 @@
 //! What the next step of an upgrade is: pure, so that every state can be tried.
 //!
 //! At most a batch of pods is under way at a time, and a pod is under way until its sidecar has been ready for a while. The first batch
-//! are the canaries: when one of them fails, no other pod follows.
+//! are the canaries: when one of them fails, no other pod follows, and that is remembered ([`super::memory`]).
+
+mod restart;
 
 use std::time::Duration;
 
-use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
+use context_manager_crds::context_manager::{sidecar::UpgradeStrategy, status::Upgrade};
 use jiff::Timestamp;
 
-use super::seen::Seen;
+use super::{memory::with_failure, seen::Seen};
 use crate::{
     controller::{
         plan::UpgradePlan,
-        status::{Finding, Good, Trouble, listed},
+        status::{Finding, Good, Trouble, listed, seconds},
     },
-    upgrade::{Outcome, Standing},
+    upgrade::{Note, Outcome, Standing},
 };
 
 /// How long an upgraded sidecar may take to become ready.
@@ -22,8 +24,15 @@ pub(super) const DEADLINE: Duration = Duration::from_mins(2);
 /// Least pause before another look.
 const SOONEST: Duration = Duration::from_millis(500);
 
+pub(super) use restart::STAY_OUTDATED;
+
 /// The reason of an upgrade that goes no further.
 pub(super) const STOPPED: &str = "UpgradeStopped";
+
+/// Whether a reason is one of an upgrade that stands still until something changes that it waits for.
+pub(super) fn stops(reason: &str) -> bool {
+    [STOPPED, STAY_OUTDATED].contains(&reason)
+}
 
 /// Something to be done with a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +43,21 @@ pub(super) enum Act {
     Restore(String, String),
     /// It is evicted.
     Evict(String),
+    /// It is evicted to see whether the next one is up to date; so often that was done before.
+    Try(String, i32),
+}
+
+impl Act {
+    /// What the pod is called.
+    pub(super) fn pod(&self) -> &str {
+        let (Self::Replace(pod) | Self::Restore(pod, _) | Self::Evict(pod) | Self::Try(pod, _)) = self;
+        pod
+    }
+
+    /// Whether it takes a pod away.
+    pub(super) const fn evicts(&self) -> bool {
+        matches!(self, Self::Evict(_) | Self::Try(..))
+    }
 }
 
 /// What is to be done, and what is said.
@@ -43,11 +67,25 @@ pub(super) struct Verdict {
     pub(super) finding: Finding,
     /// When something may have changed of which no pod tells.
     pub(super) next: Option<Duration>,
+    /// What is to be remembered.
+    pub(super) memory: Upgrade,
 }
 
-/// The next step; nothing is said where nothing was asked for. `image` is the one that sidecars are to have.
-pub(super) fn decide(pods: &[Seen], image: &str, plan: &UpgradePlan, now: Timestamp) -> Option<Verdict> {
-    let step = Step { pods, image, plan, now };
+/// What a person wants.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'w> {
+    /// The image that sidecars are to have.
+    pub(super) image: &'w str,
+    /// How they get it.
+    pub(super) plan: UpgradePlan,
+    /// Up to when failures of the image do not count, if it was asked for again.
+    pub(super) forgiven: Option<Timestamp>,
+}
+
+/// The next step; nothing is said where nothing was asked for. `memory` is what is known from earlier looks.
+pub(super) fn decide(pods: &[Seen], wish: &Wish<'_>, memory: &Upgrade, now: Timestamp) -> Option<Verdict> {
+    let Wish { image, ref plan, forgiven } = *wish;
+    let step = Step { pods, image, plan, forgiven, memory, now };
     match plan.strategy {
         UpgradeStrategy::OnRecreate => None,
         UpgradeStrategy::InPlace => Some(step.in_place()),
@@ -59,6 +97,8 @@ struct Step<'s> {
     pods: &'s [Seen],
     image: &'s str,
     plan: &'s UpgradePlan,
+    forgiven: Option<Timestamp>,
+    memory: &'s Upgrade,
     now: Timestamp,
 }
 
@@ -68,8 +108,9 @@ impl<'s> Step<'s> {
             self.upgraded().filter_map(|pod| self.regression(pod).map(|why| (pod.name.clone(), why))).collect();
         if !regressed.is_empty() {
             let named: Vec<_> = regressed.iter().map(|(pod, why)| format!("{pod} ({why})")).collect();
+            let failed: Vec<_> = regressed.iter().map(|(pod, _)| pod.clone()).collect();
             let acts = regressed.into_iter().map(|(pod, why)| Act::Restore(pod, why)).collect();
-            return Verdict { acts, finding: Err(self.stopped(&named)), next: None };
+            return Verdict { acts, ..self.stop(&named, &failed) };
         }
         let restored: Vec<_> = self
             .pods
@@ -78,50 +119,35 @@ impl<'s> Step<'s> {
             .map(|pod| pod.name.clone())
             .collect();
         if !restored.is_empty() {
-            return Verdict { acts: Vec::new(), finding: Err(self.stopped(&restored)), next: None };
+            return self.stop(&restored, &restored);
+        }
+        let waiting = self.standing(Standing::OtherImage);
+        if let Some(failed) = self.memory.failed.as_ref().filter(|_| !waiting.is_empty()) {
+            return self.stop(&failed.pods, &[]);
         }
         let watched: Vec<_> = self.upgraded().filter(|pod| !self.is_proven(pod)).collect();
-        let waiting = self.standing(Standing::OtherImage);
         let room = self.batch().saturating_sub(watched.len());
         let acts = waiting.iter().take(room).map(|name| Act::Replace(name.clone())).collect();
         let next = watched.iter().filter_map(|pod| Some(self.look(pod.note.as_ref()?.at))).min();
         let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
-        Verdict { acts, finding: self.progress(&waiting, &watched), next }
+        Verdict { acts, finding: self.progress(&waiting, &watched), next, memory: self.memory.clone() }
     }
 
-    fn restart(&self) -> Verdict {
-        let mut outdated = self.standing(Standing::OtherImage);
-        outdated.extend(self.standing(Standing::OtherSettings));
-        let fresh = || self.alive().filter(|pod| pod.standing == Standing::Current);
-        let late = fresh().filter(|pod| !pod.ready && self.is_over(pod.created, DEADLINE)).map(|pod| pod.name.clone());
-        let late: Vec<_> = late.collect();
-        if !outdated.is_empty() && !late.is_empty() {
-            return Verdict { acts: Vec::new(), finding: Err(self.stopped(&late)), next: None };
-        }
-        let watched: Vec<_> =
-            fresh().filter(|pod| !pod.ready || !self.is_over(pod.created, self.plan.observe)).collect();
-        let leaving = self.pods.iter().filter(|pod| pod.leaving).count();
-        let room = self.batch().saturating_sub(watched.len() + leaving);
-        let mut replaceable: Vec<_> = self
-            .alive()
-            .filter(|pod| pod.standing != Standing::Current && pod.replaceable)
-            .map(|pod| pod.name.clone())
-            .collect();
-        replaceable.sort_unstable();
-        let acts = replaceable.iter().take(room).map(|name| Act::Evict(name.clone())).collect();
-        let next = if outdated.is_empty() { None } else { watched.iter().map(|pod| self.look(pod.created)).min() };
-        let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
-        let finding = if replaceable.is_empty() && !outdated.is_empty() {
-            Err(Trouble::passing(
-                "NeedNewPods",
-                format!("no controller would make another pod in place of {}; delete them yourself", listed(&outdated)),
-            ))
-        } else if outdated.is_empty() {
-            Ok(self.up_to_date())
-        } else {
-            self.progress(&outdated, &watched)
+    /// The image failed in these pods, as they are `named`, and no other pod gets it.
+    fn stop(&self, named: &[String], failed: &[String]) -> Verdict {
+        let remedy = match self.plan.strategy {
+            UpgradeStrategy::InPlace => "those that are there have the image before again. Name another image, or have",
+            UpgradeStrategy::RollingRestart | UpgradeStrategy::OnRecreate => {
+                "it goes on when they are ready, or pods that took their place. Or name another image, or have"
+            }
         };
-        Verdict { acts, finding, next }
+        let message = format!(
+            "{} failed in {}; {remedy} the same one tried again: kubectl context upgrade-sidecars --retry",
+            self.image,
+            listed(named)
+        );
+        let memory = with_failure(self.memory, self.image, failed, self.now);
+        Verdict { acts: Vec::new(), finding: Err(Trouble::stalled(STOPPED, message)), next: None, memory }
     }
 
     fn progress(&self, waiting: &[String], watched: &[String]) -> Finding {
@@ -151,18 +177,6 @@ impl<'s> Step<'s> {
         Good("UpToDate", format!("every sidecar is what a new pod would get, with {}", self.image))
     }
 
-    fn stopped(&self, pods: &[String]) -> Trouble {
-        let remedy = match self.plan.strategy {
-            UpgradeStrategy::InPlace => {
-                "they have the image before again. Name another image, or delete these pods to try the same one again"
-            }
-            UpgradeStrategy::RollingRestart | UpgradeStrategy::OnRecreate => {
-                "it goes on when they are ready, or when another image is named"
-            }
-        };
-        Trouble::stalled(STOPPED, format!("{} failed in {}; {remedy}", self.image, listed(pods)))
-    }
-
     fn alive(&self) -> impl Iterator<Item = &'s Seen> {
         self.pods.iter().filter(|pod| !pod.leaving)
     }
@@ -179,8 +193,11 @@ impl<'s> Step<'s> {
         self.alive().filter(|pod| pod.standing == Standing::Current && self.began(pod, Outcome::Begun))
     }
 
+    /// Whether an upgrade to this image was begun in a pod, and how it stands. What was forgiven counts as never begun.
     fn began(&self, pod: &Seen, outcome: Outcome) -> bool {
-        pod.note.as_ref().is_some_and(|note| note.to == self.image && note.outcome == outcome)
+        let counts =
+            |note: &Note| self.forgiven.is_none_or(|until| note.outcome == Outcome::Begun || seconds(note.at) > until);
+        pod.note.as_ref().is_some_and(|note| note.to == self.image && note.outcome == outcome && counts(note))
     }
 
     /// What speaks against the new image in an upgraded pod.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
+use context_manager_crds::context_manager::{sidecar::UpgradeStrategy, status::Upgrade};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    decide::{Act, DEADLINE, STOPPED, Verdict, decide},
+    decide::{Act, DEADLINE, STAY_OUTDATED, STOPPED, Verdict, Wish, decide},
+    memory,
     seen::Seen,
 };
 use crate::{
@@ -45,6 +46,26 @@ fn pod(number: usize) -> Seen {
     }
 }
 
+/// What pods are to have.
+fn target(image: &str) -> Target {
+    Target::of(fleet::view(&plan::tests::resource(&json!({}))).expect("a view"), image)
+}
+
+/// What is decided when nothing is known from before.
+fn first(pods: &[Seen], image: &str, plan: UpgradePlan, now: Timestamp) -> Option<Verdict> {
+    let wish = Wish { image, plan, forgiven: None };
+    decide(pods, &wish, &memory::recall(None, &target(image), None, now), now)
+}
+
+/// What a controller makes in place of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Webhook {
+    /// What is wanted.
+    Current,
+    /// What was wanted before.
+    Outdated,
+}
+
 /// A cluster with a clock; what the operator decides is carried out as it would be, and sidecars need a while to start.
 struct World {
     pods: Vec<Seen>,
@@ -52,15 +73,41 @@ struct World {
     plan: UpgradePlan,
     /// Whether the new image starts.
     works: bool,
+    webhook: Webhook,
+    /// What stands in the status.
+    memory: Option<Upgrade>,
+    forgiven: Option<Timestamp>,
     /// Pods that ever had the new image.
     touched: Vec<String>,
+    evicted: usize,
     born: usize,
 }
 
 impl World {
     fn new(pods: usize, plan: UpgradePlan, works: bool) -> Self {
         let now = Timestamp::from_second(1_000_000).expect("a time");
-        Self { pods: (0..pods).map(pod).collect(), now, plan, works, touched: Vec::new(), born: pods }
+        Self {
+            pods: (0..pods).map(pod).collect(),
+            now,
+            plan,
+            works,
+            webhook: Webhook::Current,
+            memory: None,
+            forgiven: None,
+            touched: Vec::new(),
+            evicted: 0,
+            born: pods,
+        }
+    }
+
+    /// Several seconds; what was said last.
+    fn run(&mut self, seconds: usize) -> Verdict {
+        (0..seconds).map(|_| self.tick()).last().expect("a second")
+    }
+
+    /// What is the matter after these seconds.
+    fn trouble(&mut self, seconds: usize) -> crate::controller::status::Trouble {
+        self.run(seconds).finding.expect_err("something is the matter")
     }
 
     /// One second: sidecars start or fail, then the operator looks.
@@ -82,17 +129,23 @@ impl World {
                 pod.restarts = note.restarts;
             }
         }
-        let verdict = decide(&self.pods, NEW, &self.plan, now).expect("an upgrade was asked for");
+        let wish = Wish { image: NEW, plan: self.plan, forgiven: self.forgiven };
+        let known = memory::recall(self.memory.as_ref(), &target(NEW), self.forgiven, now);
+        let verdict = decide(&self.pods, &wish, &known, now).expect("an upgrade was asked for");
+        let mut memory = verdict.memory.clone();
         for act in &verdict.acts {
             self.carry_out(act);
+            if let Act::Try(_, trials) = act {
+                memory = memory::with_trial(&memory, *trials, now);
+            }
         }
+        self.memory = Some(memory);
         verdict
     }
 
     fn carry_out(&mut self, act: &Act) {
-        let (Act::Replace(name) | Act::Restore(name, _) | Act::Evict(name)) = act;
         let now = self.now;
-        let place = self.pods.iter().position(|pod| pod.name == *name).expect("the pod is there");
+        let place = self.pods.iter().position(|pod| pod.name == act.pod()).expect("the pod is there");
         let pod = &mut self.pods[place];
         match act {
             Act::Replace(name) => {
@@ -116,18 +169,26 @@ impl World {
                 pod.standing = Standing::OtherImage;
                 pod.note.as_mut().expect("a note").outcome = Outcome::Restored;
             }
-            Act::Evict(_) => {
+            Act::Evict(_) | Act::Try(..) => {
                 pod.leaving = true;
-                let mut another = super::tests::pod(self.born);
-                self.born += 1;
-                another.image = NEW.to_owned();
-                another.standing = Standing::Current;
-                another.created = now;
-                another.ready = false;
-                self.touched.push(another.name.clone());
-                self.pods.push(another);
+                self.evicted += 1;
+                self.bear();
             }
         }
+    }
+
+    /// A controller makes a pod, as the webhook will have it.
+    fn bear(&mut self) {
+        let mut another = pod(self.born);
+        self.born += 1;
+        another.created = self.now;
+        another.ready = false;
+        if self.webhook == Webhook::Current {
+            another.image = NEW.to_owned();
+            another.standing = Standing::Current;
+            self.touched.push(another.name.clone());
+        }
+        self.pods.push(another);
     }
 
     fn down(&self) -> usize {
@@ -163,8 +224,44 @@ fn an_image_that_does_not_start_stays_with_the_canaries_and_leaves_them_again() 
     assert_eq!(last.reason, STOPPED);
     assert!(last.message.contains("pod-00, pod-01") && last.message.contains(NEW), "{}", last.message);
     // Another image is another upgrade.
-    let verdict = decide(&world.pods, "sidecar:3", &world.plan, world.now).expect("a verdict");
+    let known = memory::recall(world.memory.as_ref(), &target("sidecar:3"), None, world.now);
+    assert_eq!(known.failed, None);
+    let wish = Wish { image: "sidecar:3", plan: world.plan, forgiven: None };
+    let verdict = decide(&world.pods, &wish, &known, world.now).expect("a verdict");
     assert_eq!(verdict.acts.len(), 2);
+}
+
+#[test]
+fn an_image_that_failed_is_given_to_no_other_pod_when_the_canaries_are_gone() {
+    let mut world = World::new(20, plan(UpgradeStrategy::InPlace, 10), false);
+    world.run(60);
+    world.pods.retain(|pod| !world.touched.contains(&pod.name));
+    let said = world.trouble(600);
+    assert_eq!((said.reason, world.touched.len()), (STOPPED, 2), "{}", said.message);
+    assert!(said.message.contains("pod-00, pod-01") && said.message.contains("--retry"), "{}", said.message);
+    // A person asks for it again, and by now it works.
+    let failed = world.memory.as_ref().and_then(|memory| memory.failed.clone()).expect("a failure");
+    (world.forgiven, world.works) = (Some(failed.at.0), true);
+    let mut seconds = 0;
+    while world.tick().finding.is_err() {
+        seconds += 1;
+        assert!(seconds < 2_000, "it is never done");
+    }
+    assert!(world.pods.iter().all(|pod| pod.image == NEW));
+}
+
+#[test]
+fn a_retry_that_fails_stops_with_its_own_canaries() {
+    let mut world = World::new(20, plan(UpgradeStrategy::InPlace, 10), false);
+    world.run(60);
+    let failed = |world: &World| world.memory.as_ref().and_then(|memory| memory.failed.clone()).expect("a failure");
+    let before = failed(&world);
+    world.forgiven = Some(before.at.0);
+    let said = world.trouble(600);
+    assert_eq!(said.reason, STOPPED);
+    assert_eq!(world.touched, ["pod-00", "pod-01", "pod-00", "pod-01"], "the canaries alone");
+    assert!(failed(&world).at > before.at);
+    assert!(world.pods.iter().all(|pod| pod.image == OLD && pod.ready));
 }
 
 #[test]
@@ -176,13 +273,68 @@ fn a_restart_goes_no_further_when_new_pods_do_not_become_ready() {
 }
 
 #[test]
+fn a_restart_stays_where_it_stopped_when_the_new_pods_are_gone_and_goes_on_with_one_that_works() {
+    let mut world = World::new(20, plan(UpgradeStrategy::RollingRestart, 10), false);
+    world.run(300);
+    world.pods.retain(|pod| !world.touched.contains(&pod.name));
+    let said = world.trouble(600);
+    assert_eq!((said.reason, world.evicted), (STOPPED, 2), "{}", said.message);
+    world.works = true;
+    world.bear();
+    world.run(2_000).finding.expect("it goes on");
+    assert!(world.pods.iter().all(|pod| pod.image == NEW));
+}
+
+#[test]
+fn new_pods_that_are_outdated_too_stop_a_restart() {
+    for pods in [1, 20] {
+        let mut world = World::new(pods, plan(UpgradeStrategy::RollingRestart, 10), true);
+        world.webhook = Webhook::Outdated;
+        let batch = pods.div_ceil(10);
+        let said = world.trouble(60);
+        assert_eq!((said.reason, world.evicted), (STAY_OUTDATED, batch), "{}", said.message);
+        assert!(said.message.contains(&format!("pod-{pods:02}")) && said.message.contains(NEW), "{}", said.message);
+        // It is tried again, and not for ever.
+        let said = world.trouble(3_000);
+        assert_eq!((said.reason, world.evicted), (STAY_OUTDATED, batch + 3), "three times an hour");
+        world.run(2 * 3_600);
+        assert!(world.evicted <= batch + 3 * 3, "{} evictions in less than three hours", world.evicted);
+        // What is made when the webhook is well again shows it.
+        world.webhook = Webhook::Current;
+        world.run(2 * 3_600).finding.expect("it goes on");
+        assert!(world.pods.iter().all(|pod| pod.image == NEW));
+    }
+}
+
+#[test]
+fn a_trial_waits_for_the_pod_that_takes_the_place() {
+    let mut world = World::new(20, plan(UpgradeStrategy::RollingRestart, 10), true);
+    world.webhook = Webhook::Outdated;
+    while !matches!(world.tick().acts.as_slice(), [Act::Try(..)]) {}
+    // The one that was evicted is gone, and none that was made since is there yet.
+    let since = world.memory.as_ref().map(|memory| memory.since.0).expect("a memory");
+    world.pods.retain(|pod| pod.created < since);
+    let evicted = world.evicted;
+    assert_eq!(world.trouble(10).reason, STAY_OUTDATED);
+    assert_eq!(world.evicted, evicted);
+}
+
+#[test]
+fn a_pod_that_was_made_before_the_upgrade_is_no_sign_however_young_it_is() {
+    let mut world = World::new(3, plan(UpgradeStrategy::RollingRestart, 10), true);
+    world.pods[1].created = world.now;
+    world.run(2_000).finding.expect("it is done");
+    assert_eq!(world.evicted, 3);
+}
+
+#[test]
 fn a_sidecar_that_restarts_more_than_once_is_a_failure() {
     let mut world = World::new(3, plan(UpgradeStrategy::InPlace, 10), true);
     for _ in 0..6 {
         world.tick();
     }
     world.pods[0].restarts += 1;
-    let verdict = decide(&world.pods, NEW, &world.plan, world.now).expect("a verdict");
+    let verdict = first(&world.pods, NEW, world.plan, world.now).expect("a verdict");
     assert_eq!(verdict.acts, [Act::Restore("pod-00".to_owned(), "1 restarts".to_owned())]);
 }
 
@@ -193,7 +345,7 @@ fn what_happens_long_after_an_upgrade_does_not_undo_it() {
     let late = world.now.checked_add(DEADLINE + OBSERVE).expect("a time");
     let sidecar = world.pods.get_mut(0).expect("a pod");
     (sidecar.restarts, sidecar.ready, sidecar.stuck) = (7, false, Some("CrashLoopBackOff".to_owned()));
-    let verdict = decide(&world.pods, NEW, &world.plan, late).expect("a verdict");
+    let verdict = first(&world.pods, NEW, world.plan, late).expect("a verdict");
     assert_eq!(verdict.acts, []);
 }
 
@@ -204,12 +356,12 @@ fn what_takes_a_new_pod_is_named_and_left_to_people() {
     pods[1].replaceable = false;
     pods[0].standing = Standing::Current;
     for strategy in [UpgradeStrategy::InPlace, UpgradeStrategy::RollingRestart] {
-        let verdict = decide(&pods, NEW, &plan(strategy, 10), Timestamp::now()).expect("a verdict");
+        let verdict = first(&pods, NEW, plan(strategy, 10), Timestamp::now()).expect("a verdict");
         let said = verdict.finding.expect_err("it is not up to date");
         assert_eq!((verdict.acts.len(), said.reason), (0, "NeedNewPods"), "{strategy:?}");
         assert!(said.message.contains("pod-01"), "{}", said.message);
     }
-    assert!(decide(&pods, NEW, &plan(UpgradeStrategy::OnRecreate, 10), Timestamp::now()).is_none());
+    assert!(first(&pods, NEW, plan(UpgradeStrategy::OnRecreate, 10), Timestamp::now()).is_none());
 }
 
 #[test]
