@@ -6,3 +6,4 @@ pub mod embedder;
 pub mod layers;
 pub mod openai;
 pub mod qdrant;
+mod trimmed;

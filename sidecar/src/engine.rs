@@ -61,7 +61,7 @@ use context_manager_protocol::{
     },
 };
 use secrecy::SecretString;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
@@ -99,6 +99,9 @@ use re_embed::ReEmbedding;
 use sessions::Sessions;
 use set_aside::SetAside;
 use upkeep::Upkeep;
+
+/// Most pages that are made at once; further ones wait. Each reads up to 8 MiB and holds up to 4.
+const PAGES_AT_ONCE: usize = 4;
 
 /// Which contexts are listed.
 #[derive(Clone, Debug, Default)]
@@ -161,6 +164,7 @@ struct Inner {
     /// Whether the store has taken the journaled writes that were brought to it last.
     takes_writes: AtomicBool,
     locks: Locks,
+    pages: Semaphore,
     upkeep: Upkeep,
     re_embedding: ReEmbedding,
     /// Shared by all who make or compare vectors, so that those of two models never meet; alone is who changes the model.
@@ -237,6 +241,7 @@ impl Engine {
                 hurry: Hurry::default(),
                 takes_writes: AtomicBool::new(false),
                 locks: Locks::default(),
+                pages: Semaphore::new(PAGES_AT_ONCE),
                 upkeep: Upkeep::default(),
                 re_embedding: ReEmbedding::default(),
                 models: RwLock::default(),
@@ -331,6 +336,7 @@ impl Engine {
     /// # Errors
     /// When a parameter is not valid, or the store fails.
     pub async fn list(&self, granted: &Granted<access::Read>, query: ListQuery) -> Result<ContextList, Error> {
+        let _turn = self.inner.pages.acquire().await.map_err(|_| Error::Interrupted)?;
         self.inner.page(granted.reach(), query).await
     }
 

@@ -23,6 +23,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
+use super::trimmed::best_within;
 use crate::{
     metrics::{Metrics, Outcome, StoreOperation, Volume},
     ports::vector_store::{
@@ -42,6 +43,10 @@ const PARALLEL: u32 = 16;
 /// Most searches at once, if there are as many processors. They compute all the time, so more would only take memory and caches from each
 /// other.
 const SEARCHING: usize = 4;
+
+/// Bytes of texts and metadata that all candidates of a search may have together: a few hundred contexts of each level are far smaller,
+/// unless all are as long as they may be.
+const CANDIDATES_BYTES: usize = 8 << 20;
 
 /// Room that a context takes at most beside its text: its vectors and their terms, in the log and in the files.
 const PER_CONTEXT: u64 = 64 << 10;
@@ -238,6 +243,7 @@ impl VectorStore for Embedded {
             let mut candidates = Vec::new();
             for search in &searches {
                 candidates.extend(shard.search(search)?);
+                candidates = best_within(candidates, CANDIDATES_BYTES);
             }
             Ok(candidates)
         };

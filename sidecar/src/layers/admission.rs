@@ -4,6 +4,9 @@
 //! One layer sheds and bounds: the limit can change while the sidecar runs, which a fixed semaphore cannot follow. A request
 //! has its place until its answer is sent to the end: an export works for as long as it is read. A write that goes on without its caller has
 //! it until it is done ([`crate::ongoing`]).
+//!
+//! A large answer of a read takes room among the bytes in flight until it is sent, as bodies of requests do: those who read slowly would
+//! hold one each otherwise. Answers to writes are small, and none is refused.
 
 use std::{
     pin::Pin,
@@ -21,11 +24,20 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use context_manager_protocol::problem::Code;
+use context_manager_protocol::{problem::Code, size::ByteSize};
 use hyper::body::{Frame, SizeHint};
 
 use super::Shared;
-use crate::refusal::Refusal;
+use crate::{
+    bytes_in_flight::{Full, Reserved},
+    metrics::Route,
+    refusal::Refusal,
+};
+
+/// Answers of fewer bytes take no room.
+const SMALL: u64 = 64 << 10;
+/// For so many bytes of answers there is room whatever the limit is: for the largest of them.
+const LARGEST: ByteSize = ByteSize::new(32 << 20);
 
 /// The state of the layer: what all requests share, and how many there are.
 #[derive(Clone, Debug)]
@@ -53,6 +65,16 @@ impl Admission {
         }
         Ok(place)
     }
+
+    /// Room for an answer until it is sent.
+    fn room(&self, route: Option<&Route>, response: &Response) -> Result<Reserved, Full> {
+        let bytes = match route {
+            Some(Route::List | Route::Search) => response.body().size_hint().lower(),
+            Some(_) | None => 0,
+        };
+        let limit = self.shared.limits().most_bytes_in_flight().max(LARGEST);
+        self.shared.bytes_in_flight.reserve(if bytes < SMALL { 0 } else { bytes }, limit)
+    }
 }
 
 /// A place among the requests in flight, an extension of its request; given back when the last clone is dropped.
@@ -75,16 +97,22 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     match admission.enter() {
         Ok(place) => {
             request.extensions_mut().insert(place.clone());
-            next.run(request).await.map(|body| Body::new(Answering { body, _place: place }))
+            let route = request.extensions().get::<Route>().copied();
+            let response = next.run(request).await;
+            match admission.room(route.as_ref(), &response) {
+                Ok(room) => response.map(|body| Body::new(Answering { body, _place: place, _room: room })),
+                Err(full) => Refusal::from(full).into_response(),
+            }
         }
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// The body of an answer, with the place of its request. Whoever sends it drops it at its end.
+/// The body of an answer, with its room and the place of its request. Whoever sends it drops it at its end.
 struct Answering {
     body: Body,
     _place: Place,
+    _room: Reserved,
 }
 
 impl HttpBody for Answering {

@@ -26,7 +26,7 @@ pub const DIMENSIONS: usize = 4;
 pub const MODEL: &str = "model";
 
 /// Which adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Embedded,
     Qdrant,
@@ -34,7 +34,7 @@ pub enum Kind {
 
 /// A place for contexts that can be opened again and again.
 pub struct Place {
-    pub kind: Kind,
+    kind: Kind,
     directory: TempDir,
     url: String,
     collection: String,

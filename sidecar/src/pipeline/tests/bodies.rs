@@ -1,7 +1,9 @@
 //! The bound on the bytes of all bodies together.
 
+use axum::body::HttpBody as _;
 use context_manager_protocol::message::Imported;
 use tokio::time::timeout;
+use tower::ServiceExt as _;
 
 use super::*;
 
@@ -82,6 +84,40 @@ async fn a_write_whose_caller_went_away_keeps_its_room_and_its_place_until_it_is
     eventually("the end of the write", || held(&fixture) == 0).await;
     let stored = fixture.send(Call::new("GET", format!("{CONTEXTS}/{id}")).sign()).await;
     assert_eq!(stored.status, StatusCode::OK, "it was done, and its place is free");
+}
+
+#[tokio::test]
+async fn a_large_answer_has_room_until_it_is_sent_and_a_further_one_is_told_to_come_again() {
+    /// For the answers to some pages of these contexts there is room, whatever the limit of bodies is.
+    const TEXT_BYTES: usize = 60 << 10;
+    const CONTEXTS_IN_ALL: usize = 70;
+    let fixture = Fixture::new().await;
+    let mut config = (*fixture.shared.live.config()).clone();
+    config.protocol.max_bytes_in_flight = Some(config.protocol.max_message_size);
+    fixture.shared.live.set_config(config);
+    for number in 0..CONTEXTS_IN_ALL {
+        let body = format!(r#"{{"text": "{number}{}", "level": "long_term"}}"#, "-".repeat(TEXT_BYTES));
+        let stored = fixture.send(Call::json("POST", CONTEXTS, body).sign()).await;
+        assert_eq!(stored.status, StatusCode::CREATED);
+    }
+    let page = || fixture.router.clone().oneshot(Call::new("GET", "/v1/contexts?limit=1000").sign());
+    let mut unsent = Vec::new();
+    let refused = loop {
+        let Ok(response) = page().await;
+        if response.status() != StatusCode::OK {
+            break response;
+        }
+        unsent.push(response);
+        let sum: u64 = unsent.iter().map(|response| response.body().size_hint().lower()).sum();
+        assert_eq!(held(&fixture), i64::try_from(sum).expect("a few bytes"));
+        assert!(sum <= 32 << 20, "{sum} bytes of {} answers", unsent.len());
+    };
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(unsent.len() >= 7, "{} pages of 4 MiB had room", unsent.len());
+    let small = fixture.send(Call::new("GET", "/v1/contexts?limit=1").sign()).await;
+    assert_eq!(small.status, StatusCode::OK, "a small one needs none");
+    drop(unsent);
+    assert_eq!((held(&fixture), page().await.expect("an answer").status()), (0, StatusCode::OK));
 }
 
 #[tokio::test]
