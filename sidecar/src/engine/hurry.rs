@@ -61,10 +61,10 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_call_is_waited_for_once_while_writers_wait_and_as_long_as_it_takes_otherwise() {
         let hurry = Hurry::default();
-        let slow = || tokio::time::sleep(Duration::from_secs(3));
+        let slow = || tokio::time::sleep(LONGEST_CALL + Duration::from_millis(50));
         assert_eq!(hurry.patience(slow()).await, Some(()));
         let hurrying = hurry.begin();
         assert_eq!(hurry.patience(ready(1)).await, Some(1), "a quick one is asked");
