@@ -2,13 +2,13 @@
 //!
 //! A write that reaches the store while it is counted may be counted twice or not at all; the next count has it once.
 
-use context_manager_memory::{Context, ContextId, Level, Timestamp};
+use context_manager_memory::{ContextId, Level, Timestamp};
 
 use super::{Error, Inner, filter::Wanted, immediate, now, pending::View};
 use crate::access::Reach;
 
 /// Contexts of one read of the store.
-const PAGE: usize = 500;
+const PAGE: usize = 100;
 
 impl Inner {
     /// How many contexts are wanted.
@@ -30,7 +30,7 @@ impl Inner {
         let outdated = self.outdated_of(&wanted, &view, now).await?;
         let waiting = immediate::waiting(&view, &wanted, now);
         for (level, count) in &mut counts {
-            let gone = outdated.iter().filter(|context| context.level == *level).count();
+            let gone = outdated.iter().filter(|outdated| *outdated == level).count();
             let come = waiting.iter().filter(|(context, _)| context.level == *level).count();
             *count = count.saturating_sub(gone) + come;
         }
@@ -55,13 +55,14 @@ impl Inner {
         Ok(counts)
     }
 
-    /// The wanted contexts that the store counts and that will not be there, or will be others, once all that waits has reached it.
-    async fn outdated_of(&self, wanted: &Wanted, view: &View, now: Timestamp) -> Result<Vec<Context>, Error> {
+    /// The levels of the wanted contexts that the store counts and that will not be there, or will be others, once all that waits has reached it.
+    async fn outdated_of(&self, wanted: &Wanted, view: &View, now: Timestamp) -> Result<Vec<Level>, Error> {
         let ids: Vec<ContextId> = self.outdated(&wanted.owner, view, now).await?.into_iter().collect();
         let mut outdated = Vec::new();
         for ids in ids.chunks(PAGE) {
             let stored = self.store_health.note(self.store.find(ids.to_vec()).await)?.into_iter();
-            outdated.extend(stored.filter(|context| !context.is_expired(now) && wanted.matches(context)));
+            let wanted = stored.filter(|context| !context.is_expired(now) && wanted.matches(context));
+            outdated.extend(wanted.map(|context| context.level));
         }
         Ok(outdated)
     }

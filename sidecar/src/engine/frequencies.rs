@@ -11,11 +11,13 @@ use super::{Inner, filter::Wanted, pending::View};
 use crate::ports::vector_store::{Error, Expiry, Owner, Point, Selection, Validity};
 
 /// Contexts of one read of the store.
-const PAGE: usize = 500;
+const PAGE: usize = 100;
+/// Most contexts of the store that a search looks at because waiting writes change or delete them.
+const MOST_OUTDATED: usize = 256;
 
 impl Inner {
-    /// The document frequencies of each memory that is searched, as they are when all that waits has reached the store. Nothing for a
-    /// query without words.
+    /// The document frequencies of each memory that is searched, as they are when all that waits has reached the store; but if more than a
+    /// few hundred stored contexts are to be changed or deleted, those count until they are. Nothing for a query without words.
     pub(super) async fn frequencies(
         &self,
         query: &QueryVectors,
@@ -42,14 +44,28 @@ impl Inner {
         now: Timestamp,
     ) -> Result<DocumentFrequencies, Error> {
         let mut counts = self.store.document_frequencies(owner, terms.clone()).await?;
-        let vectors = self.outdated_vectors(owner, view, now).await?;
-        for Vectors { dense_self: _, dense_ctx: _, sparse_self, sparse_ctx } in vectors {
-            counts.take_away(&sparse_self, &sparse_ctx);
+        if self.few_are_outdated(owner, view, now).await? {
+            let vectors = self.outdated_vectors(owner, view, now).await?;
+            for Vectors { dense_self: _, dense_ctx: _, sparse_self, sparse_ctx } in vectors {
+                counts.take_away(&sparse_self, &sparse_ctx);
+            }
         }
         let waiting = view.points().filter(|point| owner.owns(&point.context));
         let current = waiting.filter(|point| point.context.is_current()).map(|point| point.vectors.as_ref());
         counts.extend(&DocumentFrequencies::of(terms, current));
         Ok(counts)
+    }
+
+    /// Whether so few contexts are outdated that each search can look at them.
+    async fn few_are_outdated(&self, owner: &Owner, view: &View, now: Timestamp) -> Result<bool, Error> {
+        let mut outdated = view.concerned(owner).len();
+        for doomed in view.doomed(owner) {
+            if outdated > MOST_OUTDATED {
+                break;
+            }
+            outdated += self.store.count(counted(doomed, now)).await?;
+        }
+        Ok(outdated <= MOST_OUTDATED)
     }
 
     /// The vectors of what the store counts and will not count any more.
@@ -73,11 +89,7 @@ impl Inner {
     ) -> Result<BTreeSet<ContextId>, Error> {
         let mut ids = view.concerned(owner);
         for doomed in view.doomed(owner) {
-            let selection = Selection {
-                expiry: Expiry::Any,
-                validity: Validity::Current,
-                ..doomed.selection(doomed.levels.clone(), now)
-            };
+            let selection = counted(doomed, now);
             let mut from = None;
             loop {
                 let page = self.store.list(selection.clone(), from, PAGE).await?;
@@ -90,4 +102,9 @@ impl Inner {
         }
         Ok(ids)
     }
+}
+
+/// What the store counts of what is to be deleted.
+fn counted(doomed: &Wanted, now: Timestamp) -> Selection {
+    Selection { expiry: Expiry::Any, validity: Validity::Current, ..doomed.selection(doomed.levels.clone(), now) }
 }

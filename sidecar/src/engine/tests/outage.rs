@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ use crate::{
 mod conditions;
 mod figures;
 mod past;
+mod rarity;
 mod upkeep;
 
 /// The store, reachable or not.
@@ -44,6 +45,8 @@ struct Switch {
     leaves_after_counting: AtomicBool,
     /// Contexts and bytes of each call for new contexts.
     upserts: Mutex<Vec<(usize, usize)>>,
+    /// How many contexts were read with their vectors.
+    points_read: AtomicUsize,
     /// It works, and refuses calls that carry such a text.
     refuses: Mutex<Option<&'static str>>,
     /// What another sidecar stores just before the next call for new contexts.
@@ -96,6 +99,18 @@ macro_rules! switched {
                 self.answer(answer)
             })+
 
+            async fn get(
+                &self,
+                owner: &Owner,
+                ids: Vec<ContextId>,
+                now: Timestamp,
+            ) -> Result<Vec<Point>, vector_store::Error> {
+                self.reach()?;
+                let answer = self.store.get(owner, ids, now).await?;
+                self.points_read.fetch_add(answer.len(), Ordering::AcqRel);
+                self.answer(answer)
+            }
+
             async fn update(
                 &self,
                 context: Stored,
@@ -144,7 +159,6 @@ macro_rules! switched {
 switched! {
     fn upsert(points: Vec<Point>) -> ();
     fn find(ids: Vec<ContextId>) -> Vec<Stored>;
-    fn get(owner: &Owner, ids: Vec<ContextId>, now: Timestamp) -> Vec<Point>;
     fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
     fn document_frequencies(owner: &Owner, query: SparseVector) -> DocumentFrequencies;
     fn list(selection: Selection, from: Option<ContextId>, limit: usize) -> Page;
@@ -191,6 +205,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         leaves_after_upsert: false.into(),
         leaves_after_counting: false.into(),
         upserts: Mutex::default(),
+        points_read: 0.into(),
         refuses: Mutex::default(),
         rival: Mutex::default(),
     });
