@@ -74,6 +74,7 @@ struct World {
     /// Whether the new image starts.
     works: bool,
     webhook: Webhook,
+    target: Target,
     /// What stands in the status.
     memory: Option<Upgrade>,
     forgiven: Option<Timestamp>,
@@ -92,6 +93,7 @@ impl World {
             plan,
             works,
             webhook: Webhook::Current,
+            target: target(NEW),
             memory: None,
             forgiven: None,
             touched: Vec::new(),
@@ -130,7 +132,7 @@ impl World {
             }
         }
         let wish = Wish { image: NEW, plan: self.plan, forgiven: self.forgiven };
-        let known = memory::recall(self.memory.as_ref(), &target(NEW), self.forgiven, now);
+        let known = memory::recall(self.memory.as_ref(), &self.target, self.forgiven, now);
         let verdict = decide(&self.pods, &wish, &known, now).expect("an upgrade was asked for");
         let mut memory = verdict.memory.clone();
         for act in &verdict.acts {
