@@ -104,7 +104,16 @@ pub struct Certificates {
 struct Inner {
     leaf: ArcSwapOption<Leaf>,
     entries: ArcSwapOption<Vec<Entry>>,
-    authority_ends: ArcSwapOption<Timestamp>,
+    authority: ArcSwapOption<Validity>,
+}
+
+/// When a certificate ends, and what is to happen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Its end.
+    pub not_after: Timestamp,
+    /// From here on another one should be in its place.
+    pub renew_at: Timestamp,
 }
 
 impl Certificates {
@@ -128,23 +137,23 @@ impl Certificates {
         match self.check_leaf(&leaf, now) {
             Err(untrusted) if self.check(now).is_ok() => Err(untrusted),
             Ok(()) | Err(_) => {
-                info!(certificate.not_after = %leaf.not_after, "Serving a new certificate");
+                info!(certificate.not_after = %leaf.validity.not_after, "Serving a new certificate");
                 self.inner.leaf.store(Some(leaf));
                 Ok(())
             }
         }
     }
 
-    /// When the served leaf ends.
+    /// The dates of the served leaf.
     #[must_use]
-    pub fn leaf_not_after(&self) -> Option<Timestamp> {
-        self.inner.leaf.load().as_ref().map(|leaf| leaf.not_after)
+    pub fn leaf(&self) -> Option<Validity> {
+        self.inner.leaf.load().as_ref().map(|leaf| leaf.validity)
     }
 
-    /// When the CA that signs ends.
+    /// The dates of the CA that signs.
     #[must_use]
-    pub fn authority_not_after(&self) -> Option<Timestamp> {
-        self.inner.authority_ends.load().as_deref().copied()
+    pub fn authority(&self) -> Option<Validity> {
+        self.inner.authority.load().as_deref().copied()
     }
 }
 

@@ -139,7 +139,7 @@ pub async fn serve(
     let client = watches::restartable(client);
     let certificates = Certificates::default();
     let caches = Caches::new(&scope);
-    let metrics = Arc::new(Metrics::new(certificates.clone())?);
+    let metrics = Arc::new(Metrics::new(certificates.clone(), pki.issuer)?);
     // Whichever way this function ends, what it started ends with it.
     let stop = shutdown.child_token();
     let _stop_all = stop.clone().drop_guard();

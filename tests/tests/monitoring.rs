@@ -9,9 +9,12 @@ use context_manager_tests::{
     gate::Authority,
     objects::asking,
     operator::{Operator, provision},
+    program,
     sidecar::Sidecar,
+    webhook::{dead_address, sidecar_image},
 };
 use k8s_openapi::api::core::v1::Secret;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 fn folder() -> PathBuf {
@@ -32,16 +35,72 @@ fn promtool(arguments: &[&str]) -> Result<String> {
 fn alerts_fire_where_they_should_and_nowhere_else() -> Result<()> {
     let checked = promtool(&["check", "rules", "alerts.yaml"])?;
     promtool(&["test", "rules", "alerts.test.yaml"])?;
-    // An alert without a test would pass the test above.
-    let alerts = fs::read_to_string(folder().join("alerts.yaml"))?;
-    let tests = fs::read_to_string(folder().join("alerts.test.yaml"))?;
-    let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-    ensure!(checked.contains(&format!("{} rules found", names.len())), "{checked}");
-    for name in names {
-        let tested = tests.lines().filter(|line| line.contains(&format!("alertname: {name}"))).count();
-        ensure!(tested > 0, "{name} has no test in alerts.test.yaml");
+    // An alert without a test would pass the test above, and so would one that is only seen firing, or only silent.
+    let rules: Rules = read("alerts.yaml")?;
+    let rules: Vec<&Rule> = rules.groups.iter().flat_map(|group| &group.rules).collect();
+    ensure!(checked.contains(&format!("{} rules found", rules.len())), "{checked}");
+    let tests: Tests = read("alerts.test.yaml")?;
+    let mut missing = Vec::new();
+    for Rule { alert, labels: Labels { severity } } in rules {
+        let cases = tests.tests.iter().flat_map(|test| &test.alert_rule_test).filter(|case| case.alertname == *alert);
+        let (fires, silent): (Vec<&Case>, Vec<_>) =
+            cases.partition(|case| case.exp_alerts.iter().any(|fired| fired.exp_labels.severity == *severity));
+        for (cases, what) in [(fires, "fires"), (silent, "is silent")] {
+            if cases.is_empty() {
+                missing.push(format!("{alert} ({severity}) has no case in alerts.test.yaml where it {what}"));
+            }
+        }
     }
+    ensure!(missing.is_empty(), "{}", missing.join("\n"));
     Ok(())
+}
+
+fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
+    Ok(serde_saphyr::from_str(&fs::read_to_string(folder().join(file))?)?)
+}
+
+/// What is read of a file of rules.
+#[derive(Deserialize)]
+struct Rules {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    alert: String,
+    labels: Labels,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    severity: String,
+}
+
+/// What is read of a file of their tests.
+#[derive(Deserialize)]
+struct Tests {
+    tests: Vec<Test>,
+}
+
+#[derive(Deserialize)]
+struct Test {
+    alert_rule_test: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    alertname: String,
+    exp_alerts: Vec<Fired>,
+}
+
+#[derive(Deserialize)]
+struct Fired {
+    exp_labels: Labels,
 }
 
 /// The names of metrics in a text, without what a histogram adds to its name.
@@ -84,11 +143,32 @@ async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
         Ok::<_, anyhow::Error>(())
     })
     .await?;
+    // A webhook whose certificate was given; nobody calls it.
+    let (address, image) = (dead_address()?.to_string(), sidecar_image());
+    let flags = [
+        ["--certificate-issuer", "existing"],
+        ["--certificate-secret", "mine"],
+        ["--namespace", &namespace.name],
+        ["--webhook-configuration", &namespace.name],
+        ["--server-name", "127.0.0.1"],
+        ["--sidecar-image", &image],
+        ["--address", &address],
+    ];
+    let arguments = [&["webhook"], flags.as_flattened()].concat();
+    let with_given = program::Operator::start(&arguments, &folder_of_sidecar.path().join("webhook.log"))?;
+    let its_page = eventually("metrics of a given certificate", Duration::from_secs(30), || async {
+        let page = with_given.page("/metrics").await?;
+        ensure!(page.contains("context_manager_webhook_certificate_replacement_timestamp_seconds{"), "{page}");
+        ensure!(!page.contains("context_manager_webhook_certificate_renewal_timestamp_seconds{"), "{page}");
+        Ok::<_, anyhow::Error>(page)
+    })
+    .await?;
     let mut there = BTreeSet::new();
     for page in [
         sidecar.admin_page("/metrics").await?,
         operator.metrics().await?,
         operator.webhook.admin_page("/metrics").await?,
+        its_page,
     ] {
         there
             .extend(page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).map(str::to_owned));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    Error, Lifetimes,
+    Error, Lifetimes, Validity,
     certificate::{Authority, bundle, earlier, later, not_after},
 };
 
@@ -90,6 +90,13 @@ impl Authorities {
     pub(super) fn start(now: Timestamp, lifetimes: &Lifetimes) -> Result<Self, Error> {
         let signing = Authority::generate(now, lifetimes.authority)?;
         Ok(Self { signing, next: None, previous: None })
+    }
+
+    /// The dates of the one that signs. Its successor is made before `renew_at`, which is when it should sign.
+    pub(super) fn validity(&self, lifetimes: &Lifetimes) -> Validity {
+        let not_after = self.signing.not_after;
+        let prepared = earlier(not_after, lifetimes.renew_before);
+        Validity { not_after, renew_at: later(prepared, lifetimes.grace) }
     }
 
     /// The step that is due.
@@ -253,10 +260,12 @@ mod tests {
         assert!(state.bundle().contains(first.trim_end()) && state.bundle().contains(second.trim_end()));
         assert_eq!(state.due(at(90), Published::NotYet, &lifetimes), Step::Keep, "not while somebody would refuse it");
         assert_eq!(state.due(at(80), Published::Everywhere, &lifetimes), Step::Keep, "not before the grace is over");
+        assert_eq!(state.validity(&lifetimes), Validity { not_after: at(100), renew_at: at(81) });
         assert_eq!(state.due(at(81), Published::Everywhere, &lifetimes), Step::Promote);
 
         state = state.advance(Step::Promote, at(81), &lifetimes).unwrap();
         assert_eq!(state.signing.certificate, second);
+        assert_eq!(state.validity(&lifetimes).renew_at, at(161), "nothing is overdue any more");
         assert!(state.bundle().contains(first.trim_end()), "leaves of the first one still live");
         assert_eq!(state.due(at(82), Published::Everywhere, &lifetimes), Step::Keep);
         assert_eq!(state.due(at(83), Published::Everywhere, &lifetimes), Step::Forget);

@@ -15,10 +15,13 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::Error;
+use super::{Error, Validity};
 
 /// Certificates start this long before they are made, because clocks of machines differ.
 pub(super) const BACKDATED: Duration = Duration::from_mins(5);
+
+/// Longest time before its end that a certificate of somebody else counts as ending soon.
+const NOTICE: Duration = Duration::from_hours(30 * 24);
 
 /// A CA certificate with its key.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,9 +43,7 @@ impl std::fmt::Debug for Authority {
 #[derive(Debug)]
 pub(super) struct Leaf {
     pub(super) key: Arc<CertifiedKey>,
-    pub(super) not_after: Timestamp,
-    /// From here on a new one should be made.
-    pub(super) renew_at: Timestamp,
+    pub(super) validity: Validity,
     /// The certificate of the CA that signed it; empty if that is another issuer's.
     pub(super) issuer: String,
 }
@@ -106,9 +107,11 @@ impl Authority {
             .map_err(Error::UseKey)?;
         Ok(Leaf {
             key: Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key)),
-            not_after,
-            // Of the end as the certificate has it, which is rounded down to a second.
-            renew_at: later(now, Duration::try_from(not_after.duration_since(now)).unwrap_or_default() * 2 / 3),
+            // Two thirds of the end as the certificate has it, which is rounded down to a second.
+            validity: Validity {
+                not_after,
+                renew_at: later(now, Duration::try_from(not_after.duration_since(now)).unwrap_or_default() * 2 / 3),
+            },
             issuer: self.certificate.clone(),
         })
     }
@@ -134,11 +137,21 @@ pub fn check_bundle(pem: &[u8]) -> Result<(), String> {
 
 /// When the first certificate of a PEM text ends.
 pub(super) fn not_after(pem: &str) -> Result<Timestamp, String> {
+    given_validity(pem).map(|validity| validity.not_after)
+}
+
+/// The dates of the first certificate of a PEM text that somebody else made: it is to be replaced when a third of its life is left, and no
+/// earlier than [`NOTICE`] before its end.
+pub(super) fn given_validity(pem: &str) -> Result<Validity, String> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| format!("the certificate is not PEM ({error})"))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der)
         .map_err(|error| format!("the certificate cannot be read ({error})"))?;
-    Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|error| error.to_string())
+    let at = |seconds| Timestamp::from_second(seconds).map_err(|error| error.to_string());
+    let (start, not_after) =
+        (at(parsed.validity().not_before.timestamp())?, at(parsed.validity().not_after.timestamp())?);
+    let life = Duration::try_from(not_after.duration_since(start)).unwrap_or_default();
+    Ok(Validity { not_after, renew_at: earlier(not_after, NOTICE.min(life / 3)) })
 }
 
 /// Whether a server that trusts the CAs of `authorities`, in PEM, would let in a client that shows this chain at `now`.

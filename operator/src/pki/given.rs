@@ -16,8 +16,8 @@ use rustls::{
 };
 
 use super::{
-    Error, Settings,
-    certificate::{Leaf, bundle, later, not_after},
+    Error, Settings, Validity,
+    certificate::{Leaf, bundle, given_validity, later, not_after},
     maintain::bounded,
     trust::Entry,
 };
@@ -74,8 +74,8 @@ impl Given {
     /// Reads it; an error says what is wrong in words.
     fn read(secret: &Secret) -> Result<Self, String> {
         let Files { certificate, key: _, authorities, pair } = Files::read(secret)?;
-        let ends = not_after(certificate).map_err(|what| format!("tls.crt: {what}"))?;
-        let leaf = Leaf { key: Arc::new(pair), not_after: ends, renew_at: ends, issuer: String::new() };
+        let validity = given_validity(certificate).map_err(|what| format!("tls.crt: {what}"))?;
+        let leaf = Leaf { key: Arc::new(pair), validity, issuer: String::new() };
         let writes = secret.metadata.managed_fields.iter().flatten().filter_map(|entry| Some(entry.time.as_ref()?.0));
         let made = secret.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let changed = writes.chain(made).max().unwrap_or(Timestamp::MIN);
@@ -87,9 +87,9 @@ impl Given {
         now >= later(self.changed, grace)
     }
 
-    /// When the last of the CAs ends.
-    pub(super) fn authorities_end(&self) -> Option<Timestamp> {
-        blocks(&self.authorities).filter_map(|pem| not_after(pem).ok()).max()
+    /// The dates of the CA that ends last.
+    pub(super) fn last_authority(&self) -> Option<Validity> {
+        blocks(&self.authorities).filter_map(|pem| given_validity(pem).ok()).max_by_key(|validity| validity.not_after)
     }
 
     /// What `caBundle` should be: `ca.crt`, and for twice the grace after a change what the entries trusted before.
@@ -162,9 +162,22 @@ mod tests {
         let chain = format!("{}{}", authority.certificate, authority.certificate);
         let given = Given::read(&secret(&chain, &authority.key, Some(&authority.certificate))).unwrap();
         assert_eq!(given.leaf.key.cert.len(), 2);
-        assert_eq!((given.leaf.not_after, given.changed), (authority.not_after, now()));
-        assert_eq!(given.authorities_end(), Some(authority.not_after));
+        assert_eq!((given.leaf.validity.not_after, given.changed), (authority.not_after, now()));
+        assert_eq!(given.last_authority(), Some(given.leaf.validity));
         assert!(!given.settled(now(), GRACE) && given.settled(later(now(), GRACE), GRACE));
+    }
+
+    #[test]
+    fn what_was_given_ends_soon_in_its_last_third_and_in_its_last_month() {
+        let soon = |days: u32| {
+            let authority = Authority::generate(now(), HOUR * 24 * days).unwrap();
+            let given = Given::read(&secret(&authority.certificate, &authority.key, None)).unwrap();
+            let Validity { not_after, renew_at } = given.leaf.validity;
+            let notice = Duration::try_from(not_after.duration_since(renew_at)).unwrap();
+            // A CA is made as if it had begun a little earlier.
+            notice.as_secs() / 3600
+        };
+        assert_eq!([soon(3), soon(90), soon(3650)], [24, 30 * 24, 30 * 24]);
     }
 
     #[test]

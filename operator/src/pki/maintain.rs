@@ -96,8 +96,8 @@ impl Keeper {
     /// Until the next poll, or earlier if something is due before: short lifetimes are for tests, and renewals should not be late.
     fn pause(&self) -> Duration {
         let (now, longest) = (Timestamp::now(), self.settings.poll);
-        let renewal = self.certificates.inner.leaf.load().as_ref().map(|leaf| leaf.renew_at);
-        let dates = [renewal, self.certificates.authority_not_after()];
+        let renewal = self.certificates.inner.leaf.load().as_ref().map(|leaf| leaf.validity.renew_at);
+        let dates = [renewal, self.certificates.authority().map(|authority| authority.not_after)];
         let ahead = dates.into_iter().flatten().filter_map(|date| Duration::try_from(date.duration_since(now)).ok());
         // What is due at this moment must not make a busy loop.
         ahead.fold(longest, Duration::min).max(longest.min(Duration::from_millis(200)))
@@ -108,7 +108,7 @@ impl Keeper {
             Issuer::SelfManaged => self.keep_authorities().await,
             Issuer::Existing | Issuer::CertManager => {
                 let given = given::fetch(&self.client, &self.settings).await?;
-                self.certificates.inner.authority_ends.store(given.authorities_end().map(Arc::new));
+                self.certificates.inner.authority.store(given.last_authority().map(Arc::new));
                 self.given = Some(given);
                 Ok(())
             }
@@ -158,7 +158,8 @@ impl Keeper {
     }
 
     fn take(&mut self, authorities: Authorities) {
-        self.certificates.inner.authority_ends.store(Some(Arc::new(authorities.signing.not_after)));
+        let validity = authorities.validity(&self.settings.lifetimes);
+        self.certificates.inner.authority.store(Some(Arc::new(validity)));
         self.authorities = Some(authorities);
     }
 
@@ -174,7 +175,7 @@ impl Keeper {
             };
         }
         let Some(Authorities { signing, .. }) = &self.authorities else { return Ok(()) };
-        if current.as_ref().is_some_and(|leaf| leaf.issuer == signing.certificate && now < leaf.renew_at) {
+        if current.as_ref().is_some_and(|leaf| leaf.issuer == signing.certificate && now < leaf.validity.renew_at) {
             return Ok(());
         }
         let leaf = signing.issue(&self.settings.server_names, now, self.settings.lifetimes.leaf)?;

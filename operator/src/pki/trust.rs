@@ -223,7 +223,7 @@ mod tests {
         let lifetimes = Lifetimes { authority: HOUR, ..Lifetimes::default() };
         let authorities = Authorities::start(now(), &lifetimes).unwrap();
         let leaf = authorities.signing.issue(&["a.svc".to_owned()], now(), 10 * HOUR).unwrap();
-        assert_eq!(leaf.not_after, authorities.signing.not_after);
+        assert_eq!(leaf.validity.not_after, authorities.signing.not_after);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 
-use crate::pki::Certificates;
+use crate::pki::{Certificates, Issuer, Validity};
 
 /// From a decision in memory to the API server's patience.
 const BUCKETS: &[f64] =
@@ -14,19 +14,24 @@ const BUCKETS: &[f64] =
 pub(super) struct Metrics {
     registry: Registry,
     certificates: Certificates,
+    issuer: Issuer,
     decisions: IntCounterVec,
     duration: Histogram,
     not_after: GaugeVec,
+    renewal: GaugeVec,
+    replacement: GaugeVec,
     trusted: Gauge,
     pub(super) fresh_reads: IntCounter,
     pub(super) events_failed: IntCounter,
 }
 
 impl Metrics {
-    pub(super) fn new(certificates: Certificates) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(certificates: Certificates, issuer: Issuer) -> Result<Self, prometheus::Error> {
+        let of_certificate = |name: &str, help: &str| GaugeVec::new(Opts::new(name, help), &["certificate"]);
         let metrics = Self {
             registry: Registry::new(),
             certificates,
+            issuer,
             decisions: IntCounterVec::new(
                 Opts::new("context_manager_injection_decisions_total", "Decisions about pods, by decision and reason."),
                 &["decision", "reason"],
@@ -38,12 +43,17 @@ impl Metrics {
                 )
                 .buckets(BUCKETS.to_vec()),
             )?,
-            not_after: GaugeVec::new(
-                Opts::new(
-                    "context_manager_webhook_certificate_not_after_timestamp_seconds",
-                    "When the certificate ends, in seconds since 1970.",
-                ),
-                &["certificate"],
+            not_after: of_certificate(
+                "context_manager_webhook_certificate_not_after_timestamp_seconds",
+                "When the certificate ends, in seconds since 1970.",
+            )?,
+            renewal: of_certificate(
+                "context_manager_webhook_certificate_renewal_timestamp_seconds",
+                "When the certificate should be renewed without anybody's help, in seconds since 1970.",
+            )?,
+            replacement: of_certificate(
+                "context_manager_webhook_certificate_replacement_timestamp_seconds",
+                "From when a certificate that was given counts as ending soon, in seconds since 1970.",
             )?,
             trusted: Gauge::new(
                 "context_manager_webhook_trusted",
@@ -58,11 +68,24 @@ impl Metrics {
                 "Events that were not published.",
             )?,
         };
-        let Self { registry, certificates: _, decisions, duration, not_after, trusted, fresh_reads, events_failed } =
-            &metrics;
+        let Self {
+            registry,
+            certificates: _,
+            issuer: _,
+            decisions,
+            duration,
+            not_after,
+            renewal,
+            replacement,
+            trusted,
+            fresh_reads,
+            events_failed,
+        } = &metrics;
         registry.register(Box::new(decisions.clone()))?;
         registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(not_after.clone()))?;
+        for gauge in [not_after, renewal, replacement] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
         registry.register(Box::new(trusted.clone()))?;
         registry.register(Box::new(fresh_reads.clone()))?;
         registry.register(Box::new(events_failed.clone()))?;
@@ -77,10 +100,16 @@ impl Metrics {
     /// All metrics in Prometheus' text form.
     pub(super) fn render(&self, now: Timestamp) -> Result<String, prometheus::Error> {
         self.trusted.set(if self.certificates.check(now).is_ok() { 1.0 } else { 0.0 });
-        let ends = [("leaf", self.certificates.leaf_not_after()), ("ca", self.certificates.authority_not_after())];
-        for (certificate, not_after) in ends {
-            if let Some(not_after) = not_after {
-                self.not_after.with_label_values(&[certificate]).set(not_after.as_duration().as_secs_f64());
+        // Nobody but a person replaces what a person gave.
+        let due = match self.issuer {
+            Issuer::SelfManaged | Issuer::CertManager => &self.renewal,
+            Issuer::Existing => &self.replacement,
+        };
+        let certificates = [("leaf", self.certificates.leaf()), ("ca", self.certificates.authority())];
+        for (certificate, validity) in certificates {
+            let Some(Validity { not_after, renew_at }) = validity else { continue };
+            for (gauge, at) in [(&self.not_after, not_after), (due, renew_at)] {
+                gauge.with_label_values(&[certificate]).set(at.as_duration().as_secs_f64());
             }
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())

@@ -70,7 +70,7 @@ pub(super) async fn serve(
                 Ok((stream, _)) => {
                     let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
                     // Read before the handshake: a leaf that comes meanwhile ends later.
-                    let not_after = certificates.leaf_not_after().unwrap_or(Timestamp::MAX);
+                    let not_after = certificates.leaf().map_or(Timestamp::MAX, |leaf| leaf.not_after);
                     tokio::spawn(async move {
                         // A handshake that is interrupted has not been asked anything yet.
                         if let Some(Some(stream)) = shutdown.run_until_cancelled(handshake(stream, acceptor)).await {

@@ -9,7 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{inject::OnMissing, pki::Certificates, scope::Scope};
+use crate::{
+    inject::OnMissing,
+    pki::{Certificates, Issuer},
+    scope::Scope,
+};
 
 type Handle = tower_test::mock::Handle<HttpRequest<KubeBody>, http::Response<KubeBody>>;
 
@@ -29,7 +33,8 @@ impl Drop for Webhook {
 fn webhook() -> (Webhook, Handle) {
     let (service, handle) = tower_test::mock::pair();
     let client = Client::new(service, "default");
-    let metrics = Arc::new(Metrics::new(Certificates::default()).expect("metrics that differ in name"));
+    let metrics =
+        Arc::new(Metrics::new(Certificates::default(), Issuer::SelfManaged).expect("metrics that differ in name"));
     let shutdown = CancellationToken::new();
     let events = Events::start(client.clone(), "test".to_owned(), Arc::clone(&metrics), shutdown.clone());
     let settings = inject::Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip, class: None };
