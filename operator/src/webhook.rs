@@ -4,7 +4,7 @@
 //! caches (labels of namespaces, and `ContextManager`s), and its certificate is its own ([`crate::pki`]). It writes
 //! nothing to the cluster but events, and never waits for those.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::Client;
@@ -37,6 +37,7 @@ use admit::Admitter;
 use caches::Caches;
 use events::Events;
 use metrics::Metrics;
+use server::callers::Callers;
 
 /// Time between two looks at what is missing at the start.
 const LOOK: Duration = Duration::from_millis(20);
@@ -58,6 +59,8 @@ pub struct Settings {
     pub instance: String,
     /// How long connections, and requests in flight at the end, may last.
     pub times: Times,
+    /// A file in PEM with the CAs of the certificates that callers have to show; without it everybody may call.
+    pub api_server_ca: Option<PathBuf>,
 }
 
 /// Why the webhook cannot run.
@@ -74,6 +77,9 @@ pub enum Error {
     /// A metric could not be registered.
     #[error("failed to register metrics")]
     Metrics(#[from] prometheus::Error),
+    /// The CA of those who may call cannot be used.
+    #[error(transparent)]
+    Callers(#[from] server::callers::Error),
     /// TLS could not be set up.
     #[error("failed to set up TLS")]
     Tls(#[source] rustls::Error),
@@ -135,7 +141,8 @@ pub async fn serve(
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Settings { scope, injection, pki, instance, times, address, .. } = settings;
+    let Settings { scope, injection, pki, instance, times, address, admin_address: _, api_server_ca } = settings;
+    let callers = api_server_ca.map(Callers::read).transpose()?;
     let client = watches::restartable(client);
     let certificates = Certificates::default();
     let caches = Caches::new(&scope);
@@ -163,9 +170,8 @@ pub async fn serve(
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         info!(%address, "Serving admission reviews");
-        server::serve(listeners.admission, admit::router(admitter), certificates, times, shutdown)
-            .await
-            .map_err(Error::Tls)?;
+        let router = admit::router(admitter);
+        server::serve(listeners.admission, router, certificates, times, callers, shutdown).await?;
         info!("Stopped serving admission reviews");
     }
 

@@ -322,6 +322,7 @@ fn settings(home: &str, address: SocketAddr, options: &Options) -> Settings {
         },
         instance: home.to_owned(),
         times: Times { connection_age: Duration::from_mins(5), drain: Duration::from_secs(2) },
+        api_server_ca: None,
     }
 }
 

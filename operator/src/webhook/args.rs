@@ -1,6 +1,6 @@
 //! The command line of the webhook, and its translation into settings. Each flag can come from the environment too.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use context_manager_protocol::names;
 
@@ -71,6 +71,9 @@ pub struct Args {
     /// How long a connection is kept at most; it never outlives its certificate
     #[arg(long, env = "CONTEXT_MANAGER_CONNECTION_AGE", default_value = "5m", value_parser = positive)]
     pub connection_age: Duration,
+    /// File in PEM with the CAs of the certificates that API servers show when they call; without it nobody is asked for one
+    #[arg(long, env = "CONTEXT_MANAGER_API_SERVER_CA")]
+    pub api_server_ca: Option<PathBuf>,
     /// How long requests in flight are given at the end
     #[arg(long, env = "CONTEXT_MANAGER_DRAIN", default_value = "10s", value_parser = positive)]
     pub drain: Duration,
@@ -131,6 +134,7 @@ impl TryFrom<Args> for Settings {
             leaf_lifetime,
             pki_poll,
             connection_age,
+            api_server_ca,
             drain,
             instance,
         } = args;
@@ -175,6 +179,7 @@ impl TryFrom<Args> for Settings {
             },
             instance,
             times: Times { connection_age, drain },
+            api_server_ca,
         })
     }
 }

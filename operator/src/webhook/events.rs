@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::PartialObjectMeta,
+    api::{ObjectMeta, PartialObjectMeta},
     core::NamespaceResourceScope,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
@@ -130,7 +130,11 @@ async fn publish_all(
 
 async fn publish(client: &Client, recorder: &Recorder, report: Report) -> Result<(), kube::Error> {
     let Report { regarding, outcome } = report;
-    recorder.publish(&event(outcome), &workload(client, regarding).await).await
+    let Some(workload) = workload(client, regarding).await else {
+        debug!(outcome = ?outcome, "The owner that the pod names is none, so nobody is told");
+        return Ok(());
+    };
+    recorder.publish(&event(outcome), &workload).await
 }
 
 fn event(outcome: Outcome) -> Event {
@@ -153,31 +157,35 @@ fn event(outcome: Outcome) -> Event {
 }
 
 /// The object a person looks at: the Deployment of a `ReplicaSet`, the `CronJob` of a Job. If it cannot be read, the
-/// `ReplicaSet` or Job has to do.
-async fn workload(client: &Client, regarding: ObjectReference) -> ObjectReference {
-    let (Some(namespace), Some(name)) = (&regarding.namespace, &regarding.name) else { return regarding };
-    let above = match regarding.kind.as_deref() {
-        Some("ReplicaSet") => controller::<ReplicaSet>(client, namespace, name).await,
-        Some("Job") => controller::<Job>(client, namespace, name).await,
-        Some(_) | None => None,
+/// `ReplicaSet` or Job has to do. Nothing if there is no such `ReplicaSet` or Job: pods of it cannot be made, and whoever asks as if one
+/// were is no API server.
+async fn workload(client: &Client, regarding: ObjectReference) -> Option<ObjectReference> {
+    let (Some(namespace), Some(name)) = (&regarding.namespace, &regarding.name) else { return Some(regarding) };
+    let found = match regarding.kind.as_deref() {
+        Some("ReplicaSet") => metadata::<ReplicaSet>(client, namespace, name).await,
+        Some("Job") => metadata::<Job>(client, namespace, name).await,
+        Some(_) | None => return Some(regarding),
     };
-    let Some(OwnerReference { api_version, kind, name, uid, .. }) = above else { return regarding };
-    ObjectReference { api_version: Some(api_version), kind: Some(kind), name: Some(name), uid: Some(uid), ..regarding }
+    let above = match found {
+        Ok(Some(found)) if found.uid == regarding.uid => pods::controller_of(&found).cloned(),
+        Ok(_) => return None,
+        Err(error) => {
+            debug!(error = %error, name, "The owner could not be read");
+            None
+        }
+    };
+    let Some(OwnerReference { api_version, kind, name, uid, .. }) = above else { return Some(regarding) };
+    let (api_version, kind, name, uid) = (Some(api_version), Some(kind), Some(name), Some(uid));
+    Some(ObjectReference { api_version, kind, name, uid, ..regarding })
 }
 
-async fn controller<K>(client: &Client, namespace: &str, name: &str) -> Option<OwnerReference>
+async fn metadata<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<ObjectMeta>, kube::Error>
 where
     K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug,
     K: serde::de::DeserializeOwned,
 {
-    let found: PartialObjectMeta<K> = match Api::<K>::namespaced(client.clone(), namespace).get_metadata(name).await {
-        Ok(found) => found,
-        Err(error) => {
-            debug!(error = %error, name, "The owner's owner could not be read");
-            return None;
-        }
-    };
-    pods::controller_of(&found.metadata).cloned()
+    let found = Api::<K>::namespaced(client.clone(), namespace).get_metadata_opt(name).await?;
+    Ok(found.map(|found: PartialObjectMeta<K>| found.metadata))
 }
 
 #[cfg(test)]
@@ -197,6 +205,43 @@ mod tests {
         let bare = regarding("team", &json!({"metadata": {"name": "agent"}})).unwrap_or_default();
         assert_eq!((bare.kind.as_deref(), bare.name.as_deref()), (Some("Pod"), Some("agent")));
         assert_eq!(regarding("team", &json!({"metadata": {"generateName": "agent-"}})), None);
+    }
+
+    /// What becomes of an owner of that uid, when the API server has a Job of `uid` or none.
+    async fn owner_with(uid: Option<&str>) -> Option<ObjectReference> {
+        let body = match uid {
+            Some(uid) => json!({
+                "apiVersion": "meta.k8s.io/v1",
+                "kind": "PartialObjectMetadata",
+                "metadata": {"name": "nightly-1", "uid": uid, "ownerReferences": [
+                    {"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "uid": "7", "controller": true},
+                ]},
+            }),
+            None => {
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
+            }
+        };
+        let status = if uid.is_some() { 200 } else { 404 };
+        let server = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let body = kube::client::Body::from(body.to_string().into_bytes());
+            async move { http::Response::builder().status(status).body(body) }
+        });
+        let named = ObjectReference {
+            kind: Some("Job".to_owned()),
+            name: Some("nightly-1".to_owned()),
+            namespace: Some("team".to_owned()),
+            uid: Some("6".to_owned()),
+            ..ObjectReference::default()
+        };
+        workload(&Client::new(server, "default"), named).await
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_does_not_exist_is_told_nothing() {
+        let told = owner_with(Some("6")).await.unwrap_or_default();
+        assert_eq!((told.kind.as_deref(), told.uid.as_deref()), (Some("CronJob"), Some("7")));
+        assert_eq!(owner_with(Some("another")).await, None);
+        assert_eq!(owner_with(None).await, None);
     }
 
     #[test]

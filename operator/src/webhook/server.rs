@@ -1,4 +1,4 @@
-//! The TLS server: connections in bounded number, each with a bounded handshake and a bounded age, and an orderly end.
+//! The TLS server: connections in bounded number ([`places`]), each with a bounded handshake and a bounded age, and an orderly end.
 //!
 //! No connection outlives the certificate it was made with: an API server keeps one open for as long as it may, and would
 //! go on trusting a certificate that has ended.
@@ -7,32 +7,41 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     pin::pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{Request, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use jiff::Timestamp;
 use rustls::{ServerConfig, crypto::ring};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+use tracing::{debug, info, warn};
 
+use super::Error;
 use crate::pki::Certificates;
+use callers::Callers;
+use places::{Limits, Place, Places};
 
+pub(super) mod callers;
+mod places;
 #[cfg(test)]
 mod tests;
 
 /// API servers keep a few connections each and send many requests over them.
-const MAX_CONNECTIONS: usize = 512;
+const LIMITS: Limits = Limits { all: 512, of_one: 64, ending: 64 };
+/// As long as an API server can be told to wait at most.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error of `accept`, such as too many open files: long enough for one to be closed.
@@ -58,25 +67,29 @@ pub(super) async fn serve(
     router: Router,
     certificates: Certificates,
     times: Times,
+    callers: Option<Callers>,
     shutdown: CancellationToken,
-) -> Result<(), rustls::Error> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls(certificates.clone())?));
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+) -> Result<(), Error> {
+    let mut entrance = Entrance::new(certificates.clone(), callers)?;
+    let (places, connections) = (Places::new(LIMITS), TaskTracker::new());
     let accept = async {
         loop {
-            // A permit is waited for before the connection is taken, so that the backlog of the system holds the rest.
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
+                Ok((stream, address)) => {
+                    let (acceptor, router) = (entrance.acceptor(), router.clone());
                     // Read before the handshake: a leaf that comes meanwhile ends later.
                     let not_after = certificates.leaf().map_or(Timestamp::MAX, |leaf| leaf.not_after);
-                    tokio::spawn(async move {
-                        // A handshake that is interrupted has not been asked anything yet.
-                        if let Some(Some(stream)) = shutdown.run_until_cancelled(handshake(stream, acceptor)).await {
-                            converse(stream, router, old(times.connection_age, not_after, shutdown)).await;
-                        }
-                        drop(permit);
+                    let place = places.take(address.ip(), &shutdown);
+                    connections.spawn(async move {
+                        let (end, cut) = (place.orders.end.clone(), place.orders.cut.clone());
+                        let talk = async {
+                            // A handshake that is interrupted has not been asked anything yet.
+                            if let Some(Some(stream)) = end.run_until_cancelled(handshake(stream, acceptor)).await {
+                                let old = old(times.connection_age, not_after, end.clone());
+                                converse(stream, router, &place, old).await;
+                            }
+                        };
+                        cut.run_until_cancelled(talk).await;
                     });
                 }
                 Err(error) => {
@@ -93,18 +106,65 @@ pub(super) async fn serve(
 }
 
 /// Waits for the connections, which know that they are to end: idle ones at once, others after their answer.
-async fn finish(connections: &Semaphore, drain: Duration) {
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    if tokio::time::timeout(drain, connections.acquire_many(all)).await.is_err() {
-        let left = MAX_CONNECTIONS - connections.available_permits();
+async fn finish(connections: &TaskTracker, drain: Duration) {
+    connections.close();
+    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+        let left = connections.len();
         warn!(connections = left, "Connections are still open after {} s; closing them", drain.as_secs());
     }
 }
 
-fn tls(certificates: Certificates) -> Result<ServerConfig, rustls::Error> {
+/// How callers get in. The CA of those who may is read again from time to time, since whoever keeps it replaces it while this runs.
+struct Entrance {
+    certificates: Certificates,
+    callers: Option<Callers>,
+    acceptor: TlsAcceptor,
+    looked: Instant,
+}
+
+impl Entrance {
+    fn new(certificates: Certificates, callers: Option<Callers>) -> Result<Self, Error> {
+        let acceptor = acceptor(certificates.clone(), callers.as_ref()).map_err(Error::Tls)?;
+        Ok(Self { certificates, callers, acceptor, looked: Instant::now() })
+    }
+
+    fn acceptor(&mut self) -> TlsAcceptor {
+        if let Some(callers) = self.callers.as_ref().filter(|_| self.looked.elapsed() >= CLOCK) {
+            self.looked = Instant::now();
+            match callers.changed() {
+                Ok(None) => {}
+                Ok(Some(changed)) => self.change(changed),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    warn!(error, "The CA of API servers cannot be used; the one before stays in force");
+                }
+            }
+        }
+        self.acceptor.clone()
+    }
+
+    fn change(&mut self, callers: Callers) {
+        match acceptor(self.certificates.clone(), Some(&callers)) {
+            Ok(acceptor) => {
+                info!("Taking another CA of API servers");
+                (self.acceptor, self.callers) = (acceptor, Some(callers));
+            }
+            Err(error) => warn!(%error, "The CA of API servers cannot be used; the one before stays in force"),
+        }
+    }
+}
+
+fn acceptor(certificates: Certificates, callers: Option<&Callers>) -> Result<TlsAcceptor, rustls::Error> {
+    Ok(TlsAcceptor::from(Arc::new(tls(certificates, callers)?)))
+}
+
+fn tls(certificates: Certificates, callers: Option<&Callers>) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth();
+        .with_safe_default_protocol_versions()?;
+    let builder = match callers {
+        Some(callers) => builder.with_client_cert_verifier(callers.verifier()?),
+        None => builder.with_no_client_auth(),
+    };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -142,11 +202,25 @@ async fn old(age: Duration, not_after: Timestamp, shutdown: CancellationToken) {
     }
 }
 
-async fn converse(stream: TlsStream<TcpStream>, router: Router, old: impl Future<Output = ()>) {
+/// What a request hears whose body or answer does not come.
+fn late() -> Response {
+    let message = format!("the request was not over within {} s\n", REQUEST_TIMEOUT.as_secs());
+    (StatusCode::REQUEST_TIMEOUT, message).into_response()
+}
+
+async fn converse(stream: TlsStream<TcpStream>, router: Router, place: &Place, old: impl Future<Output = ()>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
-    let service = TowerToHyperService::new(router);
+    let requests = place.requests();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (in_flight, answer) = (requests.one(), router.clone().oneshot(request));
+        async move {
+            let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer).await;
+            drop(in_flight);
+            answer.unwrap_or_else(|_| Ok(late()))
+        }
+    });
     let socket = stream.get_ref().0.as_fd().try_clone_to_owned();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let outcome = tokio::select! {

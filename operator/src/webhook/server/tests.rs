@@ -1,29 +1,46 @@
 //! The server over real sockets and real TLS.
 
+use std::net::Ipv4Addr;
+
 use axum::routing::get;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 use tokio_rustls::TlsConnector;
 
 use super::*;
 
 const NAME: &str = "hook.team.svc";
+/// Age of a connection where it is to end soon.
+const SHORT: Duration = Duration::from_millis(500);
+/// And where it is not.
+const LONG: Duration = Duration::from_mins(5);
 
 struct Running {
     address: std::net::SocketAddr,
     certificates: Certificates,
     shutdown: CancellationToken,
-    server: tokio::task::JoinHandle<Result<(), rustls::Error>>,
+    server: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 async fn start(router: Router) -> (Running, String) {
-    let times = Times { connection_age: Duration::from_millis(500), drain: Duration::from_secs(5) };
+    start_with(router, SHORT, None).await
+}
+
+async fn start_with(router: Router, connection_age: Duration, callers: Option<Callers>) -> (Running, String) {
+    let times = Times { connection_age, drain: Duration::from_secs(5) };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let certificates = Certificates::default();
     let bundle = certificates.serve_new_leaf(NAME);
     let shutdown = CancellationToken::new();
-    let served = serve(listener, router, certificates.clone(), times, shutdown.clone());
+    let served = serve(listener, router, certificates.clone(), times, callers, shutdown.clone());
     (Running { address, certificates, shutdown, server: tokio::spawn(served) }, bundle)
 }
 
@@ -31,18 +48,41 @@ async fn connect(
     running: &Running,
     bundle: &str,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Box<dyn std::error::Error>> {
+    connect_as(running, bundle, Ipv4Addr::LOCALHOST, None).await
+}
+
+/// A connection from an address of this machine, which shows a certificate.
+async fn connect_as(
+    running: &Running,
+    bundle: &str,
+    from: Ipv4Addr,
+    shown: Option<&(String, PrivateKeyDer<'static>)>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(crate::pki::read_bundle(bundle));
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(running.address).await?;
+        .with_root_certificates(roots);
+    let config = match shown {
+        Some((certificate, key)) => {
+            config.with_client_auth_cert(crate::pki::read_bundle(certificate), key.clone_key())?
+        }
+        None => config.with_no_client_auth(),
+    };
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect(running.address).await?;
     Ok(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME)?, stream).await?)
 }
 
 async fn fetch(running: &Running, bundle: &str, path: &str) -> Result<String, Box<dyn std::error::Error>> {
-    let mut stream = connect(running, bundle).await?;
+    fetch_by(connect(running, bundle).await?, path).await
+}
+
+async fn fetch_by(
+    mut stream: tokio_rustls::client::TlsStream<TcpStream>,
+    path: &str,
+) -> Result<String, Box<dyn std::error::Error>> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {NAME}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
@@ -112,6 +152,68 @@ async fn a_request_that_crosses_the_end_of_its_connection_is_not_reset() {
         stream.get_mut().0.write_all(b"what was on its way").await.expect("no reset");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    running.shutdown.cancel();
+    running.server.await.expect("no panic").expect("an orderly end");
+}
+
+/// A pod that opens as many connections as it can takes no place from the API server, neither one that it has nor one that it asks for.
+#[tokio::test]
+async fn who_opens_many_connections_keeps_nobody_else_out() {
+    let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, None).await;
+    let mut before = connect(&running, &bundle).await.expect("trusted");
+    let stranger = Ipv4Addr::new(127, 0, 0, 2);
+    let soon = Duration::from_secs(2);
+    let mut many = Vec::new();
+    for _ in 0..LIMITS.all + 10 {
+        let connected = connect_as(&running, &bundle, stranger, None);
+        many.push(tokio::time::timeout(soon, connected).await.expect("it need not wait").expect("nobody is refused"));
+    }
+    let answer = tokio::time::timeout(soon, fetch(&running, &bundle, "/")).await.expect("it need not wait");
+    assert_eq!(answer.expect("an answer"), "hello");
+    before.write_all(format!("GET / HTTP/1.1\r\nhost: {NAME}\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut some = [0; 12];
+    tokio::time::timeout(soon, before.read_exact(&mut some)).await.expect("an answer").expect("it was not ended");
+    assert_eq!(&some, b"HTTP/1.1 200");
+    // The stranger has its share, and its first connections have ended for those that followed.
+    let mut byte = [0; 1];
+    let ended = many[0].read(&mut byte);
+    assert!(matches!(tokio::time::timeout(soon, ended).await.expect("it has ended"), Ok(0) | Err(_)));
+    let newest = many.pop().expect("there are many");
+    assert_eq!(fetch_by(newest, "/").await.expect("an answer"), "hello");
+    drop((before, many));
+    running.shutdown.cancel();
+    running.server.await.expect("no panic").expect("an orderly end");
+}
+
+/// A CA for clients: its certificate, and a certificate of it with its key.
+fn clients() -> (String, (String, PrivateKeyDer<'static>)) {
+    let (key, of_client) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).expect("a CA").pem();
+    let signed = CertificateParams::new(["kube-apiserver".to_owned()]).expect("a name");
+    let certificate = signed.signed_by(&of_client, &Issuer::new(params, key)).expect("a certificate").pem();
+    (authority, (certificate, PrivatePkcs8KeyDer::from(of_client.serialize_der()).into()))
+}
+
+#[tokio::test]
+async fn with_a_ca_of_api_servers_nobody_else_is_answered() {
+    let [(authority, api_server), (_, stranger)] = [clients(), clients()];
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca.crt");
+    std::fs::write(&path, "nothing").expect("written");
+    let refused = Callers::read(path.clone()).expect_err("no PEM").to_string();
+    assert!(refused.contains("ca.crt") && refused.contains("no certificate in PEM"), "{refused}");
+    std::fs::write(&path, &authority).expect("written");
+    let callers = Callers::read(path).expect("a CA");
+    assert_eq!(callers.changed().expect("readable"), None);
+    let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, Some(callers)).await;
+    let ask = async |shown| -> Result<String, Box<dyn std::error::Error>> {
+        fetch_by(connect_as(&running, &bundle, Ipv4Addr::LOCALHOST, shown).await?, "/").await
+    };
+    assert_eq!(ask(Some(&api_server)).await.expect("an answer"), "hello");
+    assert!(ask(Some(&stranger)).await.is_err(), "a certificate of another CA");
+    assert!(ask(None).await.is_err(), "no certificate");
     running.shutdown.cancel();
     running.server.await.expect("no panic").expect("an orderly end");
 }
