@@ -38,7 +38,7 @@ pub mod watchdog;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use context_manager_crds::ContextManager;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, channel::mpsc};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, channel::mpsc, stream};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim},
@@ -112,6 +112,8 @@ pub struct Settings {
     pub authority: pki::client::Settings,
     /// Whether cert-manager may be asked for certificates; without it a `Certificate` of a resource that has another issuer now is left.
     pub cert_manager: bool,
+    /// Whether there are the rights to run Qdrant clusters; without them such a resource is told so, and what is there is left.
+    pub managed_qdrant: bool,
     /// Time between two looks at an object of which nothing was heard.
     pub resync: Duration,
     /// How long the steps of a key's rotation take.
@@ -273,14 +275,13 @@ fn reconcile_at(
         async move { pods.follow(pods_there, asking, store, concerned, stop).await }
     };
     let stop = stop.clone();
+    let sets = context.managed_qdrant.then(|| {
+        let all = scope::api::<PartialObjectMeta<StatefulSet>>(client, place);
+        watch::children("stateful sets", all, ours.clone(), &relisted)
+    });
     let reconciling = controller
         .owns_stream(config_maps)
-        .owns_stream(watch::children(
-            "stateful sets",
-            scope::api::<PartialObjectMeta<StatefulSet>>(client, place),
-            ours.clone(),
-            &relisted,
-        ))
+        .owns_stream(stream::iter(sets).flatten())
         .watches_stream(
             watch::children(
                 "claims",

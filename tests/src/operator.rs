@@ -137,6 +137,7 @@ pub fn settings(webhook: &Webhook) -> Result<Settings> {
         lease_duration: Duration::from_secs(15),
         authority: pki::client::Settings::new(HOME, "context-manager-client-ca"),
         cert_manager: false,
+        managed_qdrant: true,
         resync: RESYNC,
         keys: KEYS,
         watchdog: watchdog::Mode::Evict,

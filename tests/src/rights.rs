@@ -72,6 +72,16 @@ impl Rules {
         Self::read(&role("ClusterRole")?, &role("Role")?, configuration)
     }
 
+    /// Those of a part with the values of the chart that give it least.
+    ///
+    /// # Errors
+    /// When the rendered chart has none.
+    pub fn least(part: &str, configuration: &str) -> Result<Self> {
+        const FILE: &str = "tests/golden/chart/least-rights.yaml";
+        let role = |kind: &str| rendered_in(FILE, kind, &format!("context-manager-{part}"), None);
+        Self::read(&role("ClusterRole")?, &role("Role")?, configuration)
+    }
+
     fn read(cluster: &Value, home: &Value, configuration: &str) -> Result<Self> {
         let mut cluster = rules_of(cluster)?;
         for named in cluster.iter_mut().filter_map(|rule| rule.resource_names.as_mut()) {

@@ -101,8 +101,13 @@ async fn share(namespace: &Namespace, guest: &Namespace) -> Result<()> {
     .await
 }
 
-/// All that a controller does.
-async fn life(client: &Client, namespace: &Namespace, guest: &Namespace, server: &Qdrant) -> Result<()> {
+/// What a controller does where it runs no Qdrant.
+async fn life_without_clusters(
+    client: &Client,
+    namespace: &Namespace,
+    guest: &Namespace,
+    server: &Qdrant,
+) -> Result<()> {
     let resources = namespace.api::<ContextManager>();
     let claim = json!({"volumeClaimTemplate": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     let spec = json!({"vectorStore": {"embedded": {"storage": claim}}, "auth": {"rotation": {"overlap": "1s"}}});
@@ -140,6 +145,23 @@ async fn life(client: &Client, namespace: &Namespace, guest: &Namespace, server:
     })
     .await?;
     share(namespace, guest).await?;
+    let url = format!("http://{}", server.address());
+    namespace
+        .make_resource("served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))
+        .await?;
+    let held = ready(namespace, "served").await?;
+    ensure!(!held.finalizers().is_empty(), "nothing holds the resource");
+    resources.delete("served", &DeleteParams::default()).await?;
+    eventually("the end of a resource", STEP, || async {
+        ensure!(resources.get_opt("served").await?.is_none(), "it is still there");
+        Ok(())
+    })
+    .await
+}
+
+/// What a controller does beside for a Qdrant that it runs.
+async fn life_of_a_cluster(namespace: &Namespace) -> Result<()> {
+    let resources = namespace.api::<ContextManager>();
     // Its pods stay where no machine takes them.
     let nowhere = json!({"vectorStore": {"managed": {"scheduling": {"nodeSelector": {"nowhere": "true"}}}}});
     namespace.make_resource("stored", nowhere).await?;
@@ -153,19 +175,13 @@ async fn life(client: &Client, namespace: &Namespace, guest: &Namespace, server:
         ensure!(containers[0].image.as_deref() == Some(image), "{containers:?}");
         Ok(())
     })
-    .await?;
-    let url = format!("http://{}", server.address());
-    namespace
-        .make_resource("served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))
-        .await?;
-    let held = ready(namespace, "served").await?;
-    ensure!(!held.finalizers().is_empty(), "nothing holds the resource");
-    resources.delete("served", &DeleteParams::default()).await?;
-    eventually("the end of a resource", STEP, || async {
-        ensure!(resources.get_opt("served").await?.is_none(), "it is still there");
-        Ok(())
-    })
     .await
+}
+
+/// All that a controller does with the chart's defaults.
+async fn life(client: &Client, namespace: &Namespace, guest: &Namespace, server: &Qdrant) -> Result<()> {
+    life_without_clusters(client, namespace, guest, server).await?;
+    life_of_a_cluster(namespace).await
 }
 
 async fn holder(client: &Client) -> Result<Option<String>> {
@@ -375,6 +391,32 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
         needed(&format!("{right:?}"), live(&rules.without_right(right)).await)?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_runs_no_qdrant_needs_no_right_to_workloads() -> Result<()> {
+    let stage = Stage::enter().await?;
+    let Stage { webhook, server, client, .. } = &stage;
+    let rules = Rules::least("controller", webhook.configuration())?;
+    let given = rules.rights();
+    for of_workloads in ["statefulsets", "services", "poddisruptionbudgets", "networkpolicies", "pods/eviction"] {
+        let right = given.iter().find(|(_, resource, _)| resource == of_workloads);
+        ensure!(right.is_none(), "the chart gives {right:?} with controller.managedQdrant=false");
+    }
+    let user = User::create(client, HOME, &rules).await?;
+    let settings = Settings { resync: RESYNC, managed_qdrant: false, ..operator::settings(webhook)? };
+    under(&user, settings, async || {
+        let namespace = webhook.namespace(client, "rights", &[]).await?;
+        let guest = webhook.namespace(client, "guest", &[]).await?;
+        life_without_clusters(client, &namespace, &guest, server).await?;
+        namespace.make_resource("stored", json!({"vectorStore": {"managed": {}}})).await?;
+        let refused = |said: &Condition| {
+            said.reason == "ManagedQdrantOff" && said.message.contains("controller.managedQdrant=true")
+        };
+        operator::wait_within(STEP, &namespace, "stored", "StoreReady", refused).await.map(drop)
+    })
+    .await?;
+    rules.suffice(&user.used())
 }
 
 /// The CA of controllers of some namespaces.

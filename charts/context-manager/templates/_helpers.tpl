@@ -165,6 +165,21 @@ object.metadata.?annotations[?"contextmanager.dev/inject"].or(object.metadata.?l
 {{- end }}
 {{- end }}
 
+{{/* "true" unless it is switched off; values of a release from before there was such a one do not have it. */}}
+{{- define "context-manager.managedQdrant" -}}
+{{- if ne (toString .Values.controller.managedQdrant) "false" }}true{{ end }}
+{{- end }}
+
+{{/* The webhook's resources. An autoscaler measures by the CPU request, which is then one that a busy replica uses. */}}
+{{- define "context-manager.webhookResources" -}}
+{{- $resources := deepCopy (default dict .Values.webhook.resources) }}
+{{- $autoscaling := .Values.webhook.autoscaling }}
+{{- if and $autoscaling.enabled $autoscaling.cpuRequest }}
+{{- $_ := set $resources "requests" (merge (dict "cpu" $autoscaling.cpuRequest) (default dict $resources.requests)) }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end }}
+
 {{/* A Role or ClusterRole and its binding. Arguments: root, component, name, namespace (none for the cluster), rules. */}}
 {{- define "context-manager.role" -}}
 {{- $kind := ternary "Role" "ClusterRole" (not (empty .namespace)) -}}

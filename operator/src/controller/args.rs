@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use clap::ArgAction;
 use context_manager_protocol::names;
 
 use super::{Settings, keys, store::sweep, watchdog};
@@ -40,6 +41,9 @@ pub struct Args {
     /// Whether there are rights to the Certificates of cert-manager: those of resources that have another issuer now are deleted
     #[arg(long, env = "CONTEXT_MANAGER_CERT_MANAGER")]
     pub cert_manager: bool,
+    /// Whether there are the rights to run Qdrant clusters, for spec.vectorStore.managed
+    #[arg(long, env = "CONTEXT_MANAGER_MANAGED_QDRANT", default_value_t = true, action = ArgAction::Set)]
+    pub managed_qdrant: bool,
     /// Time between two looks at an object of which nothing was heard
     #[arg(long, env = "CONTEXT_MANAGER_RESYNC", default_value = "60s", value_parser = at_least_a_second)]
     pub resync: Duration,
@@ -79,6 +83,7 @@ impl From<Args> for Settings {
             lease_duration,
             client_ca_secret,
             cert_manager,
+            managed_qdrant,
             resync,
             rotation_patience,
             rotation_settle,
@@ -102,6 +107,7 @@ impl From<Args> for Settings {
             lease_duration,
             authority,
             cert_manager,
+            managed_qdrant,
             resync,
             keys: keys::Settings { settle: rotation_settle, patience: rotation_patience },
             watchdog,

@@ -57,6 +57,10 @@ pub(super) async fn ensure(
     current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
     let settled = |trouble| Ok(Found::of(Err(trouble), None));
+    if !context.managed_qdrant {
+        let snapshots = current.and_then(|current| current.snapshots.clone());
+        return Ok(Found { snapshots, ..Found::of(Err(switched_off()), None) });
+    }
     let material = match secret::ensure(context, plan, wanted).await? {
         Ok(material) => material,
         Err(trouble) => return settled(trouble),
@@ -94,6 +98,14 @@ pub(super) async fn ensure(
         *message = format!("{} of {} nodes are ready; {message}", nodes.ready, nodes.wanted);
     }
     Ok(found)
+}
+
+fn switched_off() -> Trouble {
+    Trouble::stalled(
+        "ManagedQdrantOff",
+        "the operator was installed without the rights to run a Qdrant; set controller.managedQdrant=true in the values of the chart, \
+         or use spec.vectorStore.embedded or qdrant; a cluster that is there is left as it is",
+    )
 }
 
 impl Found {

@@ -76,6 +76,8 @@ pub(super) struct Context {
     pub(super) authority: Authority,
     /// Whether cert-manager may be asked for certificates.
     pub(super) cert_manager: bool,
+    /// Whether Qdrant clusters may be run.
+    pub(super) managed_qdrant: bool,
     /// Resources of which cert-manager is asked for nothing any more.
     pub(super) withdrawn: Withdrawn,
     /// Namespace of the controller itself.
@@ -129,6 +131,7 @@ impl Context {
             scope: settings.scope.clone(),
             authority: Authority::new(settings.authority),
             cert_manager: settings.cert_manager,
+            managed_qdrant: settings.managed_qdrant,
             withdrawn: Withdrawn::default(),
             namespace: settings.namespace,
             webhook_configuration: settings.webhook_configuration,

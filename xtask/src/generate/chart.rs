@@ -15,7 +15,7 @@ use crate::paths::{self, Home};
 const CHART: &str = "charts/context-manager";
 
 /// A file of golden output, and the values it is rendered with. The first one is what kustomize starts from.
-const CASES: [(&str, &[&str]); 6] = [
+const CASES: [(&str, &[&str]); 7] = [
     ("deploy/kustomize/base/context-manager.yaml", &[]),
     (
         "tests/golden/chart/monitoring.yaml",
@@ -48,6 +48,7 @@ const CASES: [(&str, &[&str]); 6] = [
         "tests/golden/chart/namespaced.yaml",
         &["scope=Namespaced", "watchNamespaces={team-a,team-b}", "controllerClass=blue", "fullnameOverride=blue"],
     ),
+    ("tests/golden/chart/least-rights.yaml", &["controller.managedQdrant=false"]),
     (
         "tests/golden/chart/every-option.yaml",
         &[
@@ -81,6 +82,7 @@ const CASES: [(&str, &[&str]); 6] = [
             "webhook.serverNames={hook.example.com,192.0.2.7}",
             "webhook.certificates.leafLifetime=12h",
             "webhook.connectionAge=1m",
+            "webhook.apiServerCA.configMap=api-server-ca",
             "webhook.certificates.issuer=Existing",
             "webhook.certificates.existingSecret=webhook-certificate",
             "sidecar.image.repository=memory-sidecar",
@@ -180,6 +182,9 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("controller.sweeper.interval=0s", "interval"),
         ("controller.rotation.settle=500ms", "settle"),
         ("webhook.connectionAge=0s", "connectionAge"),
+        ("controller.managedQdrant=perhaps", "managedQdrant"),
+        ("webhook.autoscaling.cpuRequest=much", "cpuRequest"),
+        ("webhook.apiServerCA.configMap=Mine", "configMap"),
         ("webhook.certificates.poll=0m", "poll"),
         // Two of a key in one object.
         (r"controller.podLabels.app\.kubernetes\.io/name=mine", "podLabels"),
@@ -243,6 +248,9 @@ fn values_that_are_unusual_and_right_are_taken() {
         "webhook.certificates.leafLifetime=1d12h",
         "webhook.connectionAge=500ms",
         "webhook.resources=null",
+        "webhook.autoscaling.cpuRequest=0.25",
+        // As values of a release have it that was made before there was such a one.
+        "controller.managedQdrant=null",
         "controller.podLabels.team=platform",
     ] {
         render(&[value]).expect(value);

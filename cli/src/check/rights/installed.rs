@@ -8,8 +8,8 @@ use crate::operator::{self, Component, flag};
 
 const CONFIGURATIONS: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 
-/// What a part of the operator needs. The right of `controller.upgradeSidecars` is not among them: no Deployment tells of it, and a resource
-/// that lacks it says so.
+/// What a part of the operator needs. Those of `controller.upgradeSidecars` are not among them: no Deployment tells of it, and a
+/// resource that lacks them says so.
 pub(super) fn rights(component: Component, deployment: &Deployment) -> Vec<Right> {
     let mut rights = chart::of(component, &deployment.name_any());
     let watched = operator::watched(deployment);
@@ -20,8 +20,18 @@ pub(super) fn rights(component: Component, deployment: &Deployment) -> Vec<Right
     narrowed(rights, &watched)
 }
 
+/// What the chart gives the controller only to run Qdrant clusters.
+const OF_CLUSTERS: [&str; 4] =
+    ["statefulsets.apps", "services", "poddisruptionbudgets.policy", "networkpolicies.networking.k8s.io"];
+
 fn controller(rights: &mut Vec<Right>, controller: &Deployment, watched: &[String]) {
-    if flag(controller, "--watchdog", "CONTEXT_MANAGER_WATCHDOG").as_deref() == Some("evict") {
+    let evicts = flag(controller, "--watchdog", "CONTEXT_MANAGER_WATCHDOG").as_deref() == Some("evict");
+    if flag(controller, "--managed-qdrant", "CONTEXT_MANAGER_MANAGED_QDRANT").as_deref() == Some("false") {
+        rights.retain(|Right { resource, .. }| {
+            !OF_CLUSTERS.contains(&resource.as_str()) && (evicts || resource != "pods/eviction")
+        });
+    }
+    if evicts {
         rights.push(Right::new(Scope::Cluster, &["get"], "pods"));
     }
     if flag(controller, "--cert-manager", "CONTEXT_MANAGER_CERT_MANAGER").as_deref() == Some("true") {
@@ -76,9 +86,10 @@ mod tests {
     use super::*;
 
     /// The chart as helm renders it with several values.
-    const RENDERED: [(&str, &str); 4] = [
+    const RENDERED: [(&str, &str); 5] = [
         ("context-manager", include_str!("../../../../deploy/kustomize/base/context-manager.yaml")),
         ("context-manager", include_str!("../../../../tests/golden/chart/cert-manager.yaml")),
+        ("context-manager", include_str!("../../../../tests/golden/chart/least-rights.yaml")),
         ("memory", include_str!("../../../../tests/golden/chart/every-option.yaml")),
         ("blue", include_str!("../../../../tests/golden/chart/namespaced.yaml")),
     ];
