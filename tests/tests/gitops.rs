@@ -197,5 +197,17 @@ async fn helm_waits_until_a_resource_is_ready_and_no_longer_than_it_may_become_s
     ensure!(said.contains("status: Failed") && said.contains("mine"), "{said}");
     release.helm(&["rollback"], &["1", "--wait", "--timeout", "90s"]).await?;
     ensure!(seen(&namespace).await? == (Some(3), true), "helm waited for {:?}", seen(&namespace).await?);
+
+    // What passes by itself is waited for as long as helm may, and is no failure: nobody listens at that port, yet.
+    let other = Namespace::create(&client, "kstatus-passing", &[]).await?;
+    let passing = Release::new("suite-kstatus-passing", &other.name)?;
+    let away = r#"spec={"vectorStore": {"qdrant": {"url": "http://127.0.0.1:9"}}}"#;
+    let waited = passing.helm(&["install"], &[&chart, "--wait", "--timeout", "10s", "--set-json", away]).await;
+    let said = waited.err().context("helm takes what is not ready yet for ready")?.to_string();
+    ensure!(said.contains("status: InProgress") && !said.contains("status: Failed"), "{said}");
+    let found = other.api::<ContextManager>().get("memory").await?;
+    let reconciling = condition(&found, "Reconciling").context("nothing passes by itself")?;
+    ensure!(reconciling.status == "True", "{reconciling:?}");
+    ensure!(found.status.context("a status")?.observed_generation == Some(1), "nobody has looked at it");
     Ok(())
 }

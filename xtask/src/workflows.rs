@@ -31,7 +31,8 @@ fn movable(workflow: &str) -> Vec<&str> {
         let commit = uses.split_once('@').and_then(|(_, rest)| rest.split(' ').next());
         commit.is_some_and(|commit| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()))
     };
-    uses.filter(|uses| !is_commit(uses)).collect()
+    // What is in this repository is of the same commit.
+    uses.filter(|uses| !uses.starts_with("./") && !is_commit(uses)).collect()
 }
 
 /// The pipes of a workflow whose first part may fail unnoticed: only a shell that is named comes with `pipefail`.
@@ -55,6 +56,29 @@ fn the_workflows_are_valid_and_use_actions_by_commit() -> Result<()> {
         seen += 1;
     }
     ensure!(seen >= 2, "only {seen} workflows were found");
+    Ok(())
+}
+
+/// The jobs of a workflow that run before one of them, from the nearest on.
+fn before<'a>(workflow: &'a serde_json::Value, job: &'a str) -> Vec<&'a str> {
+    let needs = |job: &str| workflow["jobs"][job]["needs"].as_str();
+    std::iter::successors(needs(job), |job| needs(job)).collect()
+}
+
+#[test]
+fn nothing_is_released_before_the_tests_have_passed() -> Result<()> {
+    let read = |name: &str| -> Result<serde_json::Value> {
+        let text = fs::read_to_string(paths::repository().join(".github/workflows").join(name))?;
+        Ok(serde_saphyr::from_str(&text)?)
+    };
+    let release = read("release.yml")?;
+    let jobs = release["jobs"].as_object().context("jobs")?;
+    for job in jobs.keys().filter(|job| *job != "test") {
+        ensure!(before(&release, job).contains(&"test"), "the job {job} does not wait for the tests");
+    }
+    ensure!(release["jobs"]["test"]["uses"] == "./.github/workflows/ci.yml", "{}", release["jobs"]["test"]);
+    let ci = read("ci.yml")?;
+    ensure!(ci["on"].get("workflow_call").is_some(), "ci.yml cannot be called: {}", ci["on"]);
     Ok(())
 }
 
