@@ -22,6 +22,7 @@ use context_manager_tests::{
     rights::{Right, Rules, User, needed},
     webhook::{Webhook, next_sidecar_image, sidecar_image},
 };
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
@@ -32,7 +33,6 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{Condition, MicroTime},
 };
-use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -195,9 +195,10 @@ async fn nobody_leads(client: &Client) -> Result<()> {
         let lease = Api::<Lease>::namespaced(client.clone(), HOME).get_opt(LEASE).await?;
         let Some(spec) = lease.and_then(|lease| lease.spec) else { return Ok(()) };
         let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else { return Ok(()) };
-        let end = spec.renew_time.zip(spec.lease_duration_seconds).map(|(MicroTime(renewed), seconds)| {
-            renewed.saturating_add(SignedDuration::from_secs(seconds.into()))
-        });
+        let end = spec
+            .renew_time
+            .zip(spec.lease_duration_seconds)
+            .map(|(MicroTime(renewed), seconds)| renewed.saturating_add(SignedDuration::from_secs(seconds.into())));
         let is_over = end.and_then(Result::ok).is_some_and(|end| end < Timestamp::now());
         ensure!(is_over, "{holder} leads; end it, for this suite's controllers must be the only ones");
         Ok(())
