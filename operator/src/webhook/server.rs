@@ -1,10 +1,10 @@
-//! The TLS server: connections in bounded number ([`places`]), each with a bounded handshake and a bounded age, and an orderly end.
+//! The TLS server: connections in bounded number ([`places`]), each with a bounded handshake and a bounded age, and an orderly [end](ending).
 //!
 //! No connection outlives the certificate it was made with: an API server keeps one open for as long as it may, and would
 //! go on trusting a certificate that has ended.
 
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::AsFd as _,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     Router,
-    http::{Request, StatusCode},
+    http::{HeaderValue, Request, StatusCode, header::CONNECTION},
     response::{IntoResponse as _, Response},
 };
 use hyper::{body::Incoming, service::service_fn};
@@ -31,9 +31,11 @@ use tracing::{debug, info, warn};
 use super::Error;
 use crate::pki::Certificates;
 use callers::Callers;
+use ending::{CLOCK, End, UNUSED, linger};
 use places::{Limits, Place, Places};
 
 pub(super) mod callers;
+mod ending;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -43,19 +45,12 @@ const LIMITS: Limits = Limits { all: 512, of_one: 64, ending: 64 };
 /// As long as an API server can be told to wait at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error of `accept`, such as too many open files: long enough for one to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client may take to close a connection that was ended from here. It may be sending a request in that moment: it finds out that
-/// this one was not taken, and sends it elsewhere (RFC 9113 section 6.8); a socket that is closed at once resets it, and an admission fails.
-const LINGER: Duration = Duration::from_secs(5);
-/// Longest time between two looks at the wall clock, which may be set while a timer sleeps.
-const CLOCK: Duration = Duration::from_secs(10);
-
 /// How long things may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// A connection; then it is closed after the requests that are in flight.
+    /// A connection; the next answer is its last then.
     pub connection_age: Duration,
     /// Requests in flight at the end of the server.
     pub drain: Duration,
@@ -76,17 +71,17 @@ pub(super) async fn serve(
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => {
-                    let (acceptor, router) = (entrance.acceptor(), router.clone());
+                    let (acceptor, router, shutdown) = (entrance.acceptor(), router.clone(), shutdown.clone());
                     // Read before the handshake: a leaf that comes meanwhile ends later.
                     let not_after = certificates.leaf().map_or(Timestamp::MAX, |leaf| leaf.not_after);
                     let place = places.take(address.ip(), &shutdown);
                     connections.spawn(async move {
-                        let (end, cut) = (place.orders.end.clone(), place.orders.cut.clone());
+                        let (order, cut) = (place.orders.end.clone(), place.orders.cut.clone());
                         let talk = async {
                             // A handshake that is interrupted has not been asked anything yet.
-                            if let Some(Some(stream)) = end.run_until_cancelled(handshake(stream, acceptor)).await {
-                                let old = old(times.connection_age, not_after, end.clone());
-                                converse(stream, router, &place, old).await;
+                            if let Some(Some(stream)) = order.run_until_cancelled(handshake(stream, acceptor)).await {
+                                let end = End::new(times.connection_age, not_after, order.clone(), shutdown);
+                                converse(stream, router, &place, end).await;
                             }
                         };
                         cut.run_until_cancelled(talk).await;
@@ -184,48 +179,48 @@ async fn handshake(stream: TcpStream, acceptor: TlsAcceptor) -> Option<TlsStream
     }
 }
 
-/// Returns when a connection is to end: when it is old, when its certificate ends by the wall clock, or with the server.
-async fn old(age: Duration, not_after: Timestamp, shutdown: CancellationToken) {
-    let ended = async {
-        loop {
-            let left = Duration::try_from(not_after.duration_since(Timestamp::now())).unwrap_or_default();
-            if left.is_zero() {
-                return;
-            }
-            tokio::time::sleep(left.min(CLOCK)).await;
-        }
-    };
-    tokio::select! {
-        () = tokio::time::sleep(age) => {}
-        () = ended => {}
-        () = shutdown.cancelled() => {}
-    }
-}
-
 /// What a request hears whose body or answer does not come.
 fn late() -> Response {
     let message = format!("the request was not over within {} s\n", REQUEST_TIMEOUT.as_secs());
     (StatusCode::REQUEST_TIMEOUT, message).into_response()
 }
 
-async fn converse(stream: TlsStream<TcpStream>, router: Router, place: &Place, old: impl Future<Output = ()>) {
+/// The last answer of a connection.
+fn saying_goodbye(mut answer: Response) -> Response {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+async fn converse(stream: TlsStream<TcpStream>, router: Router, place: &Place, end: End) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // It counts from the last answer on.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(UNUSED);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
-    let requests = place.requests();
+    let is_told = stream.get_ref().1.alpn_protocol() != Some(b"h2");
+    let (requests, last) = (place.requests(), CancellationToken::new());
+    let is_last = last.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (in_flight, answer) = (requests.one(), router.clone().oneshot(request));
+        let is_last = is_last.clone();
         async move {
             let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer).await;
             drop(in_flight);
-            answer.unwrap_or_else(|_| Ok(late()))
+            let answer = answer.unwrap_or_else(|_| Ok(late()));
+            answer.map(|answer| if is_last.is_cancelled() { saying_goodbye(answer) } else { answer })
         }
     });
     let socket = stream.get_ref().0.as_fd().try_clone_to_owned();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let to_end = async {
+        end.is_near().await;
+        if is_told {
+            last.cancel();
+            end.is_here().await;
+        }
+    };
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
-        () = old => {
+        () = to_end => {
             // The client is told to send nothing more here, and what it has sent is answered.
             connection.as_mut().graceful_shutdown();
             let outcome = connection.await;
@@ -237,19 +232,5 @@ async fn converse(stream: TlsStream<TcpStream>, router: Router, place: &Place, o
     };
     if let Err(error) = outcome {
         debug!(error = %error, "A connection ended with an error");
-    }
-}
-
-/// Reads what the client sends and nobody will answer, until it closes the connection or has had its time. What is left unread when a
-/// socket is closed makes the kernel reset the connection.
-async fn linger(socket: OwnedFd) {
-    let rest = async {
-        let mut socket = TcpStream::from_std(socket.into())?;
-        tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
-    };
-    match tokio::time::timeout(LINGER, rest).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => debug!(error = %error, "A client did not close its connection in order"),
-        Err(_) => debug!("A client did not close its connection within {} s", LINGER.as_secs()),
     }
 }

@@ -122,37 +122,90 @@ async fn a_request_in_flight_gets_its_answer_when_the_server_stops() {
     running.server.await.expect("no panic").expect("an orderly end");
 }
 
+/// One answer of a connection that stays: its head and its body.
+async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> std::io::Result<String> {
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: {NAME}\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello") {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn is_last(answer: &str) -> bool {
+    answer.contains("connection: close")
+}
+
+/// Reads to the end of the connection, in good order.
+async fn ends(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, within: Duration) {
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(within, stream.read_to_end(&mut rest)).await;
+    assert_eq!(read.expect("it ends").expect("an orderly end"), 0, "{rest:?}");
+}
+
 #[tokio::test]
-async fn an_old_connection_ends_although_its_client_would_go_on() {
+async fn the_next_answer_of_an_old_connection_is_its_last_and_it_ends_by_no_other_way() {
     let (running, bundle) = start(Router::new().route("/", get(async || "hello"))).await;
     let mut stream = connect(&running, &bundle).await.expect("trusted");
-    let request = format!("GET / HTTP/1.1\r\nhost: {NAME}\r\n\r\n");
-    let mut all = String::new();
-    let talk = async {
-        stream.write_all(request.as_bytes()).await?;
-        stream.read_to_string(&mut all).await
-    };
-    // The end of the connection is the end of the text; the server's other bound, on idle ones, comes much later.
-    tokio::time::timeout(HEADER_TIMEOUT / 2, talk).await.expect("it ends").expect("an orderly end");
-    assert!(all.ends_with("hello"), "{all}");
+    assert!(!is_last(&ask(&mut stream).await.expect("an answer")));
+    // Whatever happens in between, a request at any time is answered.
+    tokio::time::sleep(3 * SHORT).await;
+    assert!(is_last(&ask(&mut stream).await.expect("an answer")));
+    ends(&mut stream, SHORT).await;
     running.shutdown.cancel();
     running.server.await.expect("no panic").expect("an orderly end");
 }
 
 #[tokio::test]
-async fn a_request_that_crosses_the_end_of_its_connection_is_not_reset() {
-    let (running, bundle) = start(Router::new().route("/", get(async || "hello"))).await;
+async fn a_server_that_ends_answers_each_client_once_more() {
+    let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, None).await;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let mut stream = connect(&running, &bundle).await.expect("trusted");
+        assert!(!is_last(&ask(&mut stream).await.expect("an answer")));
+        streams.push(stream);
+    }
+    running.shutdown.cancel();
+    for stream in &mut streams {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(is_last(&ask(stream).await.expect("an answer")));
+        ends(stream, SHORT).await;
+    }
+    running.server.await.expect("no panic").expect("an orderly end");
+}
+
+#[tokio::test]
+async fn a_connection_does_not_outlive_its_certificate() {
+    let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, None).await;
     let mut stream = connect(&running, &bundle).await.expect("trusted");
-    stream.write_all(format!("GET / HTTP/1.1\r\nhost: {NAME}\r\n\r\n").as_bytes()).await.expect("sent");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.expect("closed in good order");
-    assert!(answer.ends_with(b"hello"));
+    let (lasts, order) = (Duration::from_secs(3), CancellationToken::new());
+    let not_after = Timestamp::now() + lasts;
+    let end = ending::End::new(LONG, not_after, order.clone(), order.clone());
+    assert!(tokio::time::timeout(lasts / 2, end.is_near()).await.is_err(), "it has most of its time");
+    end.is_near().await;
+    assert!(Timestamp::now() < not_after, "there is time for one more request");
+    end.is_here().await;
+    assert!(Timestamp::now() >= not_after);
+    assert!(!is_last(&ask(&mut stream).await.expect("an answer")), "the one that is served lasts longer");
+    running.shutdown.cancel();
+    running.server.await.expect("no panic").expect("an orderly end");
+}
+
+#[tokio::test]
+async fn a_request_that_crosses_the_end_of_an_unused_connection_is_not_reset() {
+    let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, None).await;
+    let mut stream = connect(&running, &bundle).await.expect("trusted");
+    assert!(!is_last(&ask(&mut stream).await.expect("an answer")));
+    running.shutdown.cancel();
+    ends(&mut stream, Duration::from_secs(10)).await;
     // A socket that was closed answers the first of these with a reset, and the others fail.
     for _ in 0..3 {
         stream.get_mut().0.write_all(b"what was on its way").await.expect("no reset");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    running.shutdown.cancel();
+    drop(stream);
     running.server.await.expect("no panic").expect("an orderly end");
 }
 
