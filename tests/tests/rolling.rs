@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_protocol::names;
 use context_manager_tests::{
-    cluster::{self, Namespace, eventually, kubectl},
+    cluster::{self, Namespace, eventually},
     helm::Release,
     objects::asking,
     operator::provision,
@@ -113,23 +113,22 @@ async fn both(home: &Namespace, component: &str) -> Result<Vec<Pod>> {
 }
 
 /// Evicts every pod of a part as `kubectl drain` does: again and again until its disruption budget lets it go.
-async fn drain(home: &Namespace, component: &str) -> Result<usize> {
-    let (pods, mut kept) = (home.api::<Pod>(), 0);
+async fn drain(home: &Namespace, component: &str) -> Result<()> {
+    let pods = home.api::<Pod>();
     for pod in both(home, component).await? {
         let name = pod.name_any();
         let started = std::time::Instant::now();
         loop {
             match pods.evict(&name, &EvictParams::default()).await {
                 Ok(_) => break,
-                Err(kube::Error::Api(status)) if status.code == 429 => kept += 1,
+                Err(kube::Error::Api(status)) if status.code == 429 => {}
                 Err(error) => bail!("{name} cannot be evicted: {error}"),
             }
             ensure!(started.elapsed() < AGAIN, "{name} is never let go");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
-    both(home, component).await?;
-    Ok(kept)
+    both(home, component).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,10 +169,9 @@ async fn no_pod_is_refused_while_the_operator_is_upgraded_rolled_back_drained_an
     judge("rollback", admissions.end().await?)?;
 
     let admissions = Admissions::begin(&agents);
-    let kept = drain(&home, "webhook").await?;
+    drain(&home, "webhook").await?;
     drain(&home, "controller").await?;
     judge("every pod evicted", admissions.end().await?)?;
-    println!("the disruption budget refused {kept} evictions of a webhook");
 
     let admissions = Admissions::begin(&agents);
     for pod in both(&home, "webhook").await? {
@@ -182,7 +180,5 @@ async fn no_pod_is_refused_while_the_operator_is_upgraded_rolled_back_drained_an
     }
     judge("one webhook deleted after the other", admissions.end().await?)?;
     println!("{admitted} admissions in all, none refused");
-    let left = kubectl(&["-n", &home.name, "get", "pods", "-o", "name"]).await?;
-    ensure!(left.lines().count() == 4, "{left}");
     Ok(())
 }
