@@ -184,6 +184,5 @@ fn volumes(plan: &Plan, wanted: &ManagedPlan) -> Vec<Value> {
 
 /// Who vouches for the endpoint of the bucket, if not the roots of the image.
 fn authority(wanted: &ManagedPlan) -> Option<CaSource> {
-    let SnapshotPlace::Bucket(bucket) = &wanted.snapshots.as_ref()?.place else { return None };
-    CaSource::of(bucket.ca_secret_ref.as_ref(), bucket.ca_config_map_ref.as_ref())
+    wanted.snapshots.as_ref()?.place.ca()
 }

@@ -16,7 +16,10 @@ use context_manager_crds::{
 use context_manager_protocol::{config::SidecarConfig, names};
 use kube::ResourceExt as _;
 
-use super::{ClaimPlan, store::QdrantPlan};
+use super::{
+    ClaimPlan,
+    store::{CaSource, QdrantPlan},
+};
 
 /// The image unless the resource says otherwise.
 const IMAGE: &str = "qdrant/qdrant:v1.19.0-unprivileged";
@@ -139,6 +142,13 @@ impl SnapshotPlace {
             Self::GivenClaim(name) => Some(name),
             Self::Bucket(_) => None,
         }
+    }
+
+    /// Who vouches for the endpoint of the bucket, if not the roots of the image.
+    #[must_use]
+    pub fn ca(&self) -> Option<CaSource> {
+        let Self::Bucket(bucket) = self else { return None };
+        CaSource::of(bucket.ca_secret_ref.as_ref(), bucket.ca_config_map_ref.as_ref())
     }
 
     /// What tells clusters from each other that share it.

@@ -32,7 +32,7 @@ pub(in crate::controller::managed) async fn ensure(
 ) -> Result<Result<String, Trouble>, Error> {
     let Some(snapshots) = &wanted.snapshots else { return Ok(Ok(String::new())) };
     let name = match &snapshots.place {
-        SnapshotPlace::Bucket(bucket) => return credentials(context, plan, bucket).await,
+        SnapshotPlace::Bucket(bucket) => return credentials(context, plan, bucket, snapshots.place.ca()).await,
         SnapshotPlace::GivenClaim(name) => name,
         SnapshotPlace::OwnClaim(claim) => {
             if let Err(trouble) = children::claim(context, plan, claim).await? {
@@ -51,6 +51,7 @@ async fn credentials(
     context: &Context,
     plan: &Plan,
     bucket: &SnapshotBucket,
+    ca: Option<CaSource>,
 ) -> Result<Result<String, Trouble>, Error> {
     let mut digest = Sha256::new();
     for (field, secret) in [
@@ -65,7 +66,7 @@ async fn credentials(
             Err(trouble) => return Ok(Err(trouble)),
         }
     }
-    if let Some(source) = CaSource::of(bucket.ca_secret_ref.as_ref(), bucket.ca_config_map_ref.as_ref()) {
+    if let Some(source) = ca {
         // Qdrant warns of what it cannot use, and goes on without.
         match given::checked_ca(context, &plan.namespace, CA_FIELDS, &source).await? {
             Ok(pem) => digest.update(Sha256::digest(pem)),
