@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::http::{Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Replica, Truth};
@@ -22,6 +23,8 @@ pub struct Snapshots {
     pub files: BTreeMap<(String, u64), Vec<String>>,
     /// Why no snapshot is taken.
     pub refusal: Option<String>,
+    /// Whether nodes say nothing of what they have taken.
+    pub silent: bool,
     /// Payloads of the points of collections that were made, by their ids.
     pub points: BTreeMap<String, Points>,
     /// What collections were made with, and their metadata as it is now.
@@ -31,7 +34,7 @@ pub struct Snapshots {
     /// What was brought back: peer and file.
     pub recovered: Vec<(u64, String)>,
     saved: BTreeMap<String, Points>,
-    taken: u8,
+    taken: Option<Timestamp>,
 }
 
 impl Snapshots {
@@ -163,8 +166,11 @@ impl Snapshots {
                 if let Some(refusal) = &self.refusal {
                     return Err((StatusCode::INTERNAL_SERVER_ERROR, refusal.clone()));
                 }
-                self.taken += 1;
-                let name = format!("{collection}-shard-{shard}-2026-11-26-10-00-{:02}.snapshot", self.taken);
+                // Each a second later, because that is all that tells them apart.
+                let now = Timestamp::now();
+                let time = self.taken.map_or(now, |last| now.max(last + SignedDuration::from_secs(1)));
+                self.taken = Some(time);
+                let name = format!("{collection}-shard-{shard}-{}.snapshot", time.strftime("%Y-%m-%d-%H-%M-%S"));
                 files.push(name.clone());
                 self.saved.insert(name.clone(), self.points.get(collection).cloned().unwrap_or_default());
                 Ok(described(&name))

@@ -19,7 +19,7 @@ use crate::controller::{
 };
 
 /// Longest time that Qdrant may take for a shard.
-const SHARD: Duration = Duration::from_hours(2);
+pub(super) const LONGEST: Duration = Duration::from_hours(2);
 /// Longest time of what changes the cluster, or deletes a file.
 const CHANGE: Duration = Duration::from_mins(1);
 /// How often replicas are looked at until all of them are whole, and the pause between.
@@ -131,7 +131,7 @@ impl Cluster {
     pub(super) async fn take(&self, view: &View, collection: &str, shard: u32) -> Result<File, String> {
         let node = self.holder(view, collection, shard)?;
         let path = format!("{}?wait=true", snapshots(collection, shard));
-        let taken = self.client.call_within(SHARD, node, Method::POST, &path, None).await;
+        let taken = self.client.call_within(LONGEST, node, Method::POST, &path, None).await;
         let taken = taken.map_err(said(node, &format!("take a snapshot of shard {shard} of {collection}")))?;
         match (taken["name"].as_str(), taken["size"].as_u64()) {
             (Some(name), Some(bytes)) => Ok(File { shard, name: name.to_owned(), bytes }),
@@ -169,7 +169,7 @@ impl Cluster {
         };
         for node in holders {
             let path = format!("{}/recover?wait=true", snapshots(collection, shard));
-            let brought = self.client.call_within(SHARD, node, Method::PUT, &path, Some(&body)).await;
+            let brought = self.client.call_within(LONGEST, node, Method::PUT, &path, Some(&body)).await;
             brought.map_err(said(node, &format!("bring shard {shard} of {collection} back from {location}")))?;
         }
         Ok(())

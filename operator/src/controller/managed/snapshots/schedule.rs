@@ -1,14 +1,16 @@
 //! When a snapshot is due and which are not wanted any more: pure.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use super::catalogue::Record;
+use super::{catalogue::Record, cluster::LONGEST};
 use crate::controller::plan::SnapshotPlan;
 
 /// Pause before what failed is tried again.
 const RETRY: Duration = Duration::from_mins(5);
+/// How far the clocks of nodes and controller may be from each other.
+const CLOCKS: Duration = Duration::from_mins(1);
 
 /// An attempt that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,23 +75,59 @@ pub(super) fn after(at: Timestamp, long: Duration) -> Timestamp {
 pub(super) enum Superfluous {
     /// Its files are deleted, and then it is forgotten.
     Delete(Record),
+    /// It was left unfinished: its files are deleted, and so is what was begun for it and never written down.
+    Abandon(Abandoned),
     /// It is forgotten: its files are somewhere else.
     Forget(Record),
 }
 
+/// A snapshot that was left unfinished, as by a controller that ended meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Abandoned {
+    /// The snapshot, with the files that were written down.
+    pub(super) record: Record,
+    /// When the next one was begun, so that nothing was begun for this one any more.
+    pub(super) until: Timestamp,
+    /// Whether a file of it can still appear: Qdrant goes on with one that nobody waits for.
+    pub(super) is_open: bool,
+}
+
 /// All that are not kept once a new one is whole: what is beyond `keep`, what was left unfinished, and what lies at another place.
-pub(super) fn superfluous(records: &[Record], place: &str, keep: usize) -> Vec<Superfluous> {
+pub(super) fn superfluous(records: &[Record], place: &str, keep: usize, now: Timestamp) -> Vec<Superfluous> {
     let (here, elsewhere): (Vec<_>, Vec<_>) = records.iter().cloned().partition(|record| record.place == place);
-    let unfinished = here.iter().filter(|record| record.ended.is_none()).cloned();
-    let old = whole(&here, place).into_iter().skip(keep);
-    let deleted = unfinished.chain(old).map(Superfluous::Delete);
-    deleted.chain(elsewhere.into_iter().map(Superfluous::Forget)).collect()
+    let unfinished = here.iter().filter(|record| record.ended.is_none()).map(|record| {
+        let later = here.iter().map(|other| other.began).filter(|began| *began > record.began);
+        let until = later.min().unwrap_or(now);
+        Superfluous::Abandon(Abandoned { record: record.clone(), until, is_open: now < after(until, LONGEST) })
+    });
+    let old = whole(&here, place).into_iter().skip(keep).map(Superfluous::Delete);
+    unfinished.chain(old).chain(elsewhere.into_iter().map(Superfluous::Forget)).collect()
+}
+
+impl Abandoned {
+    /// Whether a file of a shard was made for it and not written down: it is called as Qdrant calls what it makes, was begun while this
+    /// one was being taken, and nobody knows it. Anything else is somebody's.
+    pub(super) fn has_lost(&self, shard: u32, file: &str, known: &BTreeSet<String>) -> bool {
+        let Self { record, until, is_open: _ } = self;
+        if known.contains(file) || record.files.iter().any(|file| file.shard == shard) {
+            return false;
+        }
+        let begun = file
+            .strip_prefix(&format!("{}-shard-{shard}-", record.collection))
+            .and_then(|rest| rest.strip_suffix(".snapshot"))
+            .and_then(|time| DateTime::strptime("%Y-%m-%d-%H-%M-%S", time).ok())
+            .and_then(|time| time.to_zoned(TimeZone::UTC).ok());
+        begun.is_some_and(|begun| {
+            let begun = begun.timestamp();
+            after(begun, CLOCKS) >= record.began && begun <= after(*until, CLOCKS)
+        })
+    }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::*;
+    use super::{super::catalogue::File, *};
     use crate::controller::plan::SnapshotPlace;
 
     const HOUR: Duration = Duration::from_hours(1);
@@ -148,9 +186,42 @@ mod tests {
             whole(&records, "here").iter().map(|record| record.began).collect::<Vec<_>>(),
             [at(30), at(20), at(10)]
         );
-        let expected =
-            [Superfluous::Delete(unfinished), Superfluous::Delete(record(10, None)), Superfluous::Forget(elsewhere)];
-        assert_eq!(superfluous(&records, "here", 2), expected);
-        assert!(superfluous(&records[..1], "here", 1).is_empty());
+        let left = |is_open| Abandoned { record: unfinished.clone(), until: at(55), is_open };
+        let expected = |is_open| {
+            let delete = Superfluous::Delete(record(10, None));
+            [Superfluous::Abandon(left(is_open)), delete, Superfluous::Forget(elsewhere.clone())]
+        };
+        assert_eq!(superfluous(&records, "here", 2, at(55)), expected(true));
+        assert_eq!(superfluous(&records[..1], "here", 1, at(55)), []);
+        // What came next, and the longest time of a shard later.
+        let records: Vec<_> = records.into_iter().chain([record(55, None)]).collect();
+        let found = |now| superfluous(&records, "here", 4, now).into_iter().next();
+        assert_eq!(found(at(174)), Some(Superfluous::Abandon(left(true))));
+        assert_eq!(found(at(175)), Some(Superfluous::Abandon(left(false))));
+    }
+
+    #[test]
+    fn a_file_that_nobody_wrote_down_is_lost_if_it_was_begun_for_what_was_abandoned() {
+        let files = vec![File { shard: 0, name: "of shard 0".to_owned(), bytes: 1 }];
+        let record = Record { ended: None, files, ..record(50, None) };
+        let left = Abandoned { record, until: at(55), is_open: true };
+        let file = |shard: u32, minute: i64| {
+            let time = at(minute).strftime("%Y-%m-%d-%H-%M-%S");
+            format!("contexts-shard-{shard}-{time}.snapshot")
+        };
+        let known = BTreeSet::from([file(1, 52)]);
+        assert!(left.has_lost(1, &file(1, 51), &known) && left.has_lost(2, &file(2, 49), &known));
+        for (shard, name, why) in [
+            (1, file(1, 52), "another snapshot has it"),
+            (0, file(0, 51), "the file of shard 0 was written down"),
+            (1, file(1, 48), "it was there before"),
+            (1, file(1, 57), "it came later"),
+            (1, file(2, 51), "it is another shard's"),
+            (1, file(1, 51).replace("contexts", "others"), "it is another collection's"),
+            (1, "by-hand.snapshot".to_owned(), "Qdrant does not call files so"),
+            (1, format!("{}.part", file(1, 51)), "it is no snapshot"),
+        ] {
+            assert!(!left.has_lost(shard, &name, &known), "{why}");
+        }
     }
 }

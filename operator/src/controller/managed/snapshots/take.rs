@@ -1,16 +1,17 @@
 //! Takes one snapshot: a file for each shard, from a node that has a whole replica of it, and at last one of the catalogue.
 //!
 //! Shards are taken one after the other, each as it is at that moment. What is unfinished is written down before its files are, so that
-//! the next one can delete them.
+//! the next one can delete them, also the one that was on its way when the controller ended: it is known by its shard and its time.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
+use tracing::info;
 
 use super::{
     catalogue::{self, Definition, Record},
     cluster::{Cluster, said, shards},
-    schedule::{self, Superfluous},
+    schedule::{self, Abandoned, Superfluous},
 };
 use crate::controller::{
     managed::{
@@ -121,13 +122,22 @@ impl Job {
         let client = &self.cluster.client;
         let read = catalogue::read(client, first).await;
         let mut records = read.map_err(said(first, "say which snapshots there are"))?;
-        for superfluous in schedule::superfluous(&records, &newest.place, self.snapshots.keep) {
+        let known: BTreeSet<_> =
+            records.iter().flat_map(|record| &record.files).map(|file| file.name.clone()).collect();
+        let keep = self.snapshots.keep;
+        for superfluous in schedule::superfluous(&records, &newest.place, keep, Timestamp::now()) {
             let gone = match superfluous {
                 Superfluous::Delete(gone) => {
-                    for file in &gone.files {
-                        self.cluster.delete(view, &gone.collection, file.shard, &file.name).await?;
-                    }
+                    self.delete(view, &gone).await?;
                     gone
+                }
+                Superfluous::Abandon(left) => {
+                    self.delete(view, &left.record).await?;
+                    self.delete_lost(view, &left, &known).await?;
+                    if left.is_open {
+                        continue;
+                    }
+                    left.record
                 }
                 Superfluous::Forget(gone) => gone,
             };
@@ -139,5 +149,27 @@ impl Job {
             self.cluster.delete(view, catalogue, shard, &name).await?;
         }
         Ok(records)
+    }
+
+    /// Deletes the files that a snapshot is known to have.
+    async fn delete(&self, view: &View, gone: &Record) -> Result<(), String> {
+        for file in &gone.files {
+            self.cluster.delete(view, &gone.collection, file.shard, &file.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes those that it has without anybody knowing.
+    async fn delete_lost(&self, view: &View, left: &Abandoned, known: &BTreeSet<String>) -> Result<(), String> {
+        let collection = &left.record.collection;
+        for shard in shards(view, collection) {
+            for file in self.cluster.list(view, collection, shard).await? {
+                if left.has_lost(shard, &file, known) {
+                    self.cluster.delete(view, collection, shard, &file).await?;
+                    info!(file, "Deleted a file that was left of a snapshot that was broken off");
+                }
+            }
+        }
+        Ok(())
     }
 }
