@@ -9,6 +9,7 @@ mod alike;
 mod convert;
 mod counts;
 mod delete;
+mod doubt;
 mod drain;
 mod effect;
 mod embedding;
@@ -83,6 +84,7 @@ use crate::{
 
 pub use convert::MOST_SUPERSEDED;
 pub(crate) use convert::level as domain_level;
+use doubt::Doubts;
 use effect::Effect;
 use embedding::Embedding;
 pub use error::Error;
@@ -152,6 +154,8 @@ struct Inner {
     pending: Pending,
     /// Where journaled writes go that cannot reach the store.
     set_aside: SetAside,
+    /// Writes that may still take effect, and deletions that they would undo.
+    doubts: Doubts,
     /// When the newest context was made that was stored here, in milliseconds of Unix time: later than now if the clock was set back.
     newest: AtomicI64,
     /// Whether the start is over.
@@ -234,6 +238,7 @@ impl Engine {
                 immediate: Immediate::new(owner.clone()),
                 pending,
                 set_aside,
+                doubts: Doubts::default(),
                 newest: AtomicI64::new(i64::MIN),
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),

@@ -149,6 +149,8 @@ pub struct Store {
     pub disk_bytes: IntGauge,
     /// 1 when the server's certificate is not checked.
     pub tls_unverified: IntGauge,
+    /// Deleted contexts that a late call brought back.
+    pub late: IntCounter,
 }
 
 /// Contexts that get vectors of the current model: after a change of it, or because the embedding was down when they were stored.
@@ -462,6 +464,11 @@ impl Store {
                 r,
                 "context_manager_vector_store_tls_unverified",
                 "1 when the server's certificate is not checked, so that anybody on the way can read and change all.",
+            ),
+            late: counter(
+                r,
+                "context_manager_vector_store_late_writes_total",
+                "Deleted contexts that a call brought back which had been given up, and that were deleted again.",
             ),
         }
     }

@@ -12,10 +12,17 @@ use std::{
 use anyhow::Result;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
+
+/// The pieces of one request follow one another sooner than this.
+const PIECES: Duration = Duration::from_millis(50);
 
 /// What happens to what passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +35,8 @@ pub enum Network {
     LosesAnswers,
     /// Connections end, and new ones are not made.
     Cut,
+    /// The client's connection ends, and what it sent last arrives when it is [let go](Proxy::let_go).
+    KeepsBack,
 }
 
 /// A running proxy; it ends with the runtime or when dropped.
@@ -36,6 +45,7 @@ pub struct Proxy {
     network: watch::Sender<Network>,
     targets: watch::Sender<Vec<SocketAddr>>,
     connections: Arc<AtomicUsize>,
+    let_go: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
@@ -58,9 +68,10 @@ impl Proxy {
         let (network, seen) = watch::channel(Network::Fine);
         let (targets, chosen) = watch::channel(targets);
         let connections = Arc::new(AtomicUsize::new(0));
+        let (let_go, goes) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, chosen, seen, Arc::clone(&connections)));
-        Ok(Self { address, network, targets, connections, _tasks: tasks })
+        tasks.spawn(accept(listener, chosen, (seen, goes), Arc::clone(&connections)));
+        Ok(Self { address, network, targets, connections, let_go, _tasks: tasks })
     }
 
     /// Where new connections go from now on. Those that are there stay, as with a Service.
@@ -72,6 +83,11 @@ impl Proxy {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Lets everything arrive that was kept back, and what will be.
+    pub fn let_go(&self) {
+        self.let_go.send_replace(true);
     }
 
     /// Where it listens.
@@ -89,7 +105,7 @@ impl Proxy {
 async fn accept(
     listener: TcpListener,
     targets: watch::Receiver<Vec<SocketAddr>>,
-    network: watch::Receiver<Network>,
+    (network, let_go): (watch::Receiver<Network>, watch::Receiver<bool>),
     count: Arc<AtomicUsize>,
 ) {
     let mut connections = JoinSet::new();
@@ -101,14 +117,19 @@ async fn accept(
         };
         // Without a target the connection is closed at once.
         if let Some(target) = target {
-            connections.spawn(connection(client, target, network.clone()));
+            connections.spawn(connection(client, target, network.clone(), let_go.clone()));
         }
         while connections.try_join_next().is_some() {}
     }
 }
 
 /// One connection; whichever way it ends, both sides are closed.
-async fn connection(client: TcpStream, target: SocketAddr, mut network: watch::Receiver<Network>) {
+async fn connection(
+    client: TcpStream,
+    target: SocketAddr,
+    mut network: watch::Receiver<Network>,
+    mut let_go: watch::Receiver<bool>,
+) {
     if *network.borrow() == Network::Cut {
         return;
     }
@@ -123,33 +144,46 @@ async fn connection(client: TcpStream, target: SocketAddr, mut network: watch::R
     let cut = async { network.wait_for(|network| *network == Network::Cut).await.map(drop) };
     // Who has sent all it had still gets what comes back: only the end of the answers ends the connection.
     let requests = async {
-        requests.await;
-        std::future::pending::<()>().await;
+        match requests.await {
+            Some(kept) => kept,
+            None => std::future::pending().await,
+        }
     };
-    tokio::select! {
-        () = requests => {}
-        () = answers => {}
-        _ = cut => {}
+    let (kept, mut to_server) = tokio::select! {
+        kept = requests => kept,
+        _ = answers => return,
+        _ = cut => return,
+    };
+    // The client's end is closed by now. Nobody reads the answers, as behind a node that has forgotten the client.
+    if let_go.wait_for(|goes| *goes).await.is_ok() && to_server.write_all(&kept).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
+/// Passes on what comes until an end is closed, or returns what is kept back and where it goes.
 async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
     network: watch::Receiver<Network>,
     answers: bool,
-) {
+) -> Option<(Vec<u8>, OwnedWriteHalf)> {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return None };
         let now = *network.borrow();
         match now {
-            Network::LosesAnswers if answers => return,
+            Network::LosesAnswers if answers => return None,
+            Network::KeepsBack if !answers => {
+                buffer.truncate(read);
+                // A request comes in pieces; the client waits for the answer after the last one.
+                while let Ok(Ok(1..)) = timeout(PIECES, from.read_buf(&mut buffer)).await {}
+                return Some((buffer, to));
+            }
             Network::Slow(delay) => tokio::time::sleep(delay).await,
-            Network::Fine | Network::LosesAnswers | Network::Cut => {}
+            Network::Fine | Network::LosesAnswers | Network::Cut | Network::KeepsBack => {}
         }
         if to.write_all(&buffer[..read]).await.is_err() {
-            return;
+            return None;
         }
     }
 }

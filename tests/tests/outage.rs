@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use context_manager_journal::{Journal, Options};
 use context_manager_protocol::{
-    message::{Acknowledgment, ContextList, ContextResponse, Imported},
+    message::{AckStatus, Acknowledgment, ContextList, ContextResponse, Imported},
     problem::Code,
 };
 use context_manager_tests::{
@@ -340,6 +340,40 @@ async fn a_sidecar_starts_and_works_without_its_server() -> Result<()> {
     let list = other.client()?.get("/v1/contexts").await?;
     let list: ContextList = list.message().with_context(|| other.log().unwrap_or_default())?;
     assert_eq!(list.contexts.len(), 1);
+    Ok(())
+}
+
+/// The first call for a context lies somewhere on its way, as in a node that stands still, and arrives after the context was stored by another
+/// call and deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_arrives_late_brings_back_nothing() -> Result<()> {
+    let setup = Setup::new().await?;
+    let client = setup.sidecar.client()?;
+    let message = |text: &str| json!({"text": text, "level": "long_term"});
+    ensure!(client.post("/v1/contexts", &message("before it")).await?.status == 201, "the connection is there");
+    setup.proxy.set(Network::KeepsBack);
+    let late = client.post("/v1/contexts", &message("it is late")).await?;
+    ensure!(late.status == 202, "{}", said(&late));
+    setup.proxy.set(Network::Fine);
+    drained(&client, PATIENCE).await.with_context(|| setup.sidecar.log().unwrap_or_default())?;
+    let path = format!("/v1/contexts/{}", late.message::<Acknowledgment>()?.id);
+    ensure!(client.get(&path).await?.status == 200, "a second call has stored it");
+    let deleted = client.send(Draft::new("DELETE", &path, "")).await?;
+    ensure!(deleted.status == 200 && deleted.message::<Acknowledgment>()?.status == AckStatus::Deleted);
+
+    setup.proxy.let_go();
+    let since = Instant::now();
+    while setup.sidecar.metric("context_manager_vector_store_late_writes_total").await? < 1.0 {
+        ensure!(client.get(&path).await?.status == 404, "it is deleted, whatever the server says");
+        ensure!(since.elapsed() < PATIENCE, "the call never arrived\n{}", setup.sidecar.log()?);
+        pause(100).await;
+    }
+    // Another sidecar of the agent sees what the server has.
+    let elsewhere = tempfile::tempdir()?;
+    let other = Sidecar::start(elsewhere.path(), &config(setup.server.address())).await?;
+    let listed: ContextList = other.client()?.get("/v1/contexts").await?.message()?;
+    let texts: Vec<&str> = listed.contexts.iter().map(|context| context.text.as_str()).collect();
+    ensure!(texts == ["before it"], "{texts:?}");
     Ok(())
 }
 

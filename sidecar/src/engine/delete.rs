@@ -57,6 +57,16 @@ impl Inner {
 
     /// Deletes an owner's contexts from the store, with all that they were before.
     pub(super) async fn delete_with_versions(&self, owner: &Owner, contexts: &[Context]) -> Result<(), Error> {
+        let of_contexts: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
+        self.bury(owner, &of_contexts, Self::deletion_time(contexts.iter()));
+        let deleted = self.delete_points(owner, contexts).await;
+        if deleted.as_ref().is_err_and(|error| !error.is_outage()) {
+            self.unbury(of_contexts);
+        }
+        deleted
+    }
+
+    async fn delete_points(&self, owner: &Owner, contexts: &[Context]) -> Result<(), Error> {
         let originals = || contexts.iter().filter(|context| context.version_of.is_none());
         for context in originals().filter(|context| context.version > history::MOST_VERSIONS) {
             let everything = Selection::alive(owner.clone(), now()).with_all_that_was();

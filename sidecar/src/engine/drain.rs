@@ -152,6 +152,7 @@ impl Inner {
         let keys = contexts.iter().map(|context| Key::Context(context.id)).chain(sessions.iter().map(Key::Session));
         let _held = self.locks.hold(keys.collect::<Vec<_>>()).await;
         let ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
+        self.delete_again(&ids).await?;
         let found = self.store_health.note(self.store.find(ids).await)?;
         let there: HashMap<ContextId, Context> = found.into_iter().map(|context| (context.id, context)).collect();
         let (mut drafts, mut conflicts) = (Vec::new(), Vec::new());
@@ -182,6 +183,8 @@ impl Inner {
         // What another sidecar has stored under this id since is not meant.
         let meant = |context: &Context| owner.owns(context) && context.created_at <= at;
         let context = found.into_iter().find(meant);
+        // The deletion may have taken effect before, without an answer.
+        self.bury(owner, &[id], at);
         if let Some(context) = &context {
             let keys = [Some(Key::Context(id)), context.session.as_ref().map(Key::Session)];
             let _held = self.locks.hold(keys.into_iter().flatten()).await;

@@ -19,6 +19,7 @@ use tracing::{error, warn};
 
 use super::{
     Error, Part, convert,
+    doubt::Deleted,
     filter::{self, Wanted},
     within::Within,
 };
@@ -61,6 +62,8 @@ pub(super) struct View {
     doomed: Vec<(u64, Arc<Wanted>)>,
     /// Contexts, and which one took their place when.
     superseded: HashMap<ContextId, (u64, ContextId, Timestamp)>,
+    /// What was deleted, and a write in doubt may bring back; whatever waits.
+    late: Arc<Deleted>,
     /// What changed contexts were after an earlier one of the waiting writes, until the next one; the oldest first.
     earlier: HashMap<ContextId, Vec<(Waits, Timestamp)>>,
 }
@@ -80,8 +83,14 @@ impl View {
     /// Whether what the store says about this context is outdated: it was changed, or it is gone.
     pub(super) fn replaces(&self, context: &Context) -> bool {
         self.points.contains_key(&context.id)
+            || self.late.has(context)
             || self.is_deleted(&Owner::of(context), context.id)
             || self.doomed.iter().any(|(_, wanted)| wanted.matches(context))
+    }
+
+    /// Whether a write waits.
+    pub(super) fn has_writes(&self) -> bool {
+        !(self.points.is_empty() && self.deleted.is_empty() && self.doomed.is_empty() && self.superseded.is_empty())
     }
 
     /// The context that takes the place of this one by a waiting write.
@@ -366,7 +375,8 @@ impl Waiting {
         let memory: u64 = self.queue.drain(..done).map(|queued| queued.memory).sum();
         if self.queue.is_empty() {
             let (under_way, memory_under_way) = (mem::take(&mut self.under_way), self.memory_under_way);
-            *self = Self { memory_under_way, under_way, ..Self::default() };
+            let view = View { late: Arc::clone(&self.view.late), ..View::default() };
+            *self = Self { memory_under_way, under_way, view: Arc::new(view), ..Self::default() };
         } else {
             self.memory -= memory;
             Arc::make_mut(&mut self.view).forget(number);
@@ -505,11 +515,19 @@ impl Pending {
         self.waiting().queue.iter().map(|queued| queued.contexts).sum()
     }
 
-    /// What the waiting writes make of the contexts. Take it before asking the store: a write that reaches the store in
+    /// What the waiting writes make of the contexts; nothing if the store alone counts. Take it before asking the store: a write that reaches the store in
     /// between is then seen twice and not never.
     pub(super) fn view(&self) -> Option<Arc<View>> {
         let waiting = self.waiting();
-        (!waiting.queue.is_empty()).then(|| Arc::clone(&waiting.view))
+        let changes_nothing = waiting.queue.is_empty() && waiting.view.late.is_empty();
+        (!changes_nothing).then(|| Arc::clone(&waiting.view))
+    }
+
+    /// Lets readers not see what was deleted and may come back.
+    pub(super) fn hide(&self, deleted: impl FnOnce() -> Arc<Deleted>) {
+        let mut waiting = self.waiting();
+        // Asked for under the lock, so that the last one counts.
+        Arc::make_mut(&mut waiting.view).late = deleted();
     }
 
     /// Takes a write; it is on the disk when this returns. The caller holds the locks of what it writes.

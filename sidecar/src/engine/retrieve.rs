@@ -191,7 +191,7 @@ impl Inner {
             }
             // What waits is scored here and what is stored there, by the same counts of both.
             let frequencies = match &view {
-                Some(view) if !is_past => self.frequencies(&query, &in_store, view, now).await?,
+                Some(view) if !is_past && view.has_writes() => self.frequencies(&query, &in_store, view, now).await?,
                 Some(_) | None => HashMap::new(),
             };
             for search in &mut searches {

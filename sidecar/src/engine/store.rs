@@ -195,6 +195,7 @@ impl Inner {
     ) -> Result<Vec<Draft>, Error> {
         let mut taken = HashMap::new();
         if !chosen.is_empty() {
+            self.delete_again(&chosen).await?;
             let found = self.store_health.note(self.store.find(chosen).await)?;
             taken.extend(found.into_iter().map(|context| (context.id, context)));
         }
@@ -276,7 +277,16 @@ impl Inner {
             points.iter().map(|point| (point.context.id, &point.context)).collect();
         let claimed: Vec<ContextId> = claimed.iter().copied().filter(|id| written.contains_key(id)).collect();
         let ids = if claimed.is_empty() { Ids::Fresh } else { Ids::Claimed };
-        self.store_health.note(self.store.insert(points.to_vec(), ids, now).await)?;
+        let inserted = self.store_health.note(self.store.insert(points.to_vec(), ids, now).await).map_err(Error::from);
+        match inserted {
+            Ok(()) => self.unbury(written.keys().copied()),
+            Err(error) => {
+                if error.is_outage() {
+                    self.doubt(points.iter().map(|point| &point.context));
+                }
+                return Err(error);
+            }
+        }
         let mut taken = Vec::new();
         if claimed.is_empty() {
             return Ok(taken);

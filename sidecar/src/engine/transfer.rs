@@ -142,7 +142,8 @@ impl Inner {
         let ids = batch.iter().map(|(_, context)| Key::Context(context.id));
         let sessions = batch.iter().filter_map(|(_, context)| context.session.as_ref()).map(Key::Session);
         let _held = self.locks.hold(ids.chain(sessions)).await;
-        let ids = batch.iter().map(|(_, context)| context.id).collect();
+        let ids: Vec<ContextId> = batch.iter().map(|(_, context)| context.id).collect();
+        self.delete_again(&ids).await?;
         let found = self.store_health.note(self.store.find(ids).await)?;
         let mut there: HashMap<ContextId, Context> = found.into_iter().map(|found| (found.id, found)).collect();
         let (mut contexts, mut texts) = (Vec::new(), Vec::new());

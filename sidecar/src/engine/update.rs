@@ -78,7 +78,12 @@ impl Inner {
         let Some(until) = self.policy.load().history_until(at) else { return Ok(()) };
         let context = history::earlier(&current.context, at, until);
         let kept = Point { context, vectors: current.vectors.clone() };
-        Ok(self.store_health.note(self.store.upsert(vec![kept]).await)?)
+        let context = kept.context.clone();
+        let written = self.store_health.note(self.store.upsert(vec![kept]).await).map_err(Error::from);
+        if written.as_ref().is_err_and(Error::is_outage) {
+            self.doubt(std::iter::once(&context));
+        }
+        written
     }
 
     /// Closes the contexts whose place a stored one takes. What is gone or closed already stays as it is.

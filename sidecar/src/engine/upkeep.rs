@@ -100,9 +100,12 @@ impl Inner {
         if self.store.shortage().is_some_and(|full| full.is_below_reserve()) {
             // Nothing is added now; what gives room, or says how much there is, goes on.
             let flushed = self.store_health.note(self.store.flush().await).map_err(Error::from);
-            return [flushed, self.give_back_space().await, self.refresh_gauges().await].into_iter().collect();
+            return [self.delete_all_again().await, flushed, self.give_back_space().await, self.refresh_gauges().await]
+                .into_iter()
+                .collect();
         }
         let results = [
+            self.delete_all_again().await,
             self.write_accesses().await,
             self.hold_capacities().await,
             self.refresh_gauges().await,

@@ -19,7 +19,7 @@ impl View {
     pub(in crate::engine) fn stored_at(&self, context: Context, at: Timestamp, keep: Keep<'_>) -> Option<Context> {
         let id = context.version_of.unwrap_or(context.id);
         let is_doomed = || self.doomed.iter().any(|(_, wanted)| wanted.matches_whenever(&context));
-        if self.is_deleted(&Owner::of(&context), id) || is_doomed() {
+        if self.late.has(&context) || self.is_deleted(&Owner::of(&context), id) || is_doomed() {
             return None;
         }
         if context.version_of.is_some() {

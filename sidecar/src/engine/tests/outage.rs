@@ -49,6 +49,9 @@ struct Switch {
     points_read: AtomicUsize,
     /// It works, and refuses calls that carry such a text.
     refuses: Mutex<Option<&'static str>>,
+    /// The next call for new contexts lies somewhere and is given up.
+    holds_back: AtomicBool,
+    held: Mutex<Vec<(Vec<Point>, Ids, Timestamp)>>,
     /// What another sidecar stores just before the next call for new contexts.
     rival: Mutex<Option<Point>>,
 }
@@ -74,6 +77,18 @@ impl Switch {
         let at = Timestamp::from_millis(now().as_millis() - 1);
         let context = Stored::new(id.into(), tenant, holder, context_manager_memory::Level::LongTerm, text, at);
         *self.rival.lock().expect("not poisoned") = Some(Point { context, vectors: Vectors::default() });
+    }
+
+    /// The calls that were given up take effect, as often as this is called.
+    async fn apply_held(&self) {
+        let held = self.held.lock().expect("not poisoned").clone();
+        for (points, ids, now) in held {
+            self.store.insert(points, ids, now).await.expect("applied late");
+        }
+    }
+
+    async fn has(&self, id: Uuid) -> bool {
+        !self.store.find(vec![id.into()]).await.expect("an answer").is_empty()
     }
 
     fn answer<T>(&self, answer: T) -> Result<T, vector_store::Error> {
@@ -125,6 +140,10 @@ macro_rules! switched {
 
             async fn insert(&self, points: Vec<Point>, ids: Ids, now: Timestamp) -> Result<(), vector_store::Error> {
                 self.reach()?;
+                if self.holds_back.swap(false, Ordering::AcqRel) {
+                    self.held.lock().expect("not poisoned").push((points, ids, now));
+                    return Err(lost());
+                }
                 self.take(points.iter().map(|point| point.context.text.as_str()))?;
                 let metadata = |point: &Point| serde_json::to_vec(&point.context.metadata).map_or(0, |json| json.len());
                 let bytes = points.iter().map(|point| point.context.text.len() + metadata(point)).sum();
@@ -207,6 +226,8 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         upserts: Mutex::default(),
         points_read: 0.into(),
         refuses: Mutex::default(),
+        holds_back: false.into(),
+        held: Mutex::default(),
         rival: Mutex::default(),
     });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;
@@ -701,6 +722,50 @@ async fn a_record_that_cannot_be_read_is_set_aside_and_what_is_behind_it_keeps_i
     let gone = message(json!({"text": "anything"}));
     let error = outage.engine.update(&mine(&outage.engine), named, gone).await.expect_err("it is not there");
     assert!(matches!(error, Error::NotFound(_)), "{error:?}");
+}
+
+/// The first call lies in a connection or a node that stands still, its context is stored by a second one and deleted, and then it goes on.
+#[tokio::test]
+async fn a_call_that_takes_effect_late_brings_back_nothing_that_was_deleted() {
+    let outage = Outage::new().await;
+    let (by_id, by_session, waiting) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+    let context = |id: Uuid| json!({"id": id, "text": format!("tea {id}"), "level": "long_term", "session": "s"});
+    let hold = || outage.switch.holds_back.store(true, Ordering::Release);
+    for id in [by_id, by_session] {
+        hold();
+        assert_eq!(outage.store(context(id)).await.status, AckStatus::Journaled);
+        outage.back().await;
+        assert!(outage.switch.has(id).await, "a second call has stored it");
+    }
+    let deleted = outage.engine.delete(&mine(&outage.engine), by_id).await.expect("deleted");
+    assert_eq!(deleted.status, AckStatus::Deleted);
+    hold();
+    assert_eq!(outage.store(context(waiting)).await.status, AckStatus::Journaled);
+    let session = outage.engine.permit(&caller(), None, Some("s")).expect("one's own");
+    assert!(outage.engine.clear_session(&session).await.expect("cleared").journaled);
+    outage.back().await;
+    for id in [by_id, by_session, waiting] {
+        assert!(!outage.switch.has(id).await);
+    }
+
+    outage.switch.apply_held().await;
+    for id in [by_id, by_session, waiting] {
+        assert!(outage.switch.has(id).await, "it came back");
+        let read = outage.engine.get(&mine(&outage.engine), id, None).await;
+        assert!(matches!(read, Err(Error::NotFound(_))), "{read:?}");
+    }
+    assert_eq!((outage.listed().await, outage.texts("tea").await), (Vec::new(), Vec::new()));
+    let then = ListQuery { as_of: Some(now().as_millis()), ..ListQuery::default() };
+    assert!(outage.engine.list(&mine(&outage.engine), then).await.expect("a page").contexts.is_empty());
+    // One is stored again before it was deleted again.
+    assert_eq!(outage.store(context(by_id)).await.status, AckStatus::Stored);
+    outage.engine.tick().await.expect("worked");
+    assert!(!outage.switch.has(by_session).await && !outage.switch.has(waiting).await);
+    outage.switch.apply_held().await;
+    outage.engine.tick().await.expect("worked");
+    assert_eq!(outage.listed().await, [(format!("tea {by_id}"), 1)]);
+    let metrics = outage.engine.inner.metrics.render().expect("metrics");
+    assert!(metrics.contains("context_manager_vector_store_late_writes_total 5"), "{metrics}");
 }
 
 /// While the store refuses another write, the newest one that waits is tried again and again, and its id is taken.
