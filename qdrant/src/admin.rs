@@ -6,8 +6,7 @@ use context_manager_memory::{
     store::{Bounds, Clause, Clauses, schema},
 };
 use qdrant_client::qdrant::{
-    CollectionExistsRequest, DeleteCollection, DeletePoints, GetCollectionInfoRequest, PointsSelector,
-    points_selector::PointsSelectorOneOf,
+    DeleteCollection, DeletePoints, GetCollectionInfoRequest, PointsSelector, points_selector::PointsSelectorOneOf,
 };
 
 use crate::{Collection, Error, filter, schema as layout};
@@ -38,13 +37,10 @@ impl Collection {
     /// # Errors
     /// [`Error::Incompatible`] when it was made for something else.
     pub async fn inspect(&self) -> Result<Found, Error> {
-        let collection_name = self.options.collection.clone();
-        let request = CollectionExistsRequest { collection_name: collection_name.clone() };
-        let exists = self.call("look for the collection", self.collections.clone().collection_exists(request)).await?;
-        if !exists.result.is_some_and(|result| result.exists) {
+        if !self.is_there().await? {
             return Ok(Found::Nothing);
         }
-        let request = GetCollectionInfoRequest { collection_name };
+        let request = GetCollectionInfoRequest { collection_name: self.options.collection.clone() };
         let info = self.call("describe the collection", self.collections.clone().get(request)).await?;
         layout::check(&self.options, info.result.unwrap_or_default().config.as_ref())?;
         Ok(Found::Fitting)

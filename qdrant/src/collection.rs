@@ -73,6 +73,12 @@ impl Collection {
         Self { options, dense: Arc::default(), ..self.clone() }
     }
 
+    /// The same collection, over the same connection; to be opened before it is used.
+    #[must_use]
+    pub fn unopened(&self) -> Self {
+        self.for_model(self.options.model.clone(), self.options.on_model_change)
+    }
+
     /// Sets what later calls prove themselves by: an API key or a JSON Web Token, or nothing.
     ///
     /// # Errors
@@ -87,14 +93,7 @@ impl Collection {
     /// # Errors
     /// [`Error::Incompatible`] when it was made for something else; it is left as it is then.
     pub async fn open(&self) -> Result<(), Error> {
-        let collection_name = self.options.collection.clone();
-        let exists = self
-            .call(
-                "look for the collection",
-                self.collections.clone().collection_exists(CollectionExistsRequest { collection_name }),
-            )
-            .await?;
-        if !exists.result.is_some_and(|result| result.exists) {
+        if !self.is_there().await? {
             let mut collections = self.collections.clone();
             let made = collections.create(schema::new_collection(&self.options));
             match self.call("make the collection", made).await {
@@ -105,6 +104,16 @@ impl Collection {
             }
         }
         self.check().await
+    }
+
+    /// Whether the server has a collection of this name, whatever it was made for.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn is_there(&self) -> Result<bool, Error> {
+        let request = CollectionExistsRequest { collection_name: self.options.collection.clone() };
+        let exists = self.call("look for the collection", self.collections.clone().collection_exists(request)).await?;
+        Ok(exists.result.is_some_and(|result| result.exists))
     }
 
     /// Checks the collection's vectors and identity, and makes the indexes that are missing.

@@ -193,6 +193,12 @@ impl Error {
         )
     }
 
+    /// Whether the server says that something is not there, which may be the collection.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Server { source, .. } if source.code() == Code::NotFound)
+    }
+
     /// How long the server asked to be left alone, if it did.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {

@@ -71,6 +71,11 @@ impl Breaker {
         breaker
     }
 
+    /// How long the neighbour is left alone.
+    pub const fn open_for(&self) -> Duration {
+        self.open_for
+    }
+
     /// Asks for the permission to call.
     ///
     /// # Errors

@@ -561,6 +561,9 @@ impl Engine {
         if let Some(shortage) = self.inner.store.shortage() {
             store = Part { degraded: true, detail: format!("writes are refused: {shortage}"), ..store };
         }
+        if let Some(trouble) = self.inner.store.trouble() {
+            store = Part { degraded: true, detail: trouble, ..store };
+        }
         let re_embedding = self.inner.re_embedding.part(&embedding.model().name);
         let warnings = self.inner.warnings.iter().cloned();
         let rest = self.inner.pending.part().into_iter().chain(re_embedding).chain(warnings);

@@ -149,6 +149,10 @@ pub struct Store {
     pub disk_bytes: IntGauge,
     /// 1 when the server's certificate is not checked.
     pub tls_unverified: IntGauge,
+    /// 1 while the server does not have the collection any more.
+    pub collection_missing: IntGauge,
+    /// Collections that were made anew, empty, because they were gone.
+    pub collections_made_anew: IntCounter,
     /// Deleted contexts that a late call brought back.
     pub late: IntCounter,
 }
@@ -464,6 +468,16 @@ impl Store {
                 r,
                 "context_manager_vector_store_tls_unverified",
                 "1 when the server's certificate is not checked, so that anybody on the way can read and change all.",
+            ),
+            collection_missing: gauge(
+                r,
+                "context_manager_vector_store_collection_missing",
+                "1 while the Qdrant server does not have the collection any more.",
+            ),
+            collections_made_anew: counter(
+                r,
+                "context_manager_vector_store_collections_made_anew_total",
+                "How often the collection was made anew, empty, because it was gone.",
             ),
             late: counter(
                 r,

@@ -377,6 +377,43 @@ async fn a_call_that_arrives_late_brings_back_nothing() -> Result<()> {
     Ok(())
 }
 
+/// A collection that somebody deletes under a running sidecar is made anew after a while, as a start would make it, and takes what was journaled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_deleted_is_made_anew_and_loses_nothing_that_waits() -> Result<()> {
+    const MISSING: &str = "context_manager_vector_store_collection_missing";
+    let folder = tempfile::tempdir()?;
+    let server = Qdrant::start(&folder.path().join("qdrant")).await?;
+    // Twice this is how long it may be gone.
+    let config = config(server.address()).replace("open_for = \"200ms\"", "open_for = \"1500ms\"");
+    let sidecar = Sidecar::start(folder.path(), &config).await?;
+    let client = sidecar.client()?;
+    let message = |text: &str| json!({"text": text, "level": "long_term"});
+    ensure!(client.post("/v1/contexts", &message("before it")).await?.status == 201);
+    let owner = qdrant_client::Qdrant::from_url(&format!("http://{}", server.address())).build()?;
+    owner.delete_collection("memory").await?;
+    let since = Instant::now();
+    let journaled = client.post("/v1/contexts", &message("while it is gone")).await?;
+    ensure!(journaled.status == 202, "{}", said(&journaled));
+    ensure!((sidecar.metric(MISSING).await? - 1.0).abs() < f64::EPSILON);
+    let health = sidecar.admin_page("/health").await?;
+    ensure!(health.contains("has no collection"), "{health}");
+    pause(1_000).await;
+    ensure!(!owner.collection_exists("memory").await?, "there is time to bring it back");
+
+    drained(&client, PATIENCE).await.with_context(|| sidecar.log().unwrap_or_default())?;
+    ensure!(since.elapsed() >= Duration::from_secs(3), "{:?}", since.elapsed());
+    let listed: ContextList = client.get("/v1/contexts").await?.message()?;
+    let texts: Vec<&str> = listed.contexts.iter().map(|context| context.text.as_str()).collect();
+    ensure!(texts == ["while it is gone"], "{texts:?}");
+    ensure!(client.post("/v1/contexts", &message("after it")).await?.status == 201);
+    ensure!(sidecar.metric(MISSING).await?.abs() < f64::EPSILON);
+    let anew = sidecar.metric("context_manager_vector_store_collections_made_anew_total").await?;
+    ensure!((anew - 1.0).abs() < f64::EPSILON, "{anew}");
+    let log = sidecar.log()?;
+    ensure!(log.contains("has no such collection any more") && log.contains("is made anew, empty"), "{log}");
+    Ok(())
+}
+
 fn said(answer: &Answer) -> Cow<'_, str> {
     String::from_utf8_lossy(&answer.body)
 }

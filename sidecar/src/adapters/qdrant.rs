@@ -25,6 +25,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{OnceCell, Semaphore};
 use tracing::warn;
 
+mod absence;
+
+use absence::Absence;
+
 use crate::{
     breaker::Breaker,
     metrics::{Metrics, Outcome, StoreOperation},
@@ -47,6 +51,7 @@ pub struct Qdrant {
     key_is_current: OnceLock<AtomicBool>,
     closed: AtomicBool,
     searching: Semaphore,
+    absence: Absence,
     breaker: Breaker,
     /// For traces.
     server: telemetry::Server,
@@ -87,7 +92,8 @@ impl Qdrant {
         let key_file = config.api_key_file.clone();
         let (current, key_is_current) = (ArcSwap::from_pointee(Current::new(collection)), OnceLock::new());
         let server = telemetry::Server::of(config);
-        let adapter = Self { current, key_file, key_is_current, closed, searching, breaker, server, metrics };
+        let absence = Absence::new(config.collection.clone(), 2 * breaker.open_for(), Arc::clone(&metrics));
+        let adapter = Self { current, key_file, key_is_current, closed, searching, absence, breaker, server, metrics };
         match adapter.ready(&adapter.current()).await {
             Ok(()) => {}
             Err(error) if is_ours(&error) => return Err(translate(error)),
@@ -132,7 +138,7 @@ impl Qdrant {
 
     async fn call<T>(
         &self,
-        current: &Current,
+        current: &Arc<Current>,
         operation: StoreOperation,
         call: impl Future<Output = Result<T, store::Error>>,
     ) -> Result<T, Error> {
@@ -142,7 +148,7 @@ impl Qdrant {
 
     async fn called<T>(
         &self,
-        current: &Current,
+        current: &Arc<Current>,
         operation: StoreOperation,
         call: impl Future<Output = Result<T, store::Error>>,
     ) -> Result<T, Error> {
@@ -155,8 +161,16 @@ impl Qdrant {
             Ok(()) => call.await,
             Err(error) => Err(error),
         };
+        if let Err(error) = &result
+            && error.is_not_found()
+        {
+            self.look_for_collection(current).await;
+        }
         match &result {
-            Ok(_) => permit.succeeded(),
+            Ok(_) => {
+                self.absence.end();
+                permit.succeeded();
+            }
             Err(error) if error.is_refusal() => permit.succeeded(),
             Err(error) if is_ours(error) => drop(permit),
             Err(error) => match error.retry_after() {
@@ -168,6 +182,15 @@ impl Qdrant {
         let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
         self.metrics.store.duration.observe(operation, outcome, since.elapsed());
         result
+    }
+
+    /// Something was not found: perhaps the collection itself. If it stays away, the next call begins as the first one did.
+    async fn look_for_collection(&self, current: &Arc<Current>) {
+        if matches!(current.collection.is_there().await, Ok(false)) && self.absence.note(Instant::now()) {
+            let anew = Arc::new(Current::new(current.collection.unopened()));
+            // Unless the model was changed meanwhile, which opens it too.
+            self.current.compare_and_swap(current, anew);
+        }
     }
 }
 
@@ -363,6 +386,10 @@ impl VectorStore for Qdrant {
     async fn stats(&self) -> Result<Stats, Error> {
         let current = self.current();
         self.call(&current, StoreOperation::Stats, current.collection.stats()).await
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.absence.detail()
     }
 
     /// Each write is on the server's disk when it returns.

@@ -127,6 +127,11 @@ pub trait VectorStore: Send + Sync + 'static {
         None
     }
 
+    /// What a person has to know beside what the last call said.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Finishes what is under way, flushes, and lets go of the store; every later call fails with [`Error::Closed`].
     async fn close(&self) -> Result<(), Error>;
 }
