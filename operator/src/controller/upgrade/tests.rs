@@ -315,7 +315,7 @@ fn a_trial_waits_for_the_pod_that_takes_the_place() {
     while !matches!(world.tick().acts.as_slice(), [Act::Try(..)]) {}
     // The one that was evicted is gone, and none that was made since is there yet.
     let since = world.memory.as_ref().map(|memory| memory.since.0).expect("a memory");
-    world.pods.retain(|pod| pod.created < since);
+    world.pods.retain(|pod| pod.created <= since);
     let evicted = world.evicted;
     assert_eq!(world.trouble(10).reason, STAY_OUTDATED);
     assert_eq!(world.evicted, evicted);
@@ -324,7 +324,8 @@ fn a_trial_waits_for_the_pod_that_takes_the_place() {
 #[test]
 fn a_pod_that_was_made_before_the_upgrade_is_no_sign_however_young_it_is() {
     let mut world = World::new(3, plan(UpgradeStrategy::RollingRestart, 10), true);
-    world.pods[1].created = world.now;
+    // In the very second in which the upgrade begins.
+    world.pods[1].created = world.now.checked_add(jiff::SignedDuration::from_secs(1)).expect("a time");
     world.run(2_000).finding.expect("it is done");
     assert_eq!(world.evicted, 3);
 }

@@ -20,6 +20,8 @@ pub(in crate::controller::upgrade) const STAY_OUTDATED: &str = "PodsStayOutdated
 const PAUSE: Duration = DEADLINE;
 /// Most trials until the pods have been left alone for a while.
 const TRIALS: i32 = 3;
+/// The clock of what is made: within one of these, a pod of before the upgrade is not told from one that was made for it.
+const TICK: Duration = Duration::from_secs(1);
 /// How long they are left alone then.
 const LEFT_ALONE: Duration = Duration::from_hours(1);
 
@@ -45,10 +47,11 @@ impl<'s> Step<'s> {
         }
         let watched: Vec<_> = self.fresh().filter(|pod| !self.is_settled(pod)).collect();
         let leaving = self.pods.iter().filter(|pod| pod.leaving).count();
-        let room = self.batch().saturating_sub(watched.len() + leaving);
+        let begun = self.is_over(self.memory.since.0, TICK);
+        let room = if begun { self.batch().saturating_sub(watched.len() + leaving) } else { 0 };
         let replaceable = self.replaceable();
         let acts = replaceable.iter().take(room).map(|name| Act::Evict(name.clone())).collect();
-        let next = watched.iter().map(|pod| self.look(pod.created)).min();
+        let next = watched.iter().map(|pod| self.look(pod.created)).chain((!begun).then_some(TICK)).min();
         let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
         let finding = if replaceable.is_empty() {
             Err(Trouble::passing(
@@ -89,7 +92,7 @@ impl<'s> Step<'s> {
     fn in_vain(&self) -> Vec<&'s Seen> {
         let newest = self.pods.iter().filter(|pod| pod.standing == Standing::Current).map(|pod| pod.created).max();
         let is_vain = |pod: &&Seen| {
-            let is_new = pod.created >= self.memory.since.0 && newest.is_none_or(|newest| pod.created >= newest);
+            let is_new = pod.created > self.memory.since.0 && newest.is_none_or(|newest| pod.created >= newest);
             is_new && pod.standing != Standing::Current
         };
         self.pods.iter().filter(is_vain).collect()
