@@ -15,7 +15,10 @@ use k8s_openapi::{
     api::core::v1::{Pod, Secret},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use kube::{Api, Client, ResourceExt as _, api::DeleteParams};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::{Value, json};
 
 const RELEASE: &str = "suite-helm";
@@ -124,17 +127,37 @@ async fn remembers(agents: &Namespace, before: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// A resource that only the operator lets go, in a namespace of its own, and what the command line says of it.
+/// A resource that only the operator lets go, in a namespace of its own.
 async fn hold(client: &Client, guest: &Namespace) -> Result<Namespace> {
     let held = Namespace::create(client, "helm-held", &[]).await?;
     held.make_resource("memory", json!({"allowedNamespaces": [guest.name]})).await?;
     wait_within(SOON, &held, "memory", "GrantsReady", |said| said.status == "True").await?;
-    let said =
-        plugin::run(&["check", "--before-uninstall", "-n", &held.name, "-o", "json"]).await?.expect(0)?.json()?;
-    let found = said.as_array().into_iter().flatten().find(|found| found["check"] == "held-resources");
-    let found = found.with_context(|| format!("nothing is said of what is held: {said}"))?;
-    ensure!(found["level"] == "Warning" && found["message"].to_string().contains(&held.name), "{found}");
     Ok(held)
+}
+
+/// What the command line says before an uninstallation of a resource that is held, with this exit code: its level and the remedy.
+async fn said_of(held: &Namespace, code: i32) -> Result<Option<(String, String)>> {
+    let arguments = ["check", "--before-uninstall", "-n", &held.name, "-o", "json"];
+    let said = plugin::run(&arguments).await?.expect(code)?.json()?;
+    let of_held = |found: &&Value| {
+        found["check"] == "held-resources" && found["message"].to_string().contains(&format!("{}/memory", held.name))
+    };
+    let found = said.as_array().into_iter().flatten().find(of_held);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(found.map(|found| (text(&found["level"]), text(&found["remedy"]))))
+}
+
+/// Does what the command line says, while there is an operator.
+async fn remedy(held: &Namespace, remedy: &str) -> Result<()> {
+    let (_, command) = remedy.split_once("kubectl ").with_context(|| format!("no command in {remedy:?}"))?;
+    let command = command.replace('\'', "");
+    kubectl(&command.split_whitespace().collect::<Vec<_>>()).await?;
+    eventually("the operator to let it go", SOON, || async {
+        let finalizers = held.api::<ContextManager>().get("memory").await?.finalizers().to_vec();
+        ensure!(finalizers.is_empty(), "{finalizers:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
 }
 
 /// Ends it by what the page about releases tells who has uninstalled the operator already.
@@ -206,6 +229,8 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_while_an_agent_
 
     // Without the operator agents go on, and nothing waits for it but what was said to.
     let held = hold(&client, &agents).await?;
+    let (level, _) = said_of(&held, 0).await?.context("nothing is said of what is held")?;
+    ensure!(level == "Warning", "{level}");
     release.helm(&["uninstall"], WAIT).await?;
     let mine = format!("app.kubernetes.io/instance={RELEASE}");
     let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations";
@@ -227,7 +252,27 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_while_an_agent_
     let take = ["--take-ownership", "--set", "crds.keep=false"];
     release.helm(&["install"], &[&[chart.as_str()], SMALL, WAIT, &take].concat()).await?;
     goes_on(&agents, &key, &pod).await?;
-    release.helm(&["uninstall"], WAIT).await?;
+    let [told, untold] = [hold(&client, &agents).await?, hold(&client, &agents).await?];
+    for held in [&told, &untold] {
+        let (level, with) = said_of(held, 3).await?.context("nothing is said of what is held")?;
+        ensure!(level == "Problem", "{level}");
+        if held.name == told.name {
+            remedy(held, &with).await?;
+            let more = said_of(held, 0).await?;
+            ensure!(more.is_none(), "it is still said to be held: {more:?}");
+        }
+    }
+    release.helm(&["uninstall"], &[]).await?;
+    eventually("the end of what nobody holds", SOON, || async {
+        let left = Api::<ContextManager>::all(client.clone()).list(&ListParams::default()).await?;
+        let left: Vec<_> = left.iter().filter_map(ResourceExt::namespace).collect();
+        ensure!(left == [untold.name.clone()], "{left:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    let ending = definition(&client).await?.context("the definition is gone while a resource of it is held")?;
+    ensure!(ending["metadata"]["deletionTimestamp"].is_string(), "{}", ending["metadata"]);
+    let_go(&untold, &agents).await?;
     gone(&client).await?;
     remembers(&agents, &pod).await
 }
