@@ -78,8 +78,8 @@ pub(super) async fn serve(
                     connections.spawn(async move {
                         let (order, cut) = (place.orders.end.clone(), place.orders.cut.clone());
                         let talk = async {
-                            // A handshake that is interrupted has not been asked anything yet.
-                            if let Some(Some(stream)) = order.run_until_cancelled(handshake(stream, acceptor)).await {
+                            // Who is in the middle of a handshake as the server ends is answered, too: a dial that fails is a pod that is refused.
+                            if let Some(stream) = handshake(stream, acceptor).await {
                                 let end = End::new(times.connection_age, not_after, order.clone(), shutdown);
                                 converse(stream, router, &place, end).await;
                             }
@@ -192,11 +192,13 @@ fn saying_goodbye(mut answer: Response) -> Response {
 }
 
 async fn converse(stream: TlsStream<TcpStream>, router: Router, place: &Place, end: End) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let is_told = stream.get_ref().1.alpn_protocol() != Some(b"h2");
+    // Which of the two is spoken is known: a connection on which nothing has come yet ends in order, too.
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if is_told { builder.http1_only() } else { builder.http2_only() };
     // It counts from the last answer on.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(UNUSED);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
-    let is_told = stream.get_ref().1.alpn_protocol() != Some(b"h2");
     let (requests, last) = (place.requests(), CancellationToken::new());
     let is_last = last.clone();
     let service = service_fn(move |request: Request<Incoming>| {

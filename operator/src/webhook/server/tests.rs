@@ -176,6 +176,22 @@ async fn a_server_that_ends_answers_each_client_once_more() {
     running.server.await.expect("no panic").expect("an orderly end");
 }
 
+/// API servers open connections that they do not need yet.
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed_so_that_its_client_sees_it() {
+    let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, None).await;
+    let mut unused = connect(&running, &bundle).await.expect("trusted");
+    let mut asked = connect(&running, &bundle).await.expect("trusted");
+    running.shutdown.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(is_last(&ask(&mut asked).await.expect("the first request is answered, late as it is")));
+    let since = Instant::now();
+    ends(&mut unused, Duration::from_secs(10)).await;
+    assert!(since.elapsed() < Duration::from_secs(5), "it ends with the farewell, and not when nobody reads any more");
+    drop(unused);
+    running.server.await.expect("no panic").expect("an orderly end");
+}
+
 #[tokio::test]
 async fn a_connection_does_not_outlive_its_certificate() {
     let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, None).await;
