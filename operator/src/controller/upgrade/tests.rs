@@ -309,6 +309,23 @@ fn new_pods_that_are_outdated_too_stop_a_restart() {
 }
 
 #[test]
+fn a_pod_that_nobody_replaces_stops_a_restart_for_a_while_and_not_for_ever() {
+    let mut world = World::new(20, plan(UpgradeStrategy::RollingRestart, 10), true);
+    world.tick();
+    let mut bare = pod(99);
+    bare.replaceable = false;
+    bare.created = world.now.checked_add(jiff::SignedDuration::from_secs(1)).expect("a time");
+    world.pods.push(bare);
+    let said = world.trouble(1);
+    assert_eq!(said.reason, STAY_OUTDATED, "{}", said.message);
+    // The webhook is well; the trial of another pod shows it.
+    let Verdict { next, .. } = world.run(3_600);
+    let left = world.pods.iter().filter(|pod| pod.image != NEW).map(|pod| pod.name.as_str());
+    assert_eq!(left.collect::<Vec<_>>(), ["pod-99"]);
+    assert!(next.is_none_or(|next| next >= OBSERVE), "nothing is looked at again and again: {next:?}");
+}
+
+#[test]
 fn a_trial_waits_for_the_pod_that_takes_the_place() {
     let mut world = World::new(20, plan(UpgradeStrategy::RollingRestart, 10), true);
     world.webhook = Webhook::Outdated;

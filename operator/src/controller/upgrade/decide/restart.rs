@@ -123,12 +123,21 @@ impl<'s> Step<'s> {
         };
         let newest = vain.iter().map(|pod| pod.created).chain(tried).max().unwrap_or(self.now);
         let (since, pause) = if trials < TRIALS { (newest, PAUSE) } else { (tried.unwrap_or(newest), LEFT_ALONE) };
-        let may_try = self.is_over(since, pause) && self.pods.iter().all(|pod| !pod.leaving);
-        let first = vain.iter().find(|pod| may_try && pod.replaceable);
+        let is_due = self.is_over(since, pause);
+        // One of those that came in vain, or any other if nobody would make another one in their place.
+        let first = vain.iter().filter(|pod| pod.replaceable).map(|pod| pod.name.clone()).min();
+        let first = first.or_else(|| self.replaceable().into_iter().next());
+        let first = first.filter(|_| is_due && self.pods.iter().all(|pod| !pod.leaving));
+        let next = match (is_due, &first) {
+            (false, _) => Some(left(self.now, since, pause)),
+            (true, Some(_)) => Some(PAUSE),
+            // It waits for a pod that goes or comes.
+            (true, None) => None,
+        };
         Verdict {
-            acts: first.map(|pod| Act::Try(pod.name.clone(), trials)).into_iter().collect(),
+            acts: first.map(|name| Act::Try(name, trials)).into_iter().collect(),
             finding: Err(Trouble::stalled(STAY_OUTDATED, message)),
-            next: Some(left(self.now, since, pause)),
+            next,
             memory: self.memory.clone(),
         }
     }
