@@ -174,8 +174,9 @@ object.metadata.?annotations[?"contextmanager.dev/inject"].or(object.metadata.?l
 {{- define "context-manager.webhookResources" -}}
 {{- $resources := deepCopy (default dict .Values.webhook.resources) }}
 {{- $autoscaling := .Values.webhook.autoscaling }}
-{{- if and $autoscaling.enabled $autoscaling.cpuRequest }}
-{{- $_ := set $resources "requests" (merge (dict "cpu" $autoscaling.cpuRequest) (default dict $resources.requests)) }}
+{{- $requests := default dict $resources.requests }}
+{{- if and $autoscaling.enabled $autoscaling.cpuRequest (has (toString (default "10m" $requests.cpu)) (list "10m" "0.01")) }}
+{{- $_ := set $resources "requests" (merge (dict "cpu" $autoscaling.cpuRequest) $requests) }}
 {{- end }}
 {{- toYaml $resources }}
 {{- end }}

@@ -251,6 +251,7 @@ fn values_that_are_unusual_and_right_are_taken() {
         "webhook.autoscaling.cpuRequest=0.25",
         // As values of a release have it that was made before there was such a one.
         "controller.managedQdrant=null",
+        "webhook.apiServerCA=null",
         "controller.podLabels.team=platform",
     ] {
         render(&[value]).expect(value);
