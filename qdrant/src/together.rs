@@ -13,6 +13,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use prost::Message as _;
 use qdrant_client::qdrant::PointStruct;
 use tokio::sync::oneshot;
 
@@ -20,6 +21,8 @@ use crate::Error;
 
 /// Most points of a call for several callers. One caller's are never torn apart.
 const MOST_POINTS: usize = 64;
+/// And most bytes, about: the server has as long for the call as for one that carries a single context.
+const MOST_BYTES: usize = 512 << 10;
 
 /// Where callers meet.
 #[derive(Default)]
@@ -98,16 +101,20 @@ impl Together {
             [one] => call(points(one)).await,
             several => call(several.iter().flat_map(points).collect()).await,
         };
-        if group.len() > 1 && outcome.as_ref().is_err_and(Error::is_refusal) {
-            for waiting in group {
-                let outcome = call(points(&waiting)).await;
-                waiting.tell(outcome);
+        let mut group = group.into_iter();
+        let mut last = outcome;
+        if group.len() > 1 && last.as_ref().is_err_and(Error::is_refusal) {
+            // One by one, as long as the server answers.
+            last = Ok(());
+            while last.as_ref().map_or_else(Error::is_refusal, |()| true) {
+                let Some(waiting) = group.next() else { break };
+                last = call(points(&waiting)).await;
+                waiting.tell(last.clone());
             }
-            return;
         }
-        self.warn_others(&outcome);
+        self.warn_others(&last);
         for waiting in group {
-            waiting.tell(outcome.clone());
+            waiting.tell(last.clone());
         }
     }
 
@@ -127,11 +134,12 @@ impl Together {
     fn take(&self) -> Vec<Waiting> {
         let mut waiting = self.waiting();
         waiting.retain(|waiting| !waiting.outcome.is_closed());
-        let mut points = 0;
+        let (mut points, mut bytes) = (0, 0);
         let group = waiting.iter().take_while(|waiting| {
             let is_first = points == 0;
             points += waiting.points.len();
-            is_first || points <= MOST_POINTS
+            bytes += waiting.points.iter().map(PointStruct::encoded_len).sum::<usize>();
+            is_first || (points <= MOST_POINTS && bytes <= MOST_BYTES)
         });
         let group = group.count();
         waiting.drain(..group).collect()

@@ -41,12 +41,21 @@ async fn who_comes_while_a_call_is_under_way_shares_the_next_one() {
         BTreeMap::from([("upsert", 2)]),
         "the first, and one for the other fifteen"
     );
+    let long: Vec<Point> =
+        (20..30).map(|number| point(number, Level::LongTerm, &"green tea ".repeat(10_000))).collect();
+    let outcomes = insert_each(&collection, &long).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!(
+        server.control.take_calls(),
+        BTreeMap::from([("upsert", 3)]),
+        "the first, and of 100 KB each five and four"
+    );
     // More than one call carries.
     let outcomes = insert_each(&collection, &points(100..300)).await;
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     assert_eq!(server.control.take_calls(), BTreeMap::from([("upsert", 5)]), "the first, and 64, 64, 64 and 7");
     let all = Selection::alive(owner(), NOW);
-    assert_eq!(collection.count(&all).await.expect("counted"), 216, "each is there, and once");
+    assert_eq!(collection.count(&all).await.expect("counted"), 226, "each is there, and once");
 }
 
 #[tokio::test]
