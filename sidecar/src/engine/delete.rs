@@ -61,7 +61,7 @@ impl Inner {
         self.bury(owner, &of_contexts, Self::deletion_time(contexts.iter()));
         let deleted = self.delete_points(owner, contexts).await;
         if deleted.as_ref().is_err_and(|error| !error.is_outage()) {
-            self.unbury(of_contexts);
+            self.unbury_with_versions(&of_contexts);
         }
         deleted
     }

@@ -16,14 +16,17 @@ use context_manager_memory::{Context, ContextId, Timestamp};
 use tracing::warn;
 
 use super::{Error, Inner, locks::Key, now};
-use crate::ports::vector_store::Owner;
+use crate::{
+    breaker,
+    ports::vector_store::{self, Owner},
+};
 
 /// How long after it was given up a write may take effect.
 const DOUBT: Duration = Duration::from_hours(1);
 /// Most writes in doubt; further ones are not remembered. Only the oldest waiting writes are tried while the store is away.
 const MOST: usize = 10_000;
 /// Contexts of one look.
-const BATCH: usize = 500;
+const BATCH: usize = 100;
 
 /// What is in doubt.
 #[derive(Debug, Default)]
@@ -42,7 +45,21 @@ struct State {
 struct Write {
     /// The context of which it is an earlier version; else the context itself.
     of: ContextId,
+    brings: Version,
     until: Instant,
+}
+
+/// By which what came back is told from what somebody else wrote under its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    number: i64,
+    since: Timestamp,
+}
+
+impl From<&Context> for Version {
+    fn from(context: &Context) -> Self {
+        Self { number: context.version, since: context.updated_at }
+    }
 }
 
 /// Deleted contexts that a write in doubt may bring back.
@@ -52,9 +69,9 @@ pub(super) struct Deleted(HashMap<ContextId, Tombstone>);
 #[derive(Clone, Debug)]
 struct Tombstone {
     owner: Owner,
+    write: Write,
     /// When it was deleted; what was stored later under its id is not meant.
     at: Timestamp,
-    until: Instant,
 }
 
 impl Deleted {
@@ -64,8 +81,9 @@ impl Deleted {
 
     /// Whether a context of the store is one that came back.
     pub(super) fn has(&self, context: &Context) -> bool {
-        let is_it = |tombstone: &Tombstone| tombstone.owner.owns(context) && context.created_at <= tombstone.at;
-        self.0.get(&context.id).is_some_and(is_it)
+        self.0.get(&context.id).is_some_and(|Tombstone { owner, write, at }| {
+            owner.owns(context) && write.brings == Version::from(context) && context.created_at <= *at
+        })
     }
 }
 
@@ -77,7 +95,7 @@ impl Doubts {
         for context in contexts {
             if state.writes.len() < MOST || state.writes.contains_key(&context.id) {
                 let of = context.version_of.unwrap_or(context.id);
-                state.writes.insert(context.id, Write { of, until: now + DOUBT });
+                state.writes.insert(context.id, Write { of, brings: Version::from(context), until: now + DOUBT });
             }
         }
     }
@@ -87,34 +105,28 @@ impl Doubts {
         let mut state = self.state();
         let State { writes, deleted } = &mut *state;
         let concerned = writes.iter().filter(|(_, write)| write.until > now && ids.contains(&write.of));
-        let mut buried = concerned.map(|(id, write)| (*id, write.until)).peekable();
+        let mut buried = concerned.map(|(id, write)| (*id, *write)).peekable();
         if buried.peek().is_none() {
             return false;
         }
-        let tombstones = buried.map(|(id, until)| (id, Tombstone { owner: owner.clone(), at, until }));
+        let tombstones = buried.map(|(id, write)| (id, Tombstone { owner: owner.clone(), write, at }));
         Arc::make_mut(deleted).0.extend(tombstones);
         true
     }
 
-    /// Forgets the deletions of these ids. Says whether there were any.
-    fn lift(&self, ids: impl IntoIterator<Item = ContextId>) -> bool {
+    /// Forgets the deletions that are meant. Says whether there were any.
+    fn lift(&self, is_meant: impl Fn(&ContextId, &Write) -> bool) -> bool {
         let mut state = self.state();
-        if state.deleted.is_empty() {
+        if !state.deleted.0.iter().any(|(id, tombstone)| is_meant(id, &tombstone.write)) {
             return false;
         }
-        let deleted = &mut Arc::make_mut(&mut state.deleted).0;
-        let before = deleted.len();
-        for id in ids {
-            deleted.remove(&id);
-        }
-        deleted.len() < before
+        Arc::make_mut(&mut state.deleted).0.retain(|id, tombstone| !is_meant(id, &tombstone.write));
+        true
     }
 
     /// Forgets the deletions of these ids that are in doubt no longer. Says whether there were any.
     fn settle(&self, ids: &[ContextId], now: Instant) -> bool {
-        let deleted = self.deleted();
-        let is_over = |id: &ContextId| deleted.0.get(id).is_some_and(|tombstone| tombstone.until <= now);
-        self.lift(ids.iter().copied().filter(is_over))
+        self.lift(|id, write| write.until <= now && ids.contains(id))
     }
 
     /// The deletions that are remembered.
@@ -128,9 +140,13 @@ impl Doubts {
 }
 
 impl Inner {
-    /// Notes that contexts were written and no answer came.
-    pub(super) fn doubt<'a>(&self, contexts: impl Iterator<Item = &'a Context>) {
-        self.doubts.note(contexts, Instant::now());
+    /// Notes that contexts were written and no answer came; a call that was not even made leaves no doubt.
+    pub(super) fn doubt<'a>(&self, error: &Error, contexts: impl Iterator<Item = &'a Context>) {
+        if let Error::Store(vector_store::Error::Failed(reason)) = error
+            && !reason.is::<breaker::Open>()
+        {
+            self.doubts.note(contexts, Instant::now());
+        }
     }
 
     /// Remembers that contexts are deleted, before they are: nobody sees those that come back.
@@ -140,21 +156,33 @@ impl Inner {
         }
     }
 
-    /// These ids are not those of deleted contexts any more: they are stored anew, or the store has refused to delete them.
-    pub(super) fn unbury(&self, ids: impl IntoIterator<Item = ContextId>) {
-        if self.doubts.lift(ids) {
+    /// These ids are not those of deleted contexts any more: they are stored anew.
+    pub(super) fn unbury(&self, ids: &[ContextId]) {
+        if self.doubts.lift(|id, _| ids.contains(id)) {
+            self.hide_deleted();
+        }
+    }
+
+    /// These contexts, with all that they were before, are not deleted after all: the store has refused it.
+    pub(super) fn unbury_with_versions(&self, ids: &[ContextId]) {
+        if self.doubts.lift(|_, write| ids.contains(&write.of)) {
             self.hide_deleted();
         }
     }
 
     /// Deletes again what came back of all that is in doubt.
     pub(super) async fn delete_all_again(&self) -> Result<(), Error> {
-        let ids: Vec<ContextId> = self.doubts.deleted().0.keys().copied().collect();
+        let deleted = self.doubts.deleted();
+        let ids: Vec<ContextId> = deleted.0.keys().copied().collect();
         for ids in ids.chunks(BATCH) {
-            let _write = self.writes.read().await;
-            let _held = self.locks.hold(ids.iter().map(|id| Key::Context(*id))).await;
             let since = Instant::now();
-            self.delete_again(ids).await?;
+            let found = self.store_health.note(self.store.find(ids.to_vec()).await)?;
+            let back: Vec<_> = found.iter().filter(|context| deleted.has(context)).map(|context| context.id).collect();
+            if !back.is_empty() {
+                let _write = self.writes.read().await;
+                let _held = self.locks.hold(back.iter().map(|id| Key::Context(*id))).await;
+                self.delete_again(&back).await?;
+            }
             if self.doubts.settle(ids, since) {
                 self.hide_deleted();
             }
@@ -221,11 +249,18 @@ mod tests {
         let deleted = doubts.deleted();
         assert!(deleted.has(&doubtful) && deleted.has(&earlier) && !deleted.has(&sure));
         assert!(!deleted.has(&context(1, 8)), "it was stored later");
+        let changed = Context { version: 2, updated_at: Timestamp::from_millis(6), ..doubtful.clone() };
+        assert!(!deleted.has(&changed), "somebody else imported it as it was later");
 
         let ids = [doubtful.id, earlier.id];
         assert!(!doubts.settle(&ids, start + DOUBT / 2));
         assert!(doubts.settle(&ids, start + DOUBT));
         assert!(doubts.deleted().is_empty());
         assert!(!doubts.bury(&owner, &ids, at, start + DOUBT), "it is not in doubt any more");
+
+        doubts.note([&doubtful, &earlier].into_iter(), start);
+        assert!(doubts.bury(&owner, &[doubtful.id], at, start));
+        assert!(!doubts.lift(|_, write| write.of == sure.id));
+        assert!(doubts.lift(|_, write| write.of == doubtful.id) && doubts.deleted().is_empty());
     }
 }

@@ -279,11 +279,9 @@ impl Inner {
         let ids = if claimed.is_empty() { Ids::Fresh } else { Ids::Claimed };
         let inserted = self.store_health.note(self.store.insert(points.to_vec(), ids, now).await).map_err(Error::from);
         match inserted {
-            Ok(()) => self.unbury(written.keys().copied()),
+            Ok(()) => self.unbury(&written.keys().copied().collect::<Vec<_>>()),
             Err(error) => {
-                if error.is_outage() {
-                    self.doubt(points.iter().map(|point| &point.context));
-                }
+                self.doubt(&error, points.iter().map(|point| &point.context));
                 return Err(error);
             }
         }

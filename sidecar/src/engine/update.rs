@@ -80,8 +80,8 @@ impl Inner {
         let kept = Point { context, vectors: current.vectors.clone() };
         let context = kept.context.clone();
         let written = self.store_health.note(self.store.upsert(vec![kept]).await).map_err(Error::from);
-        if written.as_ref().is_err_and(Error::is_outage) {
-            self.doubt(std::iter::once(&context));
+        if let Err(error) = &written {
+            self.doubt(error, std::iter::once(&context));
         }
         written
     }
