@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{
@@ -36,6 +36,8 @@ use crate::{
 
 /// Answers of fewer bytes take no room.
 const SMALL: u64 = 64 << 10;
+/// Most bytes of an answer that are given to a connection at once.
+const PART: usize = 64 << 10;
 /// For so many bytes of answers there is room whatever the limit is: for the largest of them.
 const LARGEST: ByteSize = ByteSize::new(32 << 20);
 
@@ -100,7 +102,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
             let route = request.extensions().get::<Route>().copied();
             let response = next.run(request).await;
             match admission.room(route.as_ref(), &response) {
-                Ok(room) => response.map(|body| Body::new(Answering { body, _place: place, _room: room })),
+                Ok(room) => response.map(|body| Body::new(Answering::new(body, place, room))),
                 Err(full) => Refusal::from(full).into_response(),
             }
         }
@@ -108,11 +110,37 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     }
 }
 
-/// The body of an answer, with its room and the place of its request. Whoever sends it drops it at its end.
+/// The body of an answer, with its room and the place of its request. Whoever sends it takes it in parts, so that the rest of a large frame
+/// is here and not in the buffers of a connection whose client does not read.
 struct Answering {
     body: Body,
+    /// What is left of a frame.
+    rest: Bytes,
+    held: Arc<Held>,
+}
+
+impl Answering {
+    fn new(body: Body, place: Place, room: Reserved) -> Self {
+        Self { body, rest: Bytes::new(), held: Arc::new(Held { _place: place, _room: room }) }
+    }
+}
+
+/// What an answer holds until its last byte is sent.
+struct Held {
     _place: Place,
     _room: Reserved,
+}
+
+/// A part of a frame. It holds the memory of the whole frame, and so what was taken for it: the body may be dropped before it is sent.
+struct Part {
+    bytes: Bytes,
+    _held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl HttpBody for Answering {
@@ -120,14 +148,30 @@ impl HttpBody for Answering {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let length = self.rest.len().min(PART);
+        let part = Part { bytes: self.rest.split_to(length), _held: Arc::clone(&self.held) };
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(part)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(body.lower().saturating_add(rest));
+        hint
     }
 }

@@ -1,11 +1,20 @@
 //! The bound on the bytes of all bodies together.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use axum::body::HttpBody as _;
 use context_manager_protocol::message::Imported;
-use tokio::time::timeout;
+use prometheus::IntGauge;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::listener;
 
 /// The limit of one body, and of two.
 const ONE: u16 = 2_048;
@@ -86,9 +95,8 @@ async fn a_write_whose_caller_went_away_keeps_its_room_and_its_place_until_it_is
     assert_eq!(stored.status, StatusCode::OK, "it was done, and its place is free");
 }
 
-#[tokio::test]
-async fn a_large_answer_has_room_until_it_is_sent_and_a_further_one_is_told_to_come_again() {
-    /// For the answers to some pages of these contexts there is room, whatever the limit of bodies is.
+/// A sidecar with room for some pages of its contexts, whatever the limit of bodies is.
+async fn with_large_contexts() -> Fixture {
     const TEXT_BYTES: usize = 60 << 10;
     const CONTEXTS_IN_ALL: usize = 70;
     let fixture = Fixture::new().await;
@@ -100,6 +108,12 @@ async fn a_large_answer_has_room_until_it_is_sent_and_a_further_one_is_told_to_c
         let stored = fixture.send(Call::json("POST", CONTEXTS, body).sign()).await;
         assert_eq!(stored.status, StatusCode::CREATED);
     }
+    fixture
+}
+
+#[tokio::test]
+async fn a_large_answer_has_room_until_it_is_sent_and_a_further_one_is_told_to_come_again() {
+    let fixture = with_large_contexts().await;
     let page = || fixture.router.clone().oneshot(Call::new("GET", "/v1/contexts?limit=1000").sign());
     let mut unsent = Vec::new();
     let refused = loop {
@@ -118,6 +132,50 @@ async fn a_large_answer_has_room_until_it_is_sent_and_a_further_one_is_told_to_c
     assert_eq!(small.status, StatusCode::OK, "a small one needs none");
     drop(unsent);
     assert_eq!((held(&fixture), page().await.expect("an answer").status()), (0, StatusCode::OK));
+}
+
+/// A connection over which a page was asked for; the kernel takes little of it before it is read.
+async fn asking(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4 << 10).expect("a small buffer");
+    let mut stream = socket.connect(address).await.expect("a listener");
+    let request = Call::new("GET", "/v1/contexts?limit=1000").sign();
+    let header =
+        |(name, value): (_, &HeaderValue)| format!("{name}: {}\r\n", value.to_str().expect("a printable header"));
+    let headers: String = request.headers().iter().map(header).collect();
+    let head = format!("GET {} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{headers}\r\n", request.uri());
+    stream.write_all(head.as_bytes()).await.expect("a connection");
+    stream
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_keeps_the_room_of_its_answer() {
+    let fixture = with_large_contexts().await;
+    let listener = listener::bind((Ipv4Addr::LOCALHOST, 0).into()).await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let open = IntGauge::new("open", "open").expect("a gauge");
+    let server = listener::serve(vec![listener], fixture.router.clone(), open, CancellationToken::new());
+    let _server = AbortOnDropHandle::new(tokio::spawn(server));
+
+    let mut first = asking(address).await;
+    eventually("the first answer", || held(&fixture) > 0).await;
+    let bytes = held(&fixture);
+    assert!(bytes > 3 << 20, "a page of {bytes} bytes");
+    let second = asking(address).await;
+    eventually("the second answer", || held(&fixture) == 2 * bytes).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(held(&fixture), 2 * bytes, "both answers are here, whatever the connections took of them");
+
+    let mut answer = Vec::new();
+    first.read_to_end(&mut answer).await.expect("the whole answer");
+    let head = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+    let length = format!("content-length: {bytes}\r\n");
+    assert!(String::from_utf8_lossy(&answer[..head]).contains(&length), "its length was announced");
+    let page: ContextList = serde_json::from_slice(&answer[head..]).expect("a page");
+    assert!(page.contexts.len() > 60 && answer.len() - head == usize::try_from(bytes).expect("a few bytes"));
+    eventually("room of the first", || held(&fixture) == bytes).await;
+    drop(second);
+    eventually("room of the second", || held(&fixture) == 0).await;
 }
 
 #[tokio::test]
