@@ -93,11 +93,11 @@ impl Collection {
         self.count_by(self.selected(selection)?).await
     }
 
-    /// How many contexts of these owners are expired at `now` and still there.
+    /// How many contexts of these owners, or of all when none are named, are expired at `now` and still there.
     ///
     /// # Errors
     /// When the server fails.
-    pub async fn count_expired(&self, owners: &[Owner], now: Timestamp) -> Result<usize, Error> {
+    pub async fn count_expired(&self, owners: Option<&[Owner]>, now: Timestamp) -> Result<usize, Error> {
         self.count_by(filter::of(&Clauses::expired_of(owners, now))).await
     }
 

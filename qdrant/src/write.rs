@@ -148,11 +148,11 @@ impl Collection {
         self.delete_some(clauses, limit).await
     }
 
-    /// Deletes at most `limit` contexts of these owners that are expired at `now`, and says how many.
+    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now`, and says how many.
     ///
     /// # Errors
     /// When the server fails.
-    pub async fn delete_expired(&self, owners: &[Owner], now: Timestamp, limit: usize) -> Result<usize, Error> {
+    pub async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
         self.delete_some(Clauses::expired_of(owners, now), limit).await
     }
 

@@ -116,11 +116,11 @@ impl Shard {
         self.engine.count(request).map_err(Error::engine("count contexts"))
     }
 
-    /// How many contexts of these owners are expired at `now` and still there.
+    /// How many contexts of these owners, or of all when none are named, are expired at `now` and still there.
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn count_expired(&self, owners: &[Owner], now: Timestamp) -> Result<usize, Error> {
+    pub fn count_expired(&self, owners: Option<&[Owner]>, now: Timestamp) -> Result<usize, Error> {
         let request = CountRequest { filter: Some(filter::of(&Clauses::expired_of(owners, now))?), exact: true };
         self.engine.count(request).map_err(Error::engine("count expired contexts"))
     }

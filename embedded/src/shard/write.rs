@@ -161,11 +161,11 @@ impl Shard {
         self.delete_some(filter::of(&Clauses::of(selection)?)?, limit)
     }
 
-    /// Deletes at most `limit` contexts of these owners that are expired at `now`, and says how many.
+    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now`, and says how many.
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn delete_expired(&self, owners: &[Owner], now: Timestamp, limit: usize) -> Result<usize, Error> {
+    pub fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
         self.delete_some(filter::of(&Clauses::expired_of(owners, now))?, limit)
     }
 

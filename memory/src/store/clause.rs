@@ -196,10 +196,13 @@ impl Clauses {
         Self { must: vec![keyword(schema::TENANT, tenant.as_str())], must_not: vec![expired(*alive_at)] }
     }
 
-    /// What of these owners is expired at `now`: for the collector of garbage only.
+    /// What of these owners, or of all when none are named, is expired at `now`: for the collector of garbage only.
     #[must_use]
-    pub fn expired_of(owners: &[Owner], now: Timestamp) -> Self {
-        Self::any_of(owners.iter().map(Self::of_owner), expired(now))
+    pub fn expired_of(owners: Option<&[Owner]>, now: Timestamp) -> Self {
+        match owners {
+            Some(owners) => Self::any_of(owners.iter().map(Self::of_owner), expired(now)),
+            None => Self { must: vec![expired(now)], must_not: Vec::new() },
+        }
     }
 
     /// What lies under the ids of these contexts, is expired at `now`, and is of the same owner: what a new context may take the place of.
@@ -350,12 +353,12 @@ mod tests {
     #[test]
     fn what_is_expired_of_nobody_is_nothing() {
         let now = Timestamp::from_millis(5);
-        assert_eq!(Clauses::expired_of(&[], now), Clauses::nothing());
+        assert_eq!(Clauses::expired_of(Some(&[]), now), Clauses::nothing());
         assert_eq!(Clauses::making_way([], now), Clauses::nothing());
         let owner = |name: &str| Owner::new(TenantId::new("t").unwrap(), AgentId::new(name).unwrap());
-        let Clauses { must, .. } = Clauses::expired_of(&[owner("a")], now);
+        let Clauses { must, .. } = Clauses::expired_of(Some(&[owner("a")]), now);
         assert_eq!(must, [Clauses::of_owner(&owner("a")).must, vec![expired(now)]].concat());
-        let Clauses { must, .. } = Clauses::expired_of(&[owner("a"), owner("b")], now);
+        let Clauses { must, .. } = Clauses::expired_of(Some(&[owner("a"), owner("b")]), now);
         let each = [owner("a"), owner("b")].map(|owner| Clause::All(Clauses::of_owner(&owner).must));
         assert_eq!(must, [Clause::Any(each.to_vec()), expired(now)]);
     }

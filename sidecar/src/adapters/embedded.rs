@@ -327,12 +327,15 @@ impl VectorStore for Embedded {
         self.remove(StoreOperation::Delete, move |shard| shard.delete_selected(&selection, limit)).await
     }
 
-    async fn count_expired(&self, owners: Vec<Owner>, now: Timestamp) -> Result<usize, Error> {
-        self.call(StoreOperation::Count, move |shard| shard.count_expired(&owners, now)).await
+    async fn count_expired(&self, owners: Option<&[Owner]>, now: Timestamp) -> Result<usize, Error> {
+        let owners = owners.map(<[Owner]>::to_vec);
+        self.call(StoreOperation::Count, move |shard| shard.count_expired(owners.as_deref(), now)).await
     }
 
-    async fn delete_expired(&self, owners: Vec<Owner>, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.remove(StoreOperation::DeleteExpired, move |shard| shard.delete_expired(&owners, now, limit)).await
+    async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
+        let owners = owners.map(<[Owner]>::to_vec);
+        let delete = move |shard: &Shard| shard.delete_expired(owners.as_deref(), now, limit);
+        self.remove(StoreOperation::DeleteExpired, delete).await
     }
 
     async fn switch_model(&self, model: Model) -> Result<(), Error> {
@@ -385,6 +388,11 @@ impl VectorStore for Embedded {
             shard.compact()
         };
         self.call(StoreOperation::Compact, compact).await
+    }
+
+    /// The directory is locked by its one sidecar.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn shortage(&self) -> Option<Full> {

@@ -349,14 +349,14 @@ impl VectorStore for Qdrant {
         self.call(&current, StoreOperation::Delete, current.collection.delete_selected(&selection, limit)).await
     }
 
-    async fn count_expired(&self, owners: Vec<Owner>, now: Timestamp) -> Result<usize, Error> {
+    async fn count_expired(&self, owners: Option<&[Owner]>, now: Timestamp) -> Result<usize, Error> {
         let current = self.current();
-        self.call(&current, StoreOperation::Count, current.collection.count_expired(&owners, now)).await
+        self.call(&current, StoreOperation::Count, current.collection.count_expired(owners, now)).await
     }
 
-    async fn delete_expired(&self, owners: Vec<Owner>, now: Timestamp, limit: usize) -> Result<usize, Error> {
+    async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
         let current = self.current();
-        self.call(&current, StoreOperation::DeleteExpired, current.collection.delete_expired(&owners, now, limit)).await
+        self.call(&current, StoreOperation::DeleteExpired, current.collection.delete_expired(owners, now, limit)).await
     }
 
     /// A server that is away gets a place for the new vectors when it is back: each call begins with making sure.

@@ -1,5 +1,7 @@
 //! Deleting by id, by session, and what has expired.
 
+use std::time::Instant;
+
 use context_manager_memory::{Context, ContextId, history};
 use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared, ContextDelete};
 use tokio::sync::MutexGuard;
@@ -19,6 +21,14 @@ use crate::{
 const BATCH: usize = 500;
 /// Contexts of one read.
 const PAGE: usize = 100;
+
+/// What a deletion by what contexts are has deleted.
+pub(super) struct Deleted {
+    /// How many of them could be seen.
+    pub(super) seen: usize,
+    /// Whether nothing of it is left.
+    pub(super) is_whole: bool,
+}
 
 impl Inner {
     pub(super) async fn remove(&self, reach: &Reach, id: ContextId) -> Result<Acknowledgment, Error> {
@@ -115,9 +125,14 @@ impl Inner {
     ///
     /// Each page is read again under the locks of its contexts, so that no write that runs beside brings back what was deleted.
     pub(super) async fn delete_wanted(&self, wanted: &Wanted) -> Result<usize, Error> {
+        Ok(self.delete_until(wanted, None).await?.seen)
+    }
+
+    /// The same, until the page during which it gets to be the time `until`.
+    pub(super) async fn delete_until(&self, wanted: &Wanted, until: Option<Instant>) -> Result<Deleted, Error> {
         let wanted = Wanted { validity: Validity::Any, ..wanted.clone() };
         let selection = wanted.selection(wanted.levels.clone(), now()).with_all_that_was();
-        let (mut deleted, mut from) = (0, None);
+        let (mut seen, mut from) = (0, None);
         loop {
             let page = self.store_health.note(self.store.list(selection.clone(), from, PAGE).await)?;
             let ids = page.contexts.iter().map(|context| Key::Context(context.id));
@@ -138,11 +153,12 @@ impl Inner {
                 self.erase(&wanted.owner, &contexts).await?;
             }
             let now = now();
-            deleted += contexts.iter().filter(|context| context.is_current() && !context.is_expired(now)).count();
-            match page.next {
-                Some(next) => from = Some(next),
-                None => return Ok(deleted),
+            seen += contexts.iter().filter(|context| context.is_current() && !context.is_expired(now)).count();
+            let is_whole = page.next.is_none();
+            if is_whole || until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(Deleted { seen, is_whole });
             }
+            from = page.next;
         }
     }
 
@@ -156,19 +172,22 @@ impl Inner {
     }
 
     pub(super) async fn garbage(&self) -> Result<usize, Error> {
-        Ok(self.store_health.note(self.store.count_expired(self.collected(), now()).await)?)
+        let collected = self.collected();
+        Ok(self.store_health.note(self.store.count_expired(collected.as_deref(), now()).await)?)
     }
 
     pub(super) async fn collect(&self, limit: usize) -> Result<usize, Error> {
         let now = now();
         self.immediate.drop_expired(now);
-        Ok(self.store_health.note(self.store.delete_expired(self.collected(), now, limit).await)?)
+        let collected = self.collected();
+        Ok(self.store_health.note(self.store.delete_expired(collected.as_deref(), now, limit).await)?)
     }
 
-    /// Whose garbage is collected here. Others' clocks and settings say when theirs is due, and what nobody collects is the operator's
-    /// sweeper's.
-    fn collected(&self) -> Vec<Owner> {
+    /// Whose garbage is collected here; everybody's in a store that no other sidecar uses. In a shared one others' clocks and settings say
+    /// when theirs is due, and what nobody collects is the operator's sweeper's.
+    fn collected(&self) -> Option<Vec<Owner>> {
         let access = self.access.load();
-        self.looked_after().into_iter().filter(|owner| access.collects(owner)).collect()
+        let collected = || self.looked_after().into_iter().filter(|owner| access.collects(owner)).collect();
+        self.store.is_shared().then(collected)
     }
 }

@@ -15,6 +15,8 @@ use tracing::{info, warn};
 use super::{
     Error, Inner,
     alike::values_alike,
+    delete::Deleted,
+    filter::Wanted,
     locks::Key,
     now,
     pending::{self, Change, Clear, Delete, DeleteMatching, Oldest, Update},
@@ -48,26 +50,30 @@ impl Inner {
     pub(super) async fn drain(&self) -> Result<bool, Error> {
         // Nobody waits for a store that may not answer.
         if !self.takes_writes.load(Ordering::Acquire) || self.pending.contexts() > LAST {
-            return self.drain_step().await;
+            return self.drain_step(None).await;
         }
         let _alone = self.writes.write().await;
         let _hurrying = self.hurry.begin();
-        let since = Instant::now();
+        let until = Instant::now() + LONGEST_ALONE;
         loop {
-            let drained = self.drain_step().await;
-            if !matches!(drained, Ok(true)) || since.elapsed() >= LONGEST_ALONE {
+            let drained = self.drain_step(Some(until)).await;
+            if !matches!(drained, Ok(true)) || !self.takes_writes.load(Ordering::Acquire) || Instant::now() >= until {
                 return drained;
             }
         }
     }
 
-    async fn drain_step(&self) -> Result<bool, Error> {
-        let drained = self.drain_oldest().await;
-        self.takes_writes.store(matches!(drained, Ok(true)), Ordering::Release);
-        drained
+    /// One step. A deletion of many contexts is broken off at the time `until`; the next step goes on with it, and nobody waits for that.
+    async fn drain_step(&self, until: Option<Instant>) -> Result<bool, Error> {
+        let drained = self.drain_oldest(until).await;
+        self.takes_writes.store(matches!(drained, Ok(Drained::More)), Ordering::Release);
+        Ok(match drained? {
+            Drained::All => false,
+            Drained::More | Drained::InPart => true,
+        })
     }
 
-    async fn drain_oldest(&self) -> Result<bool, Error> {
+    async fn drain_oldest(&self, until: Option<Instant>) -> Result<Drained, Error> {
         let mut load = Load::default();
         let oldest = self.pending.oldest(|contexts| {
             for context in contexts {
@@ -79,9 +85,9 @@ impl Inner {
             if self.pending.is_active() {
                 // The oldest one will be in the queue as soon as it is on the disk.
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                return Ok(true);
+                return Ok(Drained::More);
             }
-            return Ok(false);
+            return Ok(Drained::All);
         };
         match oldest {
             Oldest::Contexts(contexts) => {
@@ -92,7 +98,11 @@ impl Inner {
                 }
                 self.set_aside_left(left).await?;
             }
-            Oldest::Change(change) => self.drain_change(*change, last).await?,
+            Oldest::Change(change) => {
+                if !self.drain_change(*change, last, until).await? {
+                    return Ok(Drained::InPart);
+                }
+            }
             Oldest::Unreadable(unreadable) => self.set_aside.unreadable(unreadable, &self.metrics).await?,
         }
         self.pending.complete(last).await?;
@@ -102,47 +112,53 @@ impl Inner {
             self.hurry.is_over();
             info!("All journaled writes have reached the store");
         }
-        Ok(more)
+        Ok(if more { Drained::More } else { Drained::All })
     }
 
-    /// Brings a change or a deletion to the store, or sets it aside: with what it is of, or because the store refuses it.
-    async fn drain_change(&self, change: Change, last: u64) -> Result<(), Error> {
+    /// Brings a change or a deletion to the store, or sets it aside: with what it is of, or because the store refuses it. Says whether that
+    /// is done; a deletion may have got only a part of its contexts by the time `until`.
+    async fn drain_change(&self, change: Change, last: u64, until: Option<Instant>) -> Result<bool, Error> {
         if let Some(why) = change.context().and_then(|id| self.set_aside.why(id)) {
-            return self.set_aside.change_of(change, why, &self.metrics).await;
+            self.set_aside.change_of(change, why, &self.metrics).await?;
+            return Ok(true);
         }
-        match self.make(change.clone()).await {
-            Ok(Made::Done) => Ok(()),
-            Ok(Made::ContextHasChanged) => self.set_aside.outdated_change(change, &self.metrics).await,
+        match self.make(change.clone(), until).await {
+            Ok(Made::Done) => {}
+            Ok(Made::InPart) => return Ok(false),
+            Ok(Made::ContextHasChanged) => self.set_aside.outdated_change(change, &self.metrics).await?,
             Ok(Made::ContextIsGone) if self.set_aside.has_unreadable() => {
-                self.set_aside.change_of(change, Dropped::Unreadable, &self.metrics).await
+                self.set_aside.change_of(change, Dropped::Unreadable, &self.metrics).await?;
             }
             Ok(Made::ContextIsGone) => {
                 if let Change::Update(Update { id, .. }) = change {
                     self.metrics.journal.dropped.add(Dropped::Missing, 1);
                     warn!(context.id = %id, "A journaled change came too late: the context is gone");
                 }
-                Ok(())
             }
-            Err(error) => self.set_aside_refused(change, last, error).await,
+            Err(error) => self.set_aside_refused(change, last, error).await?,
         }
+        Ok(true)
     }
 
     /// Makes a change or a deletion in the store.
-    async fn make(&self, change: Change) -> Result<Made, Error> {
+    async fn make(&self, change: Change, until: Option<Instant>) -> Result<Made, Error> {
         match change {
             Change::Update(update) => self.drain_update(update).await,
             Change::Delete(Delete { id, holder, at }) => {
                 self.drain_deletion(&pending::owner(&self.owner, holder.as_ref()), id, at).await
             }
             Change::Clear(Clear { session, within, at: _ }) => {
-                self.delete_wanted(&pending::cleared(&session, within, &self.owner)).await?;
-                Ok(Made::Done)
+                self.drain_deletions(&pending::cleared(&session, within, &self.owner), until).await
             }
             Change::DeleteMatching(DeleteMatching { message, within, at }) => {
-                self.delete_wanted(&pending::doomed(message, within, at, &self.owner)?).await?;
-                Ok(Made::Done)
+                self.drain_deletions(&pending::doomed(message, within, at, &self.owner)?, until).await
             }
         }
+    }
+
+    async fn drain_deletions(&self, wanted: &Wanted, until: Option<Instant>) -> Result<Made, Error> {
+        let Deleted { is_whole, .. } = self.delete_until(wanted, until).await?;
+        Ok(if is_whole { Made::Done } else { Made::InPart })
     }
 
     /// Brings contexts to the store, except those whose ids somebody else has taken.
@@ -249,10 +265,22 @@ impl Inner {
     }
 }
 
+/// How far a step came.
+enum Drained {
+    /// Nothing waits any more.
+    All,
+    /// What it took has reached the store, and more waits.
+    More,
+    /// Its deletion was broken off: the time was up.
+    InPart,
+}
+
 /// What became of a change or a deletion.
 enum Made {
     /// The store has it.
     Done,
+    /// It has deleted a part of what is to go: the time was up.
+    InPart,
     /// The context that it names is not there, or not any more.
     ContextIsGone,
     /// It is of a version that the context does not have any more.

@@ -9,10 +9,14 @@ const AT_ONCE: usize = 100;
 /// Bytes of texts and metadata with which a page ends before its limit. It has one context at least, or nobody would get beyond that.
 const PAGE_BYTES: usize = 4 << 20;
 
+/// Reads of one page; it ends there, perhaps with nothing: what waits in the journal can hide any number of contexts.
+const READS: usize = 50;
+
 /// A page on its way.
 pub(super) struct Filling {
     contexts: Vec<Context>,
     bytes: usize,
+    reads: usize,
     limit: usize,
     rest: Rest,
 }
@@ -30,19 +34,20 @@ enum Rest {
 impl Filling {
     /// The page of at most `limit` contexts from the id `from` on.
     pub(super) const fn new(from: Option<ContextId>, limit: usize) -> Self {
-        Self { contexts: Vec::new(), bytes: 0, limit, rest: Rest::From(from) }
+        Self { contexts: Vec::new(), bytes: 0, reads: 0, limit, rest: Rest::From(from) }
     }
 
     /// From where the next read goes, and how many contexts it has at most; nothing when the page is done.
     pub(super) fn wants(&self) -> Option<(Option<ContextId>, usize)> {
         match self.rest {
-            Rest::From(from) => Some((from, AT_ONCE.min(self.limit - self.contexts.len()))),
-            Rest::NextPage(_) | Rest::Nothing => None,
+            Rest::From(from) if self.reads < READS => Some((from, AT_ONCE.min(self.limit - self.contexts.len()))),
+            Rest::From(_) | Rest::NextPage(_) | Rest::Nothing => None,
         }
     }
 
     /// Takes what was read.
     pub(super) fn add(&mut self, Page { contexts, next }: Page) {
+        self.reads += 1;
         for context in contexts {
             self.bytes += context.written_bytes();
             if self.bytes > PAGE_BYTES && !self.contexts.is_empty() {
@@ -119,5 +124,17 @@ mod tests {
         assert_eq!(read.concat(), large, "each once and in order");
         let huge = [context(1, PAGE_BYTES + 1), context(2, 1)];
         assert_eq!(lengths(&pages(&huge, 10)), [1, 1], "one is returned whatever it has");
+    }
+
+    #[test]
+    fn a_page_ends_after_some_reads_of_what_is_hidden_and_the_next_one_goes_on_there() {
+        let id = |number: usize| ContextId::new(Uuid::from_u128(number as u128));
+        let mut filling = Filling::new(None, 1_000);
+        let mut reads = 0;
+        while filling.wants().is_some() && reads <= READS {
+            reads += 1;
+            filling.add(Page { contexts: Vec::new(), next: Some(id(reads)) });
+        }
+        assert_eq!((reads, filling.page().next), (READS, Some(id(READS))));
     }
 }

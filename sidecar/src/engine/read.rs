@@ -113,6 +113,11 @@ impl Inner {
         let wanted = Wanted { levels, validity: filter::validity(as_of), ..Wanted::within(reach) };
         let (mut filling, mut is_degraded) = (Filling::new(from, limit), false);
         while let Some((from, limit)) = filling.wants() {
+            if is_degraded {
+                // The store is not asked again for each part: the call that failed may have waited for all of its time.
+                filling.add(self.page_in_memory(&wanted, from, limit));
+                continue;
+            }
             filling.add(match self.whole_page(&wanted, from, limit).await {
                 Err(error) if self.pending.is_enabled() && error.is_outage() && as_of.is_none() => {
                     is_degraded = true;

@@ -302,6 +302,18 @@ async fn a_context_that_is_used_often_enough_is_kept() {
     assert_eq!(fixture.engine.inner.metrics.contexts.promoted.get(), 1);
 }
 
+/// In the directory of a sidecar nobody else collects anything.
+#[tokio::test]
+async fn what_expired_of_an_agent_that_was_here_before_is_collected_by_the_one_that_is_here_now() {
+    let fixture = Fixture::new().await;
+    let id = fixture.stored(json!({"text": "green tea", "level": "long_term", "ttl": "20ms"})).await;
+    let fixture = fixture.reopened("renamed").await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(fixture.engine.count_garbage().await.expect("counted"), 1);
+    assert_eq!(fixture.engine.collect_garbage(10).await.expect("collected"), 1);
+    fixture.store(json!({"text": "black tea", "id": id})).await.expect("its id is free");
+}
+
 #[tokio::test]
 async fn an_answer_stays_within_its_budget_and_says_what_it_left_out() {
     let fixture = Fixture::new().await;

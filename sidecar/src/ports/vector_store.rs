@@ -96,11 +96,12 @@ pub trait VectorStore: Send + Sync + 'static {
     /// Deletes at most `limit` of the selected contexts, and says how many; fewer than `limit` were all of them.
     async fn delete_selected(&self, selection: Selection, limit: usize) -> Result<usize, Error>;
 
-    /// How many contexts of these owners are expired at `now` and still there.
-    async fn count_expired(&self, owners: Vec<Owner>, now: Timestamp) -> Result<usize, Error>;
+    /// How many contexts of these owners, or of all when none are named, are expired at `now` and still there.
+    async fn count_expired(&self, owners: Option<&[Owner]>, now: Timestamp) -> Result<usize, Error>;
 
-    /// Deletes at most `limit` contexts of these owners that are expired at `now`, and says how many; fewer than `limit` were all of them.
-    async fn delete_expired(&self, owners: Vec<Owner>, now: Timestamp, limit: usize) -> Result<usize, Error>;
+    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now`, and says how many; fewer
+    /// than `limit` were all of them.
+    async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error>;
 
     /// What the store holds, of all owners.
     async fn stats(&self) -> Result<Stats, Error>;
@@ -121,6 +122,11 @@ pub trait VectorStore: Send + Sync + 'static {
 
     /// Gives back the space of what was deleted, if enough was to be worth it. Says whether it did anything.
     async fn compact(&self) -> Result<bool, Error>;
+
+    /// Whether other sidecars keep contexts in it as well.
+    fn is_shared(&self) -> bool {
+        true
+    }
 
     /// What is missing on its disk, if writes are refused for that, or were of late.
     fn shortage(&self) -> Option<Full> {

@@ -418,10 +418,10 @@ async fn nothing_is_returned_from_the_moment_it_expires(place: Place) {
         assert_eq!(store.counts_by_level(&owner("t"), now).await.expect("counted").long_term, alive);
     }
     for (now, expired) in [(before, 0), (LATER, 1)] {
-        assert_eq!(store.count_expired(vec![owner("t")], now).await.expect("counted"), expired);
-        assert_eq!(store.delete_expired(vec![owner("t")], now, 10).await.expect("collected"), expired);
+        assert_eq!(store.count_expired(Some(&[owner("t")]), now).await.expect("counted"), expired);
+        assert_eq!(store.delete_expired(Some(&[owner("t")]), now, 10).await.expect("collected"), expired);
     }
-    assert_eq!(store.count_expired(vec![owner("t")], LATER).await.expect("counted"), 0);
+    assert_eq!(store.count_expired(Some(&[owner("t")]), LATER).await.expect("counted"), 0);
     assert_eq!(store.find(vec![id(1), id(2)]).await.expect("read").len(), 1);
 }
 
@@ -448,19 +448,20 @@ async fn garbage_is_collected_of_those_that_are_named_alone(place: Place) {
         found.into_iter().map(|context| context.id).collect::<BTreeSet<_>>()
     };
     let mut expected: BTreeSet<ContextId> = (0..18).map(id).collect();
-    let collect = async |owners: &[Owner], now, limit| {
-        let counted = store.count_expired(owners.to_vec(), now).await.expect("counted");
-        (counted, store.delete_expired(owners.to_vec(), now, limit).await.expect("collected"))
+    let collect = async |owners: Option<&[Owner]>, now, limit| {
+        let counted = store.count_expired(owners, now).await.expect("counted");
+        (counted, store.delete_expired(owners, now, limit).await.expect("collected"))
     };
-    assert_eq!(collect(&[], LATER, 9).await, (0, 0), "nobody's");
+    assert_eq!(collect(Some(&[]), LATER, 9).await, (0, 0), "nobody's");
     assert_eq!(left().await, expected);
-    assert_eq!(collect(&owners[..1], NOW, 9).await, (1, 1));
+    assert_eq!(collect(Some(&owners[..1]), NOW, 9).await, (1, 1));
     expected.remove(&id(0));
     assert_eq!(left().await, expected, "neither another agent's, nor a space's, nor another tenant's");
-    assert_eq!(collect(&[owners[0].clone(), owners[2].clone()], LATER, 9).await, (3, 3));
+    assert_eq!(collect(Some(&[owners[0].clone(), owners[2].clone()]), LATER, 9).await, (3, 3));
     expected.retain(|left| ![id(2), id(6), id(8)].contains(left));
     assert_eq!(left().await, expected);
-    assert_eq!(collect(&owners, LATER, 5).await, (8, 5));
+    assert_eq!(collect(Some(&owners), LATER, 5).await, (8, 5));
+    assert_eq!(collect(None, LATER, 9).await, (3, 3), "everybody's");
 }
 
 async fn an_id_is_made_way_for_its_owner_alone(place: Place) {
@@ -674,8 +675,8 @@ async fn deleting_says_how_many_and_stops_at_the_limit(place: Place) {
     store.upsert(points).await.expect("stored");
     assert_eq!(store.delete(&owner("t"), vec![id(9), id(9), id(77)]).await.expect("deleted"), 1);
     assert_eq!(store.delete(&owner("t"), Vec::new()).await.expect("nothing to do"), 0);
-    assert_eq!(store.delete_expired(vec![owner("t")], LATER, 3).await.expect("collected"), 3);
-    assert_eq!(store.delete_expired(vec![owner("t")], LATER, 3).await.expect("collected"), 1);
+    assert_eq!(store.delete_expired(Some(&[owner("t")]), LATER, 3).await.expect("collected"), 3);
+    assert_eq!(store.delete_expired(Some(&[owner("t")]), LATER, 3).await.expect("collected"), 1);
     let rest = Selection { levels: Some(vec![Level::LongTerm]), ..Selection::alive(owner("t"), NOW) };
     assert_eq!(store.delete_selected(rest.clone(), 2).await.expect("deleted"), 2);
     assert_eq!(store.delete_selected(rest.clone(), 0).await.expect("nothing to do"), 0);

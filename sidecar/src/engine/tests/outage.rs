@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -43,6 +43,10 @@ struct Switch {
     leaves_after_upsert: AtomicBool,
     /// It goes away as soon as it has counted accesses.
     leaves_after_counting: AtomicBool,
+    /// How many calls there were, answered or not.
+    calls: AtomicUsize,
+    /// How many milliseconds a deletion by ids takes.
+    deletion_takes: AtomicU64,
     /// Contexts and bytes of each call for new contexts.
     upserts: Mutex<Vec<(usize, usize)>>,
     /// How many contexts were read with their vectors.
@@ -58,6 +62,7 @@ struct Switch {
 
 impl Switch {
     fn reach(&self) -> Result<(), vector_store::Error> {
+        self.calls.fetch_add(1, Ordering::AcqRel);
         if self.away.load(Ordering::Acquire) { Err(lost()) } else { Ok(()) }
     }
 
@@ -159,6 +164,13 @@ macro_rules! switched {
                 self.answer(())
             }
 
+            async fn delete(&self, owner: &Owner, ids: Vec<ContextId>) -> Result<usize, vector_store::Error> {
+                self.reach()?;
+                tokio::time::sleep(Duration::from_millis(self.deletion_takes.load(Ordering::Acquire))).await;
+                let answer = self.store.delete(owner, ids).await?;
+                self.answer(answer)
+            }
+
             async fn count_accesses(&self, owner: &Owner, accesses: Vec<Access>) -> Result<(), vector_store::Error> {
                 self.reach()?;
                 self.store.count_accesses(owner, accesses).await?;
@@ -188,10 +200,9 @@ switched! {
     fn session_end(owner: &Owner, session: &SessionId, now: Timestamp) -> SessionEnd;
     fn before(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
     fn after(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
-    fn delete(owner: &Owner, ids: Vec<ContextId>) -> usize;
     fn delete_selected(selection: Selection, limit: usize) -> usize;
-    fn count_expired(owners: Vec<Owner>, now: Timestamp) -> usize;
-    fn delete_expired(owners: Vec<Owner>, now: Timestamp, limit: usize) -> usize;
+    fn count_expired(owners: Option<&[Owner]>, now: Timestamp) -> usize;
+    fn delete_expired(owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> usize;
     fn switch_model(model: Model) -> ();
     fn set_vectors(owner: &Owner, vectors: Vec<NewDense>) -> ();
     fn drop_former_vectors(owner: &Owner, limit: usize) -> usize;
@@ -223,6 +234,8 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         mute_update: false.into(),
         leaves_after_upsert: false.into(),
         leaves_after_counting: false.into(),
+        calls: 0.into(),
+        deletion_takes: 0.into(),
         upserts: Mutex::default(),
         points_read: 0.into(),
         refuses: Mutex::default(),
@@ -454,6 +467,45 @@ async fn writes_reach_the_store_again_while_writers_go_on() {
     drain.abort();
     let stats = outage.engine.stats(&mine(&outage.engine)).await.expect("figures");
     assert_eq!(stats.contexts.values().sum::<usize>(), written);
+}
+
+/// What a deletion takes is not in the number of the writes that wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_deletion_of_many_contexts_does_not_keep_writers_waiting_until_its_end() {
+    let outage = Arc::new(Outage::new().await);
+    for number in 0..600 {
+        outage.store(json!({"text": format!("note {number}"), "level": "long_term", "metadata": {"of": "trip"}})).await;
+    }
+    outage.cut();
+    outage.store(json!({"text": "the first that waits"})).await;
+    let deletion = json!({"filter": {"of": {"eq": "trip"}}});
+    assert!(delete_matching(&outage.engine, deletion).await.expect("journaled").journaled);
+    outage.switch.away.store(false, Ordering::Release);
+    outage.switch.deletion_takes.store(400, Ordering::Release);
+    assert!(outage.engine.drain().await.expect("drained"), "the store takes writes, and the deletion is next");
+    let draining = Arc::clone(&outage);
+    let drained = tokio::spawn(async move { while draining.engine.drain().await.expect("drained") {} });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    let written = outage.store(json!({"text": "written meanwhile"})).await;
+    assert_eq!(written.status, AckStatus::Journaled, "the deletion was not over");
+    drained.await.expect("drained");
+    let mut left: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["the first that waits", "written meanwhile"]);
+    assert_eq!(outage.switch.store.stats().await.expect("figures").points, 2);
+}
+
+#[tokio::test]
+async fn a_page_asks_a_store_that_is_away_once() {
+    let outage = Outage::new().await;
+    outage.cut();
+    for number in 0..250 {
+        outage.store(json!({"text": format!("note {number}"), "level": "long_term"})).await;
+    }
+    let before = outage.switch.calls.load(Ordering::Acquire);
+    assert_eq!(outage.listed().await.len(), 250);
+    assert_eq!(outage.switch.calls.load(Ordering::Acquire) - before, 1);
 }
 
 #[tokio::test]

@@ -1,13 +1,12 @@
 //! Other memories than one's own: what works there as at home, and what is left to its own agent.
 
-use context_manager_memory::{AgentId, ContextId, Holder, SpaceId, TenantId, Vectors};
+use context_manager_memory::ContextId;
 use context_manager_protocol::{
     config::{AccessRule, AccessTarget, Operation},
     message::Scope,
 };
 
 use super::*;
-use crate::ports::vector_store::Point;
 
 /// The rule of every agent for some operations on an agent's memory or a space.
 pub(super) fn rule(operations: &[Operation], agent: Option<&str>, space: Option<&str>) -> AccessRule {
@@ -206,47 +205,6 @@ async fn an_import_keeps_who_wrote_and_is_the_author_of_the_rest() {
     assert_eq!(exported[0].written_by.as_deref(), Some("reviewer"));
     let counted = fixture.engine.stats(&fixture.there(json!({"space": "team"}), Some("s"))).await.expect("figures");
     assert_eq!(counted.contexts[&Level::LongTerm], 2);
-}
-
-#[tokio::test]
-async fn garbage_is_that_of_the_agent_and_of_the_spaces_it_may_write_to() {
-    let rules = [
-        rule(&[Operation::Read, Operation::Store], None, Some("team")),
-        rule(&[Operation::Read, Operation::Export], None, Some("board")),
-        rule(&Operation::ALL, Some("planner"), None),
-    ];
-    let fixture = Fixture::with(|config| config.access = rules.to_vec()).await;
-    let Owner { tenant, holder } = fixture.engine.owner().clone();
-    let space = |name: &str| Holder::from(SpaceId::new(name).expect("a name"));
-    let planner = AgentId::new("planner").expect("a name").into();
-    let elsewhere = TenantId::new("team-b").expect("a name");
-    let holders = [
-        (&tenant, holder.clone()),
-        (&tenant, space("team")),
-        (&tenant, space("board")),
-        (&tenant, planner),
-        (&elsewhere, holder),
-        (&elsewhere, space("team")),
-    ];
-    let expired: Vec<Point> = holders
-        .into_iter()
-        .map(|(tenant, holder)| {
-            let id = Uuid::now_v7().into();
-            let level = context_manager_memory::Level::ShortTerm;
-            let context = Stored::new(id, tenant.clone(), holder, level, "tea", now());
-            Point { context: Stored { expires_at: Some(now()), ..context }, vectors: Vectors::default() }
-        })
-        .collect();
-    let ids: Vec<ContextId> = expired.iter().map(|point| point.context.id).collect();
-    // What is written elsewhere is looked after, and yet not collected.
-    fixture.stored(json!({"text": "the kettle", "scope": {"agent": "planner"}})).await;
-    let store = &fixture.engine.inner.store;
-    store.upsert(expired).await.expect("stored");
-    assert_eq!(fixture.engine.count_garbage().await.expect("counted"), 2);
-    assert_eq!(fixture.engine.collect_garbage(100).await.expect("collected"), 2);
-    let left: BTreeSet<ContextId> = store.find(ids.clone()).await.expect("read").into_iter().map(|c| c.id).collect();
-    assert_eq!(left, ids[2..].iter().copied().collect());
-    assert_eq!(fixture.engine.count_garbage().await.expect("counted"), 0);
 }
 
 #[tokio::test]

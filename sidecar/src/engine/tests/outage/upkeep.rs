@@ -1,9 +1,9 @@
 //! The regular work while the store goes away, and while contexts change beside it.
 
-use context_manager_memory::promotion;
+use context_manager_memory::{AgentId, Holder, SpaceId, TenantId, promotion};
 
 use super::*;
-use crate::engine::locks::Key;
+use crate::engine::{locks::Key, tests::sharing::rule};
 
 #[tokio::test]
 async fn accesses_that_were_not_counted_are_counted_later_and_once() {
@@ -70,4 +70,48 @@ async fn a_context_that_is_moved_or_deleted_when_it_is_to_make_room_does_not_and
     let mut left: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
     left.sort_unstable();
     assert_eq!(left, ["five", "four", "three", "zero"], "one of three was still to go");
+}
+
+/// In a store that others use as well.
+#[tokio::test]
+async fn garbage_is_that_of_the_agent_and_of_the_spaces_it_may_write_to() {
+    let rules = [
+        rule(&[Operation::Read, Operation::Store], None, Some("team")),
+        rule(&[Operation::Read, Operation::Export], None, Some("board")),
+        rule(&Operation::ALL, Some("planner"), None),
+    ];
+    let outage = Outage::new().await;
+    let config = SidecarConfig { access: rules.to_vec(), ..outage.config.clone() };
+    outage.engine.reconfigure(&config).await.expect("other rules");
+    let Owner { tenant, holder } = outage.engine.owner().clone();
+    let space = |name: &str| Holder::from(SpaceId::new(name).expect("a name"));
+    let planner = AgentId::new("planner").expect("a name").into();
+    let elsewhere = TenantId::new("team-b").expect("a name");
+    let holders = [
+        (&tenant, holder.clone()),
+        (&tenant, space("team")),
+        (&tenant, space("board")),
+        (&tenant, planner),
+        (&elsewhere, holder),
+        (&elsewhere, space("team")),
+    ];
+    let expired: Vec<Point> = holders
+        .into_iter()
+        .map(|(tenant, holder)| {
+            let id = Uuid::now_v7().into();
+            let level = context_manager_memory::Level::ShortTerm;
+            let context = Stored::new(id, tenant.clone(), holder, level, "tea", now());
+            Point { context: Stored { expires_at: Some(now()), ..context }, vectors: Vectors::default() }
+        })
+        .collect();
+    let ids: Vec<ContextId> = expired.iter().map(|point| point.context.id).collect();
+    // What is written elsewhere is looked after, and yet not collected.
+    outage.store(json!({"text": "the kettle", "scope": {"agent": "planner"}})).await;
+    let store = &outage.engine.inner.store;
+    store.upsert(expired).await.expect("stored");
+    assert_eq!(outage.engine.count_garbage().await.expect("counted"), 2);
+    assert_eq!(outage.engine.collect_garbage(100).await.expect("collected"), 2);
+    let left: BTreeSet<ContextId> = store.find(ids.clone()).await.expect("read").into_iter().map(|c| c.id).collect();
+    assert_eq!(left, ids[2..].iter().copied().collect());
+    assert_eq!(outage.engine.count_garbage().await.expect("counted"), 0);
 }
