@@ -112,7 +112,7 @@ pub struct Settings {
     pub authority: pki::client::Settings,
     /// Whether cert-manager may be asked for certificates; without it a `Certificate` of a resource that has another issuer now is left.
     pub cert_manager: bool,
-    /// Whether there are the rights to run Qdrant clusters; without them such a resource is told so, and what is there is left.
+    /// Whether there are the rights to run Qdrant clusters; without them such a resource is told so, and what is there gets tokens and certificates alone.
     pub managed_qdrant: bool,
     /// Time between two looks at an object of which nothing was heard.
     pub resync: Duration,

@@ -10,6 +10,7 @@ mod child;
 mod client;
 mod config;
 mod nodes;
+mod off;
 mod pod;
 mod restoration;
 mod rollout;
@@ -31,7 +32,9 @@ use k8s_openapi::api::{
 use kube::Api;
 
 pub(super) use self::snapshots::{Restores, Runs as Snapshots};
-use self::{build::Builder, child::bring, client::Client, restoration::Restoration, rollout::Found as Said};
+use self::{
+    build::Builder, child::bring, client::Client, restoration::Restoration, rollout::Found as Said, secret::Lost,
+};
 use super::{
     error::{Error, call},
     plan::{ManagedPlan, Plan},
@@ -58,10 +61,9 @@ pub(super) async fn ensure(
 ) -> Result<Found, Error> {
     let settled = |trouble| Ok(Found::of(Err(trouble), None));
     if !context.managed_qdrant {
-        let snapshots = current.and_then(|current| current.snapshots.clone());
-        return Ok(Found { snapshots, ..Found::of(Err(switched_off()), None) });
+        return Box::pin(off::ensure(context, plan, wanted, current)).await;
     }
-    let material = match secret::ensure(context, plan, wanted).await? {
+    let material = match secret::ensure(context, plan, wanted, Lost::Replace).await? {
         Ok(material) => material,
         Err(trouble) => return settled(trouble),
     };
@@ -98,14 +100,6 @@ pub(super) async fn ensure(
         *message = format!("{} of {} nodes are ready; {message}", nodes.ready, nodes.wanted);
     }
     Ok(found)
-}
-
-fn switched_off() -> Trouble {
-    Trouble::stalled(
-        "ManagedQdrantOff",
-        "the operator was installed without the rights to run a Qdrant; set controller.managedQdrant=true in the values of the chart, \
-         or use spec.vectorStore.embedded or qdrant; a cluster that is there is left as it is",
-    )
 }
 
 impl Found {

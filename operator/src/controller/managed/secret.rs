@@ -9,7 +9,7 @@ use kube::Api;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
-use super::build;
+use super::{build, off};
 use crate::{
     controller::{
         apply::{Manager, apply, covers},
@@ -43,11 +43,21 @@ pub(super) struct Material {
     pub(super) fingerprint: String,
 }
 
+/// What is done about an API key that is gone, or cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Another one takes its place, with which the nodes are restarted.
+    Replace,
+    /// It is said: nodes that nobody restarts go on with the one they have, and would refuse what is signed with another.
+    Report,
+}
+
 /// Brings the Secret to what it should be.
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     wanted: &ManagedPlan,
+    lost: Lost,
 ) -> Result<Result<Material, Trouble>, Error> {
     let name = names::qdrant(&plan.name);
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
@@ -56,7 +66,10 @@ pub(super) async fn ensure(
         return Ok(Err(name_taken(foreign, &name)));
     }
     let kept = live.as_ref().and_then(key_in);
-    let lost = live.is_some() && kept.is_none();
+    if kept.is_none() && lost == Lost::Report {
+        return Ok(Err(key_missing(&name)));
+    }
+    let is_replaced = live.is_some() && kept.is_none();
     let key = kept.unwrap_or_else(|| hexadecimal(&rand::random::<[u8; KEY_BYTES]>()));
     let mut files = vec![(API_KEY, key.clone())];
     let mut ca = None;
@@ -89,7 +102,7 @@ pub(super) async fn ensure(
         }
         apply(&api, &name, &desired, &context.manager(Manager::Store), "write the managed Qdrant's Secret").await?;
         context.wrote("qdrant");
-        if lost {
+        if is_replaced {
             let note =
                 format!("Made a new API key in Secret {name}, because the old one is gone; the nodes are restarted");
             context.warn(plan, "StoreKeyReplaced", &note).await;
@@ -99,6 +112,14 @@ pub(super) async fn ensure(
         credentials: Credentials { key: Some(SecretString::from(key)), ca, certificate: None },
         fingerprint,
     }))
+}
+
+fn key_missing(name: &str) -> Trouble {
+    let message = format!(
+        "there is no {API_KEY} in the Secret {name}, so sidecars get no tokens any more, and the operator may not restart nodes with \
+         another one; set controller.managedQdrant=true in the values of the chart, or write the key of the nodes into the Secret again"
+    );
+    Trouble::stalled(off::REASON, message)
 }
 
 fn secret(plan: &Plan, name: String, files: Vec<(&str, String)>) -> Secret {

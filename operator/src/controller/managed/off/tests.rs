@@ -1,0 +1,220 @@
+//! Looks at clusters without the rights to run one, with an API server that refuses what these rights are needed for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use http::{Method, Request, Response, StatusCode};
+use jiff::Timestamp;
+use kube::{
+    Client,
+    client::Body,
+    runtime::events::{Recorder, Reporter},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tower::service_fn;
+
+use super::*;
+use crate::{
+    controller::{
+        Clients, Settings, fence::Fence, keys, managed, metrics::Metrics, plan::StoragePlan, plan::tests::resource,
+        sweep, watchdog,
+    },
+    pki::{
+        self,
+        client::{Facts, Pair},
+    },
+    scope::Scope,
+};
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+const SECRETS: &str = "/api/v1/namespaces/team/secrets";
+const MAP: &str = "/api/v1/namespaces/team/configmaps/memory-context-qdrant";
+
+/// Secrets and `ConfigMap`s by their paths.
+#[derive(Clone, Default)]
+struct Objects(Arc<Mutex<BTreeMap<String, Value>>>);
+
+impl Objects {
+    fn put(&self, path: &str, data: &[(&str, &str)]) {
+        let is_secret = path.contains("/secrets/");
+        let encoded = |text: &str| if is_secret { BASE64_STANDARD.encode(text) } else { text.to_owned() };
+        let data: BTreeMap<_, _> = data.iter().map(|(file, text)| ((*file).to_owned(), encoded(text))).collect();
+        let owner = json!({"apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "name": "memory", "uid": "uid-1"});
+        let metadata = json!({
+            "name": path.rsplit('/').next(), "namespace": "team", "resourceVersion": "1", "ownerReferences": [owner],
+        });
+        self.0.lock().unwrap().insert(path.to_owned(), json!({"metadata": metadata, "data": data}));
+    }
+
+    /// A file of a Secret.
+    fn file(&self, secret: &str, file: &str) -> Option<String> {
+        let all = self.0.lock().unwrap();
+        let encoded = all.get(&format!("{SECRETS}/{secret}"))?["data"][file].as_str()?;
+        Some(String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).unwrap())
+    }
+
+    fn answer(&self, method: &Method, path: &str, body: &[u8]) -> (StatusCode, Value) {
+        let failure = |status: StatusCode, reason: &str| {
+            (status, json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status.as_u16()}))
+        };
+        let is_given = ["/secrets", "/configmaps", "/events"].iter().any(|kind| path.contains(kind));
+        let mut all = self.0.lock().unwrap();
+        match *method {
+            _ if !is_given => failure(StatusCode::FORBIDDEN, "Forbidden"),
+            Method::GET => match all.get(path) {
+                Some(found) => (StatusCode::OK, found.clone()),
+                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+            },
+            _ => {
+                let object: Value = serde_json::from_slice(body).unwrap();
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                let path = if *method == Method::POST { format!("{path}/{name}") } else { path.to_owned() };
+                all.insert(path, object.clone());
+                (StatusCode::OK, object)
+            }
+        }
+    }
+
+    fn client(&self) -> Client {
+        let objects = self.clone();
+        let service = service_fn(move |request: Request<Body>| {
+            let objects = objects.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await?;
+                let (status, answer) = objects.answer(&parts.method, parts.uri.path(), &body);
+                let answer = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, kube::Error>(answer.unwrap())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// A controller without the rights to run a Qdrant.
+    fn context(&self) -> Context {
+        let minute = Duration::from_mins(1);
+        let settings = Settings {
+            admin_address: ([127, 0, 0, 1], 0).into(),
+            namespace: "home".to_owned(),
+            class: names::DEFAULT_CLASS.to_owned(),
+            scope: Scope::Cluster,
+            instance: "one".to_owned(),
+            webhook_configuration: "webhook".to_owned(),
+            sidecar_image: None,
+            lease: "lease".to_owned(),
+            lease_duration: minute,
+            authority: pki::client::Settings::new("home", "client-ca"),
+            cert_manager: false,
+            managed_qdrant: false,
+            resync: minute,
+            keys: keys::Settings { settle: minute, patience: minute },
+            watchdog: watchdog::Mode::Report,
+            sweep: sweep::Settings { mode: sweep::Mode::Off, interval: minute, grace: minute },
+        };
+        let clients = Clients { client: self.client(), evictions: self.client() };
+        let reporter = Reporter { controller: "test".to_owned(), instance: None };
+        let recorder = Recorder::new(self.client(), reporter);
+        let fence = Fence::until(Instant::now() + minute);
+        Context::new((clients, fence), recorder, settings, Arc::new(Metrics::new().unwrap()))
+    }
+
+    /// Looks at the cluster of a resource, whose server does not answer.
+    async fn look(&self, context: &Context, managed: Value) -> Found {
+        let mut plan = Plan::of(&resource(&json!({"vectorStore": {"managed": managed}}))).unwrap();
+        let StoragePlan::Managed(wanted) = &mut plan.storage else { unreachable!("the spec has it") };
+        wanted.qdrant.store.url = "https://127.0.0.1:1".to_owned();
+        let wanted = wanted.clone();
+        Box::pin(managed::ensure(context, &plan, &wanted, None)).await.unwrap()
+    }
+}
+
+/// When a token ends.
+fn end_of(token: &str) -> Timestamp {
+    let claims = token.split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    Timestamp::from_second(claims["exp"].as_i64().unwrap()).unwrap()
+}
+
+fn reason(found: &Found) -> &str {
+    match &found.finding {
+        Ok(_) => unreachable!("no server answers"),
+        Err(trouble) => trouble.reason,
+    }
+}
+
+#[tokio::test]
+async fn sidecars_of_a_cluster_that_is_there_get_tokens_and_its_nodes_certificates() {
+    let objects = Objects::default();
+    let context = objects.context();
+    let now = Timestamp::now();
+    let plan = Plan::of(&resource(&json!({"vectorStore": {"managed": {}}}))).unwrap();
+    let trust = context.authority.trust(&context.client).await.unwrap();
+    let Pair { certificate, key } =
+        trust.issue_server(&build::hosts(&plan), now, Duration::from_hours(10 * 24)).unwrap();
+    let files = [
+        (secret::API_KEY, KEY),
+        (names::CA_FILE, &*trust.bundle()),
+        (names::CERTIFICATE_FILE, &*certificate),
+        (names::PRIVATE_KEY_FILE, &*key),
+    ];
+    objects.put(MAP, &[("formed", "true")]);
+    objects.put(&format!("{SECRETS}/memory-context-qdrant"), &files);
+    objects.put(&format!("{SECRETS}/memory-context-store"), &[(names::QDRANT_API_KEY_FILE, "one that ended")]);
+
+    let found = objects.look(&context, json!({})).await;
+
+    let token = objects.file("memory-context-store", names::QDRANT_API_KEY_FILE).unwrap();
+    let rest = end_of(&token).duration_since(now);
+    assert!(rest.as_hours() >= 23, "{rest:?}");
+    assert_eq!(objects.file("memory-context-qdrant", secret::API_KEY).as_deref(), Some(KEY), "nodes have this one");
+    let renewed = objects.file("memory-context-qdrant", names::CERTIFICATE_FILE).unwrap();
+    let rest = Facts::read(&renewed).unwrap().not_after.duration_since(now);
+    assert!(rest.as_hours() > 300 * 24, "{rest:?}");
+    assert_ne!(reason(&found), REASON, "what is said of the store is what was seen of it");
+    assert!(matches!(&*found.beside, [(CURRENT, Err(Trouble { reason: REASON, .. }))]));
+    assert!(found.next.is_some(), "it is looked at again");
+}
+
+#[tokio::test]
+async fn a_key_that_is_gone_is_missed_and_not_replaced() {
+    let objects = Objects::default();
+    objects.put(MAP, &[("formed", "true")]);
+    objects.put(&format!("{SECRETS}/memory-context-qdrant"), &[(secret::API_KEY, "short")]);
+    let found = objects.look(&objects.context(), json!({})).await;
+    let Err(Trouble { reason, message, .. }) = &found.finding else { unreachable!("there is no key") };
+    assert!(*reason == REASON && message.contains("no api-key in the Secret memory-context-qdrant"), "{message}");
+    assert_eq!(objects.file("memory-context-qdrant", secret::API_KEY).as_deref(), Some("short"));
+    assert_eq!(objects.file("memory-context-store", names::QDRANT_API_KEY_FILE), None);
+}
+
+#[tokio::test]
+async fn a_cluster_that_nobody_uses_yet_gets_nothing() {
+    let restoring = json!({
+        "snapshots": {"storage": {"volume": {"claimName": "mine"}}}, "restoreFrom": {"snapshot": "latest"},
+    });
+    let begun: &[_] = &[("formed", "true"), ("restore", "latest")];
+    for (files, managed, why) in [
+        (None, json!({}), "it was made after the rights were gone"),
+        (Some(&[][..]), json!({}), "its nodes were never all there"),
+        (Some(begun), restoring, "what is restored may be half there"),
+        (Some(begun), json!({}), "the same if it is not asked for any more"),
+    ] {
+        let objects = Objects::default();
+        if let Some(files) = files {
+            objects.put(MAP, files);
+            objects.put(&format!("{SECRETS}/memory-context-qdrant"), &[(secret::API_KEY, KEY)]);
+        }
+        let found = objects.look(&objects.context(), managed).await;
+        assert_eq!(reason(&found), REASON, "{why}");
+        assert_eq!(objects.file("memory-context-store", names::QDRANT_API_KEY_FILE), None, "{why}");
+        assert_eq!(objects.file("memory-context-qdrant", names::CERTIFICATE_FILE), None, "{why}");
+    }
+}
