@@ -113,7 +113,7 @@ impl Job {
             Found::Marked(Mark { snapshot, done: false }) => Some(snapshot),
         };
         let records = self.catalogue(first).await?;
-        let record = choose(&records, &self.restoration.from.snapshot, begun.as_deref())?;
+        let record = choose(&records, &self.restoration.from.snapshot)?;
         // What was begun of another one is no use; nobody could write to it.
         if begun.as_ref().is_some_and(|begun| *begun != record.name) {
             drop_collection(cluster, first, collection).await?;
@@ -227,17 +227,14 @@ async fn drop_collection(cluster: &Cluster, node: &Node, collection: &str) -> Re
     cluster.change(node, asked, &format!("drop what there is of {collection}")).await.map(drop)
 }
 
-/// The one that is wanted; what was begun goes on, unless another one is asked for by its name, or it was given up by a resource that
-/// still takes snapshots.
-fn choose<'r>(records: &'r [Record], wanted: &str, begun: Option<&str>) -> Result<&'r Record, String> {
+/// The one that is wanted. The newest is the newest at each attempt, whatever was begun: of older ones the catalogue may name files that a
+/// resource that still takes snapshots has deleted, since its own snapshot is taken before.
+fn choose<'r>(records: &'r [Record], wanted: &str) -> Result<&'r Record, String> {
     let mut whole: Vec<_> = records.iter().filter(|record| record.ended.is_some()).collect();
     whole.sort_by_key(|record| Reverse(record.began));
-    let found = match (wanted, begun) {
-        (LATEST, begun) => {
-            let going_on = begun.and_then(|name| whole.iter().find(|record| record.name == name));
-            going_on.or(whole.first())
-        }
-        (name, _) => whole.iter().find(|record| record.name == name),
+    let found = match wanted {
+        LATEST => whole.first(),
+        name => whole.iter().find(|record| record.name == name),
     };
     found.copied().ok_or_else(|| {
         let names: Vec<_> = whole.iter().map(|record| record.name.clone()).collect();
@@ -299,15 +296,12 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_whole_one_or_that_of_the_name_is_restored_and_what_was_begun_goes_on() {
+    fn the_newest_whole_one_or_that_of_the_name_is_restored() {
         let records = [record(10, true), record(30, false), record(20, true)];
-        let chosen = |wanted: &str, begun| choose(&records, wanted, begun).map(|record| record.began.as_second());
-        let first = records[0].name.as_str();
-        assert_eq!(chosen(LATEST, None), Ok(20));
-        assert_eq!(chosen(LATEST, Some(first)), Ok(10), "a snapshot that came later does not mix with it");
-        assert_eq!(chosen(LATEST, Some("2026-01-01T00-00-00Z")), Ok(20), "it was given up meanwhile");
-        assert_eq!(chosen(first, None), Ok(10));
-        let unfinished = chosen(&records[1].name, None).unwrap_err();
+        let chosen = |wanted: &str| choose(&records, wanted).map(|record| record.began.as_second());
+        assert_eq!(chosen(LATEST), Ok(20), "also if an older one is whole, whose files may be gone");
+        assert_eq!(chosen(&records[0].name), Ok(10));
+        let unfinished = chosen(&records[1].name).unwrap_err();
         assert!(unfinished.contains("00-00-30Z") && unfinished.contains("00-00-20Z, "), "{unfinished}");
     }
 
