@@ -121,7 +121,7 @@ pub(super) fn expect(context: &Context, plan: &Plan, wanted: &ManagedPlan, curre
 async fn recall(context: &Context, plan: &Plan, client: &Client) -> Result<Result<Vec<Record>, String>, Error> {
     let nodes = nodes::fetch(context, plan).await?;
     let Some(node) = nodes.iter().find(|node| node.is_ready) else { return Ok(Err("no node is ready".to_owned())) };
-    let read = catalogue::read(client, node).await;
+    let read = catalogue::read(client, node).await.map(|found| found.records);
     Ok(read.map_err(|silence| format!("{} {silence}", node.name)))
 }
 
@@ -151,7 +151,7 @@ async fn begin(
         Err(silence) => return waiting(format!("{} {silence}", node.name)),
     }
     let job = Job::new(plan, wanted, snapshots, Arc::clone(client), nodes);
-    context.snapshots.begin(&plan.owner.uid, job, Timestamp::now());
+    context.snapshots.begin(&plan.owner.uid, job);
     Ok(Ok(()))
 }
 

@@ -47,6 +47,15 @@ pub(super) struct Record {
     pub(super) files: Vec<File>,
 }
 
+/// All that is in the catalogue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Catalogue {
+    /// What is understood.
+    pub(super) records: Vec<Record>,
+    /// Whether there is more, such as what a later version wrote: its files are not known.
+    pub(super) has_more: bool,
+}
+
 /// What a collection is like, in Qdrant's own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Definition {
@@ -137,20 +146,23 @@ pub(super) async fn recover(cluster: &Cluster, node: &Node) -> Result<bool, Stri
 }
 
 /// All that are in it; none if there is no collection.
-pub(super) async fn read(client: &Client, node: &Node) -> Result<Vec<Record>, Silence> {
+pub(super) async fn read(client: &Client, node: &Node) -> Result<Catalogue, Silence> {
     let asked = json!({"limit": MOST, "with_payload": true, "with_vector": false});
     let path = format!("/collections/{COLLECTION}/points/scroll");
     let found = match client.call(node, Method::POST, &path, Some(&asked)).await {
-        Err(Silence::Missing(_)) => return Ok(Vec::new()),
+        Err(Silence::Missing(_)) => return Ok(Catalogue::default()),
         found => found?,
     };
-    Ok(records(&found))
+    Ok(Catalogue::of(&found))
 }
 
-/// What is not understood, such as what a later version wrote, is nobody's to delete.
-fn records(answer: &Value) -> Vec<Record> {
-    let points = answer["points"].as_array().into_iter().flatten();
-    points.filter_map(|point| Record::deserialize(&point["payload"]).ok()).collect()
+impl Catalogue {
+    /// What is not understood is nobody's to delete.
+    fn of(answer: &Value) -> Self {
+        let points = answer["points"].as_array().map_or(&[][..], Vec::as_slice);
+        let records: Vec<_> = points.iter().filter_map(|point| Record::deserialize(&point["payload"]).ok()).collect();
+        Self { has_more: records.len() < points.len(), records }
+    }
 }
 
 /// Writes one down.
@@ -197,7 +209,9 @@ mod tests {
         assert_eq!((record.bytes(), record.definition.points), (7, 7));
         let answer =
             json!({"points": [{"id": 1, "payload": record}, {"id": 2, "payload": {"name": "of a later version"}}]});
-        assert_eq!(records(&answer), [record]);
+        assert_eq!(Catalogue::of(&answer), Catalogue { records: vec![record.clone()], has_more: true });
+        let answer = json!({"points": [{"id": 1, "payload": record}]});
+        assert_eq!(Catalogue::of(&answer), Catalogue { records: vec![record], has_more: false });
     }
 
     #[test]

@@ -166,7 +166,8 @@ impl Job {
             });
             return Err(format!("there are no snapshots in the {}{remedy}", self.place));
         }
-        catalogue::read(&self.cluster.client, node).await.map_err(said(node, "say which snapshots there are"))
+        let read = catalogue::read(&self.cluster.client, node).await;
+        read.map(|found| found.records).map_err(said(node, "say which snapshots there are"))
     }
 
     /// Makes the collection as it was, with its indexes.

@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::{sync::Semaphore, task::AbortHandle};
+use tokio::{sync::Semaphore, task::AbortHandle, time::sleep};
 
 use super::{
     catalogue::Record,
@@ -69,7 +70,7 @@ impl Runs {
     }
 
     /// Takes a snapshot in the background.
-    pub(super) fn begin(&self, uid: &str, job: Job, now: Timestamp) {
+    pub(super) fn begin(&self, uid: &str, job: Job) {
         let (states, permits, place) = (Arc::clone(&self.states), Arc::clone(&self.permits), uid.to_owned());
         let mut all = self.states();
         let state = all.entry(uid.to_owned()).or_insert_with(State::new);
@@ -79,7 +80,9 @@ impl Runs {
         state.known.running = true;
         let task = tokio::spawn(async move {
             let Ok(_permit) = permits.acquire().await else { return };
-            let taken = job.run(now).await;
+            let (pause, began) = next_second(Timestamp::now());
+            sleep(pause).await;
+            let taken = job.run(began).await;
             let mut states = lock(&states);
             // A resource that is gone is not told of.
             let Some(state) = states.get_mut(&place) else { return };
@@ -98,6 +101,13 @@ impl Runs {
     fn states(&self) -> MutexGuard<'_, HashMap<String, State>> {
         lock(&self.states)
     }
+}
+
+/// When the next second begins, and how long that is. Snapshots are called by the second in which they are begun, and one of a resource
+/// follows another, so each has a second of its own.
+fn next_second(now: Timestamp) -> (Duration, Timestamp) {
+    let next = Timestamp::from_second(now.as_second().saturating_add(1)).unwrap_or(Timestamp::MAX);
+    (Duration::try_from(next.duration_since(now)).unwrap_or_default(), next)
 }
 
 fn lock(states: &Mutex<HashMap<String, State>>) -> MutexGuard<'_, HashMap<String, State>> {
@@ -126,5 +136,22 @@ impl State {
                 Err(message)
             }
         });
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_that_follow_each_other_within_a_second_have_names_of_their_own() {
+        let name = |began| Record::begin(began, String::new(), None, "contexts").name;
+        let now = Timestamp::from_millisecond(1_795_750_000_100).unwrap();
+        let (pause, first) = next_second(now);
+        assert_eq!(pause, Duration::from_millis(900));
+        let (pause, second) = next_second(first);
+        assert_eq!(pause, Duration::from_secs(1), "the first one may have ended at once");
+        assert_eq!((name(first), name(second)), ("2026-11-27T03-26-41Z".to_owned(), "2026-11-27T03-26-42Z".to_owned()));
     }
 }

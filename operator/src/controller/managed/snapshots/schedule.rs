@@ -86,7 +86,7 @@ pub(super) enum Superfluous {
 pub(super) struct Abandoned {
     /// The snapshot, with the files that were written down.
     pub(super) record: Record,
-    /// When the next one was begun, so that nothing was begun for this one any more.
+    /// Nothing was begun for this one later: the next one was begun then, or the longest time of the shards that it came to was over.
     pub(super) until: Timestamp,
     /// Whether a file of it can still appear: Qdrant goes on with one that nobody waits for.
     pub(super) is_open: bool,
@@ -97,11 +97,18 @@ pub(super) fn superfluous(records: &[Record], place: &str, keep: usize, now: Tim
     let (here, elsewhere): (Vec<_>, Vec<_>) = records.iter().cloned().partition(|record| record.place == place);
     let unfinished = here.iter().filter(|record| record.ended.is_none()).map(|record| {
         let later = here.iter().map(|other| other.began).filter(|began| *began > record.began);
-        let until = later.min().unwrap_or(now);
+        let until = later.min().unwrap_or(now).min(longest_end(record));
         Superfluous::Abandon(Abandoned { record: record.clone(), until, is_open: now < after(until, LONGEST) })
     });
     let old = whole(&here, place).into_iter().skip(keep).map(Superfluous::Delete);
     unfinished.chain(old).chain(elsewhere.into_iter().map(Superfluous::Forget)).collect()
+}
+
+/// Until when something can have been begun for one that was left unfinished: the catalogue may have been brought back first, and then each
+/// shard had its time.
+fn longest_end(record: &Record) -> Timestamp {
+    let shards = u32::try_from(record.files.len()).unwrap_or(u32::MAX);
+    after(record.began, LONGEST.saturating_mul(shards.saturating_add(1)))
 }
 
 impl Abandoned {
@@ -198,6 +205,23 @@ mod tests {
         let found = |now| superfluous(&records, "here", 4, now).into_iter().next();
         assert_eq!(found(at(174)), Some(Superfluous::Abandon(left(true))));
         assert_eq!(found(at(175)), Some(Superfluous::Abandon(left(false))));
+    }
+
+    #[test]
+    fn nothing_was_begun_for_what_was_abandoned_after_the_longest_time_of_its_shards() {
+        let with = |files: u32| {
+            let files = (0..files).map(|shard| File { shard, name: format!("of shard {shard}"), bytes: 1 }).collect();
+            Record { ended: None, files, ..record(0, None) }
+        };
+        let hours = |hours: i64| at(60 * hours);
+        for (files, until) in [(0, hours(2)), (2, hours(6)), (20, hours(24))] {
+            let records = [with(files), record(24 * 60, None)];
+            let found = superfluous(&records, "here", 4, hours(25));
+            let [Superfluous::Abandon(left)] = found.as_slice() else { unreachable!("{found:?}") };
+            assert_eq!(left.until, until, "{files} files were written down");
+            let by_hand = format!("contexts-shard-30-{}.snapshot", hours(23).strftime("%Y-%m-%d-%H-%M-%S"));
+            assert_eq!(left.has_lost(30, &by_hand, &BTreeSet::new()), files == 20, "{files} files were written down");
+        }
     }
 
     #[test]

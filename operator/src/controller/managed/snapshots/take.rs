@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use super::{
-    catalogue::{self, Definition, Record},
+    catalogue::{self, Catalogue, Definition, Record},
     cluster::{Cluster, said, shards},
     schedule::{self, Abandoned, Superfluous},
 };
@@ -121,7 +121,7 @@ impl Job {
     async fn prune(&self, view: &View, first: &Node, newest: &Record) -> Result<Vec<Record>, String> {
         let client = &self.cluster.client;
         let read = catalogue::read(client, first).await;
-        let mut records = read.map_err(said(first, "say which snapshots there are"))?;
+        let Catalogue { mut records, has_more } = read.map_err(said(first, "say which snapshots there are"))?;
         let known: BTreeSet<_> =
             records.iter().flat_map(|record| &record.files).map(|file| file.name.clone()).collect();
         let keep = self.snapshots.keep;
@@ -133,6 +133,10 @@ impl Job {
                 }
                 Superfluous::Abandon(left) => {
                     self.delete(view, &left.record).await?;
+                    if has_more {
+                        // A file that nobody seems to know may belong to what is not understood.
+                        continue;
+                    }
                     self.delete_lost(view, &left, &known).await?;
                     if left.is_open {
                         continue;
