@@ -93,17 +93,30 @@ impl Collection {
     /// # Errors
     /// [`Error::Incompatible`] when it was made for something else; it is left as it is then.
     pub async fn open(&self) -> Result<(), Error> {
+        self.open_or_make().await.map(|_made| ())
+    }
+
+    /// The same; says whether this call has made the collection.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_or_make(&self) -> Result<bool, Error> {
+        let mut is_made = false;
         if !self.is_there().await? {
             let mut collections = self.collections.clone();
             let made = collections.create(schema::new_collection(&self.options));
             match self.call("make the collection", made).await {
-                Ok(_) => tracing::info!(collection = self.options.collection, "Made the collection"),
+                Ok(_) => {
+                    tracing::info!(collection = self.options.collection, "Made the collection");
+                    is_made = true;
+                }
                 // Somebody else made it in between; it is checked like any other.
                 Err(Error::Server { source, .. }) if source.code() == Code::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
-        self.check().await
+        self.check().await?;
+        Ok(is_made)
     }
 
     /// Whether the server has a collection of this name, whatever it was made for.

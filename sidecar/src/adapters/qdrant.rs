@@ -108,7 +108,13 @@ impl Qdrant {
 
     async fn ready(&self, current: &Current) -> Result<(), store::Error> {
         self.refresh_key(&current.collection).await?;
-        let opened = current.opened.get_or_try_init(|| current.collection.open()).await;
+        let open = || async {
+            if current.collection.open_or_make().await? {
+                self.absence.made_anew();
+            }
+            Ok(())
+        };
+        let opened = current.opened.get_or_try_init(open).await;
         opened.copied().map_err(store::Error::as_failure)
     }
 

@@ -45,9 +45,15 @@ impl Absence {
         }
         // Whoever deletes it again waits as long again.
         *absent = Some(now);
-        self.metrics.store.collections_made_anew.inc();
-        error!(collection = self.collection, "The collection did not come back, and is made anew, empty");
         true
+    }
+
+    /// The collection was made: anew, if it was gone and not only not there yet.
+    pub(super) fn made_anew(&self) {
+        if self.since().is_some() {
+            self.metrics.store.collections_made_anew.inc();
+            error!(collection = self.collection, "The collection did not come back, and was made anew, empty");
+        }
     }
 
     /// A call succeeded.
@@ -84,13 +90,17 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let absence = Absence::new("memory".to_owned(), PATIENCE, Arc::clone(&metrics));
         let start = Instant::now();
+        absence.made_anew();
+        assert_eq!(metrics.store.collections_made_anew.get(), 0, "it is made for the first time");
         assert!(!absence.note(start) && absence.detail().is_some());
         assert!(!absence.note(start + PATIENCE / 2));
         assert!(absence.note(start + PATIENCE));
         assert!(!absence.note(start + PATIENCE + PATIENCE / 2), "somebody deletes it again and again");
-        assert_eq!(metrics.store.collection_missing.get(), 1);
+        let figures = || (metrics.store.collection_missing.get(), metrics.store.collections_made_anew.get());
+        assert_eq!(figures(), (1, 0), "it is to be made, and the key may not do that");
+        absence.made_anew();
         absence.end();
-        assert_eq!((metrics.store.collection_missing.get(), metrics.store.collections_made_anew.get()), (0, 1));
+        assert_eq!(figures(), (0, 1));
         assert!(absence.detail().is_none());
         assert!(!absence.note(start + 9 * PATIENCE), "it is another time");
     }
