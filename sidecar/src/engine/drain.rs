@@ -106,6 +106,7 @@ impl Inner {
             Oldest::Unreadable(unreadable) => self.set_aside.unreadable(unreadable, &self.metrics).await?,
         }
         self.pending.complete(last).await?;
+        self.set_aside.complete();
         let more = self.pending.is_active();
         if !more {
             self.set_aside.forget();

@@ -2,12 +2,12 @@
 //! is another one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use context_manager_memory::{Context, ContextId};
+use context_manager_memory::{Context, ContextId, Timestamp};
 use context_manager_protocol::message::ExportedContext;
 use serde::Serialize;
 use tracing::{error, warn};
@@ -35,6 +35,8 @@ pub(super) struct SetAside {
 struct Known {
     /// The contexts, and why.
     contexts: HashMap<ContextId, Dropped>,
+    /// Those of the writes that are brought now, by their ids and when they were stored: an attempt that fails after that finds them again.
+    just_now: HashSet<(ContextId, Timestamp)>,
     /// Whether there was a record that could not be read: it may have been about any context.
     has_unreadable: bool,
 }
@@ -68,6 +70,11 @@ impl SetAside {
         for id in ids {
             known.contexts.remove(id);
         }
+    }
+
+    /// The writes that were brought wait no more: what is found later is of others.
+    pub(super) fn complete(&self) {
+        self.known().just_now.clear();
     }
 
     /// No writes wait any more.
@@ -131,15 +138,18 @@ impl SetAside {
 
     async fn contexts(
         &self,
-        contexts: Vec<Context>,
+        mut contexts: Vec<Context>,
         kind: Kind,
         why: Dropped,
         said: &str,
         metrics: &Metrics,
     ) -> Result<(), Error> {
+        let key = |context: &Context| (context.id, context.created_at);
+        contexts.retain(|context| !self.known().just_now.contains(&key(context)));
         if contexts.is_empty() {
             return Ok(());
         }
+        let keys: Vec<_> = contexts.iter().map(key).collect();
         let ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
         let lines: Vec<_> = contexts.into_iter().map(transfer::exported_with_holder).collect();
         if let Some(file) = self.append(kind, lines).await? {
@@ -148,7 +158,9 @@ impl SetAside {
             }
         }
         metrics.journal.dropped.add(why, ids.len() as u64);
-        self.known().contexts.extend(ids.into_iter().map(|id| (id, why)));
+        let mut known = self.known();
+        known.just_now.extend(keys);
+        known.contexts.extend(ids.into_iter().map(|id| (id, why)));
         Ok(())
     }
 
@@ -175,7 +187,8 @@ impl SetAside {
 fn remembered(directory: &Path) -> std::io::Result<Known> {
     let unreadable: Vec<Line> = set_aside::lines(directory, Kind::Unreadable)?;
     let named = unreadable.iter().flat_map(Line::new_contexts).map(|id| (id, Dropped::Unreadable));
-    let mut known = Known { contexts: named.collect(), has_unreadable: !unreadable.is_empty() };
+    let has_unreadable = !unreadable.is_empty();
+    let mut known = Known { contexts: named.collect(), has_unreadable, ..Known::default() };
     for (kind, why) in [(Kind::Conflicts, Dropped::Conflict), (Kind::Refused, Dropped::Refused)] {
         let ids = set_aside::lines(directory, kind)?.into_iter().map(|context: ExportedContext| context.id);
         known.contexts.extend(ids.map(|id| (ContextId::new(id), why)));
@@ -185,7 +198,7 @@ fn remembered(directory: &Path) -> std::io::Result<Known> {
 
 #[cfg(test)]
 mod tests {
-    use context_manager_memory::{AgentId, Level, TenantId, Timestamp};
+    use context_manager_memory::{AgentId, Level, TenantId};
     use uuid::Uuid;
 
     use super::*;
@@ -194,6 +207,32 @@ mod tests {
         let (tenant, agent) = (TenantId::new("team").expect("a name"), AgentId::new("planner").expect("a name"));
         let id = ContextId::new(Uuid::from_u128(number));
         Context::new(id, tenant, agent, Level::LongTerm, "tea", Timestamp::from_millis(1))
+    }
+
+    #[tokio::test]
+    async fn what_is_set_aside_before_the_rest_of_its_write_fails_is_not_set_aside_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let set_aside = SetAside::open(Some(directory.path().to_owned()), true).await.expect("opened");
+        let metrics = Metrics::new();
+        let [taken, refused] = [1, 2].map(context);
+        let file = Kind::Refused.file(directory.path());
+        std::fs::create_dir(&file).expect("in the way");
+        let attempt = async || {
+            set_aside.conflicts(vec![taken.clone()], &metrics).await.expect("written");
+            set_aside.refused(vec![refused.clone()], &metrics).await
+        };
+        let lines = |kind| -> usize {
+            let lines: Vec<ExportedContext> = crate::set_aside::lines(directory.path(), kind).expect("lines");
+            lines.len()
+        };
+        attempt().await.expect_err("it cannot be written");
+        std::fs::remove_dir(&file).expect("out of the way");
+        attempt().await.expect("written");
+        assert_eq!((lines(Kind::Conflicts), lines(Kind::Refused)), (1, 1));
+        assert_eq!(metrics.journal.dropped.get(Dropped::Conflict), 1);
+        set_aside.complete();
+        attempt().await.expect("written");
+        assert_eq!((lines(Kind::Conflicts), lines(Kind::Refused)), (2, 2), "that is another write");
     }
 
     #[tokio::test]

@@ -60,7 +60,9 @@ impl Inner {
     async fn memory_page(&self, wanted: &Wanted, from: Option<ContextId>) -> Result<Page, Error> {
         self.store_has_all()?;
         let selection = wanted.selection(wanted.levels.clone(), now());
-        Ok(self.store_health.note(self.store.list(selection, from, PAGE).await)?)
+        let mut page = self.store_health.note(self.store.list(selection, from, PAGE).await)?;
+        self.leave_out_what_came_back(&mut page);
+        Ok(page)
     }
 
     /// A page of what the store has of the tenant, as far as the permission reaches.
@@ -69,7 +71,15 @@ impl Inner {
         let tenant = Tenant { tenant: granted.tenant().clone(), alive_at: now() };
         let mut page = self.store_health.note(self.store.list_tenant(&tenant, from, PAGE).await)?;
         page.contexts.retain(|context| granted.admits(context));
+        self.leave_out_what_came_back(&mut page);
         Ok(page)
+    }
+
+    /// A call that took effect late may have brought deleted contexts back, which are deleted again in a moment.
+    fn leave_out_what_came_back(&self, page: &mut Page) {
+        if let Some(view) = self.pending.view() {
+            page.contexts.retain(|context| !view.replaces(context));
+        }
     }
 
     /// What waits changes, supersedes and deletes what the store has, so what is moved meanwhile would not be whole.

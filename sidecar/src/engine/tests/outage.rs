@@ -809,6 +809,8 @@ async fn a_call_that_takes_effect_late_brings_back_nothing_that_was_deleted() {
     assert_eq!((outage.listed().await, outage.texts("tea").await), (Vec::new(), Vec::new()));
     let then = ListQuery { as_of: Some(now().as_millis()), ..ListQuery::default() };
     assert!(outage.engine.list(&mine(&outage.engine), then).await.expect("a page").contexts.is_empty());
+    let exported = outage.engine.export(&mine(&outage.engine), None).await.expect("an export");
+    assert!(exported.is_empty(), "{exported:?}");
     // One is stored again before it was deleted again.
     assert_eq!(outage.store(context(by_id)).await.status, AckStatus::Stored);
     outage.engine.tick().await.expect("worked");
