@@ -261,7 +261,12 @@ impl VectorStore for Embedded {
     }
 
     async fn latest(&self, selection: Selection, limit: usize) -> Result<Vec<Context>, Error> {
-        self.call(StoreOperation::List, move |shard| shard.latest(&selection, limit)).await
+        let turn = Arc::clone(&self.searching).acquire_owned().await.map_err(|_| Error::Closed)?;
+        let latest = move |shard: &Shard| {
+            let _turn = turn;
+            shard.latest(&selection, limit)
+        };
+        self.call(StoreOperation::List, latest).await
     }
 
     async fn list_tenant(&self, tenant: &Tenant, from: Option<ContextId>, limit: usize) -> Result<Page, Error> {

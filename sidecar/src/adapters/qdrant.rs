@@ -282,6 +282,7 @@ impl VectorStore for Qdrant {
     }
 
     async fn latest(&self, selection: Selection, limit: usize) -> Result<Vec<Context>, Error> {
+        let _turn = self.searching.acquire().await.map_err(|_| Error::Closed)?;
         let current = self.current();
         self.call(&current, StoreOperation::List, current.collection.latest(&selection, limit)).await
     }

@@ -1,4 +1,6 @@
-//! How many contexts there are, as every other read sees them: what the store has, with what waits for it laid over it.
+//! How many contexts there are, as every other read sees them: what the store has, with what waits for it laid over it. But if so many stored
+//! contexts are to be changed or deleted that to look at them would take longer than a request may, what the store has is the answer until
+//! they are.
 //!
 //! A write that reaches the store while it is counted may be counted twice or not at all; the next count has it once.
 
@@ -9,6 +11,8 @@ use crate::access::Reach;
 
 /// Contexts of one read of the store.
 const PAGE: usize = 100;
+/// Most contexts of the store that are looked at because waiting writes change or delete them: two calls for a hundred of them.
+const MOST_OUTDATED: usize = 1_000;
 
 impl Inner {
     /// How many contexts are wanted.
@@ -17,8 +21,8 @@ impl Inner {
         let counted = self.store.count(wanted.selection(wanted.levels.clone(), now)).await;
         let stored = self.store_health.note(counted)?;
         let Some(view) = view else { return Ok(stored) };
-        let outdated = self.outdated_of(wanted, &view, now).await?.len();
-        Ok(stored.saturating_sub(outdated) + immediate::waiting(&view, wanted, now).len())
+        let Some(outdated) = self.outdated_of(wanted, &view, now).await? else { return Ok(stored) };
+        Ok(stored.saturating_sub(outdated.len()) + immediate::waiting(&view, wanted, now).len())
     }
 
     /// How many contexts are alive on each level, as far as the permission reaches.
@@ -27,7 +31,7 @@ impl Inner {
         let wanted = Wanted::within(reach);
         let mut counts = self.stored_counts(reach, &wanted, now).await?;
         let Some(view) = view else { return Ok(counts) };
-        let outdated = self.outdated_of(&wanted, &view, now).await?;
+        let Some(outdated) = self.outdated_of(&wanted, &view, now).await? else { return Ok(counts) };
         let waiting = immediate::waiting(&view, &wanted, now);
         for (level, count) in &mut counts {
             let gone = outdated.iter().filter(|outdated| *outdated == level).count();
@@ -56,7 +60,11 @@ impl Inner {
     }
 
     /// The levels of the wanted contexts that the store counts and that will not be there, or will be others, once all that waits has reached it.
-    async fn outdated_of(&self, wanted: &Wanted, view: &View, now: Timestamp) -> Result<Vec<Level>, Error> {
+    /// Nothing if there are too many to look at.
+    async fn outdated_of(&self, wanted: &Wanted, view: &View, now: Timestamp) -> Result<Option<Vec<Level>>, Error> {
+        if !self.few_are_outdated(&wanted.owner, view, now, MOST_OUTDATED).await? {
+            return Ok(None);
+        }
         let ids: Vec<ContextId> = self.outdated(&wanted.owner, view, now).await?.into_iter().collect();
         let mut outdated = Vec::new();
         for ids in ids.chunks(PAGE) {
@@ -64,6 +72,6 @@ impl Inner {
             let wanted = stored.filter(|context| !context.is_expired(now) && wanted.matches(context));
             outdated.extend(wanted.map(|context| context.level));
         }
-        Ok(outdated)
+        Ok(Some(outdated))
     }
 }

@@ -14,10 +14,13 @@ use crate::ports::vector_store::{Error, Expiry, Owner, Point, Selection, Validit
 const PAGE: usize = 100;
 /// Most contexts of the store that a search looks at because waiting writes change or delete them.
 const MOST_OUTDATED: usize = 256;
+/// Most waiting deletions of what is not named one by one whose contexts anybody looks at: to count them takes a call for each.
+const MOST_DOOMED: usize = 16;
 
 impl Inner {
     /// The document frequencies of each memory that is searched, as they are when all that waits has reached the store; but if more than a
-    /// few hundred stored contexts are to be changed or deleted, those count until they are. Nothing for a query without words.
+    /// few hundred stored contexts are to be changed or deleted, or many deletions wait, those count until they are. Nothing for a query without
+    /// words.
     pub(super) async fn frequencies(
         &self,
         query: &QueryVectors,
@@ -44,7 +47,7 @@ impl Inner {
         now: Timestamp,
     ) -> Result<DocumentFrequencies, Error> {
         let mut counts = self.store.document_frequencies(owner, terms.clone()).await?;
-        if self.few_are_outdated(owner, view, now).await? {
+        if self.few_are_outdated(owner, view, now, MOST_OUTDATED).await? {
             let vectors = self.outdated_vectors(owner, view, now).await?;
             for Vectors { dense_self: _, dense_ctx: _, sparse_self, sparse_ctx } in vectors {
                 counts.take_away(&sparse_self, &sparse_ctx);
@@ -56,16 +59,25 @@ impl Inner {
         Ok(counts)
     }
 
-    /// Whether so few contexts are outdated that each search can look at them.
-    async fn few_are_outdated(&self, owner: &Owner, view: &View, now: Timestamp) -> Result<bool, Error> {
+    /// Whether at most so many contexts are outdated that one can look at them.
+    pub(super) async fn few_are_outdated(
+        &self,
+        owner: &Owner,
+        view: &View,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<bool, Error> {
+        if view.doomed(owner).nth(MOST_DOOMED).is_some() {
+            return Ok(false);
+        }
         let mut outdated = view.concerned(owner).len();
         for doomed in view.doomed(owner) {
-            if outdated > MOST_OUTDATED {
+            if outdated > most {
                 break;
             }
             outdated += self.store.count(counted(doomed, now)).await?;
         }
-        Ok(outdated <= MOST_OUTDATED)
+        Ok(outdated <= most)
     }
 
     /// The vectors of what the store counts and will not count any more.

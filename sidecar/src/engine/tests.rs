@@ -302,6 +302,21 @@ async fn a_context_that_is_used_often_enough_is_kept() {
     assert_eq!(fixture.engine.inner.metrics.contexts.promoted.get(), 1);
 }
 
+#[tokio::test]
+async fn the_newest_of_all_levels_take_no_more_room_than_other_candidates() {
+    const BYTES: usize = 60 << 10;
+    let fixture = Fixture::with(|config| config.levels.immediate.capacity = Some(100)).await;
+    for number in 0..150 {
+        let level = if number % 2 == 0 { "immediate" } else { "long_term" };
+        let text = format!("{number:03} {}", "-".repeat(BYTES - 4));
+        fixture.stored(json!({"text": text, "level": level})).await;
+    }
+    let found = fixture.search(json!({"query": "and then?", "limit": 1, "token_budget": 20_000})).await;
+    assert_eq!(found.degraded, ["query"]);
+    assert_eq!(found.contexts.len() + found.left_out.len(), (8 << 20) / BYTES);
+    assert!(found.contexts[0].context.text.starts_with("149"), "the newest comes first");
+}
+
 /// In the directory of a sidecar nobody else collects anything.
 #[tokio::test]
 async fn what_expired_of_an_agent_that_was_here_before_is_collected_by_the_one_that_is_here_now() {

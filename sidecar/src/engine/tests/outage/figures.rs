@@ -53,6 +53,38 @@ async fn what_waits_is_counted_as_it_is_read() {
 }
 
 #[tokio::test]
+async fn figures_take_few_calls_whatever_is_to_be_deleted() {
+    for (sessions, contexts, calls) in [(1, 100, 12), (1, 1_100, 4), (20, 1, 4)] {
+        let outage = Outage::new().await;
+        for session in 0..sessions {
+            let session = session.to_string();
+            let turn = json!({"text": "tea", "session": session, "level": "long_term"});
+            let turn = || {
+                let granted = outage.engine.permit(&caller(), None, Some(&session)).expect("one's own");
+                (granted, message(turn.clone()))
+            };
+            for start in (0..contexts).step_by(100) {
+                let batch = (start..contexts.min(start + 100)).map(|_| turn());
+                outage.engine.store_batch(batch.collect(), None).await.expect("stored");
+            }
+        }
+        outage.cut();
+        for session in 0..sessions {
+            assert!(clear(&outage.engine, &session.to_string()).await.expect("journaled").journaled);
+        }
+        outage.switch.away.store(false, Ordering::Release);
+        let before = outage.switch.calls.load(Ordering::Acquire);
+        let figures = outage.engine.stats(&mine(&outage.engine)).await.expect("figures");
+        let made = outage.switch.calls.load(Ordering::Acquire) - before;
+        assert!(made <= calls, "{made} calls for {contexts} contexts of each of {sessions} sessions");
+        let expected = if contexts == 100 { 0 } else { sessions * contexts };
+        assert_eq!(figures.contexts.get(&Level::LongTerm).copied().unwrap_or_default(), expected);
+        outage.back().await;
+        assert_eq!(outage.counts().await[&Level::LongTerm], (0, 0));
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_exported_while_writes_wait_for_it_would_not_be_whole() {
     let mut outage = Outage::new().await;
     let target = AccessTarget { tenant: true, ..AccessTarget::default() };
