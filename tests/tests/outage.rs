@@ -410,7 +410,7 @@ async fn a_collection_that_is_deleted_is_made_anew_and_loses_nothing_that_waits(
     let anew = sidecar.metric("context_manager_vector_store_collections_made_anew_total").await?;
     ensure!((anew - 1.0).abs() < f64::EPSILON, "{anew}");
     let log = sidecar.log()?;
-    ensure!(log.contains("has no such collection any more") && log.contains("is made anew, empty"), "{log}");
+    ensure!(log.contains("has no such collection any more") && log.contains("was made anew, empty"), "{log}");
     Ok(())
 }
 

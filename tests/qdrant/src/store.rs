@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -17,6 +18,9 @@ use crate::convert;
 
 /// The message that made the collection; it is written last, so a folder without it is an interrupted making.
 const DEFINITION: &str = "definition";
+
+/// How long calls of a collection that is deleted may be under way.
+const CALLS: Duration = Duration::from_secs(5);
 
 /// All collections.
 #[derive(Debug)]
@@ -109,9 +113,13 @@ impl Store {
 
     pub(crate) fn remove(&self, name: &str) -> Result<bool, Status> {
         let mut collections = self.collections.write().unwrap_or_else(PoisonError::into_inner);
-        if collections.remove(name).is_none() {
-            return Ok(false);
+        let Some(collection) = collections.remove(name) else { return Ok(false) };
+        // A call that is under way would write files while they are deleted.
+        let since = Instant::now();
+        while Arc::strong_count(&collection) > 1 && since.elapsed() < CALLS {
+            std::thread::sleep(Duration::from_millis(5));
         }
+        drop(collection);
         let folder = self.directory.join(name);
         fs::remove_file(folder.join(DEFINITION)).and_then(|()| fs::remove_dir_all(folder)).map_err(failed)?;
         Ok(true)
