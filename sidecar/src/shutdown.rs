@@ -13,7 +13,7 @@ use tracing::{info, warn};
 pub const DRAIN: Duration = Duration::from_millis(1_300);
 /// Time for the engine to write what is still in memory.
 pub const FLUSH: Duration = Duration::from_millis(500);
-/// Time for the trace collector to take the last spans.
+/// Time for the trace collector to take the last spans, and meanwhile for the last answers of the admin listener.
 pub const LAST_SPANS: Duration = Duration::from_millis(200);
 /// Exit code of a process that was told to end twice.
 const IMPATIENT: i32 = 130;

@@ -14,7 +14,7 @@ use std::{
 use axum::Router;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use context_manager_protocol::{
     config::{SidecarConfig, Store},
@@ -229,8 +229,7 @@ impl Sidecar {
             }
             Err(_) => warn!("Flushing takes too long; the log of writes is replayed at the next start"),
         }
-        self.telemetry.shutdown(shutdown::LAST_SPANS).await;
-        self.listeners.stop_admin.cancel();
+        tokio::join!(self.telemetry.shutdown(shutdown::LAST_SPANS), self.listeners.end_admin(shutdown::LAST_SPANS));
         unexpected.map_or(Ok(()), |name| Err(Error::TaskEnded(name)))
     }
 }
@@ -243,6 +242,14 @@ impl Tasks {
             let _ = (&mut self.protocol).await;
         }
         self.streams.ended().await;
+    }
+
+    /// Ends the admin listener, so that its socket's file goes: the process does not wait for what still runs when it exits.
+    async fn end_admin(&mut self, limit: Duration) {
+        self.stop_admin.cancel();
+        if !self.admin.is_finished() && timeout(limit, &mut self.admin).await.is_err() {
+            debug!("An answer of the admin listener was still under way; its connection is closed");
+        }
     }
 }
 
