@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -35,11 +35,7 @@ pub(crate) struct Content {
 impl Segment {
     pub(crate) fn create(directory: &Path, number: u64) -> Result<Self, Error> {
         let path = directory.join(format!("{number:016}.{EXTENSION}"));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&path).map_err(Error::file("create", &path))?;
+        let mut file = options().open(&path).map_err(Error::file("create", &path))?;
         let begun = file.write_all(MAGIC).and_then(|()| file.sync_all());
         if let Err(error) = begun {
             // An empty file would be read as one of another format.
@@ -66,8 +62,7 @@ impl Segment {
         let last = read.iter().map(|frame| frame.number).max();
         let whole = MAGIC.len() + length;
         let torn = if whole < bytes.len() {
-            let aside = path.with_extension(format!("torn-at-{whole}"));
-            fs::write(&aside, &bytes[whole..]).map_err(Error::file("write", &aside))?;
+            let aside = set_aside(path, whole, &bytes[whole..])?;
             let cut = file.set_len(whole as u64).and_then(|()| file.sync_all());
             cut.map_err(Error::file("cut", path))?;
             Some(((bytes.len() - whole) as u64, aside))
@@ -118,6 +113,32 @@ impl Segment {
     pub(crate) fn remove(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(Error::file("remove", &self.path))
     }
+}
+
+/// Writes what is torn to a file of its own, on the disk before the torn part is cut. What an earlier tear at the same place left stays.
+fn set_aside(path: &Path, at: usize, torn: &[u8]) -> Result<PathBuf, Error> {
+    let mut times = 1;
+    let (aside, mut file) = loop {
+        let again = if times == 1 { String::new() } else { format!("-{times}") };
+        let aside = path.with_extension(format!("torn-at-{at}{again}"));
+        match options().open(&aside) {
+            Ok(file) => break (aside, file),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => times += 1,
+            Err(error) => return Err(Error::file("create", &aside)(error)),
+        }
+    };
+    file.write_all(torn).and_then(|()| file.sync_all()).map_err(Error::file("write", &aside))?;
+    path.parent().map_or(Ok(()), sync_directory)?;
+    Ok(aside)
+}
+
+/// How a new file is made, which nobody else may read.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Makes the names of new files survive the end of the machine.

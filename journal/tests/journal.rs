@@ -1,6 +1,6 @@
 //! The journal on a real disk: what was appended is there again, in its order, once.
 
-use std::{fs, path::Path, sync::Arc, thread};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, thread};
 
 use context_manager_journal::{
     Error, Journal, Opened, Options,
@@ -45,12 +45,15 @@ fn a_torn_tail_is_set_aside_and_costs_nothing_before_it() {
     drop(journal);
     let file = directory.path().join("0000000000000001.journal");
     let whole = fs::read(&file).expect("read");
+    let mut asides = BTreeSet::new();
     for cut in 1..HEAD + 8 {
         fs::write(&file, &whole[..whole.len() - cut]).expect("cut");
         let (journal, opened) = open(directory.path());
         assert_eq!(payloads(&opened), ["record 0", "record 1"], "{cut} bytes are missing");
         assert_eq!(opened.damage.len(), 1);
-        assert!(fs::read(&opened.damage[0].aside).is_ok_and(|aside| aside.len() == HEAD + 8 - cut));
+        let aside = &opened.damage[0].aside;
+        assert!(fs::read(aside).is_ok_and(|torn| torn.len() == HEAD + 8 - cut));
+        assert!(asides.insert(aside.clone()), "what an earlier tear at the same place left is still there");
         let number = journal.append(b"after").expect("appended");
         drop(journal);
         let (_, opened) = open(directory.path());

@@ -86,6 +86,8 @@ fn state(headers: &HeaderMap) -> Option<TraceState> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -158,6 +160,27 @@ mod tests {
             headers.insert(TRACESTATE, value);
             let found = extract(&headers).expect("a valid context");
             assert_eq!((found.trace_state().header(), found.is_sampled()), (String::new(), false), "{bad}");
+        }
+    }
+    proptest! {
+        #[test]
+        fn whatever_a_caller_sends_is_a_whole_context_or_none(
+            parent in prop_oneof![
+                any::<Vec<u8>>(),
+                "[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]{0,9})?".prop_map(String::into_bytes),
+                "[0-9a-g-]{50,60}".prop_map(String::into_bytes),
+            ],
+            state in any::<Vec<u8>>(),
+        ) {
+            let mut sent = HeaderMap::new();
+            sent.extend(HeaderValue::from_bytes(&parent).ok().map(|value| (HeaderName::from_static(TRACEPARENT), value)));
+            sent.extend(HeaderValue::from_bytes(&state).ok().map(|value| (HeaderName::from_static(TRACESTATE), value)));
+            let found = extract(&sent);
+            if let Some(found) = found {
+                prop_assert!(found.is_valid(), "{found:?}");
+                let said = format!("{}-{}", found.trace_id(), found.span_id());
+                prop_assert!(parent[3..].starts_with(said.as_bytes()), "{said}");
+            }
         }
     }
 }

@@ -59,6 +59,9 @@ fn check(vector: &[f32], dimensions: usize) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+    use serde_json::json;
+
     use super::*;
 
     fn of(body: &str, count: usize) -> Result<Vec<Vector>, Error> {
@@ -110,5 +113,27 @@ mod tests {
         let error = of("<html>secret text</html>", 1).expect_err("not JSON");
         assert!(matches!(error, Error::Malformed { .. }));
         assert!(!error.to_string().contains("secret"));
+    }
+    proptest! {
+        #[test]
+        fn whatever_an_endpoint_answers_is_all_vectors_or_an_error(
+            items in vec((option::of(0_usize..4), vec(any::<f64>(), 0..4)), 0..4),
+            cut in any::<prop::sample::Index>(),
+            count in 0_usize..4,
+        ) {
+            let written = items.iter().map(|(index, embedding)| json!({"index": index, "embedding": embedding}));
+            let body = json!({ "data": written.collect::<Vec<_>>() }).to_string();
+            for body in [body.as_str(), &body[..cut.index(body.len())]] {
+                if let Ok(vectors) = of(body, count) {
+                    prop_assert_eq!(vectors.len(), count);
+                    prop_assert!(vectors.iter().all(|vector| vector.len() == 2 && vector.iter().all(|value| value.is_finite())));
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_that_are_no_answer_are_refused(body in any::<Vec<u8>>()) {
+            prop_assert!(vectors(&body, 1, 2).is_err());
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use measure::Measures;
+use measure::{Measures, Target};
 use serde_json::json;
 use subject::Subject;
 
@@ -47,6 +47,15 @@ pub struct Args {
     /// Write one JSON line for each question to this file
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
+    /// Fail when a mean stays below its target
+    #[arg(long)]
+    gates: bool,
+}
+
+impl Args {
+    fn targets(&self) -> &'static [Target] {
+        if self.embedding_url.is_some() && !self.degraded { measure::WITH_MODEL } else { measure::WITHOUT_MODEL }
+    }
 }
 
 /// Where contexts are kept.
@@ -96,6 +105,10 @@ async fn main() -> Result<ExitCode> {
     if let Some(file) = &mut results {
         file.flush()?;
     }
-    measures.print();
-    Ok(if measures.foreign == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    measures.print(args.targets());
+    let missed = if args.gates { measures.missed(args.targets()) } else { Vec::new() };
+    if !missed.is_empty() {
+        eprintln!("below their target: {}", missed.join(", "));
+    }
+    Ok(if measures.foreign == 0 && missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
