@@ -164,6 +164,35 @@ async fn an_agent_never_starts_before_its_sidecar_is_ready() -> Result<()> {
     Ok(())
 }
 
+/// The sidecar must not be root, and what is said of the pod is said of it too.
+#[tokio::test]
+async fn an_agent_that_is_root_has_a_sidecar_that_is_not() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let client = cluster::client().await?;
+    let namespace = operator.namespace(&client, "root", &[]).await?;
+    pods::make_document(&namespace).await?;
+    provision(&namespace, "memory", json!({"sidecar": {"socket": true}})).await?;
+    for (name, group) in [("plain", json!({})), ("grouped", json!({"runAsGroup": 0, "supplementalGroups": [0]}))] {
+        let mut pod = pods::agent(name, pods::STAYING);
+        pod["spec"]["securityContext"] = json!({"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}});
+        for (key, value) in group.as_object().into_iter().flatten() {
+            pod["spec"]["securityContext"][key] = value.clone();
+        }
+        namespace.make::<Pod>(&pod).await?;
+        let pod = pods::ready(&namespace, name).await?;
+        let user = |name: &str| {
+            let user = container(&pod, name)?.user?.linux?;
+            Some((user.uid, user.gid))
+        };
+        ensure!(user("agent").is_none_or(|(uid, _)| uid == 0), "{:?}", user("agent"));
+        ensure!(user(names::CONTAINER).is_none_or(|(uid, _)| uid == 65_532), "{:?}", user(names::CONTAINER));
+        let sidecar = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref()?.first()).context("a sidecar")?;
+        let context = sidecar.security_context.as_ref().context("it has a security context")?;
+        ensure!((context.run_as_user, context.run_as_non_root) == (Some(65_532), Some(true)), "{context:?}");
+    }
+    Ok(())
+}
+
 /// What a careless hand does, while the operator is told to look on.
 async fn corrupt_the_configuration(namespace: &Namespace) -> Result<()> {
     let merge = PatchParams::default();

@@ -66,6 +66,11 @@ impl<'a> Pod<'a> {
         self.spec("restartPolicy").and_then(Value::as_str).is_some_and(|policy| policy != "Always")
     }
 
+    /// Whether containers that say nothing else run as root.
+    pub(super) fn runs_as_root(self) -> bool {
+        self.spec("securityContext").and_then(|context| context.get("runAsUser")).is_some_and(|user| *user == 0)
+    }
+
     /// Whether the files of a volume belong to a group that all containers are in.
     pub(super) fn shares_a_group(self) -> bool {
         self.spec("securityContext").and_then(|context| context.get("fsGroup")).is_some_and(Value::is_number)

@@ -8,7 +8,7 @@ use context_manager_protocol::names;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{ConfigMapKey, Injection, Resource, SecretKey, Storage, options::Options, ports::Ports};
+use super::{ConfigMapKey, Injection, Resource, SecretKey, Storage, options::Options, pod::Pod, ports::Ports};
 use context_manager_protocol::hexadecimal::hexadecimal;
 
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -21,6 +21,9 @@ pub(super) const VOLUMES: &[&str] =
 /// one, so this is longer than any start that is still worth waiting for.
 const LONGEST_START: &str = "5m";
 
+/// The user that the image names.
+const USER: i64 = 65532;
+
 /// Readable for any user: the agent's user is unknown, and without an `fsGroup` the files belong to root.
 const FILE_MODE: i32 = 0o444;
 
@@ -30,6 +33,8 @@ pub(super) struct Input<'a> {
     pub(super) resource: &'a Resource,
     pub(super) options: &'a Options,
     pub(super) ports: Option<Ports>,
+    /// The user that the sidecar is told to run as; without it the pod decides, and then the image.
+    pub(super) user: Option<i64>,
     pub(super) default_image: &'a str,
     pub(super) containers: Vec<String>,
     pub(super) template: String,
@@ -41,6 +46,12 @@ impl Input<'_> {
     const fn has_socket(&self) -> bool {
         self.resource.socket || self.ports.is_none()
     }
+}
+
+/// The user that the sidecar has to be told. The kubelet starts no container that must not be root in a pod whose containers are. A pod
+/// that names another user, as a range of the namespace may demand it, keeps that one; and every group is the pod's own.
+pub(super) fn user(pod: Pod<'_>) -> Option<i64> {
+    pod.runs_as_root().then_some(USER)
 }
 
 pub(super) fn build(input: &Input<'_>) -> Injection {
@@ -118,6 +129,9 @@ fn container(input: &Input<'_>) -> Value {
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
     });
+    if let Some(user) = input.user {
+        container["securityContext"]["runAsUser"] = json!(user);
+    }
     if let Some(Ports { admin, .. }) = input.ports {
         container["ports"] = json!([{"name": names::ADMIN_PORT_NAME, "containerPort": admin, "protocol": "TCP"}]);
     }

@@ -349,6 +349,41 @@ fn the_author_of_a_host_network_pod_is_told_what_is_missing() {
     assert_eq!(warned(&pod), Vec::<String>::new());
 }
 
+// The user.
+
+/// The user that the kubelet starts the sidecar as, and what the sidecar itself is told of it.
+fn user(pod: &Value) -> (Value, Value) {
+    let given = injection(decide_one(pod));
+    let told = given.sidecar["securityContext"]["runAsUser"].clone();
+    let of_pod = pod["spec"]["securityContext"]["runAsUser"].clone();
+    let effective = [&told, &of_pod].into_iter().find(|user| !user.is_null()).cloned().unwrap_or(json!(65_532));
+    (effective, told)
+}
+
+#[test]
+fn in_a_pod_of_root_the_sidecar_is_told_the_user_of_its_image_and_elsewhere_none() {
+    let containerfile = include_str!("../../../Containerfile");
+    assert!(containerfile.contains("USER 65532:65532"), "another user than the image's");
+    let mut pod = asking(&[]);
+    let plain = injection(decide_one(&pod));
+    pod["spec"]["securityContext"] = json!({"runAsUser": 0, "runAsGroup": 0, "supplementalGroups": [0]});
+    assert_eq!(user(&pod), (json!(65_532), json!(65_532)));
+    let root = injection(decide_one(&pod));
+    assert_eq!(root.sidecar["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(root.sidecar["securityContext"].get("runAsGroup"), None, "groups are the pod's");
+    assert_eq!(root.template, plain.template, "it is the pod's own, and makes none outdated");
+    let patched = applied(&pod, &root);
+    assert_eq!(injection(decide_one(&patched)), root);
+    // A range of users that a namespace permits has not this one in it.
+    pod["spec"]["securityContext"] = json!({"runAsUser": 1_000_680_000, "fsGroup": 1_000_680_000});
+    assert_eq!(user(&pod), (json!(1_000_680_000), Value::Null));
+    assert_eq!(injection(decide_one(&pod)).sidecar, plain.sidecar);
+    // Root in one container is that container's.
+    pod["spec"]["securityContext"] = json!({"runAsNonRoot": false});
+    pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 0});
+    assert_eq!(user(&pod), (json!(65_532), Value::Null));
+}
+
 // Classic mode.
 
 fn classic() -> [Resource; 1] {
@@ -780,6 +815,7 @@ prop_compose! {
         volumes in prop::option::of(prop::collection::vec(any_json(), 0..3)),
         mode in prop_oneof![Just("Native"), Just("Classic")],
         labels in prop::option::of(prop::collection::btree_map("[a-z]{1,4}", "[a-z]{0,4}", 0..3)),
+        user in prop::option::of(prop_oneof![Just(0_i64), Just(1), 1_000_i64..100_000]),
         unknown in any_json(),
     ) -> Value {
         let numbered = |list: Vec<Value>| -> Vec<Value> {
@@ -796,6 +832,7 @@ prop_compose! {
         if let Some(init) = init { pod["spec"]["initContainers"] = json!(numbered(init)); }
         if let Some(volumes) = volumes { pod["spec"]["volumes"] = json!(volumes); }
         if let Some(labels) = labels { pod["metadata"]["labels"] = json!(labels); }
+        if let Some(user) = user { pod["spec"]["securityContext"] = json!({"runAsUser": user}); }
         pod
     }
 }
@@ -833,6 +870,9 @@ proptest! {
             prop_assert!(!declared.contains(&port.to_string()), "port {port} is taken: {declared}");
         }
         prop_assert_eq!(applied(&once, &again), once);
+        let (effective, told) = user(&pod);
+        prop_assert!(effective != json!(0), "a sidecar that must not be root would be");
+        prop_assert_eq!(told.is_null(), pod["spec"]["securityContext"]["runAsUser"] != json!(0));
     }
 
     #[test]
