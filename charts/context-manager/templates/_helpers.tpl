@@ -165,6 +165,19 @@ object.metadata.?annotations[?"contextmanager.dev/inject"].or(object.metadata.?l
 {{- end }}
 {{- end }}
 
+{{/* The ports that the webhook cannot have: its own of probes and metrics, and in the node's network what every node has. */}}
+{{- define "context-manager.checkPort" -}}
+{{- $port := int .Values.webhook.port }}
+{{- if eq $port 8081 }}
+{{- fail "webhook.port 8081 is that of the webhook's probes and metrics; take another one" }}
+{{- end }}
+{{- $owners := dict "2379" "etcd" "2380" "etcd" "2381" "etcd" "6443" "the API server" "10248" "the kubelet" "10249" "kube-proxy" "10250" "the kubelet" "10255" "the kubelet" "10256" "kube-proxy" "10257" "the controller manager" "10259" "the scheduler" }}
+{{- $owner := get $owners (toString $port) }}
+{{- if and .Values.webhook.hostNetwork $owner }}
+{{- fail (printf "webhook.hostNetwork needs another webhook.port than %d, which is that of %s on a node" $port $owner) }}
+{{- end }}
+{{- end }}
+
 {{/* "true" unless it is switched off; values of a release from before there was such a one do not have it. */}}
 {{- define "context-manager.managedQdrant" -}}
 {{- if ne (toString .Values.controller.managedQdrant) "false" }}true{{ end }}

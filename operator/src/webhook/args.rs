@@ -108,6 +108,9 @@ pub enum Error {
     /// A replica could miss the overlap of what was given before and now.
     #[error("--pki-poll must be at most --ca-grace, which is how long what is new and what was before overlap")]
     Grace,
+    /// The second listener would find the port taken.
+    #[error("--address and --admin-address have the same port, {0}; give one of them another")]
+    SamePort(u16),
 }
 
 impl TryFrom<Args> for Settings {
@@ -138,6 +141,11 @@ impl TryFrom<Args> for Settings {
             drain,
             instance,
         } = args;
+        let (one, other) = (address.ip(), admin_address.ip());
+        let meet = one == other || one.is_unspecified() || other.is_unspecified();
+        if meet && address.port() == admin_address.port() && address.port() != 0 {
+            return Err(Error::SamePort(address.port()));
+        }
         match certificate_issuer {
             Issuer::SelfManaged if ca_renew_before >= ca_lifetime => return Err(Error::RenewBefore),
             Issuer::SelfManaged if leaf_lifetime.saturating_add(ca_grace) >= ca_renew_before => {
@@ -240,6 +248,17 @@ mod tests {
             assert_eq!(settings(&[&given[..], &["--pki-poll", "4m"]].concat()), Err(Error::Grace));
         }
         assert_eq!(settings(&["--certificate-secret", "mine"]).unwrap().pki.secret, "context-manager-webhook-ca");
+    }
+
+    #[test]
+    fn two_listeners_of_one_port_are_refused() {
+        assert_eq!(settings(&["--address", "0.0.0.0:8081"]), Err(Error::SamePort(8_081)));
+        let ports = |one, other| settings(&["--address", one, "--admin-address", other]);
+        assert_eq!(ports("10.0.0.1:9443", "0.0.0.0:9443"), Err(Error::SamePort(9_443)));
+        assert_eq!(ports("10.0.0.1:9443", "10.0.0.1:9443"), Err(Error::SamePort(9_443)));
+        for (one, other) in [("10.0.0.1:9443", "127.0.0.1:9443"), ("127.0.0.1:0", "127.0.0.1:0")] {
+            assert!(ports(one, other).is_ok(), "{one} {other}");
+        }
     }
 
     #[test]

@@ -163,7 +163,9 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("webhook.connectionAge=forever", "connectionAge"),
         ("webhook.certificates.issuer=Nobody", "issuer"),
         ("webhook.certificates.issuer=Existing", "existingSecret"),
-        ("webhook.hostNetwork=true", "hostNetwork"),
+        ("webhook.hostNetwork=true", "webhook.port than 10250, which is that of the kubelet"),
+        ("webhook.hostNetwork=true,webhook.port=10257", "webhook.port than 10257"),
+        ("webhook.port=8081", "webhook.port 8081 is that of the webhook's probes and metrics"),
         ("controllerClass=Blue", "controllerClass"),
         ("scope=Everywhere", "scope"),
         ("scope=Namespaced", "watchNamespaces"),
@@ -247,6 +249,8 @@ fn values_that_are_unusual_and_right_are_taken() {
         "controller.sweeper.grace=100h0m",
         "webhook.certificates.leafLifetime=1d12h",
         "webhook.connectionAge=500ms",
+        "webhook.port=10257",
+        "webhook.hostNetwork=true,webhook.port=9443,webhook.replicas=1",
         "webhook.resources=null",
         "webhook.autoscaling.cpuRequest=0.25",
         // As values of a release have it that was made before there was such a one.
@@ -255,6 +259,23 @@ fn values_that_are_unusual_and_right_are_taken() {
         "controller.podLabels.team=platform",
     ] {
         render(&[value]).expect(value);
+    }
+}
+
+/// Where each node of a cluster has a replica, one that came before another went would wait for a free port for ever.
+#[test]
+fn replicas_in_the_nodes_network_make_way_before_the_next_comes() {
+    for (values, expected) in [
+        (&["crds.install=false", "webhook.port=9443"][..], ["maxUnavailable: 0", "maxSurge: 1"]),
+        (
+            &["crds.install=false", "webhook.port=9443", "webhook.hostNetwork=true"],
+            ["maxUnavailable: 1", "maxSurge: 0"],
+        ),
+    ] {
+        let rendered = render(values).expect("the chart renders");
+        let (_, strategy) = rendered.split_once("  strategy:\n").expect("the webhook has a strategy");
+        let strategy: Vec<_> = strategy.lines().map(str::trim).filter(|line| line.starts_with("max")).take(2).collect();
+        assert_eq!(strategy, expected, "{values:?}");
     }
 }
 
