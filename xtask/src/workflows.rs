@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{paths, tool};
+use crate::{cluster, command, paths, tool};
 
 /// What actionlint says about a workflow; nothing is praise.
 fn complaints(workflow: &str) -> Result<String> {
@@ -79,6 +79,47 @@ fn nothing_is_released_before_the_tests_have_passed() -> Result<()> {
     ensure!(release["jobs"]["test"]["uses"] == "./.github/workflows/ci.yml", "{}", release["jobs"]["test"]);
     let ci = read("ci.yml")?;
     ensure!(ci["on"].get("workflow_call").is_some(), "ci.yml cannot be called: {}", ci["on"]);
+    Ok(())
+}
+
+/// The release's own words, as far as they need no registry.
+#[test]
+fn the_packaged_chart_takes_the_images_of_its_release() -> Result<()> {
+    let release = fs::read_to_string(paths::repository().join(".github/workflows/release.yml"))?;
+    let release: serde_json::Value = serde_saphyr::from_str(&release)?;
+    let steps = release["jobs"]["release"]["steps"].as_array().context("steps")?;
+    let step = steps.iter().find(|step| step["name"] == "The chart").context("the step")?;
+    let (script, _) =
+        step["run"].as_str().and_then(|run| run.split_once("helm push")).context("it pushes the chart")?;
+    let folder = tempfile::tempdir()?;
+    fs::create_dir(folder.path().join("release"))?;
+    let helm = cluster::helm_program(&paths::Home::find()?)?;
+    let copied =
+        Command::new("cp").args(["-r", "charts"]).arg(folder.path()).current_dir(paths::repository()).status()?;
+    ensure!(copied.success(), "cp ended with {copied}");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(
+        helm.parent().map(std::path::Path::to_owned).into_iter().chain(std::env::split_paths(&path)),
+    )?;
+    let version = env!("CARGO_PKG_VERSION");
+    let mut shell = Command::new("bash");
+    shell.args(["-eo", "pipefail", "-c", script]).current_dir(folder.path()).env("PATH", path);
+    shell.env("IMAGE_PREFIX", "registry.example.com/team").env("VERSION", format!("v{version}"));
+    let done = shell.status()?;
+    ensure!(done.success(), "the step ended with {done}");
+    let package = folder.path().join(format!("release/context-manager-{version}.tgz"));
+    let mut template = Command::new(&helm);
+    template.arg("template").arg("memory").arg(package).args([
+        "--kube-version",
+        cluster::KUBERNETES,
+        "--set",
+        "crds.install=false",
+    ]);
+    let rendered = command::output(&mut template)?;
+    let names = ["context-manager-operator:", "context-manager-sidecar:"];
+    let images: Vec<_> = rendered.lines().filter(|line| names.iter().any(|name| line.contains(name))).collect();
+    let ours = |line: &&&str| line.contains("registry.example.com/team/context-manager-");
+    ensure!(images.len() >= 4 && images.iter().all(|line| ours(&line)), "{images:?}");
     Ok(())
 }
 
