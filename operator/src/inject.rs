@@ -22,6 +22,7 @@ mod opt_in;
 mod options;
 mod patch;
 mod pod;
+mod pod_level;
 mod ports;
 mod quantity;
 mod reason;
@@ -211,14 +212,20 @@ fn inject(
     settings: &Settings,
     origin: Origin,
 ) -> Result<Decision, Decision> {
-    let resource = select::select(pod, namespace, resources, settings, origin)?;
+    let chosen = select::select(pod, namespace, resources, settings, origin);
+    let is_other = |resource: &Resource| settings.class.as_ref().is_some_and(|class| *class != resource.class);
+    // Whether there is a resource for it or not, such a pod is no agent that waits for one.
+    if pod.is_for_windows() && !chosen.as_ref().is_ok_and(|resource| is_other(resource)) {
+        return Err(unsuitable(origin, Reason::WindowsPod, windows_message()));
+    }
+    let resource = chosen?;
     // Only now: whichever operator looks, the choice among all resources is the same, so no pod gets two sidecars.
-    if settings.class.as_ref().is_some_and(|class| *class != resource.class) {
+    if is_other(resource) {
         return Err(Decision::Skip(Skip { reason: Reason::OtherClass, warning: None }));
     }
     let copied = (resource.namespace != namespace.name).then(|| resource.granted());
     let resource = copied.as_ref().unwrap_or(resource);
-    let options = Options::read(pod, resource).map_err(Decision::Deny)?;
+    let options = pod_level::fit(pod, Options::read(pod, resource).map_err(Decision::Deny)?, origin)?;
     clash::check(pod).map_err(Decision::Deny)?;
     let (ports, notes) = if pod.host_network() {
         (None, host_network::warnings(pod, resource))
@@ -255,6 +262,10 @@ fn unsuitable(origin: Origin, reason: Reason, message: String) -> Decision {
         Origin::Pod => Decision::Deny(Denial { reason, message }),
         Origin::Namespace => Decision::Skip(Skip { reason, warning: Some(format!("no sidecar injected: {message}")) }),
     }
+}
+
+fn windows_message() -> String {
+    format!("the pod is one for Windows, and there is no sidecar for that; set {}: \"false\" on it", names::INJECT)
 }
 
 fn socket_message() -> String {

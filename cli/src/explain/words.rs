@@ -27,12 +27,15 @@ pub(super) const fn meaning(reason: Reason) -> &'static str {
         Reason::InvalidAnnotation => "an annotation has a value it cannot have",
         Reason::UnknownContainer => "an annotation names a container that the pod does not have",
         Reason::NoMatchingContainer => "the pod has none of the containers that the ContextManager lists",
+        Reason::TooManyContainers => "more containers than any pod has would get access",
         Reason::PortTaken => {
             "a port that the pod demands for the sidecar is used by a container of it, or none is free"
         }
         Reason::VolumeNameTaken => "the name of a volume of the sidecar is used by a volume of the pod",
         Reason::ContainerNameTaken => "the name of the sidecar is used by a container of the pod",
         Reason::ClassicInJob => "a Job's pod never completes beside a sidecar of mode Classic",
+        Reason::WindowsPod => "the pod runs on Windows, for which there is no sidecar",
+        Reason::PodTooSmall => "the pod's spec.resources have less memory than a sidecar needs",
         Reason::Injected => "the pod gets a sidecar",
     }
 }
@@ -62,10 +65,13 @@ pub(super) const fn remedy(reason: Reason) -> Option<&'static str> {
         | Reason::InvalidAnnotation
         | Reason::UnknownContainer
         | Reason::NoMatchingContainer
+        | Reason::TooManyContainers
         | Reason::PortTaken
         | Reason::VolumeNameTaken
         | Reason::ContainerNameTaken
         | Reason::ClassicInJob
+        | Reason::WindowsPod
+        | Reason::PodTooSmall
         | Reason::Injected => None,
     }
 }

@@ -26,6 +26,9 @@ const KNOWN: &[&str] = &[
     names::UPGRADE,
 ];
 
+/// Most containers that get access: for each of them a patch has as much as for the sidecar.
+pub(super) const MOST_CONTAINERS: usize = 256;
+
 /// What the sidecar gets where nobody says anything else. There is no CPU limit, since throttling would only add to the
 /// latency of each call.
 const DEFAULTS: &[(&str, &str, &str)] =
@@ -97,6 +100,9 @@ fn agent_id(pod: Pod<'_>) -> Result<Option<String>, Denial> {
 
 fn containers(pod: Pod<'_>) -> Result<Option<Vec<String>>, Denial> {
     let Some(list) = pod.annotation(names::CONTAINERS) else { return Ok(None) };
+    if list.split(',').nth(MOST_CONTAINERS).is_some() {
+        return Err(invalid(names::CONTAINERS, format_args!("it has more than {MOST_CONTAINERS} names")));
+    }
     let mut chosen: Vec<String> = Vec::new();
     for name in list.split(',').map(str::trim) {
         if name.is_empty() {
@@ -151,7 +157,7 @@ fn resources(pod: Pod<'_>, resource: &Resource) -> Result<Value, Denial> {
     Ok(Value::Object(merged))
 }
 
-fn get(resources: &Map<String, Value>, bound: &str, unit: &str) -> Option<String> {
+pub(super) fn get(resources: &Map<String, Value>, bound: &str, unit: &str) -> Option<String> {
     match resources.get(bound)?.get(unit)? {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -159,7 +165,7 @@ fn get(resources: &Map<String, Value>, bound: &str, unit: &str) -> Option<String
     }
 }
 
-fn set(resources: &mut Map<String, Value>, bound: &str, unit: &str, text: &str) {
+pub(super) fn set(resources: &mut Map<String, Value>, bound: &str, unit: &str, text: &str) {
     let entry = resources.entry(bound).or_insert_with(|| json!({}));
     if !entry.is_object() {
         *entry = json!({});

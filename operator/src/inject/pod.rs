@@ -61,6 +61,13 @@ impl<'a> Pod<'a> {
         self.spec("hostNetwork").and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// Whether it says so, or can be on no other node.
+    pub(super) fn is_for_windows(self) -> bool {
+        let os = self.spec("os").and_then(|os| os.get("name"));
+        let node = self.spec("nodeSelector").and_then(|labels| labels.get("kubernetes.io/os"));
+        os.or(node).is_some_and(|name| name == "windows")
+    }
+
     /// Whether the pod ends when its containers have done their work.
     pub(super) fn runs_to_completion(self) -> bool {
         self.spec("restartPolicy").and_then(Value::as_str).is_some_and(|policy| policy != "Always")

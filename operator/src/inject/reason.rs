@@ -33,6 +33,8 @@ pub enum Reason {
     UnknownContainer,
     /// The pod has none of the containers that the resource's `spec.injection.containers` lists.
     NoMatchingContainer,
+    /// More containers than any pod has would get access.
+    TooManyContainers,
     /// A port that the pod demands for its sidecar is used by a container of it, or none is free.
     PortTaken,
     /// The name of a volume of the sidecar is used by a volume of the pod.
@@ -41,6 +43,10 @@ pub enum Reason {
     ContainerNameTaken,
     /// A Job's pod would never complete beside a sidecar of mode Classic.
     ClassicInJob,
+    /// The pod runs on Windows, for which there is no sidecar.
+    WindowsPod,
+    /// The pod as a whole may use less memory than a sidecar needs.
+    PodTooSmall,
     /// The sidecar is injected.
     Injected,
 }
@@ -64,10 +70,13 @@ impl Reason {
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::UnknownContainer => "UnknownContainer",
             Self::NoMatchingContainer => "NoMatchingContainer",
+            Self::TooManyContainers => "TooManyContainers",
             Self::PortTaken => "PortTaken",
             Self::VolumeNameTaken => "VolumeNameTaken",
             Self::ContainerNameTaken => "ContainerNameTaken",
             Self::ClassicInJob => "ClassicInJob",
+            Self::WindowsPod => "WindowsPod",
+            Self::PodTooSmall => "PodTooSmall",
             Self::Injected => "Injected",
         }
     }

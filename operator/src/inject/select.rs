@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Decision, Denial, NamespaceFacts, OnMissing, Origin, Reason, Resource, Settings,
-    options::Options,
+    options::{MOST_CONTAINERS, Options},
     pod::{List, Pod},
     unsuitable,
 };
@@ -145,11 +145,16 @@ pub(super) fn containers(
             })),
         };
     }
-    if resource.containers.is_empty() {
-        return Ok(main().collect());
+    let is_meant = |name: &String| resource.containers.is_empty() || resource.containers.contains(name);
+    let chosen: Vec<_> = main().filter(is_meant).take(MOST_CONTAINERS + 1).collect();
+    if chosen.len() > MOST_CONTAINERS {
+        let message = format!(
+            "more than {MOST_CONTAINERS} containers of the pod would get access; name those that need it with the annotation {}",
+            names::CONTAINERS
+        );
+        return Err(unsuitable(origin, Reason::TooManyContainers, message));
     }
-    let chosen: Vec<_> = main().filter(|name| resource.containers.contains(name)).collect();
-    if !chosen.is_empty() {
+    if !chosen.is_empty() || resource.containers.is_empty() {
         return Ok(chosen);
     }
     let reason = Reason::NoMatchingContainer;

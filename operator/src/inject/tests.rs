@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::*;
 
+mod pod_level;
+
 const IMAGE: &str = "localhost/context-manager-sidecar:1";
 
 fn settings() -> Settings {
@@ -384,6 +386,38 @@ fn in_a_pod_of_root_the_sidecar_is_told_the_user_of_its_image_and_elsewhere_none
     assert_eq!(user(&pod), (json!(65_532), Value::Null));
 }
 
+// Windows.
+
+#[test]
+fn a_pod_for_windows_is_left_alone_unless_it_asks() {
+    let labelled = namespace(&[(names::INJECT, "true")]);
+    let strict = Settings { on_missing: OnMissing::Deny, ..settings() };
+    let blue = Resource { class: "blue".to_owned(), ..resource("memory") };
+    for spec in [
+        json!({"os": {"name": "windows"}}),
+        json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
+        json!({"os": {"name": "windows"}, "nodeSelector": {"kubernetes.io/os": "linux"}}),
+    ] {
+        let mut silent = pod(&[]);
+        json_patch::merge(&mut silent["spec"], &spec);
+        let decided = |pod: &Value, resources: &[Resource]| decide(pod, &labelled, resources, &strict);
+        for resources in [&[][..], &[resource("memory")]] {
+            let Decision::Skip(skip) = decided(&silent, resources) else { unreachable!() };
+            assert!(skip.reason == Reason::WindowsPod && skip.warning.is_some_and(|said| said.contains("Windows")));
+        }
+        let other = decided(&silent, std::slice::from_ref(&blue));
+        assert_eq!(seen(&other), ("skip", Reason::OtherClass), "the other operator says it");
+        silent["metadata"]["annotations"] = json!({names::INJECT: "true"});
+        let (reason, message) = denial(decided(&silent, &[resource("memory")]));
+        assert!(reason == Reason::WindowsPod && message.contains("contextmanager.dev/inject: \"false\""), "{message}");
+        assert!(!reason.may_be_stale(), "no resource helps");
+    }
+    let mut linux = asking(&[]);
+    linux["spec"]["os"] = json!({"name": "linux"});
+    linux["spec"]["nodeSelector"] = json!({"kubernetes.io/os": "windows"});
+    assert_eq!(seen(&decide_one(&linux)).0, "inject", "what it says itself counts");
+}
+
 // Classic mode.
 
 fn classic() -> [Resource; 1] {
@@ -513,6 +547,27 @@ fn the_resources_list_of_containers_applies_where_the_pod_says_nothing() {
     assert_eq!(seen(&skipped), ("skip", Reason::NoMatchingContainer));
     let named = asking(&[(names::CONTAINERS, "agent")]);
     assert_eq!(injection(decide(&named, &labelled, &restricted, &settings())).containers, ["agent"]);
+}
+
+#[test]
+fn a_pod_of_more_containers_than_anybody_has_is_not_served_in_all_of_them() {
+    let mut wanted = asking(&[]);
+    let of = |count: usize| (0..count).map(|index| json!({"name": format!("c{index}")})).collect::<Value>();
+    wanted["spec"]["containers"] = of(256);
+    assert_eq!(injection(decide_one(&wanted)).containers.len(), 256);
+    wanted["spec"]["containers"] = of(100_000);
+    let (reason, message) = denial(decide_one(&wanted));
+    assert!(reason == Reason::TooManyContainers && message.contains(names::CONTAINERS), "{message}");
+    let labelled = namespace(&[(names::INJECT, "true")]);
+    let mut silent = wanted.clone();
+    silent["metadata"]["annotations"] = json!({});
+    let skipped = decide(&silent, &labelled, &[resource("memory")], &settings());
+    assert_eq!(seen(&skipped), ("skip", Reason::TooManyContainers));
+    wanted["metadata"]["annotations"][names::CONTAINERS] = json!("c7,c99999");
+    assert_eq!(injection(decide_one(&wanted)).containers, ["c7", "c99999"]);
+    wanted["metadata"]["annotations"][names::CONTAINERS] = json!("a,".repeat(256) + "b");
+    let (reason, message) = denial(decide_one(&wanted));
+    assert!(reason == Reason::InvalidAnnotation && message.contains("more than 256 names"), "{message}");
 }
 
 #[test]
