@@ -24,11 +24,14 @@ mod admit;
 mod args;
 mod caches;
 mod events;
+mod intake;
 mod known;
 mod metrics;
 mod review;
+mod room;
 mod server;
 pub mod view;
+mod weight;
 
 pub use args::Args;
 pub use server::Times;
@@ -36,6 +39,7 @@ pub use server::Times;
 use admit::Admitter;
 use caches::Caches;
 use events::Events;
+use intake::Intake;
 use metrics::Metrics;
 use server::callers::Callers;
 
@@ -146,7 +150,8 @@ pub async fn serve(
     let client = watches::restartable(client);
     let certificates = Certificates::default();
     let caches = Caches::new(&scope);
-    let metrics = Arc::new(Metrics::new(certificates.clone(), pki.issuer)?);
+    let intake = Arc::new(Intake::new());
+    let metrics = Arc::new(Metrics::new(certificates.clone(), pki.issuer, Arc::clone(&intake))?);
     // Whichever way this function ends, what it started ends with it.
     let stop = shutdown.child_token();
     let _stop_all = stop.clone().drop_guard();
@@ -160,7 +165,7 @@ pub async fn serve(
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listeners.admin, admin_router, admin_stop.clone()));
 
-    let admitter = Arc::new(Admitter { client, caches, settings: injection, events, metrics });
+    let admitter = Arc::new(Admitter { client, caches, settings: injection, events, intake, metrics });
     // Nobody is let in before this replica would be trusted. Who comes too early, because it does not know that this process was started
     // anew, waits in the socket's backlog for the moment that takes, in place of a handshake that fails.
     let ready = async {

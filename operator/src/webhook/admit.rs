@@ -3,30 +3,29 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
-    http::StatusCode,
+    Extension, Router,
+    body::Body,
+    extract::State,
     response::{IntoResponse, Response as HttpResponse},
     routing::post,
 };
 use kube::Client;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{debug, warn};
 
 use super::{
     caches::{self, Caches},
     events::{Events, Outcome},
+    intake::{self, Intake, Refusal},
     metrics::Metrics,
     review::{Request, Response, Review},
+    server::Caller,
 };
 use crate::inject::{self, Decision, Denial, Injection, Skip, decide, foreign, patch};
 
 #[cfg(test)]
 mod tests;
-
-/// The API server itself takes no object above 3 MiB; a review holds one, and some more.
-const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// What admissions need.
 pub(super) struct Admitter {
@@ -34,35 +33,46 @@ pub(super) struct Admitter {
     pub(super) caches: Caches,
     pub(super) settings: inject::Settings,
     pub(super) events: Events,
+    pub(super) intake: Arc<Intake>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 pub(super) fn router(admitter: Arc<Admitter>) -> Router {
     Router::new()
         .route("/mutate", post(mutate))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         // A pod that trips a mistake of ours must not take the connections of all others with it.
         .layer(CatchPanicLayer::new())
         .with_state(admitter)
 }
 
-async fn mutate(State(admitter): State<Arc<Admitter>>, body: Bytes) -> HttpResponse {
-    let started = Instant::now();
-    match serde_json::from_slice::<Review>(&body) {
-        Ok(Review { api_version, request }) => {
-            Json(admitter.admit(&request, started).await.into_review(api_version)).into_response()
-        }
-        Err(error) => {
-            let message = format!("the body is not an AdmissionReview of admission.k8s.io/v1: {error}\n");
-            (StatusCode::BAD_REQUEST, message).into_response()
-        }
-    }
+async fn mutate(
+    State(admitter): State<Arc<Admitter>>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> HttpResponse {
+    // Its memory may be asked back at any time.
+    let order = CancellationToken::new();
+    let answer = order.run_until_cancelled(admitter.answer_to(&caller, body, &order)).await;
+    answer.unwrap_or(Err(Refusal::Busy)).unwrap_or_else(|refusal| {
+        admitter.metrics.refused(&refusal);
+        refusal.into_response()
+    })
 }
 
 impl Admitter {
+    async fn answer_to(&self, caller: &Caller, body: Body, order: &CancellationToken) -> Result<HttpResponse, Refusal> {
+        let (Review { api_version, request }, held) = self.intake.take(caller, body, order).await?;
+        let answer = self.admit(&request, Instant::now()).await.into_review(api_version);
+        drop(request);
+        Ok(intake::answer(&answer, held, caller))
+    }
+
     async fn admit(&self, request: &Request, started: Instant) -> Response {
         if !request.creates_a_pod() {
             return Response::admit(&request.uid, "NotAPod", Vec::new());
+        }
+        if !caches::is_namespace(&request.namespace) {
+            return Response::deny(&request.uid, 403, "NoNamespace", "the review is of a pod without a namespace");
         }
         match self.decide(request).await {
             Ok(decision) => self.answer(request, decision, started),

@@ -200,7 +200,7 @@ async fn follow(client: Client, Writers { place, namespaces, resources }: Writer
 }
 
 /// Whether a text can be a namespace's name, and so a part of a path.
-fn is_namespace(text: &str) -> bool {
+pub(super) fn is_namespace(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.len() <= 63 && text.bytes().all(allowed)
 }

@@ -33,6 +33,8 @@ const REMEMBERED: u32 = 256;
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The API takes notes below 1024 bytes.
 const MAX_NOTE_BYTES: usize = 1000;
+/// No name, kind or id in the API is longer. A review that is none of an API server may have any.
+const MAX_NAME_BYTES: usize = 400;
 
 /// What became of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +44,9 @@ pub(super) enum Outcome {
     Denied { message: String },
 }
 
-#[derive(Debug)]
 struct Report {
     regarding: ObjectReference,
-    outcome: Outcome,
+    event: Event,
 }
 
 /// The way to the task. Cheap to clone.
@@ -70,7 +71,7 @@ impl Events {
             debug!(namespace, outcome = ?outcome, "A pod without owner and name has nothing an event could be put on");
             return;
         };
-        if self.queue.try_send(Report { regarding, outcome }).is_err() {
+        if self.queue.try_send(Report { regarding, event: event(outcome) }).is_err() {
             self.metrics.events_failed.inc();
         }
     }
@@ -79,7 +80,11 @@ impl Events {
 /// The pod's controller, or the pod itself, which has no unique id yet.
 fn regarding(namespace: &str, pod: &Value) -> Option<ObjectReference> {
     let namespace = Some(namespace.to_owned());
+    let is_short = |text: &&str| text.len() <= MAX_NAME_BYTES;
     if let Some(Owner { api_version, kind, name, uid }) = owner(pod) {
+        if ![&*api_version, &*kind, &*name, &*uid].iter().all(is_short) {
+            return None;
+        }
         return Some(ObjectReference {
             api_version: Some(api_version),
             kind: Some(kind),
@@ -89,7 +94,8 @@ fn regarding(namespace: &str, pod: &Value) -> Option<ObjectReference> {
             ..ObjectReference::default()
         });
     }
-    let name = pod.pointer("/metadata/name").and_then(Value::as_str).filter(|name| !name.is_empty())?;
+    let name =
+        pod.pointer("/metadata/name").and_then(Value::as_str).filter(|name| !name.is_empty()).filter(is_short)?;
     Some(ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
@@ -129,12 +135,12 @@ async fn publish_all(
 }
 
 async fn publish(client: &Client, recorder: &Recorder, report: Report) -> Result<(), kube::Error> {
-    let Report { regarding, outcome } = report;
+    let Report { regarding, event } = report;
     let Some(workload) = workload(client, regarding).await else {
-        debug!(outcome = ?outcome, "The owner that the pod names is none, so nobody is told");
+        debug!(reason = event.reason, note = event.note, "The owner that the pod names is none, so nobody is told");
         return Ok(());
     };
-    recorder.publish(&event(outcome), &workload).await
+    recorder.publish(&event, &workload).await
 }
 
 fn event(outcome: Outcome) -> Event {
@@ -146,6 +152,7 @@ fn event(outcome: Outcome) -> Event {
         Outcome::Skipped { message } => (EventType::Warning, "InjectionSkipped", message),
         Outcome::Denied { message } => (EventType::Warning, "InjectionDenied", message),
     };
+    // As a text of its own: what waits in the queue is no longer than this.
     let end = note.floor_char_boundary(MAX_NOTE_BYTES);
     Event {
         type_,
@@ -205,6 +212,11 @@ mod tests {
         let bare = regarding("team", &json!({"metadata": {"name": "agent"}})).unwrap_or_default();
         assert_eq!((bare.kind.as_deref(), bare.name.as_deref()), (Some("Pod"), Some("agent")));
         assert_eq!(regarding("team", &json!({"metadata": {"generateName": "agent-"}})), None);
+        let long = "a".repeat(1 << 20);
+        assert_eq!(regarding("team", &json!({"metadata": {"name": long}})), None);
+        let mut owned = json!({"metadata": {"ownerReferences": references}});
+        owned["metadata"]["ownerReferences"][1]["kind"] = json!(long);
+        assert_eq!(regarding("team", &owned), None, "what waits for its event is small");
     }
 
     /// What becomes of an owner of that uid, when the API server has a Job of `uid` or none.

@@ -1,10 +1,11 @@
 //! The webhook's metrics, by name.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 
+use super::intake::{Intake, Refusal};
 use crate::pki::{Certificates, Issuer, Validity};
 
 /// From a decision in memory to the API server's patience.
@@ -15,23 +16,31 @@ pub(super) struct Metrics {
     registry: Registry,
     certificates: Certificates,
     issuer: Issuer,
+    intake: Arc<Intake>,
     decisions: IntCounterVec,
     duration: Histogram,
     not_after: GaugeVec,
     renewal: GaugeVec,
     replacement: GaugeVec,
     trusted: Gauge,
+    memory: Gauge,
+    refused: IntCounterVec,
     pub(super) fresh_reads: IntCounter,
     pub(super) events_failed: IntCounter,
 }
 
 impl Metrics {
-    pub(super) fn new(certificates: Certificates, issuer: Issuer) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(
+        certificates: Certificates,
+        issuer: Issuer,
+        intake: Arc<Intake>,
+    ) -> Result<Self, prometheus::Error> {
         let of_certificate = |name: &str, help: &str| GaugeVec::new(Opts::new(name, help), &["certificate"]);
         let metrics = Self {
             registry: Registry::new(),
             certificates,
             issuer,
+            intake,
             decisions: IntCounterVec::new(
                 Opts::new("context_manager_injection_decisions_total", "Decisions about pods, by decision and reason."),
                 &["decision", "reason"],
@@ -59,6 +68,17 @@ impl Metrics {
                 "context_manager_webhook_trusted",
                 "Whether the API server's caBundle verifies the served certificate (1) or not (0).",
             )?,
+            memory: Gauge::new(
+                "context_manager_admission_reserved_bytes",
+                "Memory that is set aside for reviews: bodies that arrive, what is read from them, and answers.",
+            )?,
+            refused: IntCounterVec::new(
+                Opts::new(
+                    "context_manager_admission_refused_total",
+                    "Reviews that were not looked at, by reason: Busy when there was no memory for them.",
+                ),
+                &["reason"],
+            )?,
             fresh_reads: IntCounter::new(
                 "context_manager_injection_fresh_reads_total",
                 "Reads past the cache, because no ContextManager was found in it.",
@@ -72,12 +92,15 @@ impl Metrics {
             registry,
             certificates: _,
             issuer: _,
+            intake: _,
             decisions,
             duration,
             not_after,
             renewal,
             replacement,
             trusted,
+            memory,
+            refused,
             fresh_reads,
             events_failed,
         } = &metrics;
@@ -87,6 +110,8 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
         }
         registry.register(Box::new(trusted.clone()))?;
+        registry.register(Box::new(memory.clone()))?;
+        registry.register(Box::new(refused.clone()))?;
         registry.register(Box::new(fresh_reads.clone()))?;
         registry.register(Box::new(events_failed.clone()))?;
         Ok(metrics)
@@ -97,9 +122,15 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        self.refused.with_label_values(&[refusal.as_str()]).inc();
+    }
+
     /// All metrics in Prometheus' text form.
     pub(super) fn render(&self, now: Timestamp) -> Result<String, prometheus::Error> {
         self.trusted.set(if self.certificates.check(now).is_ok() { 1.0 } else { 0.0 });
+        #[expect(clippy::cast_precision_loss, reason = "it is far below 2^53")]
+        self.memory.set(self.intake.held() as f64);
         // Nobody but a person replaces what a person gave.
         let due = match self.issuer {
             Issuer::SelfManaged | Issuer::CertManager => &self.renewal,

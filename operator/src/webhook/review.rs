@@ -4,6 +4,11 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// Longest message to a person: one may repeat what is wrong, and that may be as long as a review.
+const MAX_MESSAGE_BYTES: usize = 4 << 10;
+/// Most warnings. The API server shows 4 KiB of them.
+const MAX_WARNINGS: usize = 16;
+
 /// What the API server sends.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,6 +79,7 @@ impl Response {
     /// The pod is admitted as it is.
     pub(super) fn admit(uid: &str, reason: &str, warnings: Vec<String>) -> Self {
         let audit_annotations = json!({"decision": "skip", "reason": reason});
+        let warnings = warnings.into_iter().take(MAX_WARNINGS).map(|warning| shortened(&warning)).collect();
         Self { uid: uid.to_owned(), allowed: true, warnings, audit_annotations, ..Self::default() }
     }
 
@@ -91,6 +97,7 @@ impl Response {
 
     /// The pod is refused.
     pub(super) fn deny(uid: &str, code: u16, reason: &str, message: &str) -> Self {
+        let message = shortened(message);
         let words = if code == 403 { "Forbidden" } else { "InternalError" };
         Self {
             uid: uid.to_owned(),
@@ -102,5 +109,27 @@ impl Response {
 
     pub(super) fn into_review(self, api_version: String) -> Answer {
         Answer { api_version, kind: "AdmissionReview", response: self }
+    }
+}
+
+fn shortened(message: &str) -> String {
+    let end = message.floor_char_boundary(MAX_MESSAGE_BYTES);
+    if end == message.len() { message.to_owned() } else { format!("{}…", &message[..end]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_stays_short_whatever_it_repeats() {
+        let long = "ä".repeat(1 << 20);
+        let denied = Response::deny("u", 403, "InvalidAnnotation", &long);
+        let message = denied.status.and_then(|status| Some(status.get("message")?.as_str()?.to_owned()));
+        assert!(message.is_some_and(|message| message.ends_with("ä…") && message.len() <= MAX_MESSAGE_BYTES + 3));
+        let admitted = Response::admit("u", "", vec![long; 100]);
+        assert_eq!(admitted.warnings.len(), MAX_WARNINGS);
+        assert!(admitted.warnings.iter().all(|warning| warning.len() <= MAX_MESSAGE_BYTES + 3));
+        assert_eq!(Response::admit("u", "", vec!["short".to_owned()]).warnings, ["short"]);
     }
 }

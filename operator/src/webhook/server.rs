@@ -32,6 +32,7 @@ use super::Error;
 use crate::pki::Certificates;
 use callers::Callers;
 use ending::{CLOCK, End, UNUSED, linger};
+pub(super) use places::Peer;
 use places::{Limits, Place, Places};
 
 pub(super) mod callers;
@@ -47,6 +48,20 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an error of `accept`, such as too many open files: long enough for one to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Requests at once on one connection of HTTP/2. API servers speak HTTP/1.1, one request after another.
+const STREAMS: u32 = 16;
+/// Most bytes of a connection that were received and not read yet, or made and not sent.
+const BUFFER: u16 = 32 << 10;
+
+/// Who sends a request.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// What counts as one client.
+    pub(super) peer: Peer,
+    /// Cuts off its connection.
+    pub(super) cut: CancellationToken,
+}
+
 /// How long things may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
@@ -197,11 +212,21 @@ async fn converse(stream: TlsStream<TcpStream>, router: Router, place: &Place, e
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = if is_told { builder.http1_only() } else { builder.http2_only() };
     // It counts from the last answer on.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(UNUSED);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(UNUSED).max_buf_size(BUFFER.into());
+    let window = u32::from(BUFFER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(2 * window)
+        .max_send_buf_size(BUFFER.into());
     let (requests, last) = (place.requests(), CancellationToken::new());
     let is_last = last.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let caller = Caller { peer: place.peer, cut: place.orders.cut.clone() };
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
         let (in_flight, answer) = (requests.one(), router.clone().oneshot(request));
         let is_last = is_last.clone();
         async move {

@@ -1,6 +1,11 @@
 //! Admissions through the router, with a scripted API server behind it.
 
-use axum::body::{Body, to_bytes};
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::{
+    body::{Body, to_bytes},
+    http::StatusCode,
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::Request as HttpRequest;
 use kube::client::Body as KubeBody;
@@ -13,12 +18,17 @@ use crate::{
     inject::OnMissing,
     pki::{Certificates, Issuer},
     scope::Scope,
+    webhook::server::Peer,
 };
 
 type Handle = tower_test::mock::Handle<HttpRequest<KubeBody>, http::Response<KubeBody>>;
 
+/// The longest body.
+const MOST: usize = 4 << 20;
+
 struct Webhook {
     router: Router,
+    intake: Arc<Intake>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 }
@@ -33,14 +43,22 @@ impl Drop for Webhook {
 fn webhook() -> (Webhook, Handle) {
     let (service, handle) = tower_test::mock::pair();
     let client = Client::new(service, "default");
-    let metrics =
-        Arc::new(Metrics::new(Certificates::default(), Issuer::SelfManaged).expect("metrics that differ in name"));
+    let intake = Arc::new(Intake::new());
+    let metrics = Metrics::new(Certificates::default(), Issuer::SelfManaged, Arc::clone(&intake));
+    let metrics = Arc::new(metrics.expect("metrics that differ in name"));
     let shutdown = CancellationToken::new();
     let events = Events::start(client.clone(), "test".to_owned(), Arc::clone(&metrics), shutdown.clone());
     let settings = inject::Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip, class: None };
-    let admitter =
-        Admitter { client, caches: Caches::new(&Scope::Cluster), settings, events, metrics: Arc::clone(&metrics) };
-    (Webhook { router: router(Arc::new(admitter)), metrics, shutdown }, handle)
+    let admitter = Admitter {
+        client,
+        caches: Caches::new(&Scope::Cluster),
+        settings,
+        events,
+        intake,
+        metrics: Arc::clone(&metrics),
+    };
+    let intake = Arc::clone(&admitter.intake);
+    (Webhook { router: router(Arc::new(admitter)), intake, metrics, shutdown }, handle)
 }
 
 fn review(pod: &Value, more: &Value) -> Value {
@@ -67,13 +85,30 @@ fn pod() -> Value {
     })
 }
 
+fn request(address: Ipv4Addr, body: Body) -> HttpRequest<Body> {
+    let caller = Caller { peer: Peer::from(IpAddr::from(address)), cut: CancellationToken::new() };
+    HttpRequest::post("/mutate").extension(caller).body(body).expect("a request")
+}
+
 impl Webhook {
+    fn post_from(
+        &self,
+        address: Ipv4Addr,
+        body: Body,
+    ) -> impl Future<Output = (StatusCode, Option<String>, String)> + use<> {
+        let (router, request) = (self.router.clone(), request(address, body));
+        async move {
+            let answer = router.oneshot(request).await.expect("a router never fails");
+            let status = answer.status();
+            let retry = answer.headers().get("retry-after").and_then(|value| Some(value.to_str().ok()?.to_owned()));
+            let body = to_bytes(answer.into_body(), usize::MAX).await.expect("a body");
+            (status, retry, String::from_utf8_lossy(&body).into_owned())
+        }
+    }
+
     async fn post(&self, body: impl Into<Body>) -> (StatusCode, String) {
-        let request = HttpRequest::post("/mutate").body(body.into()).expect("a request");
-        let answer = self.router.clone().oneshot(request).await.expect("a router never fails");
-        let status = answer.status();
-        let body = to_bytes(answer.into_body(), MAX_BODY_BYTES).await.expect("a body");
-        (status, String::from_utf8_lossy(&body).into_owned())
+        let (status, _, text) = self.post_from(Ipv4Addr::LOCALHOST, body.into()).await;
+        (status, text)
     }
 
     async fn ask(&self, review: &Value) -> Value {
@@ -185,6 +220,17 @@ async fn other_things_than_new_pods_pass_untouched() {
 }
 
 #[tokio::test]
+async fn a_review_of_no_namespace_asks_nobody_anything() {
+    let (webhook, handle) = webhook();
+    let server = tokio::spawn(script(handle, Vec::new()));
+    for namespace in ["", "..", "team/x", "Team", &"a".repeat(1 << 20)] {
+        let answer = webhook.ask(&review(&pod(), &json!({"namespace": namespace}))).await;
+        assert_eq!((&answer["allowed"], &answer["status"]["code"]), (&json!(false), &json!(403)));
+    }
+    assert_eq!(server.await.expect("the script"), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn what_is_no_review_is_refused_with_the_reason() {
     let (webhook, _handle) = webhook();
     for body in ["", "{", "[]", "{\"apiVersion\":\"admission.k8s.io/v1\"}", "\u{0}"] {
@@ -192,6 +238,83 @@ async fn what_is_no_review_is_refused_with_the_reason() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
         assert!(text.contains("not an AdmissionReview"), "{text}");
     }
-    let (status, _) = webhook.post(vec![b' '; MAX_BODY_BYTES + 1]).await;
+    let (status, text) = webhook.post(vec![b' '; MOST + 1]).await;
+    assert!(status == StatusCode::PAYLOAD_TOO_LARGE && text.contains("at most 4 MiB"), "{status}: {text}");
+    let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1 << 16]));
+    let (status, _) = webhook.post(Body::from_stream(endless)).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // As long as it may be, and a hundred times that when it is read.
+    let (status, text) = webhook.post(format!("[{}0]", "{},".repeat(MOST / 3 - 1))).await;
+    assert!(status == StatusCode::PAYLOAD_TOO_LARGE && text.contains("when it is read"), "{status}: {text}");
+    let (status, _) = webhook.post(vec![b' '; MOST]).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(webhook.intake.held(), 0, "whatever became of them, their memory is free again");
+    let metrics = webhook.metrics.render(jiff::Timestamp::UNIX_EPOCH).expect("text");
+    for line in ["refused_total{reason=\"NoReview\"} 6", "refused_total{reason=\"TooLarge\"} 3", "reserved_bytes 0"] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+}
+
+/// A body that says its length and then nothing.
+fn stuck(length: usize) -> Body {
+    struct Stuck(u64);
+    impl axum::body::HttpBody for Stuck {
+        type Data = axum::body::Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+            std::task::Poll::Pending
+        }
+
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            hyper::body::SizeHint::with_exact(self.0)
+        }
+    }
+    Body::new(Stuck(length as u64))
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_make_way_for_those_that_do() {
+    let (webhook, handle) = webhook();
+    let server = tokio::spawn(script(handle, vec![namespace(), resources(&["memory"])]));
+    let stranger = |last| Ipv4Addr::new(10, 0, 0, last);
+    let answers: Vec<_> = (0..8).map(|turn| tokio::spawn(webhook.post_from(stranger(turn / 2), stuck(MOST)))).collect();
+    while webhook.intake.held() < 4 * MOST as u64 {
+        tokio::task::yield_now().await;
+    }
+    let answer = webhook.ask(&review(&pod(), &json!({}))).await;
+    assert_eq!(answer["allowed"], true);
+    let (mut told, mut waiting) = (0, 0);
+    for answer in &answers {
+        if answer.is_finished() { told += 1 } else { waiting += 1 }
+    }
+    assert!(told >= 1 && waiting >= 3, "one makes way, {told} did");
+    for answer in answers {
+        if answer.is_finished() {
+            let (status, retry, _) = answer.await.expect("no panic");
+            assert_eq!((status, retry.as_deref()), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
+        } else {
+            answer.abort();
+        }
+    }
+    server.await.expect("the script");
+}
+
+#[tokio::test]
+async fn an_answer_has_its_memory_until_it_is_taken() {
+    let (webhook, handle) = webhook();
+    let server = tokio::spawn(script(handle, vec![namespace(), resources(&["memory"])]));
+    let request = request(Ipv4Addr::LOCALHOST, Body::from(review(&pod(), &json!({})).to_string()));
+    let answer = webhook.router.clone().oneshot(request).await.expect("a router never fails");
+    let length: u64 =
+        answer.headers()["content-length"].to_str().ok().and_then(|text| text.parse().ok()).expect("a length");
+    assert_eq!(webhook.intake.held(), length);
+    let body = to_bytes(answer.into_body(), usize::MAX).await.expect("a body");
+    assert_eq!((body.len() as u64, webhook.intake.held()), (length, length), "it is not on its way yet");
+    drop(body);
+    assert_eq!(webhook.intake.held(), 0);
+    server.await.expect("the script");
 }

@@ -28,7 +28,7 @@ pub(super) struct Limits {
 
 /// What counts as one client: an address or, of IPv6, the network that one machine has for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Peer(IpAddr);
+pub(in crate::webhook) struct Peer(IpAddr);
 
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
@@ -84,6 +84,8 @@ struct Activity {
 pub(super) struct Place {
     places: Arc<Places>,
     id: u64,
+    /// Whose it is.
+    pub(super) peer: Peer,
     activity: Arc<Activity>,
     /// When the connection is to end.
     pub(super) orders: Orders,
@@ -118,7 +120,7 @@ impl Places {
         let id = table.next;
         table.next += 1;
         table.open.insert(id, Entry { peer, activity: Arc::clone(&activity), orders: orders.clone() });
-        Place { places: Arc::clone(self), id, activity, orders }
+        Place { places: Arc::clone(self), id, peer, activity, orders }
     }
 
     fn happened(&self, activity: &Activity) {

@@ -58,17 +58,31 @@ async fn connect_as(
     from: Ipv4Addr,
     shown: Option<&(String, PrivateKeyDer<'static>)>,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Box<dyn std::error::Error>> {
+    connect_with(running, client(bundle, shown)?, from).await
+}
+
+fn client(
+    bundle: &str,
+    shown: Option<&(String, PrivateKeyDer<'static>)>,
+) -> Result<ClientConfig, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(crate::pki::read_bundle(bundle));
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
-    let config = match shown {
+    Ok(match shown {
         Some((certificate, key)) => {
             config.with_client_auth_cert(crate::pki::read_bundle(certificate), key.clone_key())?
         }
         None => config.with_no_client_auth(),
-    };
+    })
+}
+
+async fn connect_with(
+    running: &Running,
+    config: ClientConfig,
+    from: Ipv4Addr,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Box<dyn std::error::Error>> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
     let stream = socket.connect(running.address).await?;
@@ -250,6 +264,30 @@ async fn who_opens_many_connections_keeps_nobody_else_out() {
     let newest = many.pop().expect("there are many");
     assert_eq!(fetch_by(newest, "/").await.expect("an answer"), "hello");
     drop((before, many));
+    running.shutdown.cancel();
+    running.server.await.expect("no panic").expect("an orderly end");
+}
+
+/// What a connection of HTTP/2 keeps for its client is as bounded as what one of HTTP/1.1 does.
+#[tokio::test]
+async fn a_connection_of_http_2_has_few_streams_and_small_windows() {
+    let (running, bundle) = start_with(Router::new().route("/", get(async || "hello")), LONG, None).await;
+    let mut config = client(&bundle, None).expect("a configuration");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut stream = connect_with(&running, config, Ipv4Addr::LOCALHOST).await.expect("trusted");
+    // The preface, and settings that say nothing (RFC 9113, sections 3.4 and 6.5).
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.expect("a frame");
+    assert_eq!((head[0], head[1], head[3]), (0, 0, 4), "its settings come first");
+    let mut payload = vec![0; head[2].into()];
+    stream.read_exact(&mut payload).await.expect("the settings");
+    let setting = |id: u8| {
+        let found = payload.chunks_exact(6).find(|entry| entry[..2] == [0, id])?;
+        Some(u32::from_be_bytes(found[2..].try_into().ok()?))
+    };
+    assert_eq!((setting(3), setting(4)), (Some(STREAMS), Some(BUFFER.into())), "streams and window: {payload:?}");
+    drop(stream);
     running.shutdown.cancel();
     running.server.await.expect("no panic").expect("an orderly end");
 }
