@@ -35,7 +35,7 @@ mod upgrade;
 mod watch;
 pub mod watchdog;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use context_manager_crds::ContextManager;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, channel::mpsc, stream};
@@ -315,7 +315,7 @@ async fn stuck(stores: Vec<Store<Object>>, stop: CancellationToken) {
     }
 }
 
-/// Takes resources that are gone out of the metrics, where nothing else notices their end.
+/// Forgets resources that are gone, where nothing else notices their end.
 async fn forget(context: Arc<Context>, stores: Vec<Store<Object>>, stop: CancellationToken) {
     let rounds = async {
         loop {
@@ -324,6 +324,9 @@ async fn forget(context: Arc<Context>, stores: Vec<Store<Object>>, stop: Cancell
                 let wanted = ObjectRef::new(name).within(namespace);
                 stores.iter().any(|store| store.get(&wanted).is_some())
             });
+            // Whatever is known of a resource came after it was in its store.
+            let there: HashSet<_> = stores.iter().flat_map(Store::state).filter_map(|object| object.uid()).collect();
+            context.keep_resources(|uid| there.contains(uid));
         }
     };
     stop.run_until_cancelled(rounds).await;
@@ -333,4 +336,36 @@ async fn forget(context: Arc<Context>, stores: Vec<Store<Object>>, stop: Cancell
 fn owner_by_label<K: ResourceExt>(object: &K, label: &str) -> Option<ObjectRef<Object>> {
     let name = object.labels().get(label)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher::Event};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_of_a_resource_goes_with_it() {
+        let context = Arc::new(reconcile::tests::context());
+        let (store, mut writer) = reflector::store::<Object>();
+        let [here, gone] = ["here", "gone"].map(|name| {
+            let mut resource = plan::tests::resource(&serde_json::json!({}));
+            (resource.metadata.name, resource.metadata.uid) = (Some(name.to_owned()), Some(name.to_owned()));
+            Arc::new(DeserializeGuard(Ok(resource)))
+        });
+        let stop = CancellationToken::new();
+        let forgetting = tokio::spawn(forget(Arc::clone(&context), vec![store], stop.clone()));
+        for object in [&here, &gone] {
+            writer.apply_watcher_event(&Event::Apply((**object).clone()));
+            context.fail_for_good(object.meta());
+        }
+        tokio::time::sleep(2 * RESYNC).await;
+        assert_eq!(context.remembered(), 2 + 2, "both are there");
+        // It had no finalizer, so there is no reconciliation of its end.
+        writer.apply_watcher_event(&Event::Delete((*gone).clone()));
+        tokio::time::sleep(2 * RESYNC).await;
+        assert_eq!(context.remembered(), 1 + 1);
+        stop.cancel();
+        forgetting.await.expect("it ends");
+    }
 }

@@ -258,6 +258,18 @@ impl Context {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
+    /// Forgets all resources but these: what is known of them has secrets, and goes on. A resource without a finalizer is gone before anybody
+    /// looks at its end.
+    pub(super) fn keep_resources(&self, is_there: impl Fn(&str) -> bool) {
+        self.probes.keep(&is_there);
+        self.answers.keep(&is_there);
+        self.withdrawn.keep(&is_there);
+        self.snapshots.keep(&is_there);
+        self.restores.keep(&is_there);
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| is_there(uid));
+        self.invalid.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| is_there(uid));
+    }
+
     fn failures_of(&self, metadata: &ObjectMeta) -> u32 {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         metadata.uid.as_ref().and_then(|uid| failures.get(uid)).copied().unwrap_or_default()
@@ -321,13 +333,9 @@ async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
     };
     let pause = match released {
         Released::Yes => {
-            context.succeeded(metadata);
             context.forget_invalid(metadata);
-            context.probes.forget(metadata.uid.as_deref().unwrap_or_default());
-            context.answers.forget(metadata.uid.as_deref().unwrap_or_default());
-            context.withdrawn.forget(metadata.uid.as_deref().unwrap_or_default());
-            context.snapshots.forget(metadata.uid.as_deref().unwrap_or_default());
-            context.restores.forget(metadata.uid.as_deref().unwrap_or_default());
+            let this = metadata.uid.as_deref().unwrap_or_default();
+            context.keep_resources(|uid| uid != this);
             return Ok(Action::await_change());
         }
         Released::Busy => BUSY,
@@ -518,8 +526,55 @@ pub(super) fn jittered(pause: Duration, random: f64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use kube::runtime::events::Reporter;
+    use tokio::time::Instant as Moment;
+
     use super::*;
+    use crate::{controller::store::sweep, pki};
+
+    /// What reconciliations share, without an API server.
+    pub(in super::super) fn context() -> Context {
+        let (service, _) = tower_test::mock::pair::<http::Request<kube::client::Body>, http::Response<kube::client::Body>>();
+        let client = Client::new(service, "default");
+        let second = Duration::from_secs(1);
+        let settings = Settings {
+            admin_address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+            namespace: "home".to_owned(),
+            class: names::DEFAULT_CLASS.to_owned(),
+            scope: Scope::Cluster,
+            instance: "one".to_owned(),
+            webhook_configuration: "webhook".to_owned(),
+            sidecar_image: None,
+            lease: "lease".to_owned(),
+            lease_duration: second,
+            authority: pki::client::Settings::new("home", "ca"),
+            cert_manager: false,
+            managed_qdrant: true,
+            resync: second,
+            keys: keys::Settings { settle: second, patience: second },
+            watchdog: watchdog::Mode::Evict,
+            sweep: sweep::Settings { mode: sweep::Mode::Off, interval: second, grace: second },
+        };
+        let recorder = Recorder::new(client.clone(), Reporter { controller: "one".to_owned(), instance: None });
+        let fence = Fence::until(Moment::now() + Duration::from_hours(1));
+        let metrics = Arc::new(Metrics::new().expect("the metrics are registered once"));
+        Context::new((Clients { client: client.clone(), evictions: client }, fence), recorder, settings, metrics)
+    }
+
+    impl Context {
+        /// Notes that a resource failed and is invalid.
+        pub(in super::super) fn fail_for_good(&self, metadata: &ObjectMeta) {
+            self.failed(metadata);
+            self.name_invalid(metadata, "why");
+        }
+
+        /// How much is known of failures and of what is invalid.
+        pub(in super::super) fn remembered(&self) -> usize {
+            let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner).len();
+            failures + self.invalid.lock().unwrap_or_else(PoisonError::into_inner).len()
+        }
+    }
 
     #[test]
     fn pauses_double_up_to_the_longest() {

@@ -39,9 +39,14 @@ const CERTIFICATE: &str = "cert-manager.io/certificate-name";
 pub(in crate::controller) struct Withdrawn(Mutex<HashSet<String>>);
 
 impl Withdrawn {
-    /// Forgets a resource that is gone, or has a `Certificate` again.
-    pub(in crate::controller) fn forget(&self, uid: &str) {
+    /// Forgets a resource that has a `Certificate` again.
+    fn forget(&self, uid: &str) {
         self.all().remove(uid);
+    }
+
+    /// Forgets all resources but these.
+    pub(in crate::controller) fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        self.all().retain(|uid| is_there(uid));
     }
 
     fn all(&self) -> MutexGuard<'_, HashSet<String>> {

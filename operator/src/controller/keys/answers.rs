@@ -78,15 +78,33 @@ impl Answers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(resource.to_owned(), known);
     }
 
-    /// Forgets a resource that asks nothing, or is gone.
-    pub(in crate::controller) fn forget(&self, resource: &str) {
+    /// Forgets a resource that asks nothing.
+    pub(super) fn forget(&self, resource: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
+    }
+
+    /// Forgets all resources but these.
+    pub(in crate::controller) fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|resource, _| is_there(resource));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resource_that_is_gone_has_said_nothing() {
+        let (answers, question) = (Answers::default(), Question::Verifies("two".to_owned()));
+        for resource in ["here", "gone"] {
+            let mut known = answers.take(resource, &question);
+            known.note("pod".to_owned(), Said::Yes);
+            answers.put(resource, known);
+        }
+        answers.keep(|resource| resource == "here");
+        assert_eq!(answers.take("here", &question).of("pod"), Some(Said::Yes));
+        assert_eq!(answers.take("gone", &question).of("pod"), None);
+    }
 
     #[test]
     fn who_was_not_asked_comes_first_and_who_said_yes_no_more() {

@@ -112,9 +112,9 @@ impl Probes {
         self.states().get(uid).map(|state| Arc::clone(&state.target))
     }
 
-    /// Forgets a resource that is gone.
-    pub(in crate::controller) fn forget(&self, uid: &str) {
-        self.states().remove(uid);
+    /// Forgets all resources but these, with the secrets of their servers.
+    pub(in crate::controller) fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        self.states().retain(|uid, _| is_there(uid));
     }
 
     fn states(&self) -> MutexGuard<'_, HashMap<String, State>> {
@@ -140,8 +140,31 @@ fn pause(failures: u32, every: Duration, random: f64) -> Duration {
 }
 
 #[cfg(test)]
+#[expect(clippy::panic, reason = "a test fails by panicking")]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::controller::{
+        plan::{Plan, StoragePlan, tests::resource},
+        reconcile::tests::context,
+        store::credentials::Credentials,
+    };
+
+    #[tokio::test]
+    async fn a_resource_that_is_gone_leaves_no_secrets_behind() {
+        let context = context();
+        let resource = resource(&json!({"vectorStore": {"qdrant": {"url": "http://127.0.0.1:1"}}}));
+        let plan = Plan::of(&resource).expect("a plan");
+        let StoragePlan::Qdrant(wanted) = &plan.storage else { panic!("the store is a server") };
+        let target = Arc::new(Target::new(&context, &plan, wanted, &Credentials::default()));
+        for uid in ["here", "gone"] {
+            context.probes.look(uid, &target).await;
+            assert!(context.probes.last(uid).is_some());
+        }
+        context.keep_resources(|uid| uid == "here");
+        assert!(context.probes.last("here").is_some() && context.probes.last("gone").is_none());
+    }
 
     #[test]
     fn a_server_that_fails_is_looked_at_ever_more_rarely() {

@@ -63,10 +63,18 @@ impl Restores {
         all.insert(uid.to_owned(), State::Running(task.abort_handle()));
     }
 
-    /// Forgets a resource that is gone, or whose spec is another one.
+    /// Forgets a resource whose spec is another one.
     pub(in crate::controller) fn forget(&self, uid: &str) {
-        if let Some(State::Running(task)) = self.states().remove(uid) {
-            task.abort();
+        self.keep(|known| known != uid);
+    }
+
+    /// Forgets all resources but these, and ends what goes on for the others.
+    pub(in crate::controller) fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        let mut states = self.states();
+        for (_, state) in states.extract_if(|uid, _| !is_there(uid)) {
+            if let State::Running(task) = state {
+                task.abort();
+            }
         }
     }
 
@@ -77,4 +85,23 @@ impl Restores {
 
 fn lock(states: &Mutex<HashMap<String, State>>) -> MutexGuard<'_, HashMap<String, State>> {
     states.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_goes_on_for_a_resource_that_is_gone_ends() {
+        let restores = Restores::default();
+        let tasks = ["here", "gone"].map(|uid| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            restores.states().insert(uid.to_owned(), State::Running(task.abort_handle()));
+            task
+        });
+        restores.keep(|uid| uid == "here");
+        let [here, gone] = tasks;
+        assert!(gone.await.is_err_and(|error| error.is_cancelled()) && !here.is_finished());
+        assert_eq!((restores.look("here"), restores.look("gone")), (Seen::Running, Seen::Due(None)));
+    }
 }

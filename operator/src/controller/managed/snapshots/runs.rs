@@ -91,10 +91,18 @@ impl Runs {
         state.task = Some(task.abort_handle());
     }
 
-    /// Forgets a resource that is gone, or has no snapshots any more.
+    /// Forgets a resource that has no snapshots any more.
     pub(in crate::controller) fn forget(&self, uid: &str) {
-        if let Some(task) = self.states().remove(uid).and_then(|state| state.task) {
-            task.abort();
+        self.keep(|known| known != uid);
+    }
+
+    /// Forgets all resources but these, and ends what goes on for the others.
+    pub(in crate::controller) fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        let mut states = self.states();
+        for (_, state) in states.extract_if(|uid, _| !is_there(uid)) {
+            if let Some(task) = state.task {
+                task.abort();
+            }
         }
     }
 
@@ -143,6 +151,20 @@ impl State {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_goes_on_for_a_resource_that_is_gone_ends() {
+        let runs = Runs::default();
+        let tasks = ["here", "gone"].map(|uid| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            runs.states().insert(uid.to_owned(), State { task: Some(task.abort_handle()), ..State::new() });
+            task
+        });
+        runs.keep(|uid| uid == "here");
+        let [here, gone] = tasks;
+        assert!(gone.await.unwrap_err().is_cancelled() && !here.is_finished());
+        assert_eq!(runs.states().keys().collect::<Vec<_>>(), ["here"]);
+    }
 
     #[test]
     fn snapshots_that_follow_each_other_within_a_second_have_names_of_their_own() {
