@@ -18,6 +18,8 @@ use crate::{
 
 /// Controllers that make another pod for one that is evicted. A Job does so as well, and begins its work anew.
 const MAKE_ANOTHER: [&str; 3] = ["DaemonSet", "ReplicaSet", "StatefulSet"];
+/// The label by which a Deployment tells the pods of its revisions apart.
+const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// What sidecars are to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,8 +155,19 @@ impl Request {
 
 /// The controller that makes another pod in place of one that is evicted, if there is one.
 #[must_use]
-pub fn replacer(pod: &Pod) -> Option<&OwnerReference> {
-    pods::controller_of(&pod.metadata).filter(|owner| MAKE_ANOTHER.contains(&owner.kind.as_str()))
+pub fn replacer(pod: &ObjectMeta) -> Option<&OwnerReference> {
+    pods::controller_of(pod).filter(|owner| MAKE_ANOTHER.contains(&owner.kind.as_str()))
+}
+
+/// What makes another pod in place of one that is evicted: its namespace, kind and name. That of a `ReplicaSet` is without the hash that a
+/// Deployment gives each of its revisions, so it stays the same in a rollout.
+#[must_use]
+pub fn workload(pod: &Pod) -> Option<String> {
+    let owner = replacer(&pod.metadata)?;
+    let hash = pod.labels().get(TEMPLATE_HASH);
+    let revision = hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    Some(format!("{namespace}/{}/{}", owner.kind, revision.unwrap_or(&owner.name)))
 }
 
 #[cfg(test)]
@@ -183,5 +196,21 @@ mod tests {
         // As earlier versions wrote it.
         let plain = asked(r#"{"strategy":"InPlace","image":"sidecar:2","generation":3}"#, 3).expect("a request");
         assert_eq!(plain.forgives("sidecar:2"), None);
+    }
+    #[test]
+    fn revisions_of_a_deployment_are_one_workload() {
+        let of = |kind: &str, name: &str, hash: Option<&str>| {
+            let pod = json!({"metadata": {
+                "namespace": "team", "name": "x", "labels": hash.map(|hash| json!({TEMPLATE_HASH: hash})),
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": true}],
+            }});
+            workload(&serde_json::from_value(pod).expect("a pod"))
+        };
+        let deployment = Some("team/ReplicaSet/agent".to_owned());
+        assert_eq!(of("ReplicaSet", "agent-5c9", Some("5c9")), deployment);
+        assert_eq!(of("ReplicaSet", "agent-7d2", Some("7d2")), deployment);
+        assert_eq!(of("ReplicaSet", "agent-5c9", None).as_deref(), Some("team/ReplicaSet/agent-5c9"));
+        assert_eq!(of("StatefulSet", "agent", None).as_deref(), Some("team/StatefulSet/agent"));
+        assert_eq!(of("Job", "agent", None), None, "it would begin its work anew");
     }
 }

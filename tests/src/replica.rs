@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long one may take to lead: a lease that another suite left behind is waited for.
-const LEADING: Duration = Duration::from_secs(45);
+const LEADING: Duration = Duration::from_secs(75);
 
 /// A running controller; it is killed when dropped.
 pub struct Replica {

@@ -14,9 +14,14 @@ use context_manager_tests::{
     pods::{self, START, container},
     webhook::{next_sidecar_image, sidecar_image},
 };
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::{Pod, ResourceQuota},
+    events::v1::Event,
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{
-    Client, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
@@ -232,6 +237,49 @@ async fn pods_are_evicted_within_their_budget_for_what_takes_new_ones() -> Resul
     namespace.api::<PodDisruptionBudget>().patch("agent", &PatchParams::default(), &permit).await?;
     says(&namespace, "SidecarsCurrent", "UpToDate").await?;
     let after = ready(&namespace, 2).await?;
+    ensure!(before.is_disjoint(&after), "{before:?} became {after:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_whose_new_pods_are_refused_loses_one_batch_and_goes_on_when_they_come() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (client, namespace) = namespace(&operator, "refused", "RollingRestart").await?;
+    namespace.make::<Deployment>(&deployment(4)).await?;
+    let before = ready(&namespace, 4).await?;
+    let quota = json!({"metadata": {"name": "no-more"}, "spec": {"hard": {"pods": "0"}}});
+    namespace.make::<ResourceQuota>(&quota).await?;
+    eventually("the quota's count", START, || async {
+        let quota = namespace.api::<ResourceQuota>().get("no-more").await?;
+        ensure!(quota.status.as_ref().is_some_and(|status| status.used.is_some()), "{:?}", quota.status);
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    change(&namespace, json!({"adminPort": 9_001})).await?;
+    let found = says(&namespace, "SidecarsCurrent", "UpgradeStopped").await?;
+    let said = condition(&found, "SidecarsCurrent").context("a condition")?.message;
+    let evicted = found.status.and_then(|status| status.upgrade).context("a memory")?.evicted;
+    ensure!(evicted.len() == 1 && said.starts_with(&evicted[0].pod), "{evicted:?}: {said}");
+    ensure!(said.contains(&format!("{}/ReplicaSet/agent", namespace.name)) && said.contains("FailedCreate"), "{said}");
+    let left = async || -> Result<BTreeSet<String>> {
+        Ok(pods_of(&namespace).await?.iter().map(ResourceExt::name_any).collect())
+    };
+    tokio::time::sleep(5 * RESYNC).await;
+    let kept = left().await?;
+    ensure!(kept.len() == 3 && kept.is_subset(&before), "{kept:?} of {before:?} are left");
+    let events = Api::<Event>::namespaced(client, &namespace.name).list(&ListParams::default()).await?;
+    ensure!(events.iter().any(|event| event.reason.as_deref() == Some("UpgradeStopped")), "nobody is told");
+
+    namespace.api::<ResourceQuota>().delete("no-more", &DeleteParams::default()).await?;
+    // By itself its controller tries again after a pause that has grown to minutes.
+    let sets = namespace.api::<ReplicaSet>();
+    let again = Patch::Merge(json!({"metadata": {"annotations": {"again": "1"}}}));
+    for set in sets.list(&ListParams::default()).await? {
+        sets.patch(&set.name_any(), &PatchParams::default(), &again).await?;
+    }
+    let found = says(&namespace, "SidecarsCurrent", "UpToDate").await?;
+    ensure!(found.status.and_then(|status| status.upgrade).is_some_and(|upgrade| upgrade.evicted.is_empty()));
+    let after = ready(&namespace, 4).await?;
     ensure!(before.is_disjoint(&after), "{before:?} became {after:?}");
     Ok(())
 }

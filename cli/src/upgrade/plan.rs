@@ -170,7 +170,7 @@ impl Plan {
                 (Standing::Current, _) => Step::None,
                 (_, UpgradeStrategy::InPlace) if taken_back(pod) => Step::TakenBack,
                 (Standing::OtherImage, UpgradeStrategy::InPlace) if !stopped => Step::Replace,
-                (_, UpgradeStrategy::RollingRestart) if !stopped && replacer(pod).is_some() => Step::Evict,
+                (_, UpgradeStrategy::RollingRestart) if !stopped && replacer(&pod.metadata).is_some() => Step::Evict,
                 (Standing::OtherImage | Standing::OtherSettings, _) => Step::Remain,
             };
             Line { name: title(pod), image: image(pod), standing, step, ready: is_ready(pod) }

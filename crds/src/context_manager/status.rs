@@ -101,6 +101,34 @@ pub struct Upgrade {
     /// When that was done last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_at: Option<Time>,
+    /// Pods that are evicted, until another one is ready in place of each. Each is written down before it is evicted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evicted: Vec<Eviction>,
+}
+
+/// A pod that is evicted, and what is known of the one in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Eviction {
+    /// The pod.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// What makes another one: its namespace, kind and name. That of a ReplicaSet is without the hash of the template.
+    pub workload: String,
+    /// When the pod was evicted, or chosen for it.
+    pub at: Time,
+    /// When the newest pod of the workload was made that was there then. What takes the place was made later.
+    pub newest: Time,
+    /// When it was found to be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_at: Option<Time>,
+    /// The uid of the pod that was made in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<String>,
+    /// Whether that one has been ready, or was not wanted any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled: bool,
 }
 
 /// An image of the sidecar that failed in some pods.

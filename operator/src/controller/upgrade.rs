@@ -39,6 +39,8 @@ use crate::upgrade::{Note, Outcome, Target};
 use decide::{Act, Verdict, Wish};
 use seen::Seen;
 
+/// The condition that says how far an upgrade is.
+const CONDITION: &str = "SidecarsCurrent";
 /// Pause before a pod is tried again that could not be changed.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -53,8 +55,8 @@ pub(super) struct Found {
     pub(super) memory: Option<Upgrade>,
 }
 
-/// Takes the next step. `current` is the status with what was remembered; `injection` is what was found of the webhook: without it no pod
-/// would get a sidecar again.
+/// Takes the next step. `current` is the status with what was remembered; `injection` is what was found of the webhook's configuration: while
+/// the API server does not call it, a new pod would get no sidecar. Whether it answers is not known; that shows by the pods that come.
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
@@ -90,29 +92,52 @@ pub(super) async fn ensure(
         let finding = Some(Err(Trouble::passing("WebhookNotReady", message)));
         return Ok(Found { finding, next: Some(AGAIN), memory: Some(memory) });
     }
-    let mut done = Done::default();
+    announce(context, plan, upgrade.strategy, &finding, current).await;
+    let (mut done, mut trouble) = (Done::default(), None);
     for act in acts {
-        let trouble = match carry_out(context, target, &pods, &act, now).await {
+        let Some(pod) = pods.iter().find(|pod| pod.name == act.pod()) else { continue };
+        match carry_out(context, target, pod, &act, now).await {
             Ok(Carried::Out) => {
+                if act.evicts() {
+                    memory = memory::with_eviction(&memory, &pods, pod, now);
+                }
                 if let Act::Try(_, trials) = act {
                     memory = memory::with_trial(&memory, trials, now);
                 }
                 done.note(context, act);
-                continue;
             }
-            Ok(Carried::Overtaken) => continue,
-            Ok(Carried::Held(trouble)) => trouble,
+            Ok(Carried::Overtaken) => {}
+            // The budget of one holds up no other.
+            Ok(Carried::Held(held)) => trouble = trouble.or(Some(held)),
             Err(error) => match forbidden(&error) {
-                Some(trouble) => trouble,
-                None if is_passing(&error) => continue,
+                Some(forbidden) => {
+                    trouble = Some(forbidden);
+                    break;
+                }
+                None if is_passing(&error) => {}
                 None => return Err(error),
             },
-        };
-        done.tell(context, plan, target).await;
-        return Ok(Found { finding: Some(Err(trouble)), next: Some(AGAIN), memory: Some(memory) });
+        }
     }
     done.tell(context, plan, target).await;
+    let (finding, next) = trouble.map_or((finding, next), |trouble| (Err(trouble), Some(AGAIN)));
     Ok(Found { finding: Some(finding), next, memory: Some(memory) })
+}
+
+/// An event when a rolling restart stops. What an upgrade in place takes back is told by itself.
+async fn announce(
+    context: &Context,
+    plan: &Plan,
+    strategy: UpgradeStrategy,
+    finding: &Finding,
+    current: Option<&ContextManagerStatus>,
+) {
+    let Err(trouble) = finding else { return };
+    let conditions = current.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let is_said = conditions.iter().any(|said| said.type_ == CONDITION && said.reason == trouble.reason);
+    if strategy == UpgradeStrategy::RollingRestart && decide::stops(trouble.reason) && !is_said {
+        context.warn(plan, trouble.reason, &trouble.message).await;
+    }
 }
 
 /// What became of an act.
@@ -128,12 +153,11 @@ enum Carried {
 async fn carry_out(
     context: &Context,
     target: &Target,
-    pods: &[Seen],
+    pod: &Seen,
     act: &Act,
     now: Timestamp,
 ) -> Result<Carried, Error> {
     let manager = context.manager(super::apply::Manager::Upgrade);
-    let Some(pod) = pods.iter().find(|pod| pod.name == act.pod()) else { return Ok(Carried::Overtaken) };
     let (namespace, name) = &pod.place;
     let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
     match act {

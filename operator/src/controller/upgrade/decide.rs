@@ -3,6 +3,7 @@
 //! At most a batch of pods is under way at a time, and a pod is under way until its sidecar has been ready for a while. The first batch
 //! are the canaries: when one of them fails, no other pod follows, and that is remembered ([`super::memory`]).
 
+mod evictions;
 mod restart;
 
 use std::time::Duration;
@@ -82,14 +83,18 @@ pub(super) struct Wish<'w> {
     pub(super) forgiven: Option<Timestamp>,
 }
 
-/// The next step; nothing is said where nothing was asked for. `memory` is what is known from earlier looks.
+/// The next step; nothing is said where nothing was asked for. `memory` is what is known from earlier looks, as the status has it: what does
+/// not stand there is not evicted.
 pub(super) fn decide(pods: &[Seen], wish: &Wish<'_>, memory: &Upgrade, now: Timestamp) -> Option<Verdict> {
     let Wish { image, ref plan, forgiven } = *wish;
     let step = Step { pods, image, plan, forgiven, memory, now };
     match plan.strategy {
         UpgradeStrategy::OnRecreate => None,
         UpgradeStrategy::InPlace => Some(step.in_place()),
-        UpgradeStrategy::RollingRestart => Some(step.restart()),
+        UpgradeStrategy::RollingRestart => {
+            let memory = &Upgrade { evicted: evictions::follow(pods, &memory.evicted, now), ..memory.clone() };
+            Some(Step { memory, ..step }.restart())
+        }
     }
 }
 
@@ -115,7 +120,7 @@ impl<'s> Step<'s> {
         let restored: Vec<_> = self
             .pods
             .iter()
-            .filter(|pod| self.began(pod, Outcome::Restored) && pod.standing != Standing::Current)
+            .filter(|pod| !pod.ended && self.began(pod, Outcome::Restored) && pod.standing != Standing::Current)
             .map(|pod| pod.name.clone())
             .collect();
         if !restored.is_empty() {
@@ -164,13 +169,17 @@ impl<'s> Step<'s> {
                 ),
             ));
         }
+        Err(self.under_way(watched))
+    }
+
+    fn under_way(&self, watched: &[String]) -> Trouble {
         let total = self.alive().count();
         let done = self.alive().filter(|pod| pod.standing == Standing::Current).count() - watched.len();
         let watching = if watched.is_empty() { String::new() } else { format!("; watching {}", listed(watched)) };
-        Err(Trouble::passing(
+        Trouble::passing(
             "Upgrading",
             format!("{done} of {total} sidecars are up to date, with {}{watching}", self.image),
-        ))
+        )
     }
 
     fn up_to_date(&self) -> Good {
@@ -178,7 +187,7 @@ impl<'s> Step<'s> {
     }
 
     fn alive(&self) -> impl Iterator<Item = &'s Seen> {
-        self.pods.iter().filter(|pod| !pod.leaving)
+        self.pods.iter().filter(|pod| pod.is_alive())
     }
 
     fn standing(&self, standing: Standing) -> Vec<String> {

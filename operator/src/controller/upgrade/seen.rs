@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 
 use crate::{
     pods,
-    upgrade::{Note, Standing, Target, replacer},
+    upgrade::{Note, Standing, Target, workload},
 };
 
 /// Why a container does not start; each ends only when somebody changes something.
@@ -22,7 +22,7 @@ const STUCK: [&str; 8] = [
     "RunContainerError",
 ];
 
-/// A pod that has not ended.
+/// A pod with a sidecar.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Seen {
@@ -52,18 +52,17 @@ pub(super) struct Seen {
     pub(super) stuck: Option<String>,
     /// Whether the pod is being deleted.
     pub(super) leaving: bool,
-    /// Whether a controller makes another one in its place.
-    pub(super) replaceable: bool,
+    /// Whether its work is over.
+    pub(super) ended: bool,
+    /// What makes another one in its place, if anything does.
+    pub(super) workload: Option<String>,
     pub(super) created: Timestamp,
     pub(super) note: Option<Note>,
 }
 
 impl Seen {
-    /// What there is to see; nothing if the pod has ended or has no sidecar.
+    /// What there is to see; nothing if the pod has no sidecar.
     pub(super) fn of(pod: &Pod, target: &Target) -> Option<Self> {
-        if pods::has_ended(pod) {
-            return None;
-        }
         let (list, index) = pods::sidecar_place(pod)?;
         let image = pods::sidecar(pod)?.image.clone()?;
         let template = pod.annotations().get(names::INJECTED_TEMPLATE).cloned();
@@ -84,10 +83,16 @@ impl Seen {
             ran: sidecar.is_some_and(ran),
             stuck: sidecar.and_then(stuck),
             leaving: pod.metadata.deletion_timestamp.is_some(),
-            replaceable: replacer(pod).is_some(),
+            ended: pods::has_ended(pod),
+            workload: workload(pod),
             created: pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             note: Note::of(pod),
         })
+    }
+
+    /// Whether it is neither ended nor about to be.
+    pub(super) const fn is_alive(&self) -> bool {
+        !self.leaving && !self.ended
     }
 }
 

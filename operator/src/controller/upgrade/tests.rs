@@ -1,8 +1,13 @@
 //! Upgrades step by step, on pods that behave as those of a kubelet do.
 
+mod missing;
+
 use std::time::Duration;
 
-use context_manager_crds::context_manager::{sidecar::UpgradeStrategy, status::Upgrade};
+use context_manager_crds::context_manager::{
+    sidecar::UpgradeStrategy,
+    status::{Eviction, Upgrade},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -28,7 +33,7 @@ fn pod(number: usize) -> Seen {
     Seen {
         name: format!("pod-{number:02}"),
         place: ("team".to_owned(), format!("pod-{number:02}")),
-        uid: None,
+        uid: Some(format!("uid-{number:02}")),
         granted: false,
         list: "initContainers",
         index: 0,
@@ -40,7 +45,8 @@ fn pod(number: usize) -> Seen {
         ran: true,
         stuck: None,
         leaving: false,
-        replaceable: true,
+        ended: false,
+        workload: Some("team/ReplicaSet/agent".to_owned()),
         created: Timestamp::UNIX_EPOCH,
         note: None,
     }
@@ -64,6 +70,8 @@ enum Webhook {
     Current,
     /// What was wanted before.
     Outdated,
+    /// Nothing: the pod is refused.
+    Refuses,
 }
 
 /// A cluster with a clock; what the operator decides is carried out as it would be, and sidecars need a while to start.
@@ -74,6 +82,8 @@ struct World {
     /// Whether the new image starts.
     works: bool,
     webhook: Webhook,
+    /// Whether the controller ends after each eviction, before it writes the status.
+    is_killed: bool,
     target: Target,
     /// What stands in the status.
     memory: Option<Upgrade>,
@@ -93,6 +103,7 @@ impl World {
             plan,
             works,
             webhook: Webhook::Current,
+            is_killed: false,
             target: target(NEW),
             memory: None,
             forgiven: None,
@@ -132,16 +143,30 @@ impl World {
             }
         }
         let wish = Wish { image: NEW, plan: self.plan, forgiven: self.forgiven };
-        let known = memory::recall(self.memory.as_ref(), &self.target, self.forgiven, now);
+        // As a controller reads it that has taken over just now.
+        let status = json!(self.memory);
+        let known: Option<Upgrade> = serde_json::from_value(status).expect("what was written can be read");
+        let known = memory::recall(known.as_ref(), &self.target, self.forgiven, now);
         let verdict = decide(&self.pods, &wish, &known, now).expect("an upgrade was asked for");
-        let mut memory = verdict.memory.clone();
+        let (mut memory, seen) = (verdict.memory.clone(), self.pods.clone());
         for act in &verdict.acts {
+            let pod = seen.iter().find(|pod| pod.name == act.pod()).expect("the pod is there");
+            let stands = |one: &Eviction| Some(&one.uid) == pod.uid.as_ref();
+            assert!(!act.evicts() || known.evicted.iter().any(stands), "{} was not written down before", pod.name);
+            if act.evicts() {
+                memory = memory::with_eviction(&memory, &seen, pod, now);
+            }
             self.carry_out(act);
+            if self.is_killed {
+                continue;
+            }
             if let Act::Try(_, trials) = act {
                 memory = memory::with_trial(&memory, *trials, now);
             }
         }
-        self.memory = Some(memory);
+        if !self.is_killed || verdict.acts.is_empty() {
+            self.memory = Some(memory);
+        }
         verdict
     }
 
@@ -181,6 +206,9 @@ impl World {
 
     /// A controller makes a pod, as the webhook will have it.
     fn bear(&mut self) {
+        if self.webhook == Webhook::Refuses {
+            return;
+        }
         let mut another = pod(self.born);
         self.born += 1;
         another.created = self.now;
@@ -313,7 +341,7 @@ fn a_pod_that_nobody_replaces_stops_a_restart_for_a_while_and_not_for_ever() {
     let mut world = World::new(20, plan(UpgradeStrategy::RollingRestart, 10), true);
     world.tick();
     let mut bare = pod(99);
-    bare.replaceable = false;
+    bare.workload = None;
     bare.created = world.now.checked_add(jiff::SignedDuration::from_secs(1)).expect("a time");
     world.pods.push(bare);
     let said = world.trouble(1);
@@ -373,7 +401,7 @@ fn what_happens_long_after_an_upgrade_does_not_undo_it() {
 fn what_takes_a_new_pod_is_named_and_left_to_people() {
     let mut pods = [pod(0), pod(1)];
     pods[1].standing = Standing::OtherSettings;
-    pods[1].replaceable = false;
+    pods[1].workload = None;
     pods[0].standing = Standing::Current;
     for strategy in [UpgradeStrategy::InPlace, UpgradeStrategy::RollingRestart] {
         let verdict = first(&pods, NEW, plan(strategy, 10), Timestamp::now()).expect("a verdict");
@@ -416,7 +444,7 @@ fn a_pod_is_seen_with_what_its_kubelet_says() {
     assert_eq!(seen(&before).standing, Standing::Current);
     assert_eq!(seen(&after).standing, Standing::OtherImage);
     assert_eq!(seen(&other).standing, Standing::OtherSettings);
-    let Seen { index, restarts, ran, stuck, replaceable, .. } = seen(&after);
-    assert_eq!((index, restarts, ran, replaceable), (1, 2, true, true));
+    let Seen { index, restarts, ran, stuck, workload, .. } = seen(&after);
+    assert_eq!((index, restarts, ran, workload.as_deref()), (1, 2, true, Some("/ReplicaSet/r")));
     assert_eq!(stuck.as_deref(), Some("CrashLoopBackOff"));
 }

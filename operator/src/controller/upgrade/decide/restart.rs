@@ -1,16 +1,22 @@
 //! Pods are evicted, and their controllers make others.
 //!
 //! What a controller makes may be outdated as well: an old webhook serves because the new one does not start, or two places name two
-//! images. Then evictions bring nothing and cost restarts, so no other pod is evicted but for a trial now and then.
+//! images. Then evictions bring nothing and cost restarts, so no other pod is evicted but for a trial now and then. Or nothing comes at all,
+//! and then there is none.
+//!
+//! A pod is chosen, which is written down, and evicted at the next look that reads so: a controller that ends in between forgets nothing.
 
 use std::time::Duration;
 
-use context_manager_crds::context_manager::status::FailedImage;
+use context_manager_crds::context_manager::status::{Eviction, FailedImage, Upgrade};
 use jiff::Timestamp;
 
-use super::{Act, DEADLINE, SOONEST, Seen, Step, Verdict};
+use super::{Act, DEADLINE, STOPPED, SOONEST, Seen, Step, Verdict, evictions::MOST};
 use crate::{
-    controller::status::{Trouble, listed},
+    controller::{
+        status::{Trouble, listed},
+        upgrade::memory::{with_chosen, with_failure},
+    },
     upgrade::Standing,
 };
 
@@ -31,27 +37,37 @@ impl<'s> Step<'s> {
         outdated.extend(self.standing(Standing::OtherSettings));
         let mut memory = self.memory.clone();
         if outdated.is_empty() {
-            return Verdict { acts: Vec::new(), finding: Ok(self.up_to_date()), next: None, memory };
+            return self.done();
         }
         let is_late = |pod: &&Seen| !pod.ready && self.is_over(pod.created, DEADLINE);
         let late: Vec<_> = self.fresh().filter(is_late).map(|pod| pod.name.clone()).collect();
         if !late.is_empty() {
             return self.stop(&late, &late);
         }
+        let overdue = self.overdue();
+        if !overdue.is_empty() {
+            return self.stay_missing(&overdue);
+        }
         if let Some(failed) = memory.failed.take().filter(|failed| !self.is_refuted(failed)) {
             return self.stop(&failed.pods, &[]);
         }
         let vain = self.in_vain();
         if !vain.is_empty() || self.awaits_trial() {
-            return Verdict { memory, ..self.stay_outdated(&vain) };
+            return self.stay_outdated(&vain, &memory);
         }
         let watched: Vec<_> = self.fresh().filter(|pod| !self.is_settled(pod)).collect();
-        let leaving = self.pods.iter().filter(|pod| pod.leaving).count();
+        let leaving = self.there().filter(|pod| pod.leaving).count();
         let begun = self.is_over(self.memory.since.0, TICK);
-        let room = if begun { self.batch().saturating_sub(watched.len() + leaving) } else { 0 };
+        let under_way = watched.len() + leaving + self.without_fresh();
+        let room = if begun { self.batch().min(MOST).saturating_sub(under_way) } else { 0 };
         let replaceable = self.replaceable();
-        let acts = replaceable.iter().take(room).map(|name| Act::Evict(name.clone())).collect();
-        let next = watched.iter().map(|pod| self.look(pod.created)).chain((!begun).then_some(TICK)).min();
+        let acts: Vec<_> = self.chosen().into_iter().take(room).map(|pod| Act::Evict(pod.name.clone())).collect();
+        let left = room - acts.len();
+        let others: Vec<_> = replaceable.iter().copied().filter(|pod| !self.is_chosen(pod)).take(left).collect();
+        memory = with_chosen(&memory, self.pods, &others, self.now);
+        let chose = memory.evicted.len() > self.memory.evicted.len();
+        let times = [(!begun).then_some(TICK), chose.then_some(SOONEST), self.next_overdue()];
+        let next = watched.iter().map(|pod| self.look(pod.created)).chain(times.into_iter().flatten()).min();
         let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
         let finding = if replaceable.is_empty() {
             Err(Trouble::passing(
@@ -59,9 +75,78 @@ impl<'s> Step<'s> {
                 format!("no controller would make another pod in place of {}; delete them yourself", listed(&outdated)),
             ))
         } else {
-            self.progress(&outdated, &watched)
+            self.progress(&outdated, &watched).map_err(|trouble| self.waiting(trouble))
         };
         Verdict { acts, finding, next, memory }
+    }
+
+    /// No pod is outdated. One that is missing is named for a while; nobody else goes because of it.
+    fn done(&self) -> Verdict {
+        let is_past = |one: &&Eviction| one.gone_at.as_ref().is_some_and(|gone| self.is_over(gone.0, LEFT_ALONE));
+        if self.missing().iter().all(is_past) {
+            let memory = Upgrade { evicted: Vec::new(), ..self.memory.clone() };
+            return Verdict { acts: Vec::new(), finding: Ok(self.up_to_date()), next: None, memory };
+        }
+        let overdue = self.overdue();
+        if !overdue.is_empty() {
+            return Verdict { memory: self.memory.clone(), next: Some(LEFT_ALONE), ..self.stay_missing(&overdue) };
+        }
+        let finding = Err(self.waiting(self.under_way(&[])));
+        Verdict { acts: Vec::new(), finding, next: self.next_overdue(), memory: self.memory.clone() }
+    }
+
+    /// The same, with the pods in whose place there is none yet.
+    fn waiting(&self, trouble: Trouble) -> Trouble {
+        let missing: Vec<_> = self.missing().iter().map(|one| one.pod.clone()).collect();
+        if missing.is_empty() {
+            return trouble;
+        }
+        let message = format!("{}; waiting for pods in place of {}", trouble.message, listed(&missing));
+        Trouble { message, ..trouble }
+    }
+
+    /// Those that should be there by now.
+    fn overdue(&self) -> Vec<&'s Eviction> {
+        self.missing().into_iter().filter(|one| self.is_overdue(one)).collect()
+    }
+
+    /// Nothing came in place of pods that were evicted, so no other pod is.
+    fn stay_missing(&self, missing: &[&Eviction]) -> Verdict {
+        let mut pods: Vec<_> = missing.iter().map(|one| one.pod.clone()).collect();
+        pods.sort_unstable();
+        let mut workloads: Vec<_> = missing.iter().map(|one| one.workload.clone()).collect();
+        workloads.sort_unstable();
+        workloads.dedup();
+        let message = format!(
+            "{} made way for {} and no other pod took the place, so no other one is evicted. {} could not make it, for a quota, a limit              or a webhook that refuses it (kubectl get events -A --field-selector reason=FailedCreate), or was scaled down. It goes on              when a pod of it that was made since is ready. If none is wanted: kubectl context upgrade-sidecars --retry",
+            listed(&pods),
+            self.image,
+            listed(&workloads)
+        );
+        let memory = with_failure(self.memory, self.image, &pods, self.now);
+        Verdict { acts: Vec::new(), finding: Err(Trouble::stalled(STOPPED, message)), next: None, memory }
+    }
+
+    /// Evictions in whose place there is no pod that is up to date; those that are watched are counted by themselves.
+    fn without_fresh(&self) -> usize {
+        let is_fresh = |uid: &String| self.fresh().any(|pod| pod.uid.as_ref() == Some(uid));
+        let waits = |one: &&Eviction| !one.settled && one.gone_at.is_some() && !one.successor.as_ref().is_some_and(is_fresh);
+        self.memory.evicted.iter().filter(waits).count()
+    }
+
+    /// When the next pod that is missing should be there.
+    fn next_overdue(&self) -> Option<Duration> {
+        let missing = self.missing();
+        missing.iter().filter_map(|one| Some(left(self.now, one.gone_at.as_ref()?.0, DEADLINE))).min()
+    }
+
+    fn is_chosen(&self, pod: &Seen) -> bool {
+        self.chosen().iter().any(|chosen| chosen.uid == pod.uid)
+    }
+
+    /// Pods that have not ended.
+    fn there(&self) -> impl Iterator<Item = &'s Seen> {
+        self.pods.iter().filter(|pod| !pod.ended)
     }
 
     /// Pods that have what they are to have.
@@ -75,11 +160,11 @@ impl<'s> Step<'s> {
     }
 
     /// Outdated pods that another one would take the place of.
-    fn replaceable(&self) -> Vec<String> {
-        let outdated = self.alive().filter(|pod| pod.standing != Standing::Current && pod.replaceable);
-        let mut names: Vec<_> = outdated.map(|pod| pod.name.clone()).collect();
-        names.sort_unstable();
-        names
+    fn replaceable(&self) -> Vec<&'s Seen> {
+        let is_outdated = |pod: &&Seen| pod.standing != Standing::Current && pod.workload.is_some();
+        let mut outdated: Vec<_> = self.alive().filter(is_outdated).collect();
+        outdated.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        outdated
     }
 
     /// Whether the image works after all: in one of the pods in which it failed, or in one that was made since.
@@ -90,22 +175,23 @@ impl<'s> Step<'s> {
 
     /// Pods that were made since the upgrade began and are outdated, if none that is newer is up to date.
     fn in_vain(&self) -> Vec<&'s Seen> {
-        let newest = self.pods.iter().filter(|pod| pod.standing == Standing::Current).map(|pod| pod.created).max();
+        let newest = self.there().filter(|pod| pod.standing == Standing::Current).map(|pod| pod.created).max();
         let is_vain = |pod: &&Seen| {
             let is_new = pod.created > self.memory.since.0 && newest.is_none_or(|newest| pod.created >= newest);
             is_new && pod.standing != Standing::Current
         };
-        self.pods.iter().filter(is_vain).collect()
+        self.there().filter(is_vain).collect()
     }
 
     /// Whether a pod was evicted for a trial, and the next one is not there yet.
     fn awaits_trial(&self) -> bool {
-        let tried = self.memory.tried_at.as_ref().map(|at| at.0).filter(|at| !self.is_over(*at, PAUSE));
-        tried.is_some_and(|at| self.pods.iter().all(|pod| pod.created < at))
+        let tried = self.memory.tried_at.as_ref().map(|at| at.0);
+        let tried = tried.filter(|at| !self.is_over(*at, PAUSE) || !self.missing().is_empty());
+        tried.is_some_and(|at| self.there().all(|pod| pod.created < at))
     }
 
     /// Says that evictions are in vain, and tries one of these pods again if it is time.
-    fn stay_outdated(&self, vain: &[&Seen]) -> Verdict {
+    fn stay_outdated(&self, vain: &[&'s Seen], memory: &Upgrade) -> Verdict {
         let mut names: Vec<_> = vain.iter().map(|pod| pod.name.clone()).collect();
         names.sort_unstable();
         let who = if names.is_empty() { "pods".to_owned() } else { listed(&names) };
@@ -125,20 +211,23 @@ impl<'s> Step<'s> {
         let (since, pause) = if trials < TRIALS { (newest, PAUSE) } else { (tried.unwrap_or(newest), LEFT_ALONE) };
         let is_due = self.is_over(since, pause);
         // One of those that came in vain, or any other if nobody would make another one in their place.
-        let first = vain.iter().filter(|pod| pod.replaceable).map(|pod| pod.name.clone()).min();
+        let first = vain.iter().copied().filter(|pod| pod.workload.is_some()).min_by(|a, b| a.name.cmp(&b.name));
         let first = first.or_else(|| self.replaceable().into_iter().next());
-        let first = first.filter(|_| is_due && self.pods.iter().all(|pod| !pod.leaving));
-        let next = match (is_due, &first) {
+        let alone = self.there().all(|pod| !pod.leaving) && self.missing().is_empty();
+        let first = first.filter(|_| is_due && alone);
+        let (tried, chosen): (Vec<_>, Vec<_>) = first.into_iter().partition(|pod| self.is_chosen(pod));
+        let next = match (is_due, first) {
             (false, _) => Some(left(self.now, since, pause)),
+            (true, Some(_)) if tried.is_empty() => Some(SOONEST),
             (true, Some(_)) => Some(PAUSE),
             // It waits for a pod that goes or comes.
             (true, None) => None,
         };
         Verdict {
-            acts: first.map(|name| Act::Try(name, trials)).into_iter().collect(),
+            acts: tried.into_iter().map(|pod| Act::Try(pod.name.clone(), trials)).collect(),
             finding: Err(Trouble::stalled(STAY_OUTDATED, message)),
             next,
-            memory: self.memory.clone(),
+            memory: with_chosen(memory, self.pods, &chosen, self.now),
         }
     }
 }
