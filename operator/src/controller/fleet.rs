@@ -11,6 +11,7 @@ use super::{
     error::{Error, call},
     grants::Grants,
     plan::Plan,
+    pods::Owner,
     reconcile::Context,
 };
 use crate::{
@@ -35,6 +36,8 @@ pub(super) struct Fleet {
 pub(super) struct PodName {
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Who makes another one in its place, if anybody does.
+    pub(super) owner: Option<Owner>,
 }
 
 impl PodName {
@@ -66,8 +69,8 @@ pub(super) async fn look(
         counted.ready += ready;
         counted.outdated += outdated;
         let named = format!("{}/{}", plan.namespace, plan.name);
-        let asking = pods.missing(namespace).into_iter().filter(|(_, wanted)| wanted.as_ref() == Some(&named));
-        missing.extend(asking.map(|(name, _)| PodName { namespace: namespace.clone(), name }));
+        let asking = pods.missing(namespace).into_iter().filter(|(.., wanted)| wanted.as_ref() == Some(&named));
+        missing.extend(asking.map(|(name, owner, _)| PodName { namespace: namespace.clone(), name, owner }));
     }
     counted.missing = i32::try_from(missing.len()).unwrap_or(i32::MAX);
     context.metrics.pods.count(plan, &counted);
@@ -81,8 +84,8 @@ async fn missing(context: &Context, plan: &Plan) -> Result<Vec<PodName>, Error> 
         return Ok(Vec::new());
     }
     let alone = is_alone(context, plan).await?;
-    let meant = asking.into_iter().filter(|(_, wanted)| is_meant(wanted.as_deref(), plan, alone));
-    Ok(meant.map(|(name, _)| PodName { namespace: plan.namespace.clone(), name }).collect())
+    let meant = asking.into_iter().filter(|(.., wanted)| is_meant(wanted.as_deref(), plan, alone));
+    Ok(meant.map(|(name, owner, _)| PodName { namespace: plan.namespace.clone(), name, owner }).collect())
 }
 
 /// How many pods with a sidecar have not ended, by the API server's own word.

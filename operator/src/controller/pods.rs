@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -20,7 +21,7 @@ use futures::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
-    api::PartialObjectMeta,
+    api::{ObjectMeta, PartialObjectMeta},
     runtime::{
         reflector::{ObjectRef, Store},
         watcher,
@@ -34,14 +35,44 @@ use super::{Object, error::Error, watch};
 use crate::{
     pods::{has_ended, sidecar_status, used_from},
     scope::Scope,
+    upgrade::replacer,
 };
 
 /// How long a reconciliation waits for the first list; then it is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Who makes another pod in place of one that goes: a hash of its uid, because there is one for each pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Owner(u64);
+
+impl Owner {
+    /// That of a pod, if it has one.
+    pub(super) fn of(pod: &ObjectMeta) -> Option<Self> {
+        let mut hasher = DefaultHasher::new();
+        replacer(pod)?.uid.hash(&mut hasher);
+        Some(Self(hasher.finish()))
+    }
+}
+
+/// Who made a pod, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Origin {
+    owner: Option<Owner>,
+    /// In seconds, as pods have it.
+    made: i64,
+}
+
+impl Origin {
+    fn of(pod: &ObjectMeta) -> Self {
+        let made = pod.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second());
+        Self { owner: Owner::of(pod), made }
+    }
+}
+
 /// A pod with a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Injected {
+    origin: Origin,
     /// The namespace of the resource, if it is another one than the pod's.
     from: Option<String>,
     resource: String,
@@ -54,6 +85,7 @@ struct Injected {
 /// A pod that asks for a sidecar and has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Missing {
+    origin: Origin,
     /// The resource that it names.
     resource: Option<String>,
     is_leaving: bool,
@@ -105,6 +137,7 @@ impl<T> Default for Index<T> {
 impl Injected {
     fn of(pod: &Pod) -> Option<Self> {
         Some(Self {
+            origin: Origin::of(&pod.metadata),
             from: used_from(pod).map(str::to_owned),
             resource: pod.labels().get(names::INJECTED)?.clone(),
             template: pod.annotations().get(names::INJECTED_TEMPLATE).cloned(),
@@ -117,7 +150,8 @@ impl Injected {
 impl Missing {
     fn of(pod: &impl ResourceExt) -> Self {
         let resource = pod.annotations().get(names::NAME).cloned();
-        Self { resource, is_leaving: pod.meta().deletion_timestamp.is_some() }
+        let origin = Origin::of(pod.meta());
+        Self { origin, resource, is_leaving: pod.meta().deletion_timestamp.is_some() }
     }
 }
 
@@ -152,12 +186,25 @@ impl Pods {
         counted
     }
 
-    /// The pods of a namespace that ask for a sidecar in vain, and the resource that each names, if it names one.
-    pub(super) fn missing(&self, namespace: &str) -> Vec<(String, Option<String>)> {
+    /// When an owner made the newest of its pods that have a sidecar, or ask for one.
+    pub(super) fn newest(&self, namespace: &str, owner: Owner) -> Option<i64> {
+        let mut newest = None;
+        let mut see = |origin: Origin| {
+            if origin.owner == Some(owner) {
+                newest = newest.max(Some(origin.made));
+            }
+        };
+        self.injected.each(namespace, |_, pod| see(pod.origin));
+        self.missing.each(namespace, |_, pod| see(pod.origin));
+        newest
+    }
+
+    /// The pods of a namespace that ask for a sidecar in vain, with their owners, and the resource that each names, if it names one.
+    pub(super) fn missing(&self, namespace: &str) -> Vec<(String, Option<Owner>, Option<String>)> {
         let mut missing = Vec::new();
         self.missing.each(namespace, |name, pod| {
             if !pod.is_leaving {
-                missing.push((name.to_owned(), pod.resource.clone()));
+                missing.push((name.to_owned(), pod.origin.owner, pod.resource.clone()));
             }
         });
         missing.sort_unstable();
@@ -285,6 +332,8 @@ mod tests {
     use std::cell::RefCell;
 
     use futures::stream;
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     use super::*;
@@ -346,6 +395,24 @@ mod tests {
             (pods.count("n", (None, "m"), None).injected, pods.count("n", (None, "other"), None).injected),
             (0, 1)
         );
+    }
+
+    #[tokio::test]
+    async fn an_owner_is_known_by_the_newest_pod_it_made() {
+        let owned = |name: &str, owner: &str, second: i64| {
+            let mut pod = pod(name, "m", "Running", true, "x");
+            let reference =
+                json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true});
+            pod.metadata.owner_references = Some(vec![serde_json::from_value(reference).unwrap()]);
+            pod.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
+            pod
+        };
+        let (pods, one) = (Pods::default(), owned("a", "one", 10));
+        told(&pods, vec![Event::Apply(one.clone()), Event::Apply(owned("b", "two", 20))]).await;
+        told(&pods, vec![Event::Apply(owned("c", "one", 5))]).await;
+        assert_eq!(pods.newest("n", Owner::of(&one.metadata).unwrap()), Some(10));
+        assert_eq!(pods.newest("elsewhere", Owner::of(&one.metadata).unwrap()), None);
+        assert_eq!(Owner::of(&pod("c", "m", "Running", true, "x").metadata), None);
     }
 
     #[tokio::test]

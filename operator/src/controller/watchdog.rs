@@ -2,11 +2,12 @@
 //! are evicted, so that what takes their place gets one.
 //!
 //! A pod is evicted only if the webhook would inject one like it now, by the same decision, and only if a controller makes another
-//! one. And only so often for one owner: what is evicted in vain again and again is not helped by it.
+//! one. And only so often for one owner: what is evicted in vain again and again is not helped by it. Where nothing comes in its place, as
+//! new pods are refused, its owner loses no other one, and after a few owners nobody does.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,12 +19,13 @@ use super::{
     evict::{Evicted, evict},
     fleet::{Fleet, PodName},
     plan::Plan,
+    pods::Owner,
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
 };
 use crate::{
     inject::{self, Decision, NamespaceFacts, OnMissing},
-    upgrade::{Target, replacer},
+    upgrade::Target,
 };
 
 /// What is done with a pod that has no sidecar.
@@ -42,31 +44,78 @@ const PAUSE: Duration = Duration::from_secs(5);
 const TRIES: u32 = 3;
 /// How long an owner is left alone then.
 const LEFT_ALONE: Duration = Duration::from_hours(1);
+/// Most evictions without another pod in place of the evicted one: if new pods are refused, no more are lost.
+const AWAITED: usize = 3;
+/// Longest pause of an owner whose pods could not be evicted. The first one is that between two evictions.
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// What was evicted.
 #[derive(Debug, Default)]
 pub(super) struct Evictions {
     last: Option<Instant>,
-    /// For each owner, by its uid: how often, and when last.
-    owners: HashMap<String, (u32, Instant)>,
+    /// How often pods of an owner were evicted, and when last.
+    tries: HashMap<Owner, (u32, Instant)>,
+    /// Owners that have to make another pod first.
+    awaited: HashMap<Owner, Awaited>,
+    /// How often in a row pods of an owner could not be evicted, and until when it rests.
+    held: HashMap<Owner, (u32, Instant)>,
+}
+
+/// A pod was evicted, and none was seen that was made since.
+#[derive(Debug)]
+struct Awaited {
+    namespace: String,
+    /// When its owner had made the newest one.
+    newest: Option<i64>,
+    since: Instant,
+}
+
+/// The turn to evict a pod: which eviction was the last one before.
+struct Turn {
+    taken: Instant,
+    before: Option<Instant>,
 }
 
 impl Evictions {
-    /// Whether a pod of this owner may be evicted now; if so, the next one has to wait.
-    fn permit(&mut self, owner: &str, now: Instant) -> bool {
-        self.owners.retain(|_, (_, last)| now.duration_since(*last) < LEFT_ALONE);
+    /// Takes the turn, if nobody had it a moment ago. `came` says whether an owner made another pod since.
+    fn take(&mut self, now: Instant, came: impl Fn(&Owner, &Awaited) -> bool) -> Option<Turn> {
+        self.tries.retain(|_, (_, last)| now.duration_since(*last) < LEFT_ALONE);
+        self.held.retain(|_, (_, until)| now.saturating_duration_since(*until) < LONGEST);
+        self.awaited.retain(|owner, awaited| now.duration_since(awaited.since) < LEFT_ALONE && !came(owner, awaited));
         let is_early = self.last.is_some_and(|last| now.duration_since(last) < PAUSE);
-        if is_early || self.owners.get(owner).is_some_and(|(tries, _)| *tries >= TRIES) {
-            return false;
+        if is_early || self.awaited.len() >= AWAITED {
+            return None;
         }
-        self.last = Some(now);
-        true
+        Some(Turn { taken: now, before: self.last.replace(now) })
     }
 
-    /// Counts a pod of this owner that was evicted. One whose budget kept it is none: it is tried for as long as it has no sidecar.
-    fn count(&mut self, owner: &str, now: Instant) {
-        let (tries, last) = self.owners.entry(owner.to_owned()).or_insert((0, now));
+    /// Gives the turn back: no pod was evicted.
+    fn give_back(&mut self, turn: &Turn) {
+        if self.last == Some(turn.taken) {
+            self.last = turn.before;
+        }
+    }
+
+    /// Whether a pod of this owner may be evicted now.
+    fn permits(&self, owner: Owner, now: Instant) -> bool {
+        let tired = self.tries.get(&owner).is_some_and(|(tries, _)| *tries >= TRIES);
+        let rests = self.held.get(&owner).is_some_and(|(_, until)| *until > now);
+        !tired && !rests && !self.awaited.contains_key(&owner)
+    }
+
+    /// Counts a pod of this owner that was evicted.
+    fn count(&mut self, owner: Owner, namespace: &str, newest: Option<i64>, now: Instant) {
+        let (tries, last) = self.tries.entry(owner).or_insert((0, now));
         (*tries, *last) = (*tries + 1, now);
+        self.held.remove(&owner);
+        self.awaited.insert(owner, Awaited { namespace: namespace.to_owned(), newest, since: now });
+    }
+
+    /// Lets an owner rest whose pod has to stay for now. That is no try: it goes on for as long as the pod has no sidecar.
+    fn hold(&mut self, owner: Owner, now: Instant) {
+        let (times, until) = self.held.entry(owner).or_insert((0, now));
+        *until = now + PAUSE.saturating_mul(1 << (*times).min(16)).min(LONGEST);
+        *times += 1;
     }
 }
 
@@ -112,28 +161,52 @@ async fn evict_one(
     missing: &[PodName],
 ) -> Result<Option<String>, Error> {
     let Some(target) = &fleet.target else { return Ok(None) };
+    let came = |owner: &Owner, Awaited { namespace, newest, .. }: &Awaited| {
+        context.pods_of(namespace).newest(namespace, *owner) > *newest
+    };
+    let turn = evictions(context).take(Instant::now(), came);
+    let Some(turn) = turn else { return Ok(None) };
+    let evicted = evict_first(context, target, missing).await;
+    if !matches!(evicted, Ok(Some(_))) {
+        evictions(context).give_back(&turn);
+    }
+    Ok(evicted?.map(|found| found.title(plan)))
+}
+
+/// Goes on with the next one where one has to stay.
+async fn evict_first<'m>(
+    context: &Context,
+    target: &Target,
+    missing: &'m [PodName],
+) -> Result<Option<&'m PodName>, Error> {
     for found in missing {
-        let PodName { namespace, name } = found;
+        let PodName { namespace, name, owner } = found;
+        let Some(owner) = owner.filter(|owner| evictions(context).permits(*owner, Instant::now())) else { continue };
         let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
         let Some(pod) = call("read a pod without a sidecar", api.get_opt(name)).await? else { continue };
-        let Some(owner) = replacer(&pod) else { continue };
-        if pod.metadata.deletion_timestamp.is_some() || !is_injected_now(&pod, namespace, target) {
+        if pod.metadata.deletion_timestamp.is_some() || Owner::of(&pod.metadata) != Some(owner) {
             continue;
         }
-        let evictions = || context.evictions.lock().unwrap_or_else(PoisonError::into_inner);
-        if !evictions().permit(&owner.uid, Instant::now()) {
+        if !is_injected_now(&pod, namespace, target) {
+            evictions(context).hold(owner, Instant::now());
             continue;
         }
         let (action, uid) = ("evict a pod without a sidecar", pod.metadata.uid.as_deref());
-        return Ok(match evict(context, action, (namespace, name), uid).await? {
+        let newest = context.pods_of(namespace).newest(namespace, owner);
+        match evict(context, action, (namespace, name), uid).await? {
             Evicted::Yes => {
-                evictions().count(&owner.uid, Instant::now());
-                Some(found.title(plan))
+                evictions(context).count(owner, namespace, newest, Instant::now());
+                return Ok(Some(found));
             }
-            Evicted::Gone | Evicted::Held(_) => None,
-        });
+            Evicted::Gone => {}
+            Evicted::Held(_) => evictions(context).hold(owner, Instant::now()),
+        }
     }
     Ok(None)
+}
+
+fn evictions(context: &Context) -> MutexGuard<'_, Evictions> {
+    context.evictions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the webhook would give such a pod a sidecar of this resource.
@@ -148,37 +221,77 @@ fn is_injected_now(pod: &Pod, namespace: &str, target: &Target) -> bool {
 pub(super) type Shared = Mutex<Evictions>;
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    /// An owner, told from others by a letter.
+    fn owner(name: &str) -> Owner {
+        let reference =
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": name, "controller": true});
+        Owner::of(&serde_json::from_value(json!({"ownerReferences": [reference]})).unwrap()).unwrap()
+    }
+
+    /// Evicts a pod of an owner after so many seconds, if it may be.
+    fn evict(evictions: &mut Evictions, name: &str, now: Instant, came: bool) -> bool {
+        let Some(turn) = evictions.take(now, |_, _| came) else { return false };
+        let permitted = evictions.permits(owner(name), now);
+        if permitted {
+            evictions.count(owner(name), "team", None, now);
+        } else {
+            evictions.give_back(&turn);
+        }
+        permitted
+    }
 
     #[test]
     fn evictions_have_pauses_and_an_end() {
         let mut evictions = Evictions::default();
         let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut evict = |owner, seconds| {
-            let permitted = evictions.permit(owner, at(seconds));
-            if permitted {
-                evictions.count(owner, at(seconds));
-            }
-            permitted
-        };
+        let mut evict = |name, seconds| evict(&mut evictions, name, start + Duration::from_secs(seconds), true);
         assert!(evict("a", 0));
         assert!(!evict("b", 1), "not so soon");
         assert!(evict("b", 5));
         assert!(evict("a", 10) && evict("a", 15));
         assert!(!evict("a", 20), "it did not help three times");
-        assert!(evict("b", 25), "others are not held back");
+        assert!(evict("b", 20), "others are not held back");
         assert!(evict("a", 15 + 3_600), "after a while it is tried again");
     }
 
     #[test]
-    fn a_pod_that_its_budget_keeps_is_tried_until_it_may_go() {
+    fn what_nobody_takes_the_place_of_is_lost_once_for_an_owner_and_a_few_times_for_all() {
         let mut evictions = Evictions::default();
         let start = Instant::now();
-        for seconds in [0, 5, 10, 15, 20] {
-            assert!(evictions.permit("kept", start + Duration::from_secs(seconds)), "{seconds}");
+        let mut evict = |name, seconds, came| evict(&mut evictions, name, start + Duration::from_secs(seconds), came);
+        assert!(evict("a", 0, false));
+        assert!(!evict("a", 60, false), "its pod did not come");
+        assert!(evict("b", 60, false) && evict("c", 65, false));
+        for seconds in [70, 600, 3_000] {
+            assert!(!evict("d", seconds, false), "new pods are refused: {seconds}");
         }
-        assert!(!evictions.permit("kept", start + Duration::from_secs(21)), "not so soon");
+        assert!(evict("d", 3_010, true) && evict("a", 3_020, true), "by now they come");
+    }
+
+    #[test]
+    fn a_pod_that_its_budget_keeps_is_tried_ever_more_rarely_and_keeps_no_turn() {
+        let mut evictions = Evictions::default();
+        let start = Instant::now();
+        let (kept, other) = (owner("kept"), owner("other"));
+        let mut tried = Vec::new();
+        for seconds in 0..1_200 {
+            let now = start + Duration::from_secs(seconds);
+            let turn = evictions.take(now, |_, _| true).expect("nobody was evicted");
+            assert!(evictions.permits(other, now), "{seconds}");
+            if evictions.permits(kept, now) {
+                tried.push(seconds);
+                evictions.hold(kept, now);
+            }
+            evictions.give_back(&turn);
+        }
+        assert_eq!(tried, [0, 5, 15, 35, 75, 155, 315, 615, 915]);
+        let now = start + Duration::from_secs(1_215);
+        assert!(evict(&mut evictions, "kept", now, true), "its budget permits it now");
     }
 }
