@@ -26,6 +26,7 @@ pub mod keys;
 mod lease;
 pub mod managed;
 mod metrics;
+mod pages;
 pub mod plan;
 mod pods;
 mod reconcile;

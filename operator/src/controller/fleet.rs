@@ -10,6 +10,7 @@ use kube::{
 use super::{
     error::{Error, call},
     grants::Grants,
+    pages::each_pod,
     plan::Plan,
     pods::Owner,
     reconcile::Context,
@@ -91,20 +92,24 @@ async fn missing(context: &Context, plan: &Plan) -> Result<Vec<PodName>, Error> 
 /// How many pods with a sidecar have not ended, by the API server's own word.
 pub(super) async fn running(context: &Context, plan: &Plan) -> Result<usize, Error> {
     let granted: Vec<_> = plan.grants.namespaces.iter().filter(|at| context.scope.contains(at)).cloned().collect();
-    Ok(injected(context, plan, &granted).await?.iter().filter(|pod| !has_ended(pod)).count())
+    let mut running = 0;
+    each_injected(context, plan, &granted, |pod| running += usize::from(!has_ended(pod))).await?;
+    Ok(running)
 }
 
-/// The pods of a resource that have a sidecar, whole, in its own namespace and in these.
-pub(super) async fn injected(context: &Context, plan: &Plan, granted: &[String]) -> Result<Vec<Pod>, Error> {
+/// Shows each pod of a resource that has a sidecar, in its own namespace and in these.
+pub(super) async fn each_injected(
+    context: &Context,
+    plan: &Plan,
+    granted: &[String],
+    mut look: impl FnMut(&Pod),
+) -> Result<(), Error> {
     let own = (plan.namespace.as_str(), None);
     let others = granted.iter().map(|namespace| (namespace.as_str(), Some(plan.namespace.as_str())));
-    let mut found = Vec::new();
     for (namespace, from) in std::iter::once(own).chain(others) {
-        let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
-        let params = ListParams::default().labels(&selector(&plan.name, from)).match_any();
-        found.extend(call("list the pods with a sidecar", api.list(&params)).await?.items);
+        each_pod(&context.client, namespace, &selector(&plan.name, from), &mut look).await?;
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Whether a pod that names no resource means this one.

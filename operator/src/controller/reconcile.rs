@@ -405,8 +405,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let fleet = fleet::look(context, &plan, resource, &grants).await?;
     let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
     let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
-    let (target, current) = (fleet.target.as_ref(), resource.status.as_ref());
-    let upgrade = upgrade::ensure(context, &plan, target, current, &grants, &injection).await?;
+    let upgrade = upgrade::ensure(context, &plan, &fleet, resource.status.as_ref(), &grants, &injection).await?;
     let grants = grants.fill(context, &plan).await?;
     let pods = fleet.counted;
 

@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use context_manager_crds::{
     ContextManagerStatus,
-    context_manager::{sidecar::UpgradeStrategy, status::Upgrade},
+    context_manager::{
+        sidecar::UpgradeStrategy,
+        status::{Pods as Counted, Upgrade},
+    },
 };
 use context_manager_protocol::names;
 use jiff::Timestamp;
@@ -28,7 +31,7 @@ use serde_json::json;
 use super::{
     error::{Error, call},
     evict::{Evicted, evict},
-    fleet,
+    fleet::{self, Fleet},
     grants::Grants,
     metrics::Upgraded,
     plan::Plan,
@@ -60,24 +63,30 @@ pub(super) struct Found {
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
-    target: Option<&Target>,
+    fleet: &Fleet,
     current: Option<&ContextManagerStatus>,
     grants: &Grants,
     injection: &Finding,
 ) -> Result<Found, Error> {
-    let Some(target) = target else { return Ok(Found::default()) };
+    let Some(target) = &fleet.target else { return Ok(Found::default()) };
     let now = Timestamp::now();
     let upgrade = plan.upgrade.asked(plan.upgrade_request.as_ref(), &target.image);
-    let pods: Vec<_> = match upgrade.strategy {
-        // Most resources ask for nothing, and then nobody has to know what each pod would have got.
-        UpgradeStrategy::OnRecreate => Vec::new(),
-        UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => {
-            let pods = fleet::injected(context, plan, grants.namespaces()).await?;
-            pods.iter().filter_map(|pod| Seen::of(pod, target)).collect()
-        }
-    };
     let forgiven = plan.upgrade_request.as_ref().and_then(|request| request.forgives(&target.image));
     let memory = memory::recall(current.and_then(|status| status.upgrade.as_ref()), target, forgiven, now);
+    let mut pods = Vec::new();
+    match upgrade.strategy {
+        // Most resources ask for nothing, and then nobody has to know what each pod would have got.
+        UpgradeStrategy::OnRecreate => {}
+        UpgradeStrategy::InPlace | UpgradeStrategy::RollingRestart => {
+            if is_quiet(current, target, &fleet.counted, upgrade.observe, now) {
+                context.metrics.pods.stopped(plan, false);
+                let finding = Some(Ok(decide::up_to_date(&target.image)));
+                return Ok(Found { finding, next: None, memory: Some(memory) });
+            }
+            let see = |pod: &Pod| pods.extend(Seen::of(pod, target));
+            fleet::each_injected(context, plan, grants.namespaces(), see).await?;
+        }
+    }
     let wish = Wish { image: &target.image, plan: upgrade, forgiven };
     let Some(Verdict { mut acts, finding, next, mut memory }) = decide::decide(&pods, &wish, &memory, now) else {
         context.metrics.pods.stopped(plan, false);
@@ -122,6 +131,22 @@ pub(super) async fn ensure(
     done.tell(context, plan, target).await;
     let (finding, next) = trouble.map_or((finding, next), |trouble| (Err(trouble), Some(AGAIN)));
     Ok(Found { finding: Some(finding), next, memory: Some(memory) })
+}
+
+/// Whether the last look at the pods found them up to date, nothing is watched any more, and none has become outdated since. Then they need not
+/// be listed each time that something happens to one of them.
+fn is_quiet(
+    current: Option<&ContextManagerStatus>,
+    target: &Target,
+    counted: &Counted,
+    observe: Duration,
+    now: Timestamp,
+) -> bool {
+    let Some(status) = current else { return false };
+    let known = status.upgrade.as_ref().is_some_and(|known| known.template == target.template && known.evicted.is_empty());
+    let said = status.conditions.iter().find(|said| said.type_ == CONDITION && said.reason == decide::UP_TO_DATE);
+    let since = said.and_then(|said| Duration::try_from(now.duration_since(said.last_transition_time.0)).ok());
+    known && counted.outdated == 0 && since.is_some_and(|since| since > decide::DEADLINE + observe)
 }
 
 /// An event when a rolling restart stops. What an upgrade in place takes back is told by itself.

@@ -19,7 +19,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use kube::{Api, Client, api::ListParams};
+use kube::Client;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
@@ -31,8 +31,9 @@ use super::{
 };
 use crate::{
     controller::{
-        error::{Error, call},
+        error::Error,
         exchange::{BROKEN, exchange},
+        pages::each_pod,
         plan::Plan,
         reconcile::Context,
         status::listed,
@@ -50,8 +51,6 @@ const OWN: Duration = Duration::from_secs(5);
 const GUESTS: Duration = Duration::from_secs(2);
 /// Largest answer that is read.
 const LARGEST: usize = 1 << 20;
-/// Pods of one page.
-const PAGE: u32 = 500;
 /// The metric that shows a key.
 const METRIC: &str = "context_manager_key_loaded{";
 
@@ -233,19 +232,12 @@ fn waiting(own: &[Place], guests: &[Place], known: &Known) -> Waiting {
 
 /// The pods of the resource's own namespace, or of another one that it allows.
 async fn places(client: &Client, plan: &Plan, granted: Option<&str>) -> Result<Vec<Place>, Error> {
-    let api = Api::<Pod>::namespaced(client.clone(), granted.unwrap_or(&plan.namespace));
     let from = granted.map(|_| plan.namespace.as_str());
-    let mut params = ListParams::default().labels(&pods::selector(&plan.name, from)).limit(PAGE);
+    let (namespace, labels) = (granted.unwrap_or(&plan.namespace), pods::selector(&plan.name, from));
     let mut places = Vec::new();
-    loop {
-        // The newest state, and not what a cache has: a pod that is missing here would not be waited for.
-        let page = call("list the pods with a sidecar", api.list(&params)).await?;
-        places.extend(page.items.iter().filter_map(place));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(places),
-        }
-    }
+    // A pod that is missing here would not be waited for.
+    each_pod(client, namespace, &labels, |pod| places.extend(place(pod))).await?;
+    Ok(places)
 }
 
 /// Where a pod's sidecar can be asked, if it has one that may have read a key ring.

@@ -11,15 +11,15 @@ use context_manager_protocol::names;
 use context_manager_qdrant::Orphans;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams, runtime::reflector::Store};
+use kube::runtime::reflector::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::probe::Target;
 use crate::controller::{
     Object,
-    error::call,
     metrics::Swept,
+    pages::each_pod,
     plan::Plan,
     reconcile::{Context, jittered},
 };
@@ -153,9 +153,8 @@ async fn sweep_tenant(
 
 /// Agents that have a pod in the namespace, of whichever resource: resources may share a collection.
 async fn living(context: &Context, namespace: &str) -> anyhow::Result<Vec<AgentId>> {
-    let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
-    let pods = call("list the pods with a sidecar", api.list(&ListParams::default().labels(names::INJECTED))).await?;
-    let agents: BTreeSet<AgentId> = pods.items.iter().filter_map(agent).collect();
+    let mut agents = BTreeSet::new();
+    each_pod(&context.client, namespace, names::INJECTED, |pod| agents.extend(agent(pod))).await?;
     Ok(agents.into_iter().collect())
 }
 

@@ -27,12 +27,19 @@ const SOONEST: Duration = Duration::from_millis(500);
 
 pub(super) use restart::STAY_OUTDATED;
 
+/// The reason of an upgrade that is over.
+pub(super) const UP_TO_DATE: &str = "UpToDate";
 /// The reason of an upgrade that goes no further.
 pub(super) const STOPPED: &str = "UpgradeStopped";
 
 /// Whether a reason is one of an upgrade that stands still until something changes that it waits for.
 pub(super) fn stops(reason: &str) -> bool {
     [STOPPED, STAY_OUTDATED].contains(&reason)
+}
+
+/// What is said when there is nothing to do.
+pub(super) fn up_to_date(image: &str) -> Good {
+    Good(UP_TO_DATE, format!("every sidecar is what a new pod would get, with {image}"))
 }
 
 /// Something to be done with a pod.
@@ -183,7 +190,7 @@ impl<'s> Step<'s> {
     }
 
     fn up_to_date(&self) -> Good {
-        Good("UpToDate", format!("every sidecar is what a new pod would get, with {}", self.image))
+        up_to_date(self.image)
     }
 
     fn alive(&self) -> impl Iterator<Item = &'s Seen> {

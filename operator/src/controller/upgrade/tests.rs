@@ -4,16 +4,20 @@ mod missing;
 
 use std::time::Duration;
 
-use context_manager_crds::context_manager::{
-    sidecar::UpgradeStrategy,
-    status::{Eviction, Upgrade},
+use context_manager_crds::{
+    ContextManagerStatus,
+    context_manager::{
+        sidecar::UpgradeStrategy,
+        status::{Eviction, Pods as Counted, Upgrade},
+    },
 };
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::{
     decide::{Act, DEADLINE, STAY_OUTDATED, STOPPED, Verdict, Wish, decide},
-    memory,
+    is_quiet, memory,
     seen::Seen,
 };
 use crate::{
@@ -410,6 +414,32 @@ fn what_takes_a_new_pod_is_named_and_left_to_people() {
         assert!(said.message.contains("pod-01"), "{}", said.message);
     }
     assert!(first(&pods, NEW, plan(UpgradeStrategy::OnRecreate, 10), Timestamp::now()).is_none());
+}
+
+#[test]
+fn pods_are_not_listed_while_all_are_up_to_date_and_nothing_is_watched() {
+    let now = Timestamp::from_second(1_000_000).expect("a time");
+    let past = |seconds| Time(now.checked_sub(jiff::SignedDuration::from_secs(seconds)).expect("a time"));
+    let status = |template: &str, reason: &str, seconds| {
+        let status = json!({
+            "conditions": [{"type": "SidecarsCurrent", "status": "True", "reason": reason, "message": "", "lastTransitionTime": past(seconds)}],
+            "upgrade": {"template": template, "since": past(seconds)},
+        });
+        serde_json::from_value::<ContextManagerStatus>(status).expect("a status")
+    };
+    let (target, none) = (target(NEW), Counted { injected: 3, ready: 1, outdated: 0, missing: 0 });
+    let quiet = |status: &ContextManagerStatus, counted| is_quiet(Some(status), &target, &counted, OBSERVE, now);
+    let settled = status(&target.template, "UpToDate", 200);
+    assert!(quiet(&settled, none));
+    assert!(!quiet(&settled, Counted { outdated: 1, ..none }), "a pod is outdated");
+    assert!(!quiet(&status("another", "UpToDate", 200), none), "they would get something else");
+    assert!(!quiet(&status(&target.template, "Upgrading", 200), none), "it goes on");
+    assert!(!quiet(&status(&target.template, "UpToDate", 140), none), "the last ones may still fail");
+    let mut missing = settled.clone();
+    let evicted = json!({"pod": "a", "uid": "a", "workload": "team/ReplicaSet/agent", "at": past(9), "newest": past(9)});
+    missing.upgrade.as_mut().expect("a memory").evicted = vec![serde_json::from_value(evicted).expect("an eviction")];
+    assert!(!quiet(&missing, none), "one is missing");
+    assert!(!is_quiet(None, &target, &none, OBSERVE, now), "nothing is known");
 }
 
 #[test]
