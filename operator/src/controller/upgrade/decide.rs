@@ -97,7 +97,10 @@ pub(super) fn decide(pods: &[Seen], wish: &Wish<'_>, memory: &Upgrade, now: Time
     let step = Step { pods, image, plan, forgiven, memory, now };
     match plan.strategy {
         UpgradeStrategy::OnRecreate => None,
-        UpgradeStrategy::InPlace => Some(step.in_place()),
+        UpgradeStrategy::InPlace => {
+            let memory = &Upgrade { evicted: Vec::new(), ..memory.clone() };
+            Some(Step { memory, ..step }.in_place())
+        }
         UpgradeStrategy::RollingRestart => {
             let memory = &Upgrade { evicted: evictions::follow(pods, &memory.evicted, now), ..memory.clone() };
             Some(Step { memory, ..step }.restart())

@@ -118,7 +118,9 @@ impl<'s> Step<'s> {
         workloads.sort_unstable();
         workloads.dedup();
         let message = format!(
-            "{} made way for {} and no other pod took the place, so no other one is evicted. {} could not make it, for a quota, a limit              or a webhook that refuses it (kubectl get events -A --field-selector reason=FailedCreate), or was scaled down. It goes on              when a pod of it that was made since is ready. If none is wanted: kubectl context upgrade-sidecars --retry",
+            "{} made way for {} and no other pod took the place, so no other one is evicted. {} could not make it, for a quota, a limit \
+             or a webhook that refuses it (kubectl get events -A --field-selector reason=FailedCreate), or was scaled down. It goes on \
+             when a pod of it that was made since is ready. If none is wanted: kubectl context upgrade-sidecars --retry",
             listed(&pods),
             self.image,
             listed(&workloads)
@@ -141,7 +143,7 @@ impl<'s> Step<'s> {
     }
 
     fn is_chosen(&self, pod: &Seen) -> bool {
-        self.chosen().iter().any(|chosen| chosen.uid == pod.uid)
+        self.memory.evicted.iter().any(|one| pod.uid.as_ref() == Some(&one.uid))
     }
 
     /// Pods that have not ended.
