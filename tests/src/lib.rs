@@ -20,6 +20,7 @@ pub mod objects;
 pub mod operator;
 pub mod plugin;
 pub mod pods;
+pub mod policy;
 pub mod program;
 pub mod proxy;
 pub mod qdrant;

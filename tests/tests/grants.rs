@@ -1,5 +1,8 @@
 //! Pods that use a resource of another namespace, on a real API server: who may, what they are given, and when it is taken away.
 
+#[path = "grants/refused.rs"]
+mod refused;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -93,6 +96,12 @@ impl Stage {
             Ok::<_, anyhow::Error>(())
         })
         .await
+    }
+
+    /// Waits until the resource says in a condition why it is not as it should be.
+    async fn says(&self, kind: &str, reason: &str) -> Result<String> {
+        let resource = wait_for(&self.owner, "memory", kind, "False", Some(reason)).await?;
+        Ok(condition(&resource, kind).context("the condition")?.message)
     }
 
     /// Waits until there is no copy any more.

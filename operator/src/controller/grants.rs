@@ -7,9 +7,13 @@
 //! The key ring is copied by the rotation ([`super::keys`]), before it asks the sidecars.
 
 mod build;
+mod fill;
+mod refusals;
 
-use context_manager_crds::context_manager::{embedding::SecretKeyRef, qdrant::ConfigMapKeyRef};
+use std::time::Duration;
+
 use context_manager_protocol::names;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
@@ -21,17 +25,23 @@ use kube::{
 };
 
 use super::{
-    apply::{Manager, apply, covers},
+    apply::{Manager, apply},
     build::GRANTED_BY,
     error::{Error, call},
-    finalizers, given,
+    finalizers,
     keys::{name_taken, suspended},
     plan::Plan,
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
+    store::reclaim::Released,
 };
 use crate::scope;
-use build::{Data, FILES};
+use fill::{Originals, fill};
+pub use refusals::Refusals;
+use refusals::{Failure, Refused, readable, sorted};
+
+/// Namespaces that are written to at once: one whose webhook does not answer takes its time.
+const AT_ONCE: usize = 16;
 
 /// The finalizer.
 pub const FINALIZER: &str = "contextmanager.dev/granted-copies";
@@ -47,8 +57,8 @@ pub(super) fn original(metadata: &ObjectMeta) -> Option<(&str, &str)> {
 pub(super) struct Grants {
     /// Those where there is room for copies.
     open: Vec<String>,
-    /// What is the matter in others.
-    troubles: Vec<(String, Trouble)>,
+    /// What is the matter in these, and in others. Nothing more is written there in this look at the resource.
+    troubles: Vec<(String, Refused)>,
 }
 
 /// Whether a resource is kept by the finalizer.
@@ -68,36 +78,47 @@ pub(super) async fn open(context: &Context, plan: &Plan, metadata: &ObjectMeta) 
         return Ok(grants);
     }
     let existing = find(context, &plan.namespace, &plan.name).await?;
-    for namespace in &plan.grants.namespaces {
-        let has_sign = existing.iter().any(|copy| copy.namespace().as_ref() == Some(namespace));
-        match make_room(context, plan, namespace, has_sign).await? {
-            Ok(()) => grants.open.push(namespace.clone()),
-            Err(trouble) => grants.troubles.push((namespace.clone(), trouble)),
+    let has_sign = |namespace: &str| existing.iter().any(|copy| copy.namespace().as_deref() == Some(namespace));
+    context.refusals.keep_namespaces(&plan.owner.uid, |at| has_sign(at) || plan.grants.namespaces.iter().any(|it| it == at));
+    let wanted: Vec<_> = plan.grants.namespaces.iter().map(|at| (at.clone(), has_sign(at))).collect();
+    let made = stream::iter(wanted).map(|(namespace, has_sign)| async move {
+        let made = sorted(make_room(context, plan, &namespace, has_sign).await)?;
+        Ok::<_, Error>((namespace, made))
+    });
+    for (namespace, made) in made.buffered(AT_ONCE).try_collect::<Vec<_>>().await? {
+        match made {
+            Ok(()) => grants.open.push(namespace),
+            Err(refused) => grants.troubles.push((namespace, refused)),
         }
     }
     let withdrawn: Vec<_> = existing.into_iter().filter(|copy| !allows(plan, copy)).collect();
     if plan.suspended {
         let waits = withdrawn.iter().filter_map(kube::ResourceExt::namespace);
-        grants.troubles.extend(waits.map(|namespace| (namespace, suspended("The copy is to be removed"))));
+        grants.troubles.extend(waits.map(|namespace| (namespace, suspended("The copy is to be removed").into())));
         return Ok(grants);
     }
-    remove(context, &withdrawn, &plan.namespace, &plan.name).await?;
-    if !withdrawn.is_empty() {
-        let from: Vec<_> = withdrawn.iter().filter_map(kube::ResourceExt::namespace).collect();
-        context.tell(plan, "GrantWithdrawn", &format!("Removed the copies in namespace {}", listed(&from))).await;
+    let (gone, left) = remove(context, plan.into(), &withdrawn).await?;
+    if !gone.is_empty() {
+        context.tell(plan, "GrantWithdrawn", &format!("Removed the copies in namespace {}", listed(&gone))).await;
     }
-    if plan.grants.namespaces.is_empty() {
+    if plan.grants.namespaces.is_empty() && left.is_empty() {
         finalizers::set(context, metadata, &[(FINALIZER, false)]).await?;
     }
+    grants.troubles.extend(left);
     Ok(grants)
 }
 
 /// Removes all copies of a resource that is being deleted, and lets it go. Children in its own namespace go as well, suspended or not.
-pub(super) async fn release(context: &Context, metadata: &ObjectMeta) -> Result<(), Error> {
-    let (Some(namespace), Some(name)) = (&metadata.namespace, &metadata.name) else { return Ok(()) };
-    let copies = find(context, namespace, name).await?;
-    remove(context, &copies, namespace, name).await?;
-    finalizers::set(context, metadata, &[(FINALIZER, false)]).await
+pub(super) async fn release(context: &Context, metadata: &ObjectMeta) -> Result<Released, Error> {
+    let Some(owner) = Owner::of(metadata) else { return Ok(Released::Yes) };
+    let copies = find(context, owner.namespace, owner.name).await?;
+    let (_, left) = remove(context, owner, &copies).await?;
+    if let Some((_, first)) = left.first() {
+        let message = format!("the deletion waits: {}. It is tried again", said(&left));
+        return Ok(Released::Waits(Trouble::passing(first.trouble.reason, message)));
+    }
+    finalizers::set(context, metadata, &[(FINALIZER, false)]).await?;
+    Ok(Released::Yes)
 }
 
 impl Grants {
@@ -115,61 +136,86 @@ impl Grants {
         original: &Secret,
     ) -> Result<Option<Timestamp>, Error> {
         let Some(ring) = original.data.as_ref().and_then(|data| data.get(names::KEYS_FILE)) else { return Ok(None) };
-        let (name, mut latest) = (names::granted(&plan.namespace, &plan.name), None);
-        for namespace in self.open.clone() {
-            let api = Api::<Secret>::namespaced(context.client.clone(), &namespace);
-            let live = call("read a copy", api.get_opt(&name)).await?;
-            let known = live.as_ref().and_then(build::copied).filter(|(copy, _)| *copy == ring).map(|(_, since)| since);
-            let is_right =
-                live.as_ref().is_some_and(|live| build::is_copy(&live.metadata, &plan.namespace, &plan.name));
-            let since = match known {
-                Some(since) if is_right || plan.suspended => since,
-                _ if plan.suspended => continue,
-                _ => {
-                    let now = Timestamp::now();
-                    let wanted = build::keys(plan, &namespace, ring, now);
-                    let written =
-                        apply(&api, &name, &wanted, &context.manager(Manager::Keys), "copy the key ring").await;
-                    if let Err(trouble) = or_refused(written)? {
-                        self.close(&namespace, trouble);
-                        continue;
-                    }
-                    context.wrote("granted_keys");
-                    now
+        let copied = stream::iter(self.well()).map(|namespace| async move {
+            let copied = sorted(copy_ring(context, plan, &namespace, ring).await)?;
+            Ok::<_, Error>((namespace, copied))
+        });
+        let mut latest = None;
+        for (namespace, copied) in copied.buffered(AT_ONCE).try_collect::<Vec<_>>().await? {
+            match copied {
+                Ok(since) => latest = latest.max(since),
+                Err(refused) => {
+                    // Pods of a namespace that only refuses still count, and a rotation waits for them as long as for others there.
+                    self.open.retain(|open| *open != namespace || refused.again.is_some());
+                    self.troubles.push((namespace, refused));
                 }
-            };
-            latest = latest.max(Some(since));
+            }
         }
         Ok(latest)
     }
 
-    fn close(&mut self, namespace: &str, trouble: Trouble) {
-        self.open.retain(|open| open != namespace);
-        self.troubles.push((namespace.to_owned(), trouble));
-    }
-
-    /// Brings the rest of every copy to what it should be, and says how the grants are. Nothing if there is none.
-    pub(super) async fn fill(mut self, context: &Context, plan: &Plan) -> Result<Option<Finding>, Error> {
+    /// Brings the rest of every copy to what it should be, and says how the grants are, and when there is more to do. Nothing if there is
+    /// none.
+    pub(super) async fn fill(
+        &mut self,
+        context: &Context,
+        plan: &Plan,
+    ) -> Result<(Option<Finding>, Option<Duration>), Error> {
         if self.open.is_empty() && self.troubles.is_empty() {
-            return Ok(None);
+            return Ok((None, None));
         }
-        let originals = Originals::fetch(context, plan).await?;
-        for namespace in &self.open {
-            if let Err(trouble) = fill(context, plan, namespace, &originals).await? {
-                self.troubles.push((namespace.clone(), trouble));
-            }
-        }
-        Ok(Some(self.judge()))
+        let originals = &Originals::fetch(context, plan).await?;
+        let filled = stream::iter(self.well()).map(|namespace| async move {
+            let filled = sorted(fill(context, plan, &namespace, originals).await)?;
+            Ok::<_, Error>((namespace, filled))
+        });
+        let filled: Vec<_> = filled.buffered(AT_ONCE).try_collect().await?;
+        self.troubles.extend(filled.into_iter().filter_map(|(namespace, filled)| Some((namespace, filled.err()?))));
+        let again = self.troubles.iter().filter_map(|(_, refused)| refused.again).min();
+        Ok((Some(self.judge()), again))
     }
 
-    fn judge(self) -> Finding {
-        let Some((_, first)) = self.troubles.iter().find(|(_, trouble)| trouble.stalled).or(self.troubles.first())
-        else {
+    /// Those that have room, and of which nothing is the matter so far.
+    fn well(&self) -> Vec<String> {
+        let is_well = |namespace: &&String| self.troubles.iter().all(|(troubled, _)| troubled != *namespace);
+        self.open.iter().filter(is_well).cloned().collect()
+    }
+
+    fn judge(&self) -> Finding {
+        let mut troubles = self.troubles.iter().map(|(_, refused)| &refused.trouble);
+        let Some(first) = troubles.clone().find(|trouble| trouble.stalled).or_else(|| troubles.next()) else {
             return Ok(Good("Copied", format!("pods of {} may use this", listed(&self.open))));
         };
-        let all: Vec<_> =
-            self.troubles.iter().map(|(at, trouble)| format!("namespace {at}: {}", trouble.message)).collect();
-        Err(Trouble { reason: first.reason, message: all.join("; "), stalled: first.stalled })
+        Err(Trouble { reason: first.reason, message: said(&self.troubles), stalled: first.stalled })
+    }
+}
+
+/// What is the matter where.
+fn said(troubles: &[(String, Refused)]) -> String {
+    let said = troubles.iter().map(|(at, Refused { trouble, .. })| format!("namespace {at}: {}", trouble.message));
+    said.collect::<Vec<_>>().join("; ")
+}
+
+/// Whose copies they are.
+#[derive(Clone, Copy, Debug)]
+struct Owner<'a> {
+    uid: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Owner<'a> {
+    fn of(metadata: &'a ObjectMeta) -> Option<Self> {
+        let ObjectMeta { uid: Some(uid), namespace: Some(namespace), name: Some(name), .. } = metadata else {
+            return None;
+        };
+        Some(Self { uid, namespace, name })
+    }
+}
+
+impl<'a> From<&'a Plan> for Owner<'a> {
+    fn from(plan: &'a Plan) -> Self {
+        Self { uid: &plan.owner.uid, namespace: &plan.namespace, name: &plan.name }
     }
 }
 
@@ -191,71 +237,97 @@ async fn find(context: &Context, namespace: &str, name: &str) -> Result<Vec<Sign
 }
 
 /// Makes the sign in a namespace. Nothing there is overwritten that is not a copy of this resource.
-async fn make_room(
-    context: &Context,
-    plan: &Plan,
-    namespace: &str,
-    has_sign: bool,
-) -> Result<Result<(), Trouble>, Error> {
+async fn make_room(context: &Context, plan: &Plan, namespace: &str, has_sign: bool) -> Result<(), Failure> {
     if !context.scope.contains(namespace) {
         let message = "this operator does not serve it; add it to watchNamespaces in the chart, or take it from spec.allowedNamespaces";
-        return Ok(Err(Trouble::stalled("NamespaceNotServed", message)));
+        return Err(Trouble::stalled("NamespaceNotServed", message).into());
     }
     let name = names::granted(&plan.namespace, &plan.name);
     let secrets = Api::<Secret>::namespaced(context.client.clone(), namespace);
     let is_foreign = |metadata: &ObjectMeta| !build::is_copy(metadata, &plan.namespace, &plan.name);
-    if let Some(secret) = call("read a copy", secrets.get_opt(&name)).await?.filter(|it| is_foreign(&it.metadata)) {
-        return Ok(Err(name_taken(&secret, &name)));
+    let secret = readable(call("read a copy", secrets.get_opt(&name)).await)?;
+    if let Some(secret) = secret.filter(|secret| is_foreign(&secret.metadata)) {
+        return Err(name_taken(&secret, &name).into());
     }
     if has_sign {
-        return Ok(Ok(()));
+        return Ok(());
     }
     let maps = Api::<ConfigMap>::namespaced(context.client.clone(), namespace);
-    if let Some(map) = call("read a copy", maps.get_opt(&name)).await?.filter(|it| is_foreign(&it.metadata)) {
-        return Ok(Err(name_taken(&map, &name)));
+    let map = readable(call("read a copy", maps.get_opt(&name)).await)?;
+    if let Some(map) = map.filter(|map| is_foreign(&map.metadata)) {
+        return Err(name_taken(&map, &name).into());
     }
     if plan.suspended {
-        return Ok(Err(suspended("There is no copy")));
+        return Err(suspended("There is no copy").into());
     }
-    let wanted = build::config_map(plan, namespace, None);
-    let made = apply(&maps, &name, &wanted, &context.manager(Manager::Grants), "make room for a copy").await;
-    let made = or_refused(made)?;
-    if made.is_ok() {
+    let (wanted, manager) = (build::config_map(plan, namespace, None), context.manager(Manager::Grants));
+    let write = apply(&maps, &name, &wanted, &manager, "make room for a copy");
+    context.refusals.attempt(plan.into(), namespace, write).await?;
+    context.wrote("granted_config_map");
+    Ok(())
+}
+
+/// Brings the key ring of a copy to that of the original. Since when it has it, unless it is suspended without it.
+async fn copy_ring(
+    context: &Context,
+    plan: &Plan,
+    namespace: &str,
+    ring: &ByteString,
+) -> Result<Option<Timestamp>, Failure> {
+    let name = names::granted(&plan.namespace, &plan.name);
+    let api = Api::<Secret>::namespaced(context.client.clone(), namespace);
+    let live = readable(call("read a copy", api.get_opt(&name)).await)?;
+    let known = live.as_ref().and_then(build::copied).filter(|(copy, _)| *copy == ring).map(|(_, since)| since);
+    let is_right = live.as_ref().is_some_and(|live| build::is_copy(&live.metadata, &plan.namespace, &plan.name));
+    if plan.suspended || (known.is_some() && is_right) {
+        return Ok(known);
+    }
+    let now = Timestamp::now();
+    let (wanted, manager) = (build::keys(plan, namespace, ring, now), context.manager(Manager::Keys));
+    let write = apply(&api, &name, &wanted, &manager, "copy the key ring");
+    context.refusals.attempt(plan.into(), namespace, write).await?;
+    context.wrote("granted_keys");
+    Ok(Some(now))
+}
+
+/// Where copies are gone, and where they are not and why.
+type Removed = (Vec<String>, Vec<(String, Refused)>);
+
+/// Removes copies.
+async fn remove(context: &Context, owner: Owner<'_>, copies: &[Sign]) -> Result<Removed, Error> {
+    let places: Vec<_> = copies.iter().filter_map(kube::ResourceExt::namespace).collect();
+    let removed = stream::iter(places).map(|namespace| async move {
+        let removed = sorted(remove_from(context, owner, &namespace).await)?;
+        Ok::<_, Error>((namespace, removed))
+    });
+    let (mut gone, mut left) = Removed::default();
+    for (namespace, removed) in removed.buffered(AT_ONCE).try_collect::<Vec<_>>().await? {
+        match removed {
+            Ok(()) => gone.push(namespace),
+            Err(mut refused) => {
+                refused.trouble.message = format!("the copies are to be removed, but {}", refused.trouble.message);
+                left.push((namespace, refused));
+            }
+        }
+    }
+    Ok((gone, left))
+}
+
+/// Removes the Secret of a copy, and then its sign.
+async fn remove_from(context: &Context, owner: Owner<'_>, namespace: &str) -> Result<(), Failure> {
+    let name = names::granted(owner.namespace, owner.name);
+    let is_copy = |metadata: &ObjectMeta| build::is_copy(metadata, owner.namespace, owner.name);
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), namespace);
+    let live = readable(call("read a copy", secrets.get_opt(&name)).await)?;
+    if let Some(live) = live.filter(|live| is_copy(&live.metadata)) {
+        context.refusals.attempt(owner, namespace, delete(&secrets, &name, &live.metadata)).await?;
+        context.wrote("granted_secret");
+    }
+    let maps = Api::<ConfigMap>::namespaced(context.client.clone(), namespace);
+    let live = readable(call("read a copy", maps.get_metadata_opt(&name)).await)?;
+    if let Some(live) = live.filter(|live| is_copy(&live.metadata)) {
+        context.refusals.attempt(owner, namespace, delete(&maps, &name, &live.metadata)).await?;
         context.wrote("granted_config_map");
-    }
-    Ok(made)
-}
-
-/// A namespace that is gone, or going, is no fault of the resource.
-fn or_refused<T>(written: Result<T, Error>) -> Result<Result<(), Trouble>, Error> {
-    let Err(error) = written else { return Ok(Ok(())) };
-    let (reason, message) = match error.status().map(|status| status.code) {
-        Some(404) => ("NamespaceMissing", "it does not exist; pods there can use this when it does"),
-        Some(403) => (
-            "NamespaceRefuses",
-            "copies are refused there: the namespace is being deleted, or the operator lacks the right",
-        ),
-        _ => return Err(error),
-    };
-    Ok(Err(Trouble::passing(reason, message)))
-}
-
-/// Removes copies, each Secret before its sign.
-async fn remove(context: &Context, copies: &[Sign], namespace: &str, name: &str) -> Result<(), Error> {
-    let copy = names::granted(namespace, name);
-    for at in copies.iter().filter_map(kube::ResourceExt::namespace) {
-        let secrets = Api::<Secret>::namespaced(context.client.clone(), &at);
-        let live = call("read a copy", secrets.get_opt(&copy)).await?;
-        if let Some(live) = live.filter(|live| build::is_copy(&live.metadata, namespace, name)) {
-            delete(&secrets, &copy, &live.metadata).await?;
-            context.wrote("granted_secret");
-        }
-        let maps = Api::<ConfigMap>::namespaced(context.client.clone(), &at);
-        let live = call("read a copy", maps.get_metadata_opt(&copy)).await?;
-        if let Some(live) = live.filter(|live| build::is_copy(&live.metadata, namespace, name)) {
-            delete(&maps, &copy, &live.metadata).await?;
-            context.wrote("granted_config_map");
-        }
     }
     Ok(())
 }
@@ -271,129 +343,4 @@ where
         Err(error) if error.status().is_none_or(|status| status.code != 404) => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
-}
-
-/// What is copied.
-struct Originals {
-    /// Files of the operator's own Secrets.
-    made: Data,
-    /// Files of Secrets and `ConfigMap`s of the user, or what is the matter with them; one that is not asked for is not there.
-    given: Vec<(&'static str, Result<Vec<u8>, Trouble>)>,
-    /// The configuration that is published.
-    config: Option<String>,
-    /// What has to be waited for.
-    missing: Option<String>,
-}
-
-impl Originals {
-    async fn fetch(context: &Context, plan: &Plan) -> Result<Self, Error> {
-        let secrets = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
-        let mut found = Self { made: Data::new(), given: Vec::new(), config: None, missing: None };
-        let store = plan.storage.server().map(|_| names::store_secret(&plan.name));
-        for name in std::iter::once(names::tls_secret(&plan.name)).chain(store) {
-            match call("read what is copied", secrets.get_opt(&name)).await? {
-                Some(secret) => found.made.extend(secret.data.unwrap_or_default()),
-                None => found.missing = Some(format!("the Secret {name}")),
-            }
-        }
-        found.made.retain(|file, _| FILES.contains(&file.as_str()));
-        let name = names::config_map(&plan.name);
-        let maps = Api::<ConfigMap>::namespaced(context.client.clone(), &plan.namespace);
-        let map = call("read what is copied", maps.get_opt(&name)).await?;
-        found.config = map.and_then(|map| map.data?.remove(names::CONFIG_FILE));
-        if found.config.is_none() {
-            found.missing = Some(format!("the ConfigMap {name}"));
-        }
-        if let Some(reference) = &plan.embedding_key {
-            let field = "spec.embedding.apiKeySecretRef";
-            let key = given::secret(context, &plan.namespace, field, reference).await?;
-            found.given.push((names::EMBEDDING_API_KEY_FILE, key));
-        }
-        found.optional(context, plan, (plan.grants.otlp_headers.as_ref(), plan.grants.otlp_ca.as_ref())).await?;
-        Ok(found)
-    }
-
-    /// Pods start without these.
-    async fn optional(
-        &mut self,
-        context: &Context,
-        plan: &Plan,
-        (headers, ca): (Option<&SecretKeyRef>, Option<&ConfigMapKeyRef>),
-    ) -> Result<(), Error> {
-        if let Some(reference) = headers {
-            let field = "spec.observability.tracing.headersSecretRef";
-            let found = given::secret(context, &plan.namespace, field, reference).await?;
-            self.given.extend(found.ok().map(|bytes| (names::OTLP_HEADERS_FILE, Ok(bytes))));
-        }
-        if let Some(reference) = ca {
-            let field = "spec.observability.tracing.caConfigMapRef";
-            let found = given::config_map(context, &plan.namespace, field, reference).await?;
-            self.given.extend(found.ok().map(|bytes| (names::OTLP_CA_FILE, Ok(bytes))));
-        }
-        Ok(())
-    }
-}
-
-/// Brings the copies of a namespace to what they should be, the configuration last.
-async fn fill(
-    context: &Context,
-    plan: &Plan,
-    namespace: &str,
-    originals: &Originals,
-) -> Result<Result<(), Trouble>, Error> {
-    if let Some(missing) = &originals.missing {
-        return Ok(Err(Trouble::passing("Waiting", format!("{missing} is not there yet"))));
-    }
-    let name = names::granted(&plan.namespace, &plan.name);
-    let secrets = Api::<Secret>::namespaced(context.client.clone(), namespace);
-    let Some(live) = call("read a copy", secrets.get_opt(&name)).await? else {
-        return Ok(Err(Trouble::passing("Waiting", "the key ring is not copied yet")));
-    };
-    let mut data = originals.made.clone();
-    let mut lacking = None;
-    for (file, found) in &originals.given {
-        let kept = || live.data.as_ref().and_then(|data| data.get(*file).cloned());
-        match found {
-            Ok(bytes) => drop(data.insert((*file).to_owned(), ByteString(bytes.clone()))),
-            // What pods have is worth more than nothing.
-            Err(trouble) => {
-                data.extend(kept().map(|bytes| ((*file).to_owned(), bytes)));
-                lacking = Some(trouble.clone());
-            }
-        }
-    }
-    let is_complete = data.len() == originals.made.len() + originals.given.len();
-    let wanted = build::rest(plan, namespace, data);
-    if !covers(&live, &wanted) || !has_nothing_else(&live, &wanted) {
-        if plan.suspended {
-            return Ok(Err(suspended("The copy is not up to date")));
-        }
-        let written = apply(&secrets, &name, &wanted, &context.manager(Manager::Grants), "write a copy").await;
-        if let Err(trouble) = or_refused(written)? {
-            return Ok(Err(trouble));
-        }
-        context.wrote("granted_secret");
-    }
-    if is_complete {
-        let maps = Api::<ConfigMap>::namespaced(context.client.clone(), namespace);
-        let live = call("read a copy", maps.get_opt(&name)).await?;
-        let wanted = build::config_map(plan, namespace, originals.config.as_deref());
-        if live.is_none_or(|live| !covers(&live, &wanted)) {
-            if plan.suspended {
-                return Ok(Err(suspended("The copy is not up to date")));
-            }
-            let written = apply(&maps, &name, &wanted, &context.manager(Manager::Grants), "write a copy").await;
-            if let Err(trouble) = or_refused(written)? {
-                return Ok(Err(trouble));
-            }
-            context.wrote("granted_config_map");
-        }
-    }
-    Ok(lacking.map_or(Ok(()), Err))
-}
-
-/// Whether no file of ours is left in a copy that is not desired any more.
-fn has_nothing_else(live: &Secret, wanted: &Secret) -> bool {
-    let has = |secret: &Secret, file: &str| secret.data.as_ref().is_some_and(|data| data.contains_key(file));
-    FILES.iter().all(|file| has(live, file) == has(wanted, file))
 }

@@ -47,8 +47,8 @@ const WAITING: Duration = Duration::from_secs(2);
 const SOONEST: Duration = Duration::from_millis(100);
 /// Pause before a deletion that found all places taken.
 const BUSY: Duration = Duration::from_secs(1);
-/// Longest pause of a deletion that waits.
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// Longest pause of a deletion that waits, and of a write that another namespace refuses.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// First pause after an error, doubled with each further one of the same object, up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
@@ -91,6 +91,8 @@ pub(super) struct Context {
     pub(super) snapshots: managed::Snapshots,
     /// Restorations of managed Qdrants that go on.
     pub(super) restores: managed::Restores,
+    /// Writes that other namespaces refused.
+    pub(super) refusals: grants::Refusals,
     /// Deletions on Qdrant servers that go on at once.
     pub(super) deletions: Semaphore,
     recorder: Recorder,
@@ -139,6 +141,7 @@ impl Context {
             probes: Arc::new(Probes::new(settings.resync)),
             snapshots: managed::Snapshots::default(),
             restores: managed::Restores::default(),
+            refusals: grants::Refusals::default(),
             deletions: Semaphore::new(DELETIONS),
             keys: settings.keys,
             answers: keys::Answers::default(),
@@ -266,6 +269,7 @@ impl Context {
         self.withdrawn.keep(&is_there);
         self.snapshots.keep(&is_there);
         self.restores.keep(&is_there);
+        self.refusals.keep(&is_there);
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| is_there(uid));
         self.invalid.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| is_there(uid));
     }
@@ -325,10 +329,9 @@ async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
     let metadata = object.meta();
     let released = if reclaim::is_held(metadata) {
         reclaim::release(context, object).await?
+    } else if grants::is_held(metadata) {
+        grants::release(context, metadata).await?
     } else {
-        if grants::is_held(metadata) {
-            grants::release(context, metadata).await?;
-        }
         Released::Yes
     };
     let pause = match released {
@@ -392,21 +395,22 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     if !plan.suspended {
         finalizers::set(context, metadata, &[reclaim::holds(&plan), grants::holds(metadata, &plan)]).await?;
     }
-    let mut grants = grants::open(context, &plan, metadata).await?;
-    // Configuration last: a sidecar that reads it finds what it names.
-    let found_keys = keys::ensure(context, &plan, resource.status.as_ref(), &mut grants).await?;
     let embedding_key = children::embedding_key(context, &plan).await?;
     let certificate = certificate::ensure(context, &plan, resource.status.as_ref()).await?;
     let (store_kind, store) = Box::pin(children::storage(context, &plan, resource.status.as_ref())).await?;
     let (store_beside, next_step, snapshots) = (store.beside, store.step, store.snapshots);
     let (store, next_look) = (store.finding, store.next);
+    // Other namespaces may take their time. Keys wait for them alone, because a rotation copies the ring before it asks the sidecars.
+    let mut grants = grants::open(context, &plan, metadata).await?;
+    let found_keys = keys::ensure(context, &plan, resource.status.as_ref(), &mut grants).await?;
+    // Configuration last: a sidecar that reads it finds what it names.
     let config = children::config(context, &plan).await?;
+    let (granted, next_grant) = grants.fill(context, &plan).await?;
     let injection = children::injection(context).await?;
     let fleet = fleet::look(context, &plan, resource, &grants).await?;
     let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
     let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
     let upgrade = upgrade::ensure(context, &plan, &fleet, resource.status.as_ref(), &grants, &injection).await?;
-    let grants = grants.fill(context, &plan).await?;
     let pods = fleet.counted;
 
     let rotation = found_keys.rotation;
@@ -417,7 +421,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     };
     let (certificates, tls) = (certificate.certificate.into_iter().collect(), certificate.finding);
     let suspended = plan.suspended;
-    let next = [found_keys.next, upgrade.next, next_eviction, next_step].into_iter().flatten().min();
+    let next = [found_keys.next, upgrade.next, next_eviction, next_step, next_grant].into_iter().flatten().min();
     let (upgrade, remembered) = (upgrade.finding, upgrade.memory);
     let report = Report {
         secrets,
@@ -435,7 +439,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         upgrade,
         remembered,
         injected,
-        grants,
+        grants: granted,
         suspended,
     };
     let (outcome, pause) = match report.trouble() {
@@ -515,7 +519,7 @@ pub(super) fn after_error(object: Arc<Object>, error: &Error, context: Arc<Conte
 }
 
 /// The pause after the n-th failure in a row.
-fn backoff(failures: u32) -> Duration {
+pub(super) fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
 }

@@ -1,0 +1,147 @@
+//! Admission policies of a namespace, which refuse there what the operator does: by an expression, or by a webhook that does not answer.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::{
+    api::admissionregistration::v1::{
+        ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+    },
+    api::core::v1::ConfigMap,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{self, Namespace, clean_up, eventually},
+    webhook::dead_address,
+};
+
+/// How long the API server may take to know a new policy.
+const KNOWN: Duration = Duration::from_secs(30);
+/// The object by which it is seen whether a policy is in force: always refused.
+const PROBE: &str = "policy-probe";
+
+/// A policy; it ends when dropped.
+pub struct Policy {
+    name: String,
+}
+
+impl Policy {
+    /// Refuses these operations on these resources of a namespace, such as `DELETE` of `secrets`, with status 422.
+    ///
+    /// # Errors
+    /// When it does not come into force.
+    pub async fn refuse(namespace: &Namespace, operations: &[&str], resources: &[&str]) -> Result<Self> {
+        let client = cluster::client().await?;
+        let name = format!("suite-{}-{:06x}", namespace.name, rand::random::<u32>() & 0xff_ffff);
+        let expression = format!(
+            "request.name != '{PROBE}' && !(request.operation in {} && request.resource.resource in {})",
+            json!(operations),
+            json!(resources)
+        );
+        let policy = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": rules()},
+                "validations": [{"expression": expression, "message": "nothing of Context Manager here"}],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+            "spec": {
+                "policyName": name, "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": selector(namespace)},
+            },
+        });
+        let made = Self { name };
+        create::<ValidatingAdmissionPolicy>(&client, policy).await?;
+        create::<ValidatingAdmissionPolicyBinding>(&client, binding).await?;
+        in_force(namespace, 422).await?;
+        Ok(made)
+    }
+
+    /// Has the API server ask a webhook that nobody serves about every Secret and `ConfigMap` of a namespace, so that writing one fails
+    /// with status 500.
+    ///
+    /// # Errors
+    /// When it does not come into force.
+    pub async fn nobody_to_ask(namespace: &Namespace) -> Result<Self> {
+        let client = cluster::client().await?;
+        let name = format!("suite-{}-{:06x}", namespace.name, rand::random::<u32>() & 0xff_ffff);
+        let webhook = json!({
+            "name": "nobody.contextmanager.dev", "failurePolicy": "Fail", "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "timeoutSeconds": 2, "rules": rules(),
+            "namespaceSelector": selector(namespace),
+            "clientConfig": {"url": format!("https://{}/", dead_address()?)},
+        });
+        let configuration = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": name}, "webhooks": [webhook],
+        });
+        let made = Self { name };
+        create::<ValidatingWebhookConfiguration>(&client, configuration).await?;
+        in_force(namespace, 500).await?;
+        Ok(made)
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        let name = self.name.clone();
+        clean_up(&format!("the policy {name}"), async move |client| {
+            delete::<ValidatingAdmissionPolicyBinding>(&client, &name).await?;
+            delete::<ValidatingAdmissionPolicy>(&client, &name).await?;
+            delete::<ValidatingWebhookConfiguration>(&client, &name).await
+        });
+    }
+}
+
+/// All that a policy may be about.
+fn rules() -> Value {
+    let operations = json!(["CREATE", "UPDATE", "DELETE"]);
+    json!([
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": operations, "resources": ["secrets", "configmaps"]},
+        {"apiGroups": ["contextmanager.dev"], "apiVersions": ["*"], "operations": operations, "resources": ["contextmanagers"]},
+    ])
+}
+
+fn selector(namespace: &Namespace) -> Value {
+    json!({"matchLabels": {"kubernetes.io/metadata.name": namespace.name}})
+}
+
+/// Waits until the probe is refused with this status.
+async fn in_force(namespace: &Namespace, code: u16) -> Result<()> {
+    let probe = serde_json::from_value(json!({"metadata": {"name": PROBE}}))?;
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    eventually("the policy", KNOWN, || async {
+        match namespace.api::<ConfigMap>().create(&params, &probe).await {
+            Err(kube::Error::Api(status)) if status.code == code => Ok(()),
+            outcome => Err(anyhow::anyhow!("{outcome:?}")),
+        }
+    })
+    .await
+}
+
+async fn create<K>(client: &Client, object: Value) -> Result<()>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+{
+    let object: K = serde_json::from_value(object).context("an object of the suite")?;
+    Api::<K>::all(client.clone()).create(&PostParams::default(), &object).await?;
+    Ok(())
+}
+
+async fn delete<K>(client: &Client, name: &str) -> Result<()>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    match Api::<K>::all(client.clone()).delete(name, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        deleted => Ok(drop(deleted?)),
+    }
+}

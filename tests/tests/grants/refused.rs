@@ -1,0 +1,96 @@
+//! Namespaces that refuse what the operator does there: it is their own trouble, and not that of the resource.
+
+use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
+use context_manager_protocol::names;
+use context_manager_tests::{
+    cluster::eventually,
+    operator::{PATIENCE, condition, provision, wait_for},
+    policy::Policy,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use super::{ROTATION, Stage, file, merge};
+
+impl Stage {
+    /// Asks for another key, and waits until it alone is in force; what else the operator does for the owner happens meanwhile.
+    async fn goes_on(&self, turn: &str) -> Result<()> {
+        let keys =
+            async || -> Result<_> { self.resource().await?.status.and_then(|status| status.keys).context("keys") };
+        let first = keys().await?.active;
+        let tls = names::tls_secret("memory");
+        let certificate = async || file(&self.owner.api::<Secret>().get(&tls).await?, names::CERTIFICATE_FILE);
+        let before = certificate().await?;
+        self.owner.api::<Secret>().delete(&tls, &DeleteParams::default()).await?;
+        let ask = json!({
+            "metadata": {"annotations": {names::ROTATE: turn}},
+            "spec": {"gc": {"interval": format!("{}s", 5 + turn.len())}},
+        });
+        merge(&self.owner.api::<ContextManager>(), "memory", ask).await?;
+        eventually("another key", ROTATION, || async {
+            let keys = keys().await?;
+            ensure!(keys.active != first && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+        let resource = wait_for(&self.owner, "memory", "Ready", "True", None).await?;
+        ensure!(certificate().await? != before, "the certificate is the old one");
+        let generation = format!("generation {}", resource.metadata.generation.context("a generation")?);
+        let config = condition(&resource, "ConfigReady").context("the condition")?;
+        ensure!(config.message.contains(&generation), "{config:?} is not of {generation}");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_refuses_its_copies_holds_up_neither_the_owner_nor_the_others() -> Result<()> {
+    let stage = Stage::set("refused").await?;
+    let other = stage.operator.namespace(&stage.client, "refused-other", &[]).await?;
+    stage.provision(json!({"auth": {"rotation": {"overlap": "1s"}}})).await?;
+    stage.spec(json!({"allowedNamespaces": [stage.guest.name, other.name]})).await?;
+    wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await?;
+    let there = stage.guest.api::<Secret>().get(&stage.copy()).await?;
+
+    // By a policy (422), and by a webhook that does not answer (500).
+    for (turn, reason) in [("policy", "NamespaceRefuses"), ("webhook", "NamespaceFails")] {
+        let policy = match turn {
+            "policy" => Policy::refuse(&stage.guest, &["CREATE", "UPDATE"], &["secrets", "configmaps"]).await?,
+            _ => Policy::nobody_to_ask(&stage.guest).await?,
+        };
+        stage.goes_on(turn).await?;
+        let message = stage.says("GrantsReady", reason).await?;
+        println!("{turn}: {message}");
+        ensure!(message.contains(&stage.guest.name) && !message.contains(&other.name), "{message}");
+        let keys = stage.owner.api::<Secret>().get(&names::keys_secret("memory")).await?;
+        let ring = file(&keys, names::KEYS_FILE)?;
+        let copied = file(&other.api::<Secret>().get(&stage.copy()).await?, names::KEYS_FILE)?;
+        ensure!(copied == ring, "{} was held up", other.name);
+        drop(policy);
+        wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await?;
+        stage.in_step().await?;
+    }
+    let now = stage.guest.api::<Secret>().get(&stage.copy()).await?;
+    ensure!(now.metadata.uid == there.metadata.uid && now.data != there.data, "it was not brought up to date in place");
+
+    // The same from the beginning, and at the end of a grant.
+    let policy = Policy::refuse(&stage.guest, &["CREATE", "DELETE"], &["secrets", "configmaps"]).await?;
+    provision(&stage.owner, "second", json!({"allowedNamespaces": [stage.guest.name, other.name]})).await?;
+    wait_for(&stage.owner, "second", "GrantsReady", "False", Some("NamespaceRefuses")).await?;
+    let second = names::granted(&stage.owner.name, "second");
+    eventually("the other namespace's copies", PATIENCE, || async {
+        let map = other.api::<ConfigMap>().get(&second).await?;
+        ensure!(map.data.is_some(), "its configuration is missing");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    stage.spec(json!({"allowedNamespaces": [other.name]})).await?;
+    let message = stage.says("GrantsReady", "NamespaceRefuses").await?;
+    ensure!(message.contains("the copies are to be removed"), "{message}");
+    stage.goes_on("withdrawn").await?;
+    drop(policy);
+    stage.gone().await?;
+    wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await?;
+    wait_for(&stage.owner, "second", "GrantsReady", "True", Some("Copied")).await.map(drop)
+}
