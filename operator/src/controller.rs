@@ -14,6 +14,7 @@ pub mod build;
 mod certificate;
 mod children;
 pub mod config;
+mod end;
 mod error;
 mod evict;
 mod exchange;
@@ -62,7 +63,7 @@ use tracing::{debug, info};
 pub use args::Args;
 pub use error::Error;
 use fence::Fence;
-pub use grants::FINALIZER as COPIES_FINALIZER;
+pub use grants::{ABANDON as ABANDON_COPIES, FINALIZER as COPIES_FINALIZER};
 use lease::Lease;
 use metrics::Metrics;
 use pods::Concerned;
@@ -341,7 +342,10 @@ fn owner_by_label<K: ResourceExt>(object: &K, label: &str) -> Option<ObjectRef<O
 
 #[cfg(test)]
 mod tests {
-    use kube::runtime::{reflector, watcher::Event};
+    use kube::{
+        Resource as _,
+        runtime::{reflector, watcher::Event},
+    };
 
     use super::*;
 

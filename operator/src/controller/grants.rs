@@ -23,17 +23,18 @@ use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, ObjectMeta, PartialObjectMeta, Preconditions},
 };
+use tracing::info;
 
 use super::{
     apply::{Manager, apply},
     build::GRANTED_BY,
+    end::{Released, is_asked, waits},
     error::{Error, call},
     finalizers,
     keys::{name_taken, suspended},
     plan::Plan,
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
-    store::reclaim::Released,
 };
 use crate::scope;
 use fill::{Originals, fill};
@@ -45,6 +46,8 @@ const AT_ONCE: usize = 16;
 
 /// The finalizer.
 pub const FINALIZER: &str = "contextmanager.dev/granted-copies";
+/// Annotation `"true"` on a resource: its deletion does not wait for its copies to be removed.
+pub const ABANDON: &str = "contextmanager.dev/abandon-copies";
 
 /// Namespace and name of the resource that an object is a copy of.
 pub(super) fn original(metadata: &ObjectMeta) -> Option<(&str, &str)> {
@@ -111,11 +114,15 @@ pub(super) async fn open(context: &Context, plan: &Plan, metadata: &ObjectMeta) 
 /// Removes all copies of a resource that is being deleted, and lets it go. Children in its own namespace go as well, suspended or not.
 pub(super) async fn release(context: &Context, metadata: &ObjectMeta) -> Result<Released, Error> {
     let Some(owner) = Owner::of(metadata) else { return Ok(Released::Yes) };
-    let copies = find(context, owner.namespace, owner.name).await?;
-    let (_, left) = remove(context, owner, &copies).await?;
-    if let Some((_, first)) = left.first() {
-        let message = format!("the deletion waits: {}. It is tried again", said(&left));
-        return Ok(Released::Waits(Trouble::passing(first.trouble.reason, message)));
+    if is_asked(metadata, ABANDON) {
+        let Owner { namespace, name, .. } = owner;
+        info!(namespace, name, "Abandoned the copies of a resource as its annotation asks");
+    } else {
+        let copies = find(context, owner.namespace, owner.name).await?;
+        let (_, left) = remove(context, owner, &copies).await?;
+        if !left.is_empty() {
+            return Ok(Released::Waits(waits("CopiesRemain", &said(&left), metadata, ("the copies", ABANDON))));
+        }
     }
     finalizers::set(context, metadata, &[(FINALIZER, false)]).await?;
     Ok(Released::Yes)
@@ -332,12 +339,12 @@ async fn remove_from(context: &Context, owner: Owner<'_>, namespace: &str) -> Re
     Ok(())
 }
 
-/// Deletes just the object that was seen.
+/// Deletes just the object that was seen, whatever was changed in it since: somebody who keeps changing it must not keep it.
 async fn delete<K>(api: &Api<K>, name: &str, seen: &ObjectMeta) -> Result<(), Error>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let preconditions = Preconditions { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() };
+    let preconditions = Preconditions { uid: seen.uid.clone(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     match call("remove a copy", api.delete(name, &params)).await {
         Err(error) if error.status().is_none_or(|status| status.code != 404) => Err(error),

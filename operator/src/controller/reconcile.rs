@@ -25,28 +25,23 @@ use super::{
     Clients, Object, Settings,
     apply::Manager,
     certificate::{self, Authority, Withdrawn},
-    children,
+    children, end,
     error::{Error, call},
     fence::Fence,
     finalizers, fleet, grants, keys, managed,
     metrics::{Metrics, Outcome},
     plan::Plan,
     pods::Pods,
-    status::{self, Report, Trouble},
-    store::{
-        Probes,
-        reclaim::{self, Released},
-    },
+    status::{self, Report},
+    store::{Probes, reclaim},
     upgrade, watchdog,
 };
 use crate::scope::Scope;
 
 /// Pause before what passes by itself is looked at again.
-const WAITING: Duration = Duration::from_secs(2);
+pub(super) const WAITING: Duration = Duration::from_secs(2);
 /// Least pause before the next step of a rotation or an upgrade.
 const SOONEST: Duration = Duration::from_millis(100);
-/// Pause before a deletion that found all places taken.
-const BUSY: Duration = Duration::from_secs(1);
 /// Longest pause of a deletion that waits, and of a write that another namespace refuses.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// First pause after an error, doubled with each further one of the same object, up to the longest.
@@ -55,10 +50,12 @@ const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 /// Deletions on Qdrant servers at once; fewer than reconciliations, so that servers that are away do not hold them all.
 const DELETIONS: usize = 4;
 /// Failures in a row after which the status shows them.
-const FAILURES_SHOWN: u32 = 2;
+pub(super) const FAILURES_SHOWN: u32 = 2;
 /// Least time between two reconciliations of an object: what changes meanwhile is worked off together. The debouncing of kube would put
 /// the next one off with each change, for ever if there are enough of them.
 const PACE: Duration = Duration::from_millis(200);
+/// Longest note of an event, in bytes.
+const LONGEST_NOTE: usize = 1000;
 /// Pauses vary by this share either way, so that objects that failed together are not tried together.
 const JITTER: f64 = 0.25;
 
@@ -107,7 +104,7 @@ pub(super) struct Context {
     pods: HashMap<Option<String>, Arc<Pods>>,
     /// What the watchdog evicted.
     pub(super) evictions: watchdog::Shared,
-    resync: Duration,
+    pub(super) resync: Duration,
     /// How often each object failed in a row, by its uid.
     failures: Mutex<HashMap<String, u32>>,
     /// What was said of each resource that is invalid: its uid, its generation, the message.
@@ -218,7 +215,7 @@ impl Context {
         true
     }
 
-    fn forget_invalid(&self, metadata: &ObjectMeta) {
+    pub(super) fn forget_invalid(&self, metadata: &ObjectMeta) {
         let uid = metadata.uid.as_deref().unwrap_or_default();
         if self.invalid.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).is_some() {
             let (namespace, name) = place(metadata);
@@ -233,22 +230,30 @@ impl Context {
     /// Publishes an event on the resource.
     pub(super) async fn tell(&self, plan: &Plan, reason: &str, note: &str) {
         info!(namespace = plan.namespace, name = plan.name, reason, note);
-        self.publish(plan, EventType::Normal, reason, note).await;
+        self.publish((&plan.namespace, &plan.name, &plan.owner.uid), EventType::Normal, reason, note).await;
     }
 
     /// Publishes a warning on the resource.
     pub(super) async fn warn(&self, plan: &Plan, reason: &str, note: &str) {
         warn!(namespace = plan.namespace, name = plan.name, reason, note);
-        self.publish(plan, EventType::Warning, reason, note).await;
+        self.publish((&plan.namespace, &plan.name, &plan.owner.uid), EventType::Warning, reason, note).await;
+    }
+
+    /// The same on a resource whose spec may break a rule.
+    pub(super) async fn warn_about(&self, metadata: &ObjectMeta, reason: &str, note: &str) {
+        let ((namespace, name), uid) = (place(metadata), metadata.uid.as_deref().unwrap_or_default());
+        warn!(namespace, name, reason, note);
+        self.publish((namespace, name, uid), EventType::Warning, reason, note).await;
     }
 
     /// An event that cannot be published costs nothing but itself.
-    async fn publish(&self, plan: &Plan, type_: EventType, reason: &str, note: &str) {
-        let (reason, note) = (reason.to_owned(), Some(note.to_owned()));
+    async fn publish(&self, (namespace, name, uid): (&str, &str, &str), type_: EventType, reason: &str, note: &str) {
+        // The API takes notes below 1024 bytes, and what is listed in one may be long. The status has all of it.
+        let (reason, note) = (reason.to_owned(), Some(note[..note.floor_char_boundary(LONGEST_NOTE)].to_owned()));
         let event = Event { type_, reason, note, action: "Reconcile".to_owned(), secondary: None };
-        let mut resource = ContextManager::new(&plan.name, ContextManagerSpec::default());
-        resource.metadata.namespace = Some(plan.namespace.clone());
-        resource.metadata.uid = Some(plan.owner.uid.clone());
+        let mut resource = ContextManager::new(name, ContextManagerSpec::default());
+        resource.metadata.namespace = Some(namespace.to_owned());
+        resource.metadata.uid = Some(uid.to_owned());
         let regarding = resource.object_ref(&());
         let publish = self.recorder.publish(&event, &regarding);
         if let Err(error) = call("publish an event", publish).await {
@@ -256,7 +261,7 @@ impl Context {
         }
     }
 
-    fn succeeded(&self, metadata: &ObjectMeta) {
+    pub(super) fn succeeded(&self, metadata: &ObjectMeta) {
         let uid = metadata.uid.as_deref().unwrap_or_default();
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -274,12 +279,12 @@ impl Context {
         self.invalid.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| is_there(uid));
     }
 
-    fn failures_of(&self, metadata: &ObjectMeta) -> u32 {
+    pub(super) fn failures_of(&self, metadata: &ObjectMeta) -> u32 {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         metadata.uid.as_ref().and_then(|uid| failures.get(uid)).copied().unwrap_or_default()
     }
 
-    fn failed(&self, metadata: &ObjectMeta) -> u32 {
+    pub(super) fn failed(&self, metadata: &ObjectMeta) -> u32 {
         let uid = metadata.uid.clone().unwrap_or_default();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(uid).or_default();
@@ -305,7 +310,7 @@ async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Err
     }
     let metadata = object.meta();
     if metadata.deletion_timestamp.is_some() {
-        return end(object, context).await;
+        return end::end(object, context).await;
     }
     let result = match &object.0 {
         Ok(resource) => Box::pin(provision(resource, context)).await,
@@ -322,50 +327,6 @@ async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Err
     let (_, pause) = result?;
     context.succeeded(metadata);
     Ok(Action::requeue(jittered(pause, rand::random())))
-}
-
-/// The end of a resource. Children go with their owner; what lies on a Qdrant server goes first, if the resource says so.
-async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
-    let metadata = object.meta();
-    let released = if reclaim::is_held(metadata) {
-        reclaim::release(context, object).await?
-    } else if grants::is_held(metadata) {
-        grants::release(context, metadata).await?
-    } else {
-        Released::Yes
-    };
-    let pause = match released {
-        Released::Yes => {
-            context.forget_invalid(metadata);
-            let this = metadata.uid.as_deref().unwrap_or_default();
-            context.keep_resources(|uid| uid != this);
-            return Ok(Action::await_change());
-        }
-        Released::Busy => BUSY,
-        Released::Waits(trouble) => {
-            let current = object.0.as_ref().ok().and_then(|resource| resource.status.as_ref());
-            announce_wait(context, object, current, &trouble).await;
-            if object.0.is_ok() {
-                let status = status::ending(&trouble, metadata.generation, current, Timestamp::now());
-                write_status(context, metadata, current, &status).await?;
-            } else {
-                refuse(context, metadata, None, &trouble.message).await?;
-            }
-            backoff(context.failed(metadata)).max(WAITING.min(context.resync)).min(LONGEST_WAIT)
-        }
-    };
-    Ok(Action::requeue(jittered(pause, rand::random())))
-}
-
-/// An event when a deletion begins to wait, or waits for something else.
-async fn announce_wait(context: &Context, object: &Object, current: Option<&ContextManagerStatus>, trouble: &Trouble) {
-    let said = current.and_then(|status| status.conditions.iter().find(|said| said.type_ == "Ready"));
-    if said.is_some_and(|said| said.reason == trouble.reason && said.message == trouble.message) {
-        return;
-    }
-    if let Some(plan) = object.0.as_ref().ok().and_then(|resource| Plan::of(resource).ok()) {
-        context.warn(&plan, "DeletionWaits", &trouble.message).await;
-    }
 }
 
 /// Says in the status that reconciling fails, once it is more than a hiccup. What the API server said goes to the log alone.
@@ -458,7 +419,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
 
 /// Says that a resource is invalid. The status of one that cannot be read is not known either, so it is written only when there is
 /// something new to say: each write would be a change, and a reason for the next one.
-async fn refuse(
+pub(super) async fn refuse(
     context: &Context,
     metadata: &ObjectMeta,
     current: Option<&ContextManagerStatus>,
@@ -482,7 +443,7 @@ fn place(metadata: &ObjectMeta) -> (&str, &str) {
 }
 
 /// Writes the status if it says something new.
-async fn write_status(
+pub(super) async fn write_status(
     context: &Context,
     metadata: &ObjectMeta,
     current: Option<&ContextManagerStatus>,
@@ -538,7 +499,8 @@ pub(super) mod tests {
 
     /// What reconciliations share, without an API server.
     pub(in super::super) fn context() -> Context {
-        let (service, _) = tower_test::mock::pair::<http::Request<kube::client::Body>, http::Response<kube::client::Body>>();
+        let (service, _) =
+            tower_test::mock::pair::<http::Request<kube::client::Body>, http::Response<kube::client::Body>>();
         let client = Client::new(service, "default");
         let second = Duration::from_secs(1);
         let settings = Settings {

@@ -2,15 +2,20 @@
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
+use context_manager_operator::controller::ABANDON_COPIES;
 use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::eventually,
     operator::{PATIENCE, condition, provision, wait_for},
     policy::Policy,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::DeleteParams;
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Secret},
+    events::v1::Event,
+};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::{ROTATION, Stage, file, merge};
 
@@ -93,4 +98,98 @@ async fn a_namespace_that_refuses_its_copies_holds_up_neither_the_owner_nor_the_
     stage.gone().await?;
     wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await?;
     wait_for(&stage.owner, "second", "GrantsReady", "True", Some("Copied")).await.map(drop)
+}
+
+/// Waits for the event of a deletion that waits.
+async fn event(stage: &Stage, words: &str) -> Result<()> {
+    eventually("the event", PATIENCE, || async {
+        let events = stage.owner.api::<Event>().list(&ListParams::default()).await?;
+        let mut told = events.iter().filter(|event| event.reason.as_deref() == Some("DeletionWaits"));
+        ensure!(told.any(|event| event.note.as_ref().is_some_and(|note| note.contains(words))), "none says {words:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn end_of_the_resource(stage: &Stage) -> Result<()> {
+    eventually("the end of the resource", PATIENCE, || async {
+        let left = stage.owner.api::<ContextManager>().get_opt("memory").await?;
+        ensure!(left.is_none(), "{:?}", left.map(|left| left.status));
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_a_namespace_refuses_says_so_until_a_person_gives_up() -> Result<()> {
+    let stage = Stage::set("kept").await?;
+    stage.provision(json!({})).await?;
+    let policy = Policy::refuse(&stage.guest, &["DELETE"], &["secrets"]).await?;
+    let resources = stage.owner.api::<ContextManager>();
+    resources.delete("memory", &DeleteParams::default()).await?;
+    let message = stage.says("Ready", "CopiesRemain").await?;
+    println!("{message}");
+    let command = format!("kubectl annotate contextmanager/memory -n {} {ABANDON_COPIES}=true", stage.owner.name);
+    for part in ["the deletion waits", stage.guest.name.as_str(), "422", command.as_str()] {
+        ensure!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+    event(&stage, &stage.guest.name).await?;
+    // The sign stays with what it is a sign of.
+    let (secrets, maps) = (stage.guest.api::<Secret>(), stage.guest.api::<ConfigMap>());
+    ensure!(secrets.get_opt(&stage.copy()).await?.is_some() && maps.get_opt(&stage.copy()).await?.is_some());
+    merge(&resources, "memory", json!({"metadata": {"annotations": {ABANDON_COPIES: "true"}}})).await?;
+    end_of_the_resource(&stage).await?;
+    ensure!(secrets.get_opt(&stage.copy()).await?.is_some(), "abandoned is not removed");
+
+    // Who comes after it with its name takes them over, and may remove them when nobody refuses it any more.
+    stage.provision(json!({})).await?;
+    stage.in_step().await?;
+    resources.delete("memory", &DeleteParams::default()).await?;
+    stage.says("Ready", "CopiesRemain").await?;
+    drop(policy);
+    stage.gone().await?;
+    end_of_the_resource(&stage).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_somebody_keeps_changing_go_all_the_same() -> Result<()> {
+    let stage = Stage::set("changed").await?;
+    stage.provision(json!({})).await?;
+    let mut changing = JoinSet::new();
+    for writer in 0..4 {
+        let (secrets, name) = (stage.guest.api::<Secret>(), stage.copy());
+        changing.spawn(async move {
+            let mut changes = 0;
+            loop {
+                let patch = json!({"metadata": {"annotations": {format!("writer-{writer}"): changes.to_string()}}});
+                match secrets.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                    Ok(_) => changes += 1,
+                    Err(kube::Error::Api(status)) if status.code == 404 => return changes,
+                    // They are in each other's way.
+                    Err(_) => {}
+                }
+            }
+        });
+    }
+    stage.owner.api::<ContextManager>().delete("memory", &DeleteParams::default()).await?;
+    stage.gone().await?;
+    end_of_the_resource(&stage).await?;
+    let changes: u64 = changing.join_all().await.into_iter().sum();
+    println!("{changes} changes meanwhile");
+    ensure!(changes > 0, "nobody changed anything");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_fails_says_so() -> Result<()> {
+    let stage = Stage::set("fails").await?;
+    stage.provision(json!({})).await?;
+    let policy = Policy::refuse(&stage.owner, &["UPDATE"], &["contextmanagers"]).await?;
+    stage.owner.api::<ContextManager>().delete("memory", &DeleteParams::default()).await?;
+    let message = stage.says("Ready", "ReconcileError").await?;
+    let words = "the deletion waits: failed to write the finalizers";
+    ensure!(message.contains(words) && message.contains("the controller's log says more"), "{message}");
+    event(&stage, words).await?;
+    drop(policy);
+    end_of_the_resource(&stage).await
 }

@@ -171,7 +171,7 @@ fn diagnosis(error: &Error) -> Diagnosis {
 fn failing(how: &str) -> Trouble {
     let message = format!(
         "what the operator writes there {how}: an admission webhook that is called for it may not answer; the \
-         controller's log says more. It is tried again"
+         controller's log says more"
     );
     Trouble::passing("NamespaceFails", message)
 }
@@ -179,7 +179,7 @@ fn failing(how: &str) -> Trouble {
 fn refused(code: u16) -> Trouble {
     let message = format!(
         "what the operator does there is refused ({code}): by an admission policy, a webhook or a quota, or because the \
-         operator lacks the right; the controller's log says more. It is tried again"
+         operator lacks the right; the controller's log says more"
     );
     Trouble::passing("NamespaceRefuses", message)
 }

@@ -15,6 +15,7 @@ use tracing::info;
 use super::{credentials, probe::Target, server, sharing::sharing};
 use crate::controller::{
     Object,
+    end::{self, Released, is_asked},
     error::Error,
     finalizers, fleet,
     plan::{Plan, QdrantPlan, StoragePlan},
@@ -31,16 +32,6 @@ pub const ABANDON: &str = "contextmanager.dev/abandon-data";
 /// Longest time of a deletion.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// What a deletion waits for, if it has to.
-pub(in crate::controller) enum Released {
-    /// Nothing: the resource may go.
-    Yes,
-    /// Others are served first.
-    Busy,
-    /// This.
-    Waits(Trouble),
-}
-
 /// Whether a resource is kept by the finalizer.
 pub(in crate::controller) fn is_held(metadata: &ObjectMeta) -> bool {
     finalizers::has(metadata, FINALIZER)
@@ -55,7 +46,7 @@ pub(in crate::controller) fn holds(plan: &Plan) -> finalizers::Wanted {
 /// Deletes what the finalizer was for, as far as it is this resource's, and takes the finalizer away.
 pub(in crate::controller) async fn release(context: &Context, object: &Object) -> Result<Released, Error> {
     let metadata = object.meta();
-    if metadata.annotations.as_ref().is_some_and(|all| all.get(ABANDON).is_some_and(|value| value == "true")) {
+    if is_asked(metadata, ABANDON) {
         info!(
             namespace = metadata.namespace,
             name = metadata.name,
@@ -180,34 +171,9 @@ async fn delete_from(
 }
 
 fn waits(reason: &'static str, message: &str, metadata: &ObjectMeta) -> Trouble {
-    let (name, namespace) = (metadata.name.as_deref(), metadata.namespace.as_deref());
-    let give_up = format!(
-        "kubectl annotate contextmanager/{} -n {} {ABANDON}=true",
-        name.unwrap_or_default(),
-        namespace.unwrap_or_default()
-    );
-    let message =
-        format!("the deletion waits: {message}. It is tried again; to leave the contexts where they are: {give_up}");
-    Trouble::passing(reason, message)
+    end::waits(reason, message, metadata, ("the contexts", ABANDON))
 }
 
 async fn let_go(context: &Context, metadata: &ObjectMeta) -> Result<Released, Error> {
     finalizers::set(context, metadata, &[(FINALIZER, false)]).await.map(|()| Released::Yes)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::controller::plan::tests::resource;
-
-    #[test]
-    fn a_deletion_that_waits_says_how_to_give_up() {
-        let metadata = resource(&json!({})).metadata;
-        let trouble = waits("StoreUnreachable", "the server is away", &metadata);
-        assert!(trouble.message.contains("the server is away"), "{}", trouble.message);
-        let command = "kubectl annotate contextmanager/memory -n team contextmanager.dev/abandon-data=true";
-        assert!(trouble.message.ends_with(command), "{}", trouble.message);
-    }
 }
