@@ -27,7 +27,7 @@ use kube::{Resource as _, ResourceExt as _};
 use super::config::sidecar_config;
 use crate::{pki::client::Identity, upgrade::Request};
 pub use managed::{ManagedPlan, RestorePlan, SnapshotPlace, SnapshotPlan, Source};
-pub use store::{CaSource, QdrantPlan, RunBy};
+pub use store::{CaSource, Overlap, QdrantPlan, RunBy};
 
 /// How long a certificate lives unless the resource says otherwise.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(90 * 24);

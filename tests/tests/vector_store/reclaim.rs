@@ -125,6 +125,45 @@ async fn contexts_stay_while_a_resource_that_cannot_be_read_may_use_them() -> Re
     Ok(())
 }
 
+/// A server has more names than one.
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_stay_while_a_resource_may_use_them_by_another_name_of_the_server() -> Result<()> {
+    let (operator, server) = (Operator::shared().await?, Qdrant::start(with_key).await?);
+    let (one, other) = (namespace(&operator, "names-a").await?, namespace(&operator, "names-b").await?);
+    let spec = deleting(&server, json!({"collection": "named"}));
+    let mut renamed = spec.clone();
+    renamed["vectorStore"]["qdrant"]["url"] = json!(format!("http://localhost:{}", server.port()));
+    provision(&one, "memory", spec.clone()).await?;
+    provision(&one, "second", renamed.clone()).await?;
+    provision(&other, "memory", renamed).await?;
+    let named = server.named("named")?;
+    store(&named, &one.name, "agent", None).await?;
+    delete(&one, "memory").await?;
+    let message = waits(&one, "OthersPossible").await?;
+    println!("{message}");
+    for part in [&format!("second of namespace {}", one.name), "http://localhost:", "the same url", ABANDON] {
+        ensure!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+    ensure!(!message.contains(&other.name), "what another namespace stores is not in question: {message}");
+    ensure!(event(&one, "DeletionWaits").await?.contains("second"));
+    tokio::time::sleep(2 * RESYNC).await;
+    ensure!(count(&named).await? == 1, "contexts that may be in use are gone");
+    // None of two that go together waits for the other. The collection stays for the other namespace, which has nothing in it yet.
+    delete(&one, "second").await?;
+    for name in ["memory", "second"] {
+        gone(&one, name).await?;
+    }
+    ensure!(named.inspect().await? == Found::Fitting && count(&named).await? == 0, "the contexts are there");
+
+    // The same when nobody in question shares its namespace.
+    provision(&one, "alone", spec).await?;
+    store(&named, &one.name, "agent", None).await?;
+    delete(&one, "alone").await?;
+    gone(&one, "alone").await?;
+    ensure!(named.inspect().await? == Found::Fitting && count(&named).await? == 0, "it was dropped, or left");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_of_what_cannot_be_read_waits_and_says_so_once() -> Result<()> {
     let (operator, server) = (Operator::shared().await?, Qdrant::start(with_key).await?);

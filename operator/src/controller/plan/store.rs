@@ -42,6 +42,17 @@ pub struct QdrantPlan {
     pub run_by: RunBy,
 }
 
+/// Whether two collections are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// They are.
+    Yes,
+    /// They have the same name, and their servers have different ones; a server may have several.
+    Perhaps,
+    /// They are not.
+    No,
+}
+
 /// Who runs a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunBy {
@@ -107,10 +118,16 @@ impl QdrantPlan {
         })
     }
 
-    /// Whether this and another one are the same collection of the same server, as far as their endpoints tell.
+    /// Whether this and another one are the same collection, as far as their endpoints tell.
     #[must_use]
-    pub fn shares_with(&self, other: &Self) -> bool {
-        self.store.collection == other.store.collection && server(&self.store.url) == server(&other.store.url)
+    pub fn overlap(&self, other: &Self) -> Overlap {
+        if self.store.collection != other.store.collection {
+            Overlap::No
+        } else if server(&self.store.url) == server(&other.store.url) {
+            Overlap::Yes
+        } else {
+            Overlap::Perhaps
+        }
     }
 }
 
@@ -165,11 +182,13 @@ mod tests {
         for url in
             ["http://qdrant.stores:6334", "https://qdrant.stores.svc.cluster.local:6334/", "https://Qdrant.stores."]
         {
-            assert!(one.shares_with(&at(url, "a")), "{url}");
+            assert_eq!(one.overlap(&at(url, "a")), Overlap::Yes, "{url}");
         }
-        assert!(!one.shares_with(&at("https://qdrant.stores.svc", "b")));
-        assert!(!one.shares_with(&at("https://qdrant.stores.svc:7334", "a")));
-        assert!(!one.shares_with(&at("https://qdrant.tests.svc", "a")));
-        assert!(at("http://[::1]", "a").shares_with(&at("http://[::1]:6334", "a")));
+        // An address, a name in another zone, the port of a node: nothing says that it is another server.
+        for url in ["https://10.96.0.7:6334", "https://qdrant.example.com", "https://qdrant.stores.svc:30334"] {
+            assert_eq!(one.overlap(&at(url, "a")), Overlap::Perhaps, "{url}");
+            assert_eq!(one.overlap(&at(url, "b")), Overlap::No, "{url}");
+        }
+        assert_eq!(at("http://[::1]", "a").overlap(&at("http://[::1]:6334", "a")), Overlap::Yes);
     }
 }

@@ -112,7 +112,7 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
     let sharing = sharing(context, plan, wanted).await?;
     let others = &sharing.others;
     // Where not all resources can be seen, somebody else may use the collection.
-    let alone = others.is_empty() && context.scope == Scope::Cluster;
+    let alone = others.is_empty() && sharing.namesakes.is_empty() && context.scope == Scope::Cluster;
     if let Some(name) = others.iter().find(|other| other.serves(&plan.namespace)).map(|other| &other.name) {
         let note = format!(
             "Kept the contexts in collection {}: ContextManager {name} of this namespace uses them",
@@ -120,7 +120,7 @@ async fn delete(context: &Context, plan: &Plan, wanted: &QdrantPlan) -> Result<R
         );
         return Ok(Ok(Done { reason: "DataKept", note }));
     }
-    if let Some(obstacle) = sharing.obstacle(&wanted.store.collection) {
+    if let Some(obstacle) = sharing.obstacle(&plan.namespace, &wanted.store.collection) {
         return Ok(Err(obstacle));
     }
     let Ok(tenant) = TenantId::new(plan.namespace.as_str()) else {

@@ -2,6 +2,9 @@
 //!
 //! Resources are read as JSON, because one that the operator cannot decode may use the collection too: its pods run, whatever became of
 //! its spec. What it says of its store is then taken by the letter, and where that is not clear it counts as a user.
+//!
+//! A server has more names than one, and nothing here can tell whether two are of one server. So a resource with a collection of the same
+//! name elsewhere may be a user as well.
 
 use context_manager_crds::{ContextManager, context_manager::qdrant::Qdrant};
 use kube::{
@@ -12,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::controller::{
     error::{Error, call},
-    plan::{Plan, QdrantPlan},
+    plan::{Overlap, Plan, QdrantPlan},
     reconcile::Context,
     status::{Trouble, listed},
 };
@@ -22,6 +25,8 @@ use crate::controller::{
 pub(super) struct Sharing {
     /// Those that are known to.
     pub(super) others: Vec<Other>,
+    /// Those that may: the collection has the same name, and the server another one.
+    pub(super) namesakes: Vec<Other>,
     /// Those that may: nobody can read them.
     unreadable: Vec<Unreadable>,
 }
@@ -32,6 +37,8 @@ pub(super) struct Other {
     namespace: String,
     allowed: Vec<String>,
     pub(super) name: String,
+    /// Where its server is, if that is known.
+    url: String,
 }
 
 /// A resource that cannot be decoded.
@@ -62,24 +69,47 @@ impl Sharing {
             }
             Err(_) => return,
         };
-        // What one that breaks a rule connects to is not known, so its word is taken.
-        let uses = Plan::of(&other)
-            .map_or(says_so, |plan| plan.storage.server().is_some_and(|theirs| theirs.shares_with(wanted)));
-        if uses {
-            self.others.push(Other { namespace, allowed: other.spec.allowed_namespaces().to_vec(), name });
+        let plan = Plan::of(&other);
+        let server = plan.as_ref().ok().and_then(|plan| plan.storage.server());
+        let overlap = match (&plan, server) {
+            (Ok(_), Some(theirs)) => theirs.overlap(wanted),
+            // What one that breaks a rule connects to is not known, so its word is taken.
+            (Err(_), _) if says_so => Overlap::Yes,
+            (Ok(_), None) | (Err(_), _) => Overlap::No,
+        };
+        let url = server.map(|server| server.store.url.clone()).unwrap_or_default();
+        let found = Other { namespace, allowed: other.spec.allowed_namespaces().to_vec(), name, url };
+        match overlap {
+            Overlap::Yes => self.others.push(found),
+            Overlap::Perhaps => self.namesakes.push(found),
+            Overlap::No => {}
         }
     }
 
-    /// Why nothing may be deleted yet.
-    pub(super) fn obstacle(&self, collection: &str) -> Option<Trouble> {
-        let first = self.unreadable.first()?;
-        let named = self.unreadable.iter().map(|other| format!("{} of namespace {}", other.name, other.namespace));
+    /// Why contexts of a namespace may not be deleted yet.
+    pub(super) fn obstacle(&self, namespace: &str, collection: &str) -> Option<Trouble> {
+        if let Some(first) = self.unreadable.first() {
+            let named = self.unreadable.iter().map(|other| format!("{} of namespace {}", other.name, other.namespace));
+            let message = format!(
+                "ContextManager {} cannot be read ({}) and may use the collection {collection}; correct its spec, or delete it",
+                listed(&named.collect::<Vec<_>>()),
+                first.why
+            );
+            return Some(Trouble::passing("OthersUnreadable", message));
+        }
+        let serving = self.namesakes.iter().filter(|other| other.serves(namespace));
+        let named: Vec<_> =
+            serving.map(|other| format!("{} of namespace {} ({})", other.name, other.namespace, other.url)).collect();
+        if named.is_empty() {
+            return None;
+        }
         let message = format!(
-            "ContextManager {} cannot be read ({}) and may use the collection {collection}; correct its spec, or delete it",
-            listed(&named.collect::<Vec<_>>()),
-            first.why
+            "ContextManager {} uses a collection {collection} too, by a url that may be another name of the same server; give \
+             both the same url if it is, so that the contexts go with the last of them, or delete that one first. If it is \
+             another server, leave the contexts and delete them there yourself",
+            listed(&named)
         );
-        Some(Trouble::passing("OthersUnreadable", message))
+        Some(Trouble::passing("OthersPossible", message))
     }
 }
 
@@ -141,12 +171,12 @@ mod tests {
     fn a_resource_uses_the_collection_that_it_names_and_not_another_of_the_name() {
         let mine = plan_of(&server("https://qdrant.stores.svc"));
         let uses = |spec: &Value, wanted: &QdrantPlan| {
-            let Sharing { others, unreadable } = found(spec, wanted);
-            assert!(unreadable.is_empty(), "{unreadable:?}");
+            let Sharing { others, namesakes, unreadable } = found(spec, wanted);
+            assert!(unreadable.is_empty() && namesakes.is_empty(), "{unreadable:?} {namesakes:?}");
             others.len() == 1
         };
         assert!(uses(&server("https://qdrant.stores:6334"), &mine));
-        assert!(!uses(&server("https://elsewhere"), &mine));
+        assert!(!uses(&json!({"vectorStore": {"qdrant": {"url": "https://elsewhere"}}}), &mine));
         assert!(!uses(&json!({}), &mine));
         let theirs = json!({"url": "https://memory-context-qdrant.team.svc", "collection": "ctx_team_memory"});
         let theirs = plan_of(&json!({"vectorStore": {"qdrant": theirs}}));
@@ -160,13 +190,27 @@ mod tests {
     }
 
     #[test]
+    fn a_namesake_on_a_server_of_another_name_is_in_the_way_of_whom_it_serves() {
+        let mine = plan_of(&server("https://qdrant.stores.svc"));
+        let found = found(&server("https://10.96.0.7"), &mine);
+        assert!(found.others.is_empty() && found.namesakes.len() == 1, "{found:?}");
+        let trouble = found.obstacle("team", "shared").unwrap();
+        assert_eq!(trouble.reason, "OthersPossible");
+        for part in ["memory of namespace team (https://10.96.0.7", "a collection shared too", "give both the same url"]
+        {
+            assert!(trouble.message.contains(part), "{}", trouble.message);
+        }
+        assert_eq!(found.obstacle("elsewhere", "shared"), None, "contexts of another namespace are not its own");
+    }
+
+    #[test]
     fn one_that_cannot_be_read_is_in_the_way_if_it_names_the_collection_or_leaves_it_open() {
         let mine = plan_of(&server("https://qdrant.stores.svc"));
         let obstacle = |mut spec: Value| {
             spec["gc"] = json!("often");
             let found = found(&spec, &mine);
             assert!(found.others.is_empty());
-            found.obstacle("shared")
+            found.obstacle("team", "shared")
         };
         for spec in [
             server("https://elsewhere"),
