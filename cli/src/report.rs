@@ -8,6 +8,7 @@
 
 mod archive;
 mod collect;
+mod events;
 mod redact;
 mod urls;
 

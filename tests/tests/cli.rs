@@ -13,6 +13,7 @@ use context_manager_tests::{
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Pod, Secret},
+    events::v1::Event,
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
@@ -591,6 +592,12 @@ async fn a_report_has_what_support_needs_and_not_a_byte_of_a_secret() -> Result<
     agent["spec"]["containers"][0]["args"] = json!(["--prompt", "the agent's own words"]);
     agent["metadata"]["annotations"]["note"] = json!(PASSWORD);
     namespace.make::<Pod>(&agent).await?;
+    let theirs = json!({
+        "metadata": {"name": "theirs"}, "eventTime": jiff::Timestamp::now().to_string(), "type": "Normal", "action": "Sold",
+        "reason": "Sold", "note": PASSWORD, "reportingController": "shop", "reportingInstance": "shop-1",
+        "regarding": {"kind": "ConfigMap", "name": "shop", "namespace": namespace.name},
+    });
+    namespace.make::<Event>(&theirs).await?;
 
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("report.tar.gz");
@@ -604,7 +611,8 @@ async fn a_report_has_what_support_needs_and_not_a_byte_of_a_secret() -> Result<
     ensure!(inside("contextmanagers/memory.yaml")?.contains("type: Ready"));
     ensure!(inside("configmaps/memory-context-config.yaml")?.contains("config.toml"));
     ensure!(inside("pods/agent/pod.yaml")?.contains("name: context-manager"));
-    inside("events.yaml")?;
+    let events = inside("events.yaml")?;
+    ensure!(events.contains("KeysGenerated") && !events.contains("Sold"), "{events}");
     let secrets = inside("secrets.yaml")?;
     for name in ["memory-context-keys", "memory-context-tls", "provider", "keys.json", "tls.key"] {
         ensure!(secrets.contains(name), "no {name} in {secrets}");

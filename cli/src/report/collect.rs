@@ -14,10 +14,11 @@ use kube::{
     api::{ListParams, LogParams},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Files,
+    events::{self, Ours},
     redact::{self, Scrubber},
 };
 use crate::{
@@ -90,7 +91,8 @@ impl<'a> Collector<'a> {
             self.put(&format!("operator/{name}/pod.yaml"), &redact::resource(json!(pod)));
             self.pod(&home, &pod, "operator", None, OPERATOR_ADMIN).await;
         }
-        self.events(&home, "operator").await;
+        let deployed = deployments.iter().flatten().map(kube::ResourceExt::name_any);
+        self.events(&home, "operator", &Ours { names: deployed.collect(), ..Ours::default() }).await;
         self.secrets(&home, "operator", &operator::authorities(&deployments.unwrap_or_default())).await;
         Ok(())
     }
@@ -99,9 +101,10 @@ impl<'a> Collector<'a> {
     pub(super) async fn namespace(&mut self, namespace: &str) {
         let folder = format!("namespaces/{namespace}");
         let resources = self.cluster.resources(Some(namespace)).await;
-        let mut secrets = BTreeSet::new();
+        let (mut secrets, mut ours) = (BTreeSet::new(), Ours::default());
         for resource in self.read(resources).unwrap_or_default() {
             let name = resource.name_any();
+            ours.resource(&name);
             self.put(&format!("{folder}/contextmanagers/{name}.yaml"), &redact::resource(json!(resource)));
             let config = names::config_map(&name);
             let api = self.cluster.of::<ConfigMap>(namespace);
@@ -123,8 +126,9 @@ impl<'a> Collector<'a> {
             self.put(&format!("{folder}/pods/{name}/pod.yaml"), &redact::agent(json!(pod)));
             self.pod(namespace, &pod, &format!("{folder}/pods"), Some(names::CONTAINER), names::DEFAULT_ADMIN_PORT)
                 .await;
+            ours.agents.insert(name);
         }
-        self.events(namespace, &folder).await;
+        self.events(namespace, &folder, &ours).await;
     }
 
     /// Log, health and metrics of a running pod; of an agent's pod those of the sidecar alone.
@@ -172,23 +176,12 @@ impl<'a> Collector<'a> {
     }
 
     /// Events about what is ours, and of whom they are.
-    async fn events(&mut self, namespace: &str, folder: &str) {
+    async fn events(&mut self, namespace: &str, folder: &str, ours: &Ours) {
         let api = self.cluster.of::<Event>(namespace);
         let action = format!("list the events of namespace {namespace:?}");
         let found = call(&action, "list events.events.k8s.io", api.list(&ListParams::default())).await;
         let Some(found) = self.read(found) else { return };
-        let lines: Vec<Value> = found
-            .items
-            .iter()
-            .map(|event| {
-                let about = event.regarding.as_ref().map(|object| {
-                    format!("{}/{}", object.kind.as_deref().unwrap_or_default(), object.name.as_deref().unwrap_or_default())
-                });
-                let by = event.reporting_controller.as_deref().filter(|by| !by.is_empty());
-                json!({"time": event.event_time, "created": event.metadata.creation_timestamp, "about": about, "type": event.type_,
-                    "reason": event.reason, "note": event.note, "by": by})
-            })
-            .collect();
+        let lines: Vec<_> = found.iter().filter(|event| ours.tell(event)).map(events::line).collect();
         self.put(&format!("{folder}/events.yaml"), &lines);
     }
 
