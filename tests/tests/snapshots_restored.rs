@@ -2,8 +2,8 @@
 //! of them and each once, into a cluster with another number of nodes.
 //!
 //! It needs the image that `cargo xtask images --load` and `cargo xtask test` make of the program that
-//! `CONTEXT_MANAGER_TEST_QDRANT_PROGRAM` names. Without it nothing is run here, which is said; what the operator asks of nodes is then proved
-//! by the suite `snapshots` alone. For a bucket it needs the program of an S3 server, too ([`bucket`]).
+//! `CONTEXT_MANAGER_TEST_QDRANT_PROGRAM` names. Without it these fail, and `cargo xtask test` leaves them out; what the operator asks of nodes
+//! is then proved by the suite `snapshots` alone. For a bucket it needs the program of an S3 server, too ([`bucket`]).
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -203,9 +203,7 @@ fn spec(volumes: &Volumes, place: &Place, replicas: u8, more: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_volume_of_snapshots() -> Result<()> {
-    if is_without_nodes() {
-        return Ok(());
-    }
+    real::required()?;
     let operator = Operator::shared().await?;
     let namespace = operator.namespace(&cluster::client().await?, "restored-volume", &RESTRICTED).await?;
     let modes = ["ReadWriteOnce", "ReadWriteOnce", "ReadWriteOnce", "ReadWriteMany"];
@@ -217,7 +215,7 @@ async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_volume_of_sn
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_bucket() -> Result<()> {
-    let Some(bucket) = real_nodes_and_a_bucket().await? else { return Ok(()) };
+    let bucket = real_nodes_and_a_bucket().await?;
     let operator = Operator::shared().await?;
     let namespace = operator.namespace(&cluster::client().await?, "restored-bucket", &RESTRICTED).await?;
     let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"; 3]).await?;
@@ -227,7 +225,7 @@ async fn what_was_lost_with_all_nodes_and_volumes_comes_back_from_a_bucket() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_is_trusted_by_the_ca_of_the_resource_alone() -> Result<()> {
-    let Some(bucket) = real_nodes_and_a_bucket().await? else { return Ok(()) };
+    let bucket = real_nodes_and_a_bucket().await?;
     let operator = Operator::shared().await?;
     let namespace = operator.namespace(&cluster::client().await?, "trusted-bucket", &RESTRICTED).await?;
     let volumes = Volumes::make(&namespace.name, &["ReadWriteOnce"]).await?;
@@ -276,24 +274,10 @@ async fn in_bucket(namespace: &Namespace, bucket: &Bucket, (field, name, key): (
     Ok(Place { storage, files })
 }
 
-fn is_without_nodes() -> bool {
-    let without = std::env::var_os(real::PROGRAM).is_none();
-    if without {
-        println!("{} is not set: no node was started, and nothing of files is proved here", real::PROGRAM);
-    }
-    without
-}
-
-/// A bucket, if there are programs of nodes and of an S3 server.
-async fn real_nodes_and_a_bucket() -> Result<Option<Bucket>> {
-    if is_without_nodes() {
-        return Ok(None);
-    }
-    let bucket = Bucket::start().await?;
-    if bucket.is_none() {
-        println!("{} is not set: no S3 server was started, and nothing of buckets is proved here", bucket::PROGRAM);
-    }
-    Ok(bucket)
+/// A bucket for real nodes.
+async fn real_nodes_and_a_bucket() -> Result<Bucket> {
+    real::required()?;
+    Bucket::start().await
 }
 
 async fn lost_and_restored(namespace: &Namespace, volumes: &Volumes, place: &Place) -> Result<()> {
@@ -363,9 +347,7 @@ async fn is_its_own(store: Store<'_>, nodes: u8, other: Store<'_>, place: &Place
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_restored_beside_the_resource_that_took_it() -> Result<()> {
-    if is_without_nodes() {
-        return Ok(());
-    }
+    real::required()?;
     let operator = Operator::shared().await?;
     let namespace = operator.namespace(&cluster::client().await?, "restored-beside", &RESTRICTED).await?;
     let volumes =
@@ -394,7 +376,7 @@ async fn a_snapshot_is_restored_beside_the_resource_that_took_it() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contexts_of_a_namespace_become_those_of_the_one_that_they_are_restored_into() -> Result<()> {
-    let Some(bucket) = real_nodes_and_a_bucket().await? else { return Ok(()) };
+    let bucket = real_nodes_and_a_bucket().await?;
     let operator = Operator::shared().await?;
     let client = cluster::client().await?;
     let old = operator.namespace(&client, "restored-old", &RESTRICTED).await?;

@@ -122,10 +122,7 @@ async fn a_network_that_is_slow() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_a_cluster_that_goes() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let Some(mut nodes) = Nodes::start(folder.path(), 3).await? else {
-        println!("no real Qdrant is named: no cluster was started, and nothing of its nodes is proved here");
-        return Ok(());
-    };
+    let mut nodes = Nodes::start(folder.path(), 3).await?;
     let proxy = Proxy::balanced(nodes.addresses()).await?;
     let spread = "[store.qdrant]\nshards = 3\nreplication_factor = 2\nwrite_consistency = 1\n";
     let config = config(proxy.address()).replace("[store.qdrant]\n", spread);

@@ -17,6 +17,7 @@ mod generate;
 mod images;
 mod paths;
 mod progress;
+mod real;
 mod schemathesis;
 mod test;
 mod tool;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
 use crate::paths::Home;
-use crate::{cert_manager, demo, generate, images, schemathesis};
+use crate::{cert_manager, demo, generate, images, real, schemathesis};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub struct Count {
     pub passed: u64,
     /// Tests that failed.
     pub failed: u64,
-    /// Tests that are marked as ignored.
+    /// Tests that are marked as ignored, or left out because something that they need is not there.
     pub ignored: u64,
     /// Test programs that began and never came to their closing line: they crashed, or were killed.
     pub unfinished: u64,
@@ -65,7 +65,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         (schemathesis::VARIABLE, schemathesis::TEST, schemathesis::program(&home)),
         (cert_manager::VARIABLE, cert_manager::TEST, cert_manager::folder()),
     ];
-    let mut left_out = Vec::new();
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let mut left_out = real::left_out(is_set);
     for (variable, test, found) in optional {
         match found {
             Ok(found) => drop(cargo.env(variable, found)),
@@ -76,15 +77,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         cargo.arg("--").args(left_out.iter().flat_map(|(test, _)| ["--skip", test]));
     }
     let (mut count, success) = stream(&mut cargo, &mut std::io::stdout())?;
-    let complaint = count.complaint(success, args.filter.as_deref());
-    if let Some(complaint) = &complaint {
-        eprintln!("error: {complaint}");
-    }
+    // Those that were not asked for are not missing.
+    left_out.retain(|(test, _)| args.filter.as_deref().is_none_or(|filter| test.contains(filter)));
     for (test, reason) in left_out {
         count.ignored += 1;
         println!("skipped {test}: {reason:#}");
     }
-    println!("{}", qdrant_used(|name| std::env::var_os(name).is_some()));
+    let complaint = count.complaint(success, args.filter.as_deref());
+    if let Some(complaint) = &complaint {
+        eprintln!("error: {complaint}");
+    }
+    println!("{}", qdrant_used(is_set));
     println!("{} passed, {} failed, {} skipped", count.passed, count.failed + count.unfinished, count.ignored);
     Ok(if complaint.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -95,9 +98,8 @@ fn qdrant_used(is_set: impl Fn(&str) -> bool) -> String {
         if is_set(name) { format!("the real server of {name}") } else { format!("tests/qdrant, as {name} is not set") }
     };
     let contract = server("CONTEXT_MANAGER_TEST_QDRANT_URL");
-    let program = "CONTEXT_MANAGER_TEST_QDRANT_PROGRAM";
-    let nodes = if is_set(program) { "started" } else { "not started" };
-    format!("Qdrant: contract on {contract}; outages on {}; nodes of a managed one: {nodes}", server(program))
+    let nodes = if is_set(real::QDRANT) { "started" } else { "not started" };
+    format!("Qdrant: contract on {contract}; outages on {}; nodes of a managed one: {nodes}", server(real::QDRANT))
 }
 
 /// Runs a test command, shows what it prints as it comes, and adds up its closing lines.
@@ -142,7 +144,7 @@ impl Count {
 
     /// Why the run is no success, if it is none.
     fn complaint(&self, success: bool, filter: Option<&str>) -> Option<String> {
-        let Self { passed, failed, ignored: _, unfinished } = *self;
+        let Self { passed, failed, ignored, unfinished } = *self;
         match (unfinished, failed, filter) {
             (1.., _, _) => {
                 Some(format!("{unfinished} test programs ended before their tests did; each counts as a failure"))
@@ -150,6 +152,9 @@ impl Count {
             (0, 1.., _) => Some(format!("{failed} tests failed")),
             (0, 0, _) if !success => {
                 Some("cargo failed, so tests are missing in this count; its message stands above".to_owned())
+            }
+            (0, 0, Some(filter)) if passed == 0 && ignored > 0 => {
+                Some(format!("every test with {filter:?} in its name was left out"))
             }
             (0, 0, Some(filter)) if passed == 0 => Some(format!("no test has {filter:?} in its name")),
             (0, 0, None) if passed == 0 => Some("no test ran".to_owned()),
@@ -209,6 +214,12 @@ mod tests {
         assert_eq!(count(3, 1).complaint(true, None).as_deref(), Some("1 tests failed"));
         assert_eq!(count(0, 0).complaint(true, Some("x")).as_deref(), Some("no test has \"x\" in its name"));
         assert!(count(0, 0).complaint(true, None).is_some());
+        let skipped = Count { ignored: 1, ..Count::default() };
+        assert_eq!(
+            skipped.complaint(true, Some("x")).as_deref(),
+            Some("every test with \"x\" in its name was left out"),
+            "what was left out proves nothing"
+        );
         assert!(count(3, 0).complaint(false, None).is_some(), "a crate did not compile");
     }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use context_manager_protocol::names;
 use k8s_openapi::{
     ByteString,
@@ -15,6 +15,17 @@ use crate::cluster::{self, Namespace};
 
 /// Names the program of a real Qdrant, of which the nodes' image is made.
 pub const PROGRAM: &str = "CONTEXT_MANAGER_TEST_QDRANT_PROGRAM";
+
+/// Fails where no program is named: what is not tested must not look tested.
+///
+/// # Errors
+/// In that case.
+pub fn required() -> Result<()> {
+    if std::env::var_os(PROGRAM).is_none() {
+        bail!("{PROGRAM} names no program of a Qdrant server; `cargo xtask test` leaves this test out then");
+    }
+    Ok(())
+}
 
 /// Asks a node of a resource over TLS, with the API key.
 ///

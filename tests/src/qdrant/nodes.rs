@@ -1,7 +1,6 @@
 //! A cluster of real Qdrant servers, each a process on this machine, so that one of them can go while the others stay.
 
 use std::{
-    env,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     time::{Duration, Instant},
@@ -10,7 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use qdrant_client::qdrant::{LocalShardInfo, RemoteShardInfo, ReplicaState};
 
-use super::{PROGRAM, Peer, Qdrant};
+use super::{Peer, Qdrant};
+use crate::nodes::real;
 
 /// Between two looks at the replicas.
 const LOOK: Duration = Duration::from_millis(200);
@@ -19,14 +19,12 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Nodes(Vec<Qdrant>);
 
 impl Nodes {
-    /// Starts so many nodes with their data in `folder`; none when no real server is named.
+    /// Starts so many nodes with their data in `folder`.
     ///
     /// # Errors
-    /// When one does not listen.
-    pub async fn start(folder: &Path, count: usize) -> Result<Option<Self>> {
-        if env::var_os(PROGRAM).is_none() {
-            return Ok(None);
-        }
+    /// When no real server is named, or one does not listen.
+    pub async fn start(folder: &Path, count: usize) -> Result<Self> {
+        real::required()?;
         let free = || anyhow::Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
         let first = free()?;
         let mut nodes = Vec::with_capacity(count);
@@ -41,7 +39,7 @@ impl Nodes {
             node.restart().await?;
             nodes.push(node);
         }
-        Ok(Some(Self(nodes)))
+        Ok(Self(nodes))
     }
 
     /// Where they listen.
