@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{self, Namespace, clean_up, eventually},
+    objects::rendered_in,
     webhook::dead_address,
 };
 
@@ -24,6 +25,8 @@ use crate::{
 const KNOWN: Duration = Duration::from_secs(30);
 /// The object by which it is seen whether a policy is in force: always refused.
 const PROBE: &str = "policy-probe";
+/// What the examples call a policy and its binding.
+const EXAMPLE: &str = "context-manager-example";
 
 /// A policy; it ends when dropped.
 pub struct Policy {
@@ -62,6 +65,25 @@ impl Policy {
         create::<ValidatingAdmissionPolicy>(&client, policy).await?;
         create::<ValidatingAdmissionPolicyBinding>(&client, binding).await?;
         in_force(namespace, 422).await?;
+        Ok(made)
+    }
+
+    /// A policy and its binding, as a file of the repository has them. It comes into force a little later.
+    ///
+    /// # Errors
+    /// When the API server refuses one of them.
+    pub async fn of_file(file: &str) -> Result<Self> {
+        let client = cluster::client().await?;
+        let mut policy = rendered_in(file, "ValidatingAdmissionPolicy", EXAMPLE, None)?;
+        let mut binding = rendered_in(file, "ValidatingAdmissionPolicyBinding", EXAMPLE, None)?;
+        let name = format!("suite-{EXAMPLE}-{:06x}", rand::random::<u32>() & 0xff_ffff);
+        for object in [&mut policy, &mut binding] {
+            object["metadata"]["name"] = json!(name);
+        }
+        binding["spec"]["policyName"] = json!(name);
+        let made = Self { name };
+        create::<ValidatingAdmissionPolicy>(&client, policy).await?;
+        create::<ValidatingAdmissionPolicyBinding>(&client, binding).await?;
         Ok(made)
     }
 

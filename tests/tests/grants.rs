@@ -12,7 +12,7 @@ use context_manager_protocol::{config::SidecarConfig, keyring::KeyRing, names};
 use context_manager_tests::{
     cluster::{self, Namespace, eventually, refusal},
     objects::{annotated, asking},
-    operator::{Operator, PATIENCE, RESYNC, condition, provision, wait_for},
+    operator::{HOME, Operator, PATIENCE, RESYNC, condition, provision, wait_for},
     plugin,
     pods::sidecar_image,
     rotation::FakePod,
@@ -362,6 +362,26 @@ async fn what_somebody_else_made_is_left_alone_and_named() -> Result<()> {
     secrets.delete(&stage.copy(), &DeleteParams::default()).await?;
     wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await?;
     stage.in_step().await
+}
+
+/// Their pods are never injected, whatever they ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_copied_to_namespaces_of_the_cluster_or_of_the_operator() -> Result<()> {
+    let stage = Stage::set("closed").await?;
+    let closed = ["kube-system", "kube-public", "kube-node-lease", HOME];
+    let mut allowed = closed.to_vec();
+    allowed.push(&stage.guest.name);
+    provision(&stage.owner, "memory", json!({"allowedNamespaces": allowed})).await?;
+    let message = stage.says("GrantsReady", "NamespaceClosed").await?;
+    for namespace in closed {
+        ensure!(message.contains(&format!("namespace {namespace}: pods of it never get a sidecar")), "{message}");
+        let map = Api::<ConfigMap>::namespaced(stage.client.clone(), namespace).get_opt(&stage.copy()).await?;
+        let secret = Api::<Secret>::namespaced(stage.client.clone(), namespace).get_opt(&stage.copy()).await?;
+        ensure!(map.is_none() && secret.is_none(), "{namespace} has a copy");
+    }
+    stage.in_step().await?;
+    stage.spec(json!({"allowedNamespaces": [stage.guest.name]})).await?;
+    wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,8 @@ use fill::{Originals, fill};
 pub use refusals::Refusals;
 use refusals::{Failure, Refused, readable, sorted};
 
+/// Namespaces whose pods never get a sidecar, beside the operator's own: copies there would be of no use, and nobody's business.
+const CLOSED: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 /// Namespaces that are written to at once: one whose webhook does not answer takes its time.
 const AT_ONCE: usize = 16;
 
@@ -82,7 +84,9 @@ pub(super) async fn open(context: &Context, plan: &Plan, metadata: &ObjectMeta) 
     }
     let existing = find(context, &plan.namespace, &plan.name).await?;
     let has_sign = |namespace: &str| existing.iter().any(|copy| copy.namespace().as_deref() == Some(namespace));
-    context.refusals.keep_namespaces(&plan.owner.uid, |at| has_sign(at) || plan.grants.namespaces.iter().any(|it| it == at));
+    context
+        .refusals
+        .keep_namespaces(&plan.owner.uid, |at| has_sign(at) || plan.grants.namespaces.iter().any(|it| it == at));
     let wanted: Vec<_> = plan.grants.namespaces.iter().map(|at| (at.clone(), has_sign(at))).collect();
     let made = stream::iter(wanted).map(|(namespace, has_sign)| async move {
         let made = sorted(make_room(context, plan, &namespace, has_sign).await)?;
@@ -94,10 +98,14 @@ pub(super) async fn open(context: &Context, plan: &Plan, metadata: &ObjectMeta) 
             Err(refused) => grants.troubles.push((namespace, refused)),
         }
     }
-    let withdrawn: Vec<_> = existing.into_iter().filter(|copy| !allows(plan, copy)).collect();
+    let withdrawn: Vec<_> = existing.into_iter().filter(|copy| !allows(context, plan, copy)).collect();
     if plan.suspended {
         let waits = withdrawn.iter().filter_map(kube::ResourceExt::namespace);
-        grants.troubles.extend(waits.map(|namespace| (namespace, suspended("The copy is to be removed").into())));
+        grants
+            .troubles
+            .extend(waits.map(|namespace| {
+                (namespace, Refused { trouble: suspended("The copy is to be removed"), again: None })
+            }));
         return Ok(grants);
     }
     let (gone, left) = remove(context, plan.into(), &withdrawn).await?;
@@ -226,8 +234,12 @@ impl<'a> From<&'a Plan> for Owner<'a> {
     }
 }
 
-fn allows(plan: &Plan, copy: &impl kube::ResourceExt) -> bool {
-    copy.namespace().is_some_and(|at| plan.grants.namespaces.contains(&at))
+fn allows(context: &Context, plan: &Plan, copy: &impl kube::ResourceExt) -> bool {
+    copy.namespace().is_some_and(|at| plan.grants.namespaces.contains(&at) && !is_closed(context, &at))
+}
+
+fn is_closed(context: &Context, namespace: &str) -> bool {
+    CLOSED.contains(&namespace) || context.namespace == namespace
 }
 
 type Sign = PartialObjectMeta<ConfigMap>;
@@ -245,6 +257,10 @@ async fn find(context: &Context, namespace: &str, name: &str) -> Result<Vec<Sign
 
 /// Makes the sign in a namespace. Nothing there is overwritten that is not a copy of this resource.
 async fn make_room(context: &Context, plan: &Plan, namespace: &str, has_sign: bool) -> Result<(), Failure> {
+    if is_closed(context, namespace) {
+        let message = "pods of it never get a sidecar, so nothing is copied there; take it from spec.allowedNamespaces";
+        return Err(Trouble::stalled("NamespaceClosed", message).into());
+    }
     if !context.scope.contains(namespace) {
         let message = "this operator does not serve it; add it to watchNamespaces in the chart, or take it from spec.allowedNamespaces";
         return Err(Trouble::stalled("NamespaceNotServed", message).into());
