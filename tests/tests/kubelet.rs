@@ -34,6 +34,10 @@ use nix::{
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
+/// Requests of an agent during a rotation, with fewer than which it says little that none failed. It makes hundreds a second where nothing
+/// else is done.
+const LEAST_REQUESTS: u64 = 300;
+
 /// A namespace that enforces Pod Security `restricted`, with a resource that is ready.
 async fn namespace(operator: &Operator, what: &str, spec: Value) -> Result<(Client, Namespace)> {
     let client = cluster::client().await?;
@@ -308,6 +312,7 @@ async fn keys_are_rotated_under_load_without_a_failed_request_or_a_restart() -> 
     let rate = count.sent as f64 / count.seconds;
     println!("{} requests, {rate:.0} a second, {} failed, keys {:?}", count.sent, count.failed, count.keys);
     ensure!(count.failed == 0, "{count:?}");
+    ensure!(count.sent > LEAST_REQUESTS, "too few requests to prove anything: {count:?}");
     let pod = namespace.api::<Pod>().get("agent").await?;
     for name in ["agent", names::CONTAINER] {
         ensure!(container(&pod, name).context("a container")?.restart_count == 0, "{name} was restarted");
@@ -339,6 +344,7 @@ async fn an_agent_of_another_namespace_lives_on_copies_through_a_rotation() -> R
     let resources = owner.api::<ContextManager>();
     println!("{} requests, {} failed, keys {:?}", count.sent, count.failed, count.keys);
     ensure!(count.failed == 0 && pods::restarts(&guest, "load").await? == 0, "{count:?}");
+    ensure!(count.sent > LEAST_REQUESTS, "too few requests to prove anything: {count:?}");
     let pods = resources.get("memory").await?.status.and_then(|status| status.pods).context("pods")?;
     ensure!((pods.injected, pods.ready, pods.outdated) == (2, 2, 0), "{pods:?}");
     // Without the grant they live on, and no other one comes.
