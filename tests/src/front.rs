@@ -14,7 +14,7 @@ use axum::{
     http::{Method, Response, StatusCode, Uri, header},
     response::IntoResponse as _,
 };
-use kube::Client;
+use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -107,7 +107,14 @@ impl Front {
     /// # Errors
     /// When there is no cluster, or no port is free.
     pub async fn start() -> Result<Self> {
-        let mut config = cluster::config().await?;
+        Self::before(cluster::config().await?).await
+    }
+
+    /// The same in front of another one.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn before(mut config: Config) -> Result<Self> {
         config.default_retry = false;
         let client = Client::try_from(config)?;
         let shared = Arc::new(Shared { client, seen: Mutex::default(), script: Mutex::default() });
