@@ -10,7 +10,7 @@ use anyhow::{Context as _, Error, Result, bail, ensure};
 use http::{Method, Request, Uri};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{DeleteParams, PostParams},
     client::Body,
 };
@@ -233,7 +233,14 @@ impl User {
     /// # Errors
     /// When there is no cluster.
     pub async fn client(&self) -> Result<Client> {
-        let mut config = cluster::config().await?;
+        self.client_of(cluster::config().await?)
+    }
+
+    /// The same at the API server of a configuration.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used.
+    pub fn client_of(&self, mut config: Config) -> Result<Client> {
         config.auth_info.impersonate = Some(self.name.clone());
         config.auth_info.impersonate_groups = Some(vec!["system:authenticated".to_owned()]);
         config.default_retry = false;
