@@ -87,7 +87,7 @@ impl Policy {
         Ok(made)
     }
 
-    /// Has the API server ask a webhook that nobody serves about every Secret and `ConfigMap` of a namespace, so that writing one fails
+    /// Has the API server ask a webhook that nobody serves about every Secret, `ConfigMap` and pod of a namespace, so that writing one fails
     /// with status 500.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl Drop for Policy {
 fn rules() -> Value {
     let operations = json!(["CREATE", "UPDATE", "DELETE"]);
     json!([
-        {"apiGroups": [""], "apiVersions": ["v1"], "operations": operations, "resources": ["secrets", "configmaps"]},
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": operations, "resources": ["secrets", "configmaps", "pods"]},
         {"apiGroups": ["contextmanager.dev"], "apiVersions": ["*"], "operations": operations, "resources": ["contextmanagers"]},
     ])
 }
@@ -164,6 +164,9 @@ where
 {
     match Api::<K>::all(client.clone()).delete(name, &DeleteParams::default()).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        deleted => Ok(drop(deleted?)),
+        deleted => {
+            deleted?;
+            Ok(())
+        }
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum Held {
     Budget,
     /// The API server cannot say whether it may go; kube-apiserver answers so where a pod has several budgets.
     Unclear,
+    /// An admission policy or webhook of its namespace is against it.
+    Refused,
 }
 
 impl Held {
@@ -40,9 +42,18 @@ impl Held {
             Self::Unclear => format!(
                 "the API server failed to evict {pod}; if several PodDisruptionBudgets select it, let one alone do so"
             ),
+            Self::Refused => return refused(pod),
         };
         Trouble::passing("DisruptionBudget", why + "; it is tried again")
     }
+}
+
+/// What a policy that is against a change of a pod means to a person.
+pub(super) fn refused(pod: &str) -> Trouble {
+    let message = format!(
+        "an admission policy or webhook of its namespace is against a change of {pod}, or does not answer; it is tried again"
+    );
+    Trouble::passing("PodRefused", message)
 }
 
 /// Evicts the pod of this name if it is still the one with this uid. `action` says what for.
@@ -64,6 +75,7 @@ fn outcome(answer: Result<(), Error>) -> Result<Evicted, Error> {
     let Err(error) = answer else { return Ok(Evicted::Yes) };
     match error.status().map(|status| status.code) {
         Some(404 | 409) => Ok(Evicted::Gone),
+        Some(400 | 422) => Ok(Evicted::Held(Held::Refused)),
         Some(429) => Ok(Evicted::Held(Held::Budget)),
         Some(500) => Ok(Evicted::Held(Held::Unclear)),
         Some(_) | None => Err(error),
@@ -83,6 +95,9 @@ mod tests {
         assert_eq!(outcome(Ok(())).ok(), Some(Evicted::Yes));
         for code in [404, 409] {
             assert_eq!(answered(code).ok(), Some(Evicted::Gone), "{code}");
+        }
+        for code in [400, 422] {
+            assert_eq!(answered(code).ok(), Some(Evicted::Held(Held::Refused)), "{code}");
         }
         assert_eq!(answered(429).ok(), Some(Evicted::Held(Held::Budget)));
         assert_eq!(answered(500).ok(), Some(Evicted::Held(Held::Unclear)));

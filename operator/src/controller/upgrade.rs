@@ -30,7 +30,7 @@ use serde_json::json;
 
 use super::{
     error::{Error, call},
-    evict::{Evicted, evict},
+    evict::{Evicted, evict, refused},
     fleet::{self, Fleet},
     grants::Grants,
     metrics::Upgraded,
@@ -124,6 +124,7 @@ pub(super) async fn ensure(
                     break;
                 }
                 None if is_passing(&error) => {}
+                None if is_refused(&error) => trouble = trouble.or_else(|| Some(refused(act.pod()))),
                 None => return Err(error),
             },
         }
@@ -143,7 +144,8 @@ fn is_quiet(
     now: Timestamp,
 ) -> bool {
     let Some(status) = current else { return false };
-    let known = status.upgrade.as_ref().is_some_and(|known| known.template == target.template && known.evicted.is_empty());
+    let known =
+        status.upgrade.as_ref().is_some_and(|known| known.template == target.template && known.evicted.is_empty());
     let said = status.conditions.iter().find(|said| said.type_ == CONDITION && said.reason == decide::UP_TO_DATE);
     let since = said.and_then(|said| Duration::try_from(now.duration_since(said.last_transition_time.0)).ok());
     known && counted.outdated == 0 && since.is_some_and(|since| since > decide::DEADLINE + observe)
@@ -248,6 +250,12 @@ fn forbidden(error: &Error) -> Option<Trouble> {
         "the operator may not change pods; install the chart with controller.upgradeSidecars=true, or set \
          spec.sidecar.upgrade.strategy to OnRecreate and take the annotation contextmanager.dev/upgrade-sidecars away",
     ))
+}
+
+/// Whether an admission policy or webhook of the pod's namespace is against the change, or does not answer. What a policy says of the changed
+/// pod is taken for a change by somebody else, by whom it may be as well.
+fn is_refused(error: &Error) -> bool {
+    error.status().is_some_and(|status| matches!(status.code, 400 | 500))
 }
 
 /// Whether the pod is gone, or was changed by somebody else.

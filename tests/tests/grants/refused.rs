@@ -7,10 +7,11 @@ use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::eventually,
     operator::{PATIENCE, condition, provision, wait_for},
+    pods::sidecar_image,
     policy::Policy,
 };
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Secret},
+    core::v1::{ConfigMap, Pod, Secret},
     events::v1::Event,
 };
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -98,6 +99,32 @@ async fn a_namespace_that_refuses_its_copies_holds_up_neither_the_owner_nor_the_
     stage.gone().await?;
     wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await?;
     wait_for(&stage.owner, "second", "GrantsReady", "True", Some("Copied")).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_may_not_be_changed_holds_up_its_upgrade_alone() -> Result<()> {
+    let stage = Stage::set("unchanged").await?;
+    let image = |number: u8| format!("localhost/another-sidecar:{number}");
+    let spec = |number: u8| {
+        let sidecar = json!({"image": image(number), "upgrade": {"strategy": "InPlace", "observe": "1s"}});
+        json!({"sidecar": sidecar, "auth": {"rotation": {"overlap": "1s"}}})
+    };
+    stage.provision(spec(1)).await?;
+    stage.guest.make::<Pod>(&stage.asking()).await?;
+    let pods = stage.guest.api::<Pod>();
+    let policy = Policy::nobody_to_ask(&stage.guest).await?;
+    stage.spec(spec(2)).await?;
+    let message = stage.says("SidecarsCurrent", "PodRefused").await?;
+    ensure!(message.contains(&format!("{}/agent", stage.guest.name)), "{message}");
+    stage.goes_on("upgrade").await?;
+    ensure!(sidecar_image(&pods.get("agent").await?) == Some(image(1)), "it was changed");
+    drop(policy);
+    eventually("the new image", PATIENCE, || async {
+        let found = sidecar_image(&pods.get("agent").await?);
+        ensure!(found == Some(image(2)), "{found:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// Waits for the event of a deletion that waits.
