@@ -30,7 +30,19 @@ impl Team {
     /// # Errors
     /// When it does not start.
     pub async fn agent(&self, tenant: &str, name: &str, more: &str) -> Result<(Sidecar, Client)> {
-        let folder = self.folder.path().join(format!("{tenant}-{name}"));
+        self.sidecar(&format!("{tenant}-{name}"), tenant, name, more).await
+    }
+
+    /// Starts one more sidecar of an agent, in a pod of its own.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn replica(&self, tenant: &str, name: &str, pod: &str, more: &str) -> Result<(Sidecar, Client)> {
+        self.sidecar(&format!("{tenant}-{name}-{pod}"), tenant, name, more).await
+    }
+
+    async fn sidecar(&self, folder: &str, tenant: &str, name: &str, more: &str) -> Result<(Sidecar, Client)> {
+        let folder = self.folder.path().join(folder);
         fs::create_dir_all(&folder)?;
         let config = format!(
             "{more}\n[store.qdrant]\nurl = \"http://{}\"\ncollection = \"memory\"\n[circuit_breaker]\nopen_for = \"200ms\"\n\

@@ -271,6 +271,32 @@ async fn a_rule_that_is_taken_away_is_out_of_force_without_a_restart() -> Result
     until(&planner, &path, 200).await
 }
 
+/// Both have written to the session before, so each remembers an end of it.
+#[tokio::test]
+async fn replicas_that_write_to_one_session_in_turn_keep_its_newest_contexts() -> Result<()> {
+    let team = Team::new("").await?;
+    let full = "[levels.short_term]\ncapacity = 4\n";
+    let (_one, one) = team.replica("team-a", "planner", "one", full).await?;
+    let (_other, other) = team.replica("team-a", "planner", "other", full).await?;
+    let writers = [&one, &other, &other, &other, &other, &other, &other, &one, &one];
+    for (number, client) in writers.into_iter().enumerate() {
+        store(client, &json!({"text": format!("turn {number}"), "session": "chat-42"})).await?;
+    }
+    let session = format!("{CONTEXTS}?session=chat-42");
+    for _ in 0..200 {
+        let listed: ContextList = one.get(&session).await?.message()?;
+        let mut left: Vec<String> = listed.contexts.into_iter().map(|context| context.text).collect();
+        left.sort_unstable();
+        ensure!(left.ends_with(&["turn 7".to_owned(), "turn 8".to_owned()]), "the newest made room: {left:?}");
+        if left.len() <= 4 {
+            ensure!(left == ["turn 5", "turn 6", "turn 7", "turn 8"], "{left:?}");
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("the session did not make room within 20 s")
+}
+
 fn rewrite(path: &Path, content: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, content)?;

@@ -1,6 +1,8 @@
-//! Remembers the ends of sessions, so that storing the next context does not read the store.
+//! Remembers the ends of sessions, so that storing the next context does not read a store that is this sidecar's alone, and that a journaled
+//! context is numbered while the store is away.
 //!
-//! Whoever changes or deletes a context of a session forgets the session here; the store is asked again then.
+//! Whoever changes or deletes a context of a session forgets the session here; the store is asked again then. What other sidecars do is not
+//! noticed, so contexts that go to a store which they use as well are numbered by what the store says.
 
 use context_manager_memory::SessionId;
 use moka::future::Cache;

@@ -16,6 +16,7 @@ use context_manager_memory::{
     promotion,
 };
 use context_manager_protocol::message::{AckStatus, Acknowledgment, ContextStore};
+use futures::future::try_join_all;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -26,6 +27,9 @@ use crate::{
     ports::vector_store::{Ids, Owner, Point, SessionEnd, Updated},
     refusal::chain,
 };
+
+/// Sessions whose ends are read at the same time.
+const SESSIONS_AT_ONCE: usize = 16;
 
 /// A context of the request.
 pub(super) enum Draft {
@@ -228,11 +232,7 @@ impl Inner {
         claimed: &[ContextId],
         now: Timestamp,
     ) -> Result<Vec<ContextId>, Error> {
-        let mut ends: HashMap<Thread, SessionEnd> = HashMap::new();
-        for (owner, session) in sessions_of(drafts) {
-            let end = self.session_end(&owner, &session, now).await?;
-            ends.insert((owner, session), end);
-        }
+        let mut ends = self.session_ends(sessions_of(drafts), now).await?;
         let mut points = self.make_points(drafts, &mut ends).await;
         if points.is_empty() {
             return Ok(Vec::new());
@@ -351,16 +351,34 @@ impl Inner {
         }
     }
 
-    /// The end of a session as it is remembered. Of a memory that others write to, nothing is.
+    /// The end of a session as it is remembered; what replicas of the agent have done in it since is not part of that. Of a memory that
+    /// other agents write to, nothing is remembered.
     pub(super) async fn remembered_end(&self, owner: &Owner, session: &SessionId) -> Option<SessionEnd> {
         let is_mine_alone = *owner == self.owner && !self.access.load().others_write();
         if is_mine_alone { self.sessions.get(session).await } else { None }
     }
 
+    async fn session_ends(
+        &self,
+        threads: HashSet<Thread>,
+        now: Timestamp,
+    ) -> Result<HashMap<Thread, SessionEnd>, Error> {
+        let threads: Vec<Thread> = threads.into_iter().collect();
+        let mut ends = HashMap::with_capacity(threads.len());
+        for threads in threads.chunks(SESSIONS_AT_ONCE) {
+            let read = threads.iter().map(|(owner, session)| self.session_end(owner, session, now));
+            ends.extend(threads.iter().cloned().zip(try_join_all(read).await?));
+        }
+        Ok(ends)
+    }
+
+    /// The end of a session. In a store that others use as well it is what the store says: a replica of the agent may have gone on with the
+    /// session, or have deleted what was its end, since this sidecar wrote to it.
     async fn session_end(&self, owner: &Owner, session: &SessionId, now: Timestamp) -> Result<SessionEnd, Error> {
-        let remembered = self.remembered_end(owner, session).await;
         let is_alive = |end: &SessionEnd| end.last.as_ref().is_none_or(|last| !last.is_expired(now));
-        if let Some(end) = remembered.filter(is_alive) {
+        if !self.store.is_shared()
+            && let Some(end) = self.remembered_end(owner, session).await.filter(is_alive)
+        {
             return Ok(end);
         }
         Ok(self.store_health.note(self.store.session_end(owner, session, now).await)?)

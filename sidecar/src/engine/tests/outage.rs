@@ -29,6 +29,7 @@ mod conditions;
 mod figures;
 mod past;
 mod rarity;
+mod replicas;
 mod upkeep;
 
 /// The store, reachable or not.
