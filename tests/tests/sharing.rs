@@ -297,6 +297,31 @@ async fn replicas_that_write_to_one_session_in_turn_keep_its_newest_contexts() -
     anyhow::bail!("the session did not make room within 20 s")
 }
 
+#[tokio::test]
+async fn replicas_find_each_others_immediate_contexts_and_nothing_that_one_has_deleted() -> Result<()> {
+    let team = Team::new("").await?;
+    let (_one, one) = team.replica("team-a", "planner", "one", "").await?;
+    let (_other, other) = team.replica("team-a", "planner", "other", "").await?;
+    let turn = |text: &str| json!({"text": text, "level": "immediate", "session": "chat-42"});
+    let of_all = json!({"query": "lighthouse"});
+    let of_immediate = json!({"query": "lighthouse", "levels": ["immediate"]});
+    let green = store(&other, &turn("The lighthouse is green")).await?.id;
+    let white = store(&one, &turn("The lighthouse is white")).await?.id;
+    for client in [&one, &other] {
+        for request in [&of_all, &of_immediate] {
+            let seen = found(client, request).await?;
+            ensure!(seen.len() == 2, "{request}: {seen:?}");
+        }
+    }
+    let deleted = other.send(Draft::new("DELETE", &format!("{CONTEXTS}/{white}"), "")).await?;
+    ensure!(deleted.status == 200, "{}", deleted.status);
+    for request in [&of_all, &of_immediate] {
+        let seen = found(&one, request).await?;
+        ensure!(seen.iter().map(|context| context.id).eq([green]), "{request}: {seen:?}");
+    }
+    Ok(())
+}
+
 fn rewrite(path: &Path, content: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, content)?;

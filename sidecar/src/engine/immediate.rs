@@ -1,7 +1,8 @@
 //! L1: the immediate contexts in memory, a copy of what the store has on that level.
 //!
 //! It answers searches that ask for nothing else, decides which contexts leave a full ring, and is what is left when the store
-//! fails. Its size is bounded; when it cannot hold all, it says so, and the store is asked instead.
+//! fails. Its size is bounded; when it cannot hold all, it says so, and the store is asked instead. So it is where others use the store as
+//! well: what replicas of the agent store is not in here, and what they change or delete is noticed some turns of the upkeep later.
 
 use std::{
     collections::HashMap,
@@ -28,6 +29,8 @@ struct Ring {
     incomplete: bool,
     /// Whether what the store has was put in since the start.
     filled: bool,
+    /// Up to where contexts were compared with the store.
+    compared: Option<ContextId>,
 }
 
 /// The copy.
@@ -118,6 +121,21 @@ impl Immediate {
             context: Arc::unwrap_or_clone(context),
             vectors: Arc::unwrap_or_clone(vectors),
         })
+    }
+
+    /// The next contexts to compare with the store, at most `limit`, one after the other in the order of their ids and then from the first
+    /// one on again.
+    pub(super) fn next_to_compare(&self, limit: usize) -> Vec<Arc<Context>> {
+        let mut ring = self.ring();
+        let mut next: Vec<Arc<Context>> = ring.contexts.values().map(|(context, _)| Arc::clone(context)).collect();
+        next.sort_unstable_by_key(|context| context.id);
+        let from = ring.compared.map_or(0, |last| next.partition_point(|context| context.id <= last));
+        if from < next.len() {
+            next.drain(..from);
+        }
+        next.truncate(limit);
+        ring.compared = next.last().map(|context| context.id);
+        next
     }
 
     /// Says that everything the store has on this level is here by now, or was left out on purpose.

@@ -144,8 +144,14 @@ impl Inner {
         QueryVectors { dense, sparse: Some(lexical::query(text)) }
     }
 
-    /// L1 takes part with all it has, so that a floor of the budget for it can be filled; the other levels with the best of each
-    /// leg. The store scores both, so that the scores can be compared.
+    /// Whether what L1 has is all that there is of the agent's own immediate contexts. In a store that others use as well, replicas of the
+    /// agent may have stored more, and deleted some.
+    fn knows_all_immediate(&self) -> bool {
+        self.immediate.is_complete() && !self.store.is_shared()
+    }
+
+    /// The immediate level is searched apart from the others, so that a floor of the budget for it can be filled whatever the best of each
+    /// leg are elsewhere. The store scores both, so that the scores can be compared.
     async fn candidates(
         &self,
         ask: &Ask,
@@ -165,15 +171,14 @@ impl Inner {
         for wanted in &ask.wanted {
             let (fresh, stored): (Vec<Level>, Vec<Level>) =
                 wanted.levels.iter().partition(|level| **level == Level::Immediate);
-            let is_own = wanted.owner == self.owner;
-            if stored.is_empty() && !is_past && is_own && self.immediate.is_complete() {
+            let is_known = !is_past && wanted.owner == self.owner && self.knows_all_immediate();
+            if stored.is_empty() && is_known {
                 in_memory.push(wanted);
                 continue;
             }
             in_store.push(wanted);
             // What L1 knows not to be there is not searched for.
-            let nothing_fresh =
-                !is_past && is_own && self.immediate.is_complete() && self.immediate.matching(wanted, now).is_empty();
+            let nothing_fresh = is_known && self.immediate.matching(wanted, now).is_empty();
             let fresh = if nothing_fresh { Vec::new() } else { fresh };
             searches.extend([fresh, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
                 query: query.clone(),

@@ -393,6 +393,8 @@ impl Inner {
             let moved = promotion::moved(&context, Level::ShortTerm, now, &policy.ttls);
             match self.store_health.note(self.store.update(moved, None, context.version).await) {
                 Ok(Updated::Applied) => self.metrics.contexts.evicted.add(convert::level_message(context.level), 1),
+                // Deleted or changed by another sidecar, which has it in its own L1 if it is still on this level.
+                Ok(Updated::Missing | Updated::Conflict { .. }) if self.store.is_shared() => {}
                 // Deleted or changed meanwhile: whoever did it has put the new state in L1, or taken it out.
                 Ok(Updated::Missing | Updated::Conflict { .. }) => continue,
                 Err(error) => {

@@ -108,6 +108,7 @@ impl Inner {
             self.delete_all_again().await,
             self.write_accesses().await,
             self.hold_capacities().await,
+            self.compare_immediate().await,
             self.refresh_gauges().await,
             self.store_health.note(self.store.flush().await).map_err(Error::from),
             self.give_back_space().await,
@@ -280,15 +281,41 @@ impl Inner {
 
     /// Puts a context in L1 unless it was changed or deleted since it was read: requests may be served already.
     async fn refill(&self, context: Context, vectors: Vectors) -> Result<(), Error> {
+        if self.requests_are_served.load(Ordering::Acquire) {
+            return self.renew(&context).await;
+        }
+        self.immediate.put(&context, &vectors);
+        Ok(())
+    }
+
+    /// Brings L1 up to date with what replicas of the agent have changed or deleted, a page at a time: it is what answers when the store is
+    /// away.
+    async fn compare_immediate(&self) -> Result<(), Error> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let held = self.immediate.next_to_compare(PAGE);
+        if held.is_empty() {
+            return Ok(());
+        }
+        let ids = held.iter().map(|context| context.id).collect();
+        let found = self.store_health.note(self.store.find(ids).await)?;
+        let versions: HashMap<ContextId, i64> =
+            found.into_iter().map(|context| (context.id, context.version)).collect();
+        for context in held.iter().filter(|context| versions.get(&context.id) != Some(&context.version)) {
+            self.renew(context).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a context in L1 as it is, or takes it out if it is not there any more.
+    async fn renew(&self, context: &Context) -> Result<(), Error> {
         let keys = [Some(Key::Context(context.id)), context.session.as_ref().map(Key::Session)];
         let _held = self.locks.hold(keys.into_iter().flatten()).await;
-        if self.requests_are_served.load(Ordering::Acquire) {
-            let found = self.store_health.note(self.store.get(&self.owner, vec![context.id], now()).await)?;
-            if let Some(Point { context, vectors }) = found.into_iter().next() {
-                self.immediate.put(&context, &vectors);
-            }
-        } else {
-            self.immediate.put(&context, &vectors);
+        let found = self.store_health.note(self.store.get(&self.owner, vec![context.id], now()).await)?;
+        match found.into_iter().next() {
+            Some(Point { context, vectors }) => self.immediate.put(&context, &vectors),
+            None => self.immediate.remove(context.id),
         }
         Ok(())
     }
