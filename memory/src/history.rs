@@ -2,6 +2,9 @@
 //!
 //! A context says from when on it is what it is (`updated_at`) and, once it is not any more, until when it was
 //! (`valid_until`). So a question about an earlier time is a filter on two times, in every store.
+//!
+//! An earlier version lives as long as its context, and no longer than history is kept: whoever gives a context more time or less does the
+//! same to its earlier versions.
 
 use uuid::Uuid;
 
@@ -49,6 +52,27 @@ pub fn superseded(context: &Context, by: ContextId, at: Timestamp, keep_until: T
     Context { superseded_by: Some(by), version: context.version + 1, ..closed(context, at, keep_until) }
 }
 
+/// When an earlier version expires: with `context`, whose version it is, and at `keep_until` at the latest; without that, because nothing is
+/// kept any more, no later than it would have.
+///
+/// ```
+/// # use context_manager_memory::{AgentId, Context, ContextId, Level, TenantId, Timestamp};
+/// use context_manager_memory::history;
+///
+/// # let time = Timestamp::from_millis;
+/// # let id = ContextId::new(uuid::Uuid::from_u128(1));
+/// # let mut context = Context::new(id, TenantId::new("t").unwrap(), AgentId::new("a").unwrap(), Level::ShortTerm, "tea", time(0));
+/// context.expires_at = Some(time(60));
+/// let earlier = history::earlier(&context, time(5), time(100));
+/// assert_eq!(earlier.expires_at, Some(time(60)));
+/// context.expires_at = None;
+/// assert_eq!(history::expires_with(&earlier, &context, Some(time(100))), Some(time(100)));
+/// ```
+#[must_use]
+pub fn expires_with(version: &Context, context: &Context, keep_until: Option<Timestamp>) -> Option<Timestamp> {
+    context.expires_at.into_iter().chain(keep_until.or(version.expires_at)).min()
+}
+
 fn closed(context: &Context, at: Timestamp, keep_until: Timestamp) -> Context {
     let expires_at = context.expires_at.map_or(keep_until, |own| own.min(keep_until));
     Context { valid_until: Some(at), expires_at: Some(expires_at), ..context.clone() }
@@ -70,6 +94,24 @@ mod tests {
         assert_eq!((closed.version, closed.updated_at), (2, time(0)), "it still tells what it was since then");
         context.expires_at = Some(time(50));
         assert_eq!(earlier(&context, time(5), time(100)).expires_at, Some(time(50)));
+    }
+
+    #[test]
+    fn a_version_expires_with_its_context_or_with_the_history() {
+        let time = Timestamp::from_millis;
+        let version = Context { expires_at: Some(time(50)), ..sample(1, Level::ShortTerm, "x") };
+        let of = |expires_at: Option<i64>| Context { expires_at: expires_at.map(time), ..version.clone() };
+        for (context, keep_until, expected) in [
+            (None, Some(100), 100),
+            (Some(70), Some(100), 70),
+            (Some(200), Some(100), 100),
+            (Some(30), Some(100), 30),
+            (None, None, 50),
+            (Some(30), None, 30),
+        ] {
+            let expires = expires_with(&version, &of(context), keep_until.map(time));
+            assert_eq!(expires, Some(time(expected)), "{context:?}, {keep_until:?}");
+        }
     }
 
     #[test]

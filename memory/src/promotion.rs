@@ -2,8 +2,8 @@
 
 use crate::{Context, Level, Timestamp, expiry};
 
-/// Whether a context moves from short-term to long-term: it was returned often enough, it is not expired yet, and the caller
-/// did not ask for a time to live of its own.
+/// Whether a context moves from short-term to long-term: it was returned often enough, it is not expired yet, the caller did not ask for a
+/// time to live of its own, and it is what it says now. What is past has the time that history gives it, however often it is looked at.
 ///
 /// ```
 /// # use context_manager_memory::{AgentId, Context, ContextId, Level, TenantId, Timestamp};
@@ -20,6 +20,7 @@ use crate::{Context, Level, Timestamp, expiry};
 pub fn is_due(context: &Context, min_accesses: Option<i64>, now: Timestamp) -> bool {
     context.level == Level::ShortTerm
         && context.ttl.is_none()
+        && context.is_current()
         && !context.is_expired(now)
         && min_accesses.is_some_and(|least| context.access_count >= least)
 }
@@ -49,6 +50,7 @@ mod tests {
         assert!(!is_due(&context, Some(6), now));
         assert!(!is_due(&Context { level: Level::Immediate, ..context.clone() }, Some(5), now));
         assert!(!is_due(&Context { expires_at: Some(now), ..context.clone() }, Some(5), now));
+        assert!(!is_due(&Context { valid_until: Some(now), ..context.clone() }, Some(5), now));
         assert!(!is_due(&Context { ttl: Ttl::try_from(9).ok(), ..context }, Some(5), now));
     }
 

@@ -8,6 +8,8 @@ mod model;
 pub mod schema;
 mod selection;
 
+use std::collections::BTreeMap;
+
 use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors, frequencies::DocumentFrequencies};
 
 pub use clause::{Bounds, Clause, Clauses, UnusableKey};
@@ -61,6 +63,17 @@ pub struct NewDense {
     pub own: Vec<f32>,
     /// Of the same text with the previous one.
     pub with_previous: Vec<f32>,
+}
+
+/// Contexts that are to expire, together with those of the same time. Of several times for one context the last one counts.
+#[must_use]
+pub fn by_time(expiries: &[(ContextId, Timestamp)]) -> BTreeMap<Timestamp, Vec<ContextId>> {
+    let once: BTreeMap<ContextId, Timestamp> = expiries.iter().copied().collect();
+    let mut by_time: BTreeMap<Timestamp, Vec<ContextId>> = BTreeMap::new();
+    for (id, at) in once {
+        by_time.entry(at).or_default().push(id);
+    }
+    by_time
 }
 
 /// A context was returned by retrievals.

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use context_manager_memory::{
     Context, ContextId, Timestamp, Vectors,
-    store::{Clause, Clauses, Ids, Owner, Point, Selection, Updated},
+    store::{Clause, Clauses, Ids, Owner, Point, Selection, Updated, by_time, schema},
 };
 use qdrant_client::qdrant::{
-    DeletePoints, Filter, PointStruct, PointsSelector, SetPayloadPoints, UpdateMode, UpsertPoints, WriteOrdering,
-    WriteOrderingType, points_selector::PointsSelectorOneOf,
+    DeletePoints, Filter, PointStruct, PointsSelector, PointsUpdateOperation, SetPayloadPoints, UpdateBatchPoints,
+    UpdateMode, UpsertPoints, Value, WriteOrdering, WriteOrderingType,
+    points_selector::PointsSelectorOneOf,
+    points_update_operation::{Operation, SetPayload},
+    value::Kind,
 };
 
 use crate::{Collection, Error, convert, filter};
@@ -129,6 +132,35 @@ impl Collection {
             Some(current) if context.clone().with_accesses_of(&current) == current => Updated::Applied,
             Some(current) => Updated::Conflict { current: Box::new(current) },
         })
+    }
+
+    /// Lets an owner's contexts expire at these times; everything else about them stays. What is not there any more is left out.
+    ///
+    /// # Errors
+    /// When the server fails; some of them may have got theirs then.
+    pub async fn set_expiries(&self, owner: &Owner, expiries: &[(ContextId, Timestamp)]) -> Result<(), Error> {
+        let set = |(at, ids): (Timestamp, Vec<ContextId>)| {
+            let at = Value { kind: Some(Kind::IntegerValue(at.as_millis())) };
+            let set = SetPayload {
+                payload: [(schema::EXPIRES_AT.to_owned(), at)].into(),
+                points_selector: Some(selector(filter::of(&Clauses::owned(owner, &ids)))),
+                ..SetPayload::default()
+            };
+            PointsUpdateOperation { operation: Some(Operation::SetPayload(set)) }
+        };
+        let operations: Vec<PointsUpdateOperation> = by_time(expiries).into_iter().map(set).collect();
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let request = UpdateBatchPoints {
+            collection_name: self.options.collection.clone(),
+            wait: Some(true),
+            operations,
+            ordering: Some(medium()),
+            ..UpdateBatchPoints::default()
+        };
+        self.call("set when contexts expire", self.points.clone().update_batch(request)).await?;
+        Ok(())
     }
 
     /// Deletes an owner's contexts, and says how many there were.

@@ -7,7 +7,7 @@ use std::{
 
 use context_manager_memory::{
     Context, ContextId, SparseVector, Timestamp, Vectors,
-    store::{Access, Clauses, Owner, Point, Selection, Updated, schema},
+    store::{Access, Clauses, Owner, Point, Selection, Updated, by_time, schema},
 };
 use qdrant_edge::{
     Filter, Payload, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, ScrollRequest,
@@ -128,15 +128,28 @@ impl Shard {
                 groups.entry(values).or_default().push(id);
             }
             for ((count, at), ids) in groups {
-                let fields = json!({schema::ACCESS_COUNT: count, schema::ACCESSED_AT: at});
-                let operation = PayloadOps::SetPayload(SetPayloadOp {
-                    payload: Payload(fields.as_object().cloned().unwrap_or_else(Map::<String, Value>::new)),
-                    points: Some(ids.iter().copied().map(filter::point_id).collect()),
-                    filter: None,
-                    key: None,
-                });
-                let operation = UpdateOperation::PayloadOperation(operation);
+                let operation = set_payload(&json!({schema::ACCESS_COUNT: count, schema::ACCESSED_AT: at}), &ids);
                 last = Some(self.apply_unindexed(&ids, operation, "count accesses")?);
+            }
+        }
+        last.map_or(Ok(()), |write| self.commit(write))
+    }
+
+    /// Lets an owner's contexts expire at these times; everything else about them stays. What is not there any more is left out.
+    ///
+    /// # Errors
+    /// When the engine fails; some of them may have got theirs then.
+    pub fn set_expiries(&self, owner: &Owner, expiries: &[(ContextId, Timestamp)]) -> Result<(), Error> {
+        let mut last = None;
+        {
+            let _writes = lock(&self.writes);
+            for (at, ids) in by_time(expiries) {
+                let there = self.read(&filter::of(&Clauses::owned(owner, &ids))?, ids.len())?;
+                let ids: Vec<ContextId> = there.into_iter().map(|context| context.id).collect();
+                if !ids.is_empty() {
+                    let operation = set_payload(&json!({schema::EXPIRES_AT: at}), &ids);
+                    last = Some(self.apply(&ids, operation, "set when contexts expire")?);
+                }
             }
         }
         last.map_or(Ok(()), |write| self.commit(write))
@@ -290,6 +303,16 @@ fn replacement(id: ContextId, payload: Payload, row: Option<PointStructPersisted
             key: None,
         })),
     }
+}
+
+/// Sets some fields of points.
+fn set_payload(fields: &Value, ids: &[ContextId]) -> UpdateOperation {
+    UpdateOperation::PayloadOperation(PayloadOps::SetPayload(SetPayloadOp {
+        payload: Payload(fields.as_object().cloned().unwrap_or_else(Map::<String, Value>::new)),
+        points: Some(ids.iter().copied().map(filter::point_id).collect()),
+        filter: None,
+        key: None,
+    }))
 }
 
 fn payload(context: &Context) -> Result<Payload, Error> {

@@ -226,6 +226,11 @@ impl VectorStore for Embedded {
         self.claiming(StoreOperation::Update, Some(claim), update).await
     }
 
+    async fn set_expiries(&self, owner: &Owner, expiries: Vec<(ContextId, Timestamp)>) -> Result<(), Error> {
+        let owner = owner.clone();
+        self.remove(StoreOperation::Update, move |shard| shard.set_expiries(&owner, &expiries)).await
+    }
+
     async fn find(&self, ids: Vec<ContextId>) -> Result<Vec<Context>, Error> {
         self.call(StoreOperation::Get, move |shard| shard.find(&ids)).await
     }

@@ -254,6 +254,11 @@ impl VectorStore for Qdrant {
             .await
     }
 
+    async fn set_expiries(&self, owner: &Owner, expiries: Vec<(ContextId, Timestamp)>) -> Result<(), Error> {
+        let current = self.current();
+        self.call(&current, StoreOperation::Update, current.collection.set_expiries(owner, &expiries)).await
+    }
+
     async fn find(&self, ids: Vec<ContextId>) -> Result<Vec<Context>, Error> {
         let current = self.current();
         self.call(&current, StoreOperation::Get, current.collection.find(&ids)).await

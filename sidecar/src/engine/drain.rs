@@ -241,12 +241,11 @@ impl Inner {
             let changed = update::apply(&current.context, change.clone(), at)?.by(&self.identity.agent);
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
-            self.keep_version(&current, at).await?;
+            self.keep_version(&current, &changed).await?;
             if vectors.is_some() {
                 self.follow_change(&changed).await?;
             }
-            let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
-            match self.store_health.note(written)? {
+            match self.update_with_versions(&current.context, &changed, vectors.clone()).await? {
                 Updated::Applied => {
                     self.immediate.put(&changed, &vectors.unwrap_or(current.vectors));
                     self.sessions.forget(changed.session.as_ref()).await;

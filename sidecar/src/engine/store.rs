@@ -28,6 +28,8 @@ use crate::{
     refusal::chain,
 };
 
+/// How often a context can be moved to another level.
+const MOST_MOVES: usize = Level::ALL.len() - 1;
 /// Sessions whose ends are read at the same time.
 const SESSIONS_AT_ONCE: usize = 16;
 
@@ -214,14 +216,16 @@ impl Inner {
         Ok(drafts)
     }
 
-    /// Whether a context that was changed since was the same when it was stored, as far as that is kept.
+    /// Whether a context that was changed since was the same when it was stored, as far as that is kept: as one of its first versions, because
+    /// a context that is moved to another level before it is changed keeps nothing of the version before.
     async fn was_stored_as(&self, there: &Context, new: &Context, now: Timestamp) -> Result<bool, Error> {
         if there.version == 1 || there.is_expired(now) || !is_owned_alike(there, new) || says_the_same(there, new) {
             return Ok(false);
         }
-        let first = history::version_id(there.id, 1);
-        let found = self.store_health.note(self.store.get(&Owner::of(there), vec![first], now).await)?;
-        Ok(found.iter().any(|first| says_the_same(&first.context, new)))
+        let first = (1..there.version).take(MOST_MOVES + 1).map(|version| history::version_id(there.id, version));
+        let found = self.store_health.note(self.store.get(&Owner::of(there), first.collect(), now).await)?;
+        let as_stored = |context: &Context| context.updated_at == context.created_at && says_the_same(context, new);
+        Ok(found.iter().any(|first| as_stored(&first.context)))
     }
 
     /// Writes the new contexts, and says which of the ids `claimed`, of contexts that others may write at the same time, somebody else
@@ -391,7 +395,7 @@ impl Inner {
         let Some(capacity) = policy.capacities[Level::Immediate] else { return };
         for context in self.immediate.surplus(session, capacity, now) {
             let moved = promotion::moved(&context, Level::ShortTerm, now, &policy.ttls);
-            match self.store_health.note(self.store.update(moved, None, context.version).await) {
+            match self.update_with_versions(&context, &moved, None).await {
                 Ok(Updated::Applied) => self.metrics.contexts.evicted.add(convert::level_message(context.level), 1),
                 // Deleted or changed by another sidecar, which has it in its own L1 if it is still on this level.
                 Ok(Updated::Missing | Updated::Conflict { .. }) if self.store.is_shared() => {}

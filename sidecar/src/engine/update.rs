@@ -15,6 +15,8 @@ use crate::{
 
 /// Attempts against changes that the sidecar itself makes beside, such as a promotion.
 const ATTEMPTS: usize = 5;
+/// Earlier versions of one read.
+const VERSIONS_AT_ONCE: usize = 100;
 
 impl Inner {
     pub(super) async fn change(
@@ -50,12 +52,11 @@ impl Inner {
             self.limits.metadata(&changed.metadata)?;
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
-            self.keep_version(&current, changed.updated_at).await?;
+            self.keep_version(&current, &changed).await?;
             if vectors.is_some() {
                 self.follow_change(&changed).await?;
             }
-            let written = self.store.update(changed.clone(), vectors.clone(), current.context.version).await;
-            match self.store_health.note(written)? {
+            match self.update_with_versions(&current.context, &changed, vectors.clone()).await? {
                 Updated::Applied => {
                     self.immediate.put(&changed, &vectors.unwrap_or(current.vectors));
                     self.sessions.forget(changed.session.as_ref()).await;
@@ -72,11 +73,13 @@ impl Inner {
         Err(update::VersionConflict { expected: current.context.version, actual: current.context.version + 1 }.into())
     }
 
-    /// Keeps what a context is before it is changed at `at`. If the change then fails, the version is there and not past: readers
-    /// of the past look at the current one first.
-    pub(super) async fn keep_version(&self, current: &Point, at: Timestamp) -> Result<(), Error> {
+    /// Keeps what a context is before it is changed, as long as what it becomes. If the change then fails, the version is there and not
+    /// past: readers of the past look at the current one first.
+    pub(super) async fn keep_version(&self, current: &Point, changed: &Context) -> Result<(), Error> {
+        let at = changed.updated_at;
         let Some(until) = self.policy.load().history_until(at) else { return Ok(()) };
-        let context = history::earlier(&current.context, at, until);
+        let ended = Context { expires_at: changed.expires_at, ..current.context.clone() };
+        let context = history::earlier(&ended, at, until);
         let kept = Point { context, vectors: current.vectors.clone() };
         let context = kept.context.clone();
         let written = self.store_health.note(self.store.upsert(vec![kept]).await).map_err(Error::from);
@@ -84,6 +87,51 @@ impl Inner {
             self.doubt(error, std::iter::once(&context));
         }
         written
+    }
+
+    /// Replaces a context, whose earlier versions then expire with it. They never outlive it, also if this fails in between: they get less
+    /// time before it does, and more when it has it.
+    pub(super) async fn update_with_versions(
+        &self,
+        was: &Context,
+        is: &Context,
+        vectors: Option<Vectors>,
+    ) -> Result<Updated, Error> {
+        let end = |context: &Context| context.expires_at.map_or(i64::MAX, Timestamp::as_millis);
+        if end(is) < end(was) {
+            self.expire_versions(was, is).await?;
+        }
+        let written = self.store_health.note(self.store.update(is.clone(), vectors, was.version).await)?;
+        match &written {
+            Updated::Applied if end(is) > end(was) => self.expire_versions(was, is).await?,
+            // It was not given less time after all.
+            Updated::Conflict { current } if end(is) < end(was) => self.expire_versions(was, current).await?,
+            Updated::Applied | Updated::Conflict { .. } | Updated::Missing => {}
+        }
+        Ok(written)
+    }
+
+    /// Lets the earlier versions of what a context was expire with what it is.
+    async fn expire_versions(&self, was: &Context, is: &Context) -> Result<(), Error> {
+        let owner = Owner::of(is);
+        let ids: Vec<ContextId> = history::earlier_ids(was.id, was.version).collect();
+        for ids in ids.chunks(VERSIONS_AT_ONCE) {
+            let found = self.store_health.note(self.store.find(ids.to_vec()).await)?;
+            let (policy, now) = (self.policy.load_full(), now());
+            let kept = found
+                .iter()
+                .filter(|version| owner.owns(version) && version.version_of == Some(is.id) && !version.is_expired(now));
+            let moved = kept.filter_map(|version| {
+                let keep_until = version.valid_until.and_then(|until| policy.history_until(until));
+                let at = history::expires_with(version, is, keep_until)?;
+                (version.expires_at != Some(at)).then_some((version.id, at))
+            });
+            let moved: Vec<(ContextId, Timestamp)> = moved.collect();
+            if !moved.is_empty() {
+                self.store_health.note(self.store.set_expiries(&owner, moved).await)?;
+            }
+        }
+        Ok(())
     }
 
     /// Closes the contexts whose place a stored one takes. What is gone or closed already stays as it is.

@@ -168,8 +168,7 @@ impl Inner {
     /// Moves a context that has earned it to long-term memory, unless it was changed since it was read. The caller holds its lock.
     async fn promote(&self, context: &Context, now: Timestamp) -> Result<(), Error> {
         let moved = promotion::moved(context, Level::LongTerm, now, &self.policy.load().ttls);
-        let written = self.store.update(moved, None, context.version).await;
-        if self.store_health.note(written)? == Updated::Applied {
+        if self.update_with_versions(context, &moved, None).await? == Updated::Applied {
             self.metrics.contexts.promoted.inc();
         }
         Ok(())

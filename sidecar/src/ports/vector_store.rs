@@ -37,6 +37,9 @@ pub trait VectorStore: Send + Sync + 'static {
     /// accesses stay as they are in the store.
     async fn update(&self, context: Context, vectors: Option<Vectors>, expected: i64) -> Result<Updated, Error>;
 
+    /// Lets an owner's contexts expire at these times; everything else about them stays. What is not there any more is left out.
+    async fn set_expiries(&self, owner: &Owner, expiries: Vec<(ContextId, Timestamp)>) -> Result<(), Error>;
+
     /// Contexts by id, whoever owns them and expired or not: only for telling whether an id is taken.
     async fn find(&self, ids: Vec<ContextId>) -> Result<Vec<Context>, Error>;
 

@@ -39,6 +39,7 @@ on_both! {
     garbage_is_collected_of_those_that_are_named_alone,
     an_id_is_made_way_for_its_owner_alone,
     what_is_past_is_found_by_its_time_only,
+    what_is_to_expire_at_another_time_is_otherwise_as_it_was,
     accesses_are_added_up,
     accesses_that_are_counted_at_the_same_time_are_all_counted,
     an_update_takes_no_access_back,
@@ -514,6 +515,35 @@ async fn what_is_past_is_found_by_its_time_only(place: Place) {
     assert_eq!(store.delete_selected(current.clone(), 10).await.expect("deleted"), 1);
     assert_eq!(store.session_end(&owner("t"), &session("s"), NOW).await.expect("read").sequence, Some(1));
     assert_eq!(store.delete_selected(current.with_all_that_was(), 10).await.expect("deleted"), 1);
+}
+
+async fn what_is_to_expire_at_another_time_is_otherwise_as_it_was(place: Place) {
+    let store = place.open().await;
+    let there = vec![point("t", 1, "black tea"), point("t", 2, "green tea"), point("u", 3, "white tea")];
+    store.upsert(there.clone()).await.expect("stored");
+    store.count_accesses(&owner("t"), vec![Access { id: id(1), times: 2, at: NOW }]).await.expect("counted");
+    assert_eq!(store.counts_by_level(&owner("t"), LATER).await.expect("counted").long_term, 2);
+    let soon = Timestamp::from_millis(NOW.as_millis() + 5);
+    let expiries = vec![(id(1), NOW), (id(1), soon), (id(2), LATER), (id(3), soon), (id(8), soon)];
+    store.set_expiries(&owner("t"), expiries).await.expect("set");
+    store.set_expiries(&owner("t"), Vec::new()).await.expect("nothing to set");
+    let mut expected: Vec<Context> = there.into_iter().map(|point| point.context).collect();
+    (expected[0].expires_at, expected[1].expires_at) = (Some(soon), Some(LATER));
+    (expected[0].access_count, expected[0].accessed_at) = (2, Some(NOW));
+    let mut read = store.find(vec![id(1), id(2), id(3), id(8)]).await.expect("read");
+    read.sort_by_key(|context| context.id);
+    assert_eq!(read, expected);
+    let alive = async |now| {
+        let found = store.candidates(vec![search("tea", Selection::alive(owner("t"), now))]).await.expect("found");
+        let listed = store.list(Selection::alive(owner("t"), now), None, 10).await.expect("listed").contexts;
+        let counted = store.counts_by_level(&owner("t"), now).await.expect("counted").long_term;
+        (found.len(), listed.len(), counted)
+    };
+    assert_eq!(alive(NOW).await, (2, 2, 2), "they are found by their vectors still");
+    assert_eq!(alive(soon).await, (1, 1, 1));
+    assert_eq!(alive(LATER).await, (0, 0, 0));
+    let named = [owner("t")];
+    assert_eq!(store.delete_expired(Some(&named), LATER, 10).await.expect("deleted"), 2);
 }
 
 async fn accesses_are_added_up(place: Place) {

@@ -1,6 +1,12 @@
 //! What contexts were: earlier versions, and what was superseded.
 
+use context_manager_memory::{Level as StoredLevel, history};
+
 use super::*;
+use crate::clock::jump_to;
+
+const HOUR: i64 = 3_600;
+const DAY: i64 = 24 * HOUR;
 
 impl Fixture {
     async fn read(&self, id: Uuid, as_of: Option<i64>) -> Option<String> {
@@ -137,4 +143,106 @@ async fn what_was_changed_or_superseded_since_may_be_sent_again_under_its_key() 
     assert!(fixture.engine.get(&mine(&fixture.engine), old, None).await.is_err(), "nothing past is kept");
     let again = fixture.engine.store(&mine(&fixture.engine), message(new), key()).await.expect("the same write");
     assert_eq!(again.id, stored.id);
+}
+
+#[tokio::test]
+async fn what_a_promoted_context_was_is_kept_as_long_as_history_is() {
+    let fixture = Fixture::with(|config| config.levels.promotion.min_accesses = Some(1)).await;
+    let tea = json!({"text": "tea at four"});
+    let id = store_by_key(&fixture, tea.clone()).await.expect("stored").id;
+    let first = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("there");
+    fixture.change(id, json!({"text": "tea at five"})).await;
+    assert_eq!(fixture.found("tea", None).await, ["tea at five"]);
+    fixture.tick().await;
+
+    jump_to(2 * HOUR);
+    let now = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("kept");
+    assert_eq!((now.level, now.expires_at), (Level::LongTerm, None));
+    assert_eq!(fixture.read(id, Some(first.updated_at)).await.as_deref(), Some("tea at four"));
+    assert_eq!(fixture.found("tea", Some(first.updated_at)).await, ["tea at four"]);
+    assert_eq!(store_by_key(&fixture, tea).await.expect("the same write").id, id);
+
+    jump_to(31 * DAY);
+    assert_eq!(fixture.read(id, Some(first.updated_at)).await, None);
+    assert!(fixture.found("tea", Some(first.updated_at)).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_promoted_before_it_was_changed_may_be_sent_again_under_its_key() {
+    let fixture = Fixture::with(|config| config.levels.promotion.min_accesses = Some(1)).await;
+    let tea = json!({"text": "tea at four"});
+    let id = store_by_key(&fixture, tea.clone()).await.expect("stored").id;
+    assert_eq!(fixture.found("tea", None).await, ["tea at four"]);
+    fixture.tick().await;
+    for text in ["tea at five", "tea at six"] {
+        fixture.change(id, json!({"text": text})).await;
+    }
+    assert_eq!(store_by_key(&fixture, tea).await.expect("the same write").id, id);
+    for other in ["tea at five", "coffee at four"] {
+        let refused = store_by_key(&fixture, json!({"text": other})).await;
+        assert!(matches!(refused, Err(Error::KeyReused)), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_context_was_leaves_the_immediate_level_with_it() {
+    let fixture = Fixture::with(|config| config.levels.immediate.capacity = Some(1)).await;
+    let turn = |text: &str| json!({"text": text, "level": "immediate", "session": "s"});
+    let id = fixture.stored(turn("Ann drinks tea")).await;
+    let first = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("there");
+    fixture.change(id, json!({"text": "Ann drinks coffee"})).await;
+    jump_to(HOUR / 2);
+    fixture.stored(turn("Bob drinks water")).await;
+    jump_to(HOUR + HOUR / 4);
+    assert_eq!(fixture.read(id, None).await.as_deref(), Some("Ann drinks coffee"));
+    assert_eq!(fixture.read(id, Some(first.updated_at)).await.as_deref(), Some("Ann drinks tea"));
+}
+
+#[tokio::test]
+async fn what_a_context_was_lives_as_long_as_it_when_that_gets_more_time() {
+    let fixture = Fixture::new().await;
+    let id = fixture.stored(json!({"text": "Ann drinks tea", "ttl": "1h"})).await;
+    let first = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("there");
+    fixture.change(id, json!({"text": "Ann drinks coffee"})).await;
+    fixture.change(id, json!({"ttl": "10d"})).await;
+    jump_to(2 * HOUR);
+    assert_eq!(fixture.found("what does Ann drink", Some(first.updated_at)).await, ["Ann drinks tea"]);
+    assert_eq!(fixture.read(id, Some(first.updated_at)).await.as_deref(), Some("Ann drinks tea"));
+    jump_to(11 * DAY);
+    assert!(fixture.found("what does Ann drink", Some(first.updated_at)).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_context_was_does_not_outlive_it_when_that_gets_less_time() {
+    let fixture = Fixture::new().await;
+    let id = fixture.stored(json!({"text": "Ann drinks tea", "level": "long_term"})).await;
+    let first = fixture.engine.get(&mine(&fixture.engine), id, None).await.expect("there");
+    let second = fixture.change(id, json!({"text": "Ann drinks coffee"})).await;
+    fixture.change(id, json!({"ttl": "1h"})).await;
+    for (at, text) in [(first.updated_at, "Ann drinks tea"), (second.updated_at, "Ann drinks coffee")] {
+        assert_eq!(fixture.found("what does Ann drink", Some(at)).await, [text]);
+    }
+    jump_to(2 * HOUR);
+    for at in [first.updated_at, second.updated_at] {
+        assert!(fixture.found("what does Ann drink", Some(at)).await.is_empty());
+    }
+    assert_eq!(fixture.engine.collect_garbage(10).await.expect("collected"), 3);
+}
+
+#[tokio::test]
+async fn what_is_past_is_not_kept_longer_because_it_is_looked_at() {
+    let fixture = Fixture::with(|config| config.levels.promotion.min_accesses = Some(1)).await;
+    let changed = fixture.stored(json!({"text": "Ann drinks tea"})).await;
+    let old = fixture.stored(json!({"text": "Ann lives in Bonn"})).await;
+    let before = fixture.engine.get(&mine(&fixture.engine), old, None).await.expect("there");
+    fixture.change(changed, json!({"text": "Ann drinks coffee"})).await;
+    fixture.stored(json!({"text": "Ann lives in Rome", "supersedes": [old]})).await;
+    let seen = fixture.found("what does Ann drink, and where does she live", Some(before.updated_at)).await;
+    assert_eq!(seen, ["Ann drinks tea", "Ann lives in Bonn"]);
+    fixture.tick().await;
+    let past = vec![history::version_id(changed.into(), 1), old.into()];
+    for context in fixture.engine.inner.store.find(past).await.expect("read") {
+        assert_eq!((context.level, context.access_count), (StoredLevel::ShortTerm, 1), "{context:?}");
+        assert!(context.expires_at.is_some(), "{context:?}");
+    }
 }

@@ -190,6 +190,7 @@ macro_rules! switched {
 
 switched! {
     fn upsert(points: Vec<Point>) -> ();
+    fn set_expiries(owner: &Owner, expiries: Vec<(ContextId, Timestamp)>) -> ();
     fn find(ids: Vec<ContextId>) -> Vec<Stored>;
     fn candidates(searches: Vec<Search>) -> Vec<Candidate>;
     fn document_frequencies(owner: &Owner, query: SparseVector) -> DocumentFrequencies;
