@@ -180,12 +180,19 @@ impl Collection {
         self.delete_some(clauses, limit).await
     }
 
-    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now`, and says how many.
+    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now` and not `spared`, and says
+    /// how many.
     ///
     /// # Errors
     /// When the server fails.
-    pub async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.delete_some(Clauses::expired_of(owners, now), limit).await
+    pub async fn delete_expired(
+        &self,
+        owners: Option<&[Owner]>,
+        spared: &[ContextId],
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<usize, Error> {
+        self.delete_some(Clauses::expired_of(owners, now).but_for(spared), limit).await
     }
 
     /// Picks at most `limit` points, then deletes those of them that the clauses still find.

@@ -174,12 +174,19 @@ impl Shard {
         self.delete_some(filter::of(&Clauses::of(selection)?)?, limit)
     }
 
-    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now`, and says how many.
+    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now` and not `spared`, and says
+    /// how many.
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        self.delete_some(filter::of(&Clauses::expired_of(owners, now))?, limit)
+    pub fn delete_expired(
+        &self,
+        owners: Option<&[Owner]>,
+        spared: &[ContextId],
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<usize, Error> {
+        self.delete_some(filter::of(&Clauses::expired_of(owners, now).but_for(spared))?, limit)
     }
 
     /// Gives back the space of deleted contexts, if enough were deleted since the last time, or since the store was opened, to be

@@ -187,11 +187,11 @@ fn garbage_is_collected_in_bounded_batches_and_nothing_else_goes() {
     put(&shard, (0..25).map(|number| expired_of(&me(), number)));
     put(&shard, [context(100, "kept"), expired_of(&owner("any", "one"), 101)]);
     let batches: Vec<usize> =
-        (0..4).map(|_| shard.delete_expired(Some(&[me()]), NOW, 10).expect("collected")).collect();
+        (0..4).map(|_| shard.delete_expired(Some(&[me()]), &[], NOW, 10).expect("collected")).collect();
     assert_eq!(batches, [10, 10, 5, 0]);
     assert_eq!(shard.stats().expect("stats").points, 2);
     assert_eq!(shard.count_expired(None, NOW).expect("counted"), 1, "another's");
-    assert_eq!(shard.delete_expired(None, NOW, 10).expect("collected"), 1);
+    assert_eq!(shard.delete_expired(None, &[], NOW, 10).expect("collected"), 1);
     assert_eq!(shard.stats().expect("stats").points, 1);
 }
 

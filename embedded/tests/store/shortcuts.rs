@@ -165,7 +165,7 @@ fn counts_of_terms_follow_every_write() {
         }
     }
     let owners: HashSet<Owner> = here.values().map(Owner::of).collect();
-    shard.delete_expired(Some(&Vec::from_iter(owners)), NOW, 1_000).expect("deleted");
+    shard.delete_expired(Some(&Vec::from_iter(owners)), &[], NOW, 1_000).expect("deleted");
     here.retain(|_, context| !context.is_expired(NOW));
     let queries: Vec<String> = (0..20).map(|_| text(&mut random)).collect();
     let lexical = |words: &str| {

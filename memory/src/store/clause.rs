@@ -205,6 +205,15 @@ impl Clauses {
         }
     }
 
+    /// The same without the contexts with these ids.
+    #[must_use]
+    pub fn but_for(mut self, ids: &[ContextId]) -> Self {
+        if !ids.is_empty() {
+            self.must_not.push(Clause::HasId(ids.to_vec()));
+        }
+        self
+    }
+
     /// What lies under the ids of these contexts, is expired at `now`, and is of the same owner: what a new context may take the place of.
     #[must_use]
     pub fn making_way<'a>(contexts: impl IntoIterator<Item = &'a Context>, now: Timestamp) -> Self {

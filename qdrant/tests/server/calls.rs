@@ -66,7 +66,7 @@ async fn make_every_call(collection: &Collection, fails: impl Fn(&Error) -> bool
         collection.count_accesses(&me, &[access]),
         collection.delete(&me, &[id(1)]),
         collection.delete_selected(&all, 10),
-        collection.delete_expired(Some(std::slice::from_ref(&me)), NOW, 10),
+        collection.delete_expired(Some(std::slice::from_ref(&me)), &[], NOW, 10),
         collection.stats(),
     );
 }

@@ -342,9 +342,15 @@ impl VectorStore for Embedded {
         self.call(StoreOperation::Count, move |shard| shard.count_expired(owners.as_deref(), now)).await
     }
 
-    async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
-        let owners = owners.map(<[Owner]>::to_vec);
-        let delete = move |shard: &Shard| shard.delete_expired(owners.as_deref(), now, limit);
+    async fn delete_expired(
+        &self,
+        owners: Option<&[Owner]>,
+        spared: &[ContextId],
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<usize, Error> {
+        let (owners, spared) = (owners.map(<[Owner]>::to_vec), spared.to_vec());
+        let delete = move |shard: &Shard| shard.delete_expired(owners.as_deref(), &spared, now, limit);
         self.remove(StoreOperation::DeleteExpired, delete).await
     }
 

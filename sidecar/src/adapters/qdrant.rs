@@ -366,9 +366,16 @@ impl VectorStore for Qdrant {
         self.call(&current, StoreOperation::Count, current.collection.count_expired(owners, now)).await
     }
 
-    async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error> {
+    async fn delete_expired(
+        &self,
+        owners: Option<&[Owner]>,
+        spared: &[ContextId],
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<usize, Error> {
         let current = self.current();
-        self.call(&current, StoreOperation::DeleteExpired, current.collection.delete_expired(owners, now, limit)).await
+        let deleted = current.collection.delete_expired(owners, spared, now, limit);
+        self.call(&current, StoreOperation::DeleteExpired, deleted).await
     }
 
     /// A server that is away gets a place for the new vectors when it is back: each call begins with making sure.

@@ -180,7 +180,9 @@ impl Inner {
         let now = now();
         self.immediate.drop_expired(now);
         let collected = self.collected();
-        Ok(self.store_health.note(self.store.delete_expired(collected.as_deref(), now, limit).await)?)
+        // What lives on by a change that waits is expired only as far as the store knows.
+        let spared = self.pending.view().map(|view| view.kept_alive(now)).unwrap_or_default();
+        Ok(self.store_health.note(self.store.delete_expired(collected.as_deref(), &spared, now, limit).await)?)
     }
 
     /// Whose garbage is collected here; everybody's in a store that no other sidecar uses. In a shared one others' clocks and settings say

@@ -172,10 +172,18 @@ impl Inner {
         self.delete_again(&ids).await?;
         let found = self.store_health.note(self.store.find(ids).await)?;
         let there: HashMap<ContextId, Context> = found.into_iter().map(|context| (context.id, context)).collect();
+        let view = self.pending.view();
+        // A change that waits behind it may have given it a longer life.
+        let lives_on = |context: &Context| {
+            let left = view.as_ref().and_then(|view| view.get(context.id));
+            left.is_some_and(|left| left.context.created_at == context.created_at && !left.context.is_expired(now))
+        };
         let (mut drafts, mut conflicts) = (Vec::new(), Vec::new());
         for context in contexts {
             match there.get(&context.id) {
-                None if context.is_expired(now) => self.metrics.journal.dropped.add(Dropped::Expired, 1),
+                None if context.is_expired(now) && !lives_on(&context) => {
+                    self.metrics.journal.dropped.add(Dropped::Expired, 1)
+                }
                 None => drafts.push(Draft::New(context)),
                 // It was brought before, and may have been changed since.
                 Some(there) if came_of(there, &context) => drafts.push(Draft::There(context)),
@@ -219,7 +227,8 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             let keys = [Some(Key::Context(id)), session.as_ref().map(Key::Session)];
             let _held = self.locks.hold(keys.into_iter().flatten()).await;
-            let found = self.store_health.note(self.store.get(&owner, vec![id], now()).await)?;
+            // What was alive when the change was acknowledged may have expired since, as far as the store knows.
+            let found = self.store_health.note(self.store.get(&owner, vec![id], at.min(now())).await)?;
             let Some(current) = found.into_iter().next() else { return Ok(Made::ContextIsGone) };
             if current.context.session != session {
                 session = current.context.session;

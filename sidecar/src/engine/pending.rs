@@ -116,6 +116,13 @@ impl View {
         put.chain(deleted).chain(self.superseded.keys().copied()).collect()
     }
 
+    /// The contexts that would expire, and that a waiting change may have given a longer life than the store knows of.
+    pub(super) fn kept_alive(&self, now: Timestamp) -> Vec<ContextId> {
+        let changed = self.points.values().map(|waits| &waits.context).filter(|context| context.version > 1);
+        let alive = changed.filter(|context| context.expires_at.is_some() && !context.is_expired(now));
+        alive.map(|context| context.id).collect()
+    }
+
     /// What the waiting writes delete of an owner's by what it is.
     pub(super) fn doomed(&self, owner: &Owner) -> impl Iterator<Item = &Wanted> {
         self.doomed.iter().map(|(_, wanted)| wanted.as_ref()).filter(|wanted| wanted.owner == *owner)

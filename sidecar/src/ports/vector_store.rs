@@ -102,9 +102,15 @@ pub trait VectorStore: Send + Sync + 'static {
     /// How many contexts of these owners, or of all when none are named, are expired at `now` and still there.
     async fn count_expired(&self, owners: Option<&[Owner]>, now: Timestamp) -> Result<usize, Error>;
 
-    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now`, and says how many; fewer
-    /// than `limit` were all of them.
-    async fn delete_expired(&self, owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> Result<usize, Error>;
+    /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now` and not `spared`, and says
+    /// how many; fewer than `limit` were all of them.
+    async fn delete_expired(
+        &self,
+        owners: Option<&[Owner]>,
+        spared: &[ContextId],
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<usize, Error>;
 
     /// What the store holds, of all owners.
     async fn stats(&self) -> Result<Stats, Error>;

@@ -420,7 +420,7 @@ async fn nothing_is_returned_from_the_moment_it_expires(place: Place) {
     }
     for (now, expired) in [(before, 0), (LATER, 1)] {
         assert_eq!(store.count_expired(Some(&[owner("t")]), now).await.expect("counted"), expired);
-        assert_eq!(store.delete_expired(Some(&[owner("t")]), now, 10).await.expect("collected"), expired);
+        assert_eq!(store.delete_expired(Some(&[owner("t")]), &[], now, 10).await.expect("collected"), expired);
     }
     assert_eq!(store.count_expired(Some(&[owner("t")]), LATER).await.expect("counted"), 0);
     assert_eq!(store.find(vec![id(1), id(2)]).await.expect("read").len(), 1);
@@ -451,7 +451,7 @@ async fn garbage_is_collected_of_those_that_are_named_alone(place: Place) {
     let mut expected: BTreeSet<ContextId> = (0..18).map(id).collect();
     let collect = async |owners: Option<&[Owner]>, now, limit| {
         let counted = store.count_expired(owners, now).await.expect("counted");
-        (counted, store.delete_expired(owners, now, limit).await.expect("collected"))
+        (counted, store.delete_expired(owners, &[], now, limit).await.expect("collected"))
     };
     assert_eq!(collect(Some(&[]), LATER, 9).await, (0, 0), "nobody's");
     assert_eq!(left().await, expected);
@@ -705,8 +705,10 @@ async fn deleting_says_how_many_and_stops_at_the_limit(place: Place) {
     store.upsert(points).await.expect("stored");
     assert_eq!(store.delete(&owner("t"), vec![id(9), id(9), id(77)]).await.expect("deleted"), 1);
     assert_eq!(store.delete(&owner("t"), Vec::new()).await.expect("nothing to do"), 0);
-    assert_eq!(store.delete_expired(Some(&[owner("t")]), LATER, 3).await.expect("collected"), 3);
-    assert_eq!(store.delete_expired(Some(&[owner("t")]), LATER, 3).await.expect("collected"), 1);
+    assert_eq!(store.delete_expired(Some(&[owner("t")]), &[id(2), id(0)], LATER, 3).await.expect("collected"), 2);
+    assert_eq!(store.find(vec![id(0), id(1), id(2)]).await.expect("read").len(), 2, "these are spared");
+    assert_eq!(store.delete_expired(Some(&[owner("t")]), &[id(0)], LATER, 1).await.expect("collected"), 1);
+    assert_eq!(store.delete_expired(Some(&[owner("t")]), &[], LATER, 3).await.expect("collected"), 1);
     let rest = Selection { levels: Some(vec![Level::LongTerm]), ..Selection::alive(owner("t"), NOW) };
     assert_eq!(store.delete_selected(rest.clone(), 2).await.expect("deleted"), 2);
     assert_eq!(store.delete_selected(rest.clone(), 0).await.expect("nothing to do"), 0);

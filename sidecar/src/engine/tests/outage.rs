@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod conditions;
+mod expiry;
 mod figures;
 mod past;
 mod rarity;
@@ -204,7 +205,7 @@ switched! {
     fn after(owner: &Owner, session: &SessionId, sequence: i64, now: Timestamp) -> Option<Stored>;
     fn delete_selected(selection: Selection, limit: usize) -> usize;
     fn count_expired(owners: Option<&[Owner]>, now: Timestamp) -> usize;
-    fn delete_expired(owners: Option<&[Owner]>, now: Timestamp, limit: usize) -> usize;
+    fn delete_expired(owners: Option<&[Owner]>, spared: &[ContextId], now: Timestamp, limit: usize) -> usize;
     fn switch_model(model: Model) -> ();
     fn set_vectors(owner: &Owner, vectors: Vec<NewDense>) -> ();
     fn drop_former_vectors(owner: &Owner, limit: usize) -> usize;

@@ -1,0 +1,58 @@
+//! What expires while the store is away, and what lives on.
+
+use super::*;
+use crate::metrics::Dropped;
+
+const DAY: i64 = 24 * 3_600;
+
+impl Outage {
+    /// Gives a context a time to live while the store is away, and says when it ends.
+    async fn prolong(&self, id: Uuid, ttl: &str) -> Option<i64> {
+        let change = message(json!({"ttl": ttl}));
+        let changed = self.engine.update(&mine(&self.engine), id, change).await.expect("an acknowledgment");
+        assert_eq!(changed.status, AckStatus::Journaled);
+        changed.expires_at
+    }
+
+    fn dropped(&self, why: Dropped) -> u64 {
+        self.engine.inner.metrics.journal.dropped.get(why)
+    }
+}
+
+#[tokio::test]
+async fn a_longer_life_that_was_acknowledged_while_the_store_was_away_is_kept() {
+    for restarts in [false, true] {
+        jump_to(0);
+        let outage = Outage::new().await;
+        let minute = |text: &str| json!({"text": text, "level": "immediate", "ttl": "1m"});
+        let stored = outage.store(minute("in the store")).await.id;
+        outage.cut();
+        let waiting = outage.store(minute("in the journal")).await.id;
+        outage.store(minute("for a minute")).await;
+        jump_to(30);
+        let mut ends = Vec::new();
+        for id in [stored, waiting] {
+            ends.push(outage.prolong(id, "1d").await);
+            let change = message(json!({"metadata": {"kept": true}}));
+            outage.engine.update(&mine(&outage.engine), id, change).await.expect("journaled");
+        }
+        jump_to(150);
+        let outage = if restarts { outage.restarted(true).await } else { outage };
+        // Garbage is collected before the changes get to the store, as soon as it is back.
+        outage.switch.away.store(false, Ordering::Release);
+        if !restarts {
+            assert_eq!(outage.engine.collect_garbage(100).await.expect("collected"), 0);
+        }
+        outage.back().await;
+        assert_eq!((outage.dropped(Dropped::Expired), outage.dropped(Dropped::Missing)), (1, 0), "{restarts}");
+        let outage = outage.restarted(false).await;
+        for (id, end) in [stored, waiting].into_iter().zip(ends) {
+            let context = outage.engine.get(&mine(&outage.engine), id, None).await.expect("it lives on");
+            assert_eq!((context.expires_at, context.version), (end, 3));
+            assert_eq!(context.metadata["kept"], true);
+        }
+        assert_eq!(outage.listed().await.len(), 2);
+        jump_to(2 * DAY);
+        assert_eq!(outage.listed().await, [], "it is no longer than that");
+    }
+}
