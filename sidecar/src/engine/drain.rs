@@ -21,7 +21,7 @@ use super::{
     now,
     pending::{self, Change, Clear, Delete, DeleteMatching, Oldest, Update},
     refused::Left,
-    store::{Draft, came_of},
+    store::{Draft, came_of, is_owned_alike},
 };
 use crate::{
     metrics::Dropped,
@@ -181,13 +181,18 @@ impl Inner {
         let (mut drafts, mut conflicts) = (Vec::new(), Vec::new());
         for context in contexts {
             match there.get(&context.id) {
-                None if context.is_expired(now) && !lives_on(&context) => {
-                    self.metrics.journal.dropped.add(Dropped::Expired, 1)
+                Some(there) if !gives_way(there, &context, now) => {
+                    // It was brought before, and may have been changed since.
+                    if came_of(there, &context) {
+                        drafts.push(Draft::There(context));
+                    } else {
+                        conflicts.push(context);
+                    }
                 }
-                None => drafts.push(Draft::New(context)),
-                // It was brought before, and may have been changed since.
-                Some(there) if came_of(there, &context) => drafts.push(Draft::There(context)),
-                Some(_) => conflicts.push(context),
+                Some(_) | None if context.is_expired(now) && !lives_on(&context) => {
+                    self.metrics.journal.dropped.add(Dropped::Expired, 1);
+                }
+                Some(_) | None => drafts.push(Draft::New(context)),
             }
         }
         for draft in &drafts {
@@ -340,6 +345,12 @@ fn bearable(contexts: Vec<Context>) -> Vec<Vec<Context>> {
         }
     }
     parts
+}
+
+/// Whether a context of the store is one that had the id before and has expired. The one that waits may have been brought before, and have
+/// expired since.
+fn gives_way(there: &Context, waiting: &Context, now: Timestamp) -> bool {
+    there.is_expired(now) && is_owned_alike(there, waiting) && there.created_at != waiting.created_at
 }
 
 /// Whether a change can be seen in a context.

@@ -56,3 +56,34 @@ async fn a_longer_life_that_was_acknowledged_while_the_store_was_away_is_kept() 
         assert_eq!(outage.listed().await, [], "it is no longer than that");
     }
 }
+
+#[tokio::test]
+async fn an_id_whose_context_has_expired_is_stored_anew_through_the_journal() {
+    let outage = Outage::new().await;
+    let status = |text: &str, id: Uuid| json!({"id": id, "text": text, "level": "short_term", "ttl": "5m"});
+    let (same, other, gone) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+    for id in [same, other, gone] {
+        outage.store(status("all is well", id)).await;
+    }
+    outage.cut();
+    jump_to(400);
+    outage.store(status("all is well", gone)).await;
+    jump_to(800);
+    for (text, id) in [("all is well", same), ("it rains", other)] {
+        let stored = outage.store(status(text, id)).await;
+        assert_eq!((stored.status, stored.version), (AckStatus::Journaled, 1));
+    }
+    outage.back().await;
+    let mut listed = outage.listed().await;
+    listed.sort_unstable();
+    assert_eq!(listed, [("all is well".to_owned(), 1), ("it rains".to_owned(), 1)]);
+    assert_eq!(outage.dropped(Dropped::Expired), 1, "one has expired a second time");
+    assert!(!outage.directory.path().join("data/journal/conflicts.jsonl").exists());
+
+    // They are brought twice, and have expired meanwhile.
+    let inner = &outage.engine.inner;
+    let stored = inner.store.find(vec![same.into(), other.into()]).await.expect("found");
+    jump_to(1_600);
+    let brought = inner.drain_contexts(stored).await.expect("brought");
+    assert_eq!((brought.new, brought.ids.len(), brought.conflicts.len()), (0, 2, 0));
+}
