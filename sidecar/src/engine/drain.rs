@@ -244,12 +244,12 @@ impl Inner {
                 warn!(context.id = %id, "A journaled change came too late: another context took the place of this one");
                 return Ok(Made::Done);
             }
-            let is_made = current.context.version > expected && has(&current.context, &change);
+            let is_made = is_made(&current.context, expected, &change, at);
             let is_past = if_version.is_some_and(|seen| seen.since != current.context.updated_at);
             if is_made || is_past {
                 // What is in memory may be from before.
                 self.immediate.put(&current.context, &current.vectors);
-                let is_made = is_made || self.was_made(&current.context, expected, &change).await?;
+                let is_made = is_made || self.was_made(&current.context, expected, &change, at).await?;
                 return Ok(if is_made { Made::Done } else { Made::ContextHasChanged });
             }
             let changed = update::apply(&current.context, change.clone(), at)?.by(&self.identity.agent);
@@ -272,10 +272,16 @@ impl Inner {
     }
 
     /// Whether a change of the version `expected` was made and others were made since, as far as versions are kept.
-    async fn was_made(&self, current: &Context, expected: i64, change: &update::Change) -> Result<bool, Error> {
+    async fn was_made(
+        &self,
+        current: &Context,
+        expected: i64,
+        change: &update::Change,
+        at: Timestamp,
+    ) -> Result<bool, Error> {
         let earlier = history::earlier_ids(current.id, current.version).take(VERSIONS).collect();
         let found = self.store_health.note(self.store.get(&Owner::of(current), earlier, now()).await)?;
-        Ok(found.iter().any(|Point { context, .. }| context.version > expected && has(context, change)))
+        Ok(found.iter().any(|Point { context, .. }| is_made(context, expected, change, at)))
     }
 }
 
@@ -351,6 +357,12 @@ fn bearable(contexts: Vec<Context>) -> Vec<Vec<Context>> {
 /// expired since.
 fn gives_way(there: &Context, waiting: &Context, now: Timestamp) -> bool {
     there.is_expired(now) && is_owned_alike(there, waiting) && there.created_at != waiting.created_at
+}
+
+/// Whether this version of a context is what a change of the version `expected` made of it `at` its time. What says the same since another
+/// time is somebody else's; a time to live would be counted from then.
+fn is_made(context: &Context, expected: i64, change: &update::Change, at: Timestamp) -> bool {
+    context.version > expected && context.updated_at == at && has(context, change)
 }
 
 /// Whether a change can be seen in a context.

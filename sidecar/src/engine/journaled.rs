@@ -131,20 +131,20 @@ impl Inner {
         Ok((drafts, AckStatus::Journaled))
     }
 
-    /// Journals a change. The context must be known, because the answer depends on it.
+    /// Journals a change that was asked for `at` a time. The context must be known, because the answer depends on it.
     pub(super) async fn journal_change(
         &self,
         reach: &Reach,
         id: ContextId,
         change: Change,
+        at: Timestamp,
     ) -> Result<Acknowledgment, Error> {
-        let now = now();
-        let current = self.known_or_stored(reach, id, now).await?;
+        let current = self.known_or_stored(reach, id, now()).await?;
         if let Some(by) = self.pending.view().and_then(|view| view.successor(id)) {
             return Err(Error::Past { id, superseded_by: Some(by) });
         }
         let Change { text, metadata, ttl, if_version } = change.clone();
-        let changed = update::apply(&current.context, change, now)?.by(reach.agent());
+        let changed = update::apply(&current.context, change, at)?.by(reach.agent());
         self.limits.metadata(&changed.metadata)?;
         let vectors = if changed.text == current.context.text {
             current.vectors
@@ -159,7 +159,7 @@ impl Inner {
         // It is that version here, and has to be when it gets there.
         let if_version = if_version.map(|version| Seen { version, since: current.context.updated_at });
         let holder = other(reach);
-        let entry = Entry::Update(Update { id, holder, expected, if_version, text, metadata, ttl, at: now });
+        let entry = Entry::Update(Update { id, holder, expected, if_version, text, metadata, ttl, at });
         let point = Point { context: changed.clone(), vectors };
         self.pending.append(entry, Effect::Put { new: Vec::new(), known: vec![point] }).await?;
         Ok(self.acknowledgment(&changed, AckStatus::Journaled))

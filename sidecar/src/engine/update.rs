@@ -36,19 +36,21 @@ impl Inner {
         let change = Change { text, metadata, ttl, if_version };
         let _write = self.writes.read().await;
         let _held = self.lock_context(reach.owner(), id).await;
-        match self.unless_journaling(self.change_now(reach, id, change.clone())).await? {
+        // If it takes effect without an answer and is journaled then, its time tells that it was made.
+        let at = now();
+        match self.unless_journaling(self.change_now(reach, id, change.clone(), at)).await? {
             Some(changed) => Ok(self.acknowledgment(&changed, AckStatus::Updated)),
-            None => self.journal_change(reach, id, change).await,
+            None => self.journal_change(reach, id, change, at).await,
         }
     }
 
-    async fn change_now(&self, reach: &Reach, id: ContextId, change: Change) -> Result<Context, Error> {
+    async fn change_now(&self, reach: &Reach, id: ContextId, change: Change, at: Timestamp) -> Result<Context, Error> {
         let mut current = self.point(reach, id).await?;
         for _ in 0..ATTEMPTS {
             if !current.context.is_current() {
                 return Err(Error::Past { id, superseded_by: current.context.superseded_by });
             }
-            let changed = update::apply(&current.context, change.clone(), now())?.by(reach.agent());
+            let changed = update::apply(&current.context, change.clone(), at)?.by(reach.agent());
             self.limits.metadata(&changed.metadata)?;
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };

@@ -114,3 +114,19 @@ async fn a_change_that_was_made_before_another_sidecars_is_not_taken_for_a_confl
     assert_eq!(outage.listed().await, [("Ann lives in Kiel".to_owned(), 4)]);
     assert_eq!((outage.set_aside(), outage.conflicts_counted()), (Vec::new(), 0));
 }
+
+#[tokio::test]
+async fn a_time_to_live_that_is_given_again_counts_from_then_whatever_else_changed() {
+    let outage = Outage::new().await;
+    let context = json!({"text": "Ann lives in Bonn", "level": "immediate", "ttl": "1h"});
+    let id = outage.store(context).await.id;
+    outage.cut();
+    jump_to(1_800);
+    let change = message(json!({"ttl": "1h"}));
+    let changed = outage.engine.update(&mine(&outage.engine), id, change).await.expect("journaled");
+    outage.changed_elsewhere(id, "Ann lives in Kiel").await;
+    outage.back().await;
+    let context = outage.engine.get(&mine(&outage.engine), id, None).await.expect("there");
+    assert_eq!((context.text.as_str(), context.version), ("Ann lives in Kiel", 3));
+    assert_eq!(context.expires_at, changed.expires_at);
+}
