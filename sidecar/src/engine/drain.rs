@@ -244,12 +244,11 @@ impl Inner {
                 warn!(context.id = %id, "A journaled change came too late: another context took the place of this one");
                 return Ok(Made::Done);
             }
-            let is_made = is_made(&current.context, expected, &change, at);
+            let is_made = self.was_made(&current.context, expected, &change, at).await?;
             let is_past = if_version.is_some_and(|seen| seen.since != current.context.updated_at);
             if is_made || is_past {
                 // What is in memory may be from before.
                 self.immediate.put(&current.context, &current.vectors);
-                let is_made = is_made || self.was_made(&current.context, expected, &change, at).await?;
                 return Ok(if is_made { Made::Done } else { Made::ContextHasChanged });
             }
             let changed = update::apply(&current.context, change.clone(), at)?.by(&self.identity.agent);
@@ -271,7 +270,7 @@ impl Inner {
         Err(Error::Interrupted)
     }
 
-    /// Whether a change of the version `expected` was made and others were made since, as far as versions are kept.
+    /// Whether a change of the version `expected` was made, and perhaps others since, as far as versions are kept.
     async fn was_made(
         &self,
         current: &Context,
@@ -279,8 +278,15 @@ impl Inner {
         change: &update::Change,
         at: Timestamp,
     ) -> Result<bool, Error> {
-        let earlier = history::earlier_ids(current.id, current.version).take(VERSIONS).collect();
-        let found = self.store_health.note(self.store.get(&Owner::of(current), earlier, now()).await)?;
+        if is_made(current, expected, change, at) {
+            return Ok(true);
+        }
+        let since = usize::try_from(current.version.saturating_sub(expected + 1)).unwrap_or(0).min(VERSIONS);
+        if since == 0 {
+            return Ok(false);
+        }
+        let earlier = history::earlier_ids(current.id, current.version).take(since).collect();
+        let found = self.store_health.note(self.store.get(&Owner::of(current), earlier, at.min(now())).await)?;
         Ok(found.iter().any(|Point { context, .. }| is_made(context, expected, change, at)))
     }
 }

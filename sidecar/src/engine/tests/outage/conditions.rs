@@ -130,3 +130,25 @@ async fn a_time_to_live_that_is_given_again_counts_from_then_whatever_else_chang
     assert_eq!((context.text.as_str(), context.version), ("Ann lives in Kiel", 3));
     assert_eq!(context.expires_at, changed.expires_at);
 }
+
+#[tokio::test]
+async fn a_change_that_took_effect_without_an_answer_is_not_made_again_over_a_later_one() {
+    let outage = Outage::new().await;
+    let id = outage.store(json!({"text": "Ann lives in Bonn", "level": "immediate"})).await.id;
+    outage.switch.mute_update.store(true, Ordering::Release);
+    let change = message(json!({"text": "Ann lives in Ulm"}));
+    let changed = outage.engine.update(&mine(&outage.engine), id, change).await.expect("journaled");
+    assert_eq!((changed.status, changed.version), (AckStatus::Journaled, 2));
+    outage.switch.mute_update.store(false, Ordering::Release);
+    // Another one waits behind it, of what it made.
+    let change = message(json!({"metadata": {"since": 2026}}));
+    let changed = outage.engine.update(&mine(&outage.engine), id, change).await.expect("journaled");
+    assert_eq!((changed.status, changed.version), (AckStatus::Journaled, 3));
+    outage.changed_elsewhere(id, "Ann lives in Kiel").await;
+    outage.changed_elsewhere(id, "Ann lives in Jena").await;
+    outage.back().await;
+    assert_eq!(outage.listed().await, [("Ann lives in Jena".to_owned(), 5)]);
+    assert_eq!(outage.texts("where does Ann live").await, ["Ann lives in Jena"]);
+    let context = outage.engine.get(&mine(&outage.engine), id, None).await.expect("there");
+    assert_eq!(context.metadata["since"], 2026);
+}
