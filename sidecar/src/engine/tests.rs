@@ -29,6 +29,7 @@ mod history;
 mod models;
 mod outage;
 mod sharing;
+mod transfer;
 
 struct Fixture {
     engine: Engine,

@@ -24,6 +24,7 @@ use super::{
     filter::{self, Wanted},
     locks::Key,
     now,
+    store::is_owned_alike,
 };
 use crate::{
     access::{Export, GrantedTenant, Import, Reach},
@@ -158,7 +159,8 @@ impl Inner {
         let mut there: HashMap<ContextId, Context> = found.into_iter().map(|found| (found.id, found)).collect();
         let (mut contexts, mut texts) = (Vec::new(), Vec::new());
         for (line, context) in batch {
-            match there.get(&context.id) {
+            // An expired one makes way for its owner's, as it does for any other write.
+            match there.get(&context.id).filter(|found| !(found.is_expired(now) && is_owned_alike(found, context))) {
                 Some(found) if is_the_same(found, context) => {
                     result.unchanged += 1;
                     *last = Some(context.clone());
