@@ -35,6 +35,7 @@ mod retrieve;
 mod sessions;
 mod set_aside;
 mod store;
+mod stored_until;
 mod transfer;
 mod update;
 mod upkeep;
@@ -46,7 +47,7 @@ mod tests;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -100,6 +101,7 @@ use policy::Policy;
 use re_embed::ReEmbedding;
 use sessions::Sessions;
 use set_aside::SetAside;
+use stored_until::StoredUntil;
 use upkeep::Upkeep;
 
 /// Most pages that are made at once; further ones wait. Each reads up to 8 MiB and holds up to 4.
@@ -156,8 +158,8 @@ struct Inner {
     set_aside: SetAside,
     /// Writes that may still take effect, and deletions that they would undo.
     doubts: Doubts,
-    /// When the newest context was made that was stored here, in milliseconds of Unix time: later than now if the clock was set back.
-    newest: AtomicI64,
+    /// What a journaled deletion is about.
+    stored_until: StoredUntil,
     /// Whether the start is over.
     requests_are_served: AtomicBool,
     sessions: Sessions,
@@ -223,6 +225,10 @@ impl Engine {
         let directory = journal.as_ref().map(|options| options.directory.clone());
         let owner = Owner::new(identity.tenant.clone(), identity.agent.clone());
         let pending = Pending::open(journal, config.journal.max_memory, &owner, Arc::clone(&metrics)).await?;
+        let stored_until = StoredUntil::open(directory.clone()).await;
+        if let Some(at) = pending.latest() {
+            stored_until.note(at);
+        }
         let set_aside = SetAside::open(directory, pending.is_active()).await?;
         let engine = Self {
             inner: Arc::new(Inner {
@@ -239,7 +245,7 @@ impl Engine {
                 pending,
                 set_aside,
                 doubts: Doubts::default(),
-                newest: AtomicI64::new(i64::MIN),
+                stored_until,
                 requests_are_served: AtomicBool::new(false),
                 sessions: Sessions::default(),
                 writes: RwLock::default(),

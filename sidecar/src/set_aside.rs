@@ -19,7 +19,7 @@ pub enum Kind {
     Conflicts,
     /// Contexts that the store refuses while it takes others, as lines of an export
     Refused,
-    /// Changes and deletions that the store refuses, of contexts that were set aside, or of versions that are past, as they were journaled
+    /// Changes and deletions that the store refuses, of contexts that were set aside, or of what is another by now, as they were journaled
     RefusedChanges,
     /// Records of the journal that this version cannot read: number, what is wrong, and the record as it is
     Unreadable,

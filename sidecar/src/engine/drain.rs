@@ -127,6 +127,14 @@ impl Inner {
             Ok(Made::Done) => {}
             Ok(Made::InPart) => return Ok(false),
             Ok(Made::ContextHasChanged) => self.set_aside.outdated_change(change, &self.metrics).await?,
+            Ok(Made::ContextIsLater(created_at)) => {
+                // It was brought before, and what was stored behind it too, when the last process ended.
+                let is_behind =
+                    |context: &Context| Some(context.id) == change.context() && context.created_at == created_at;
+                if self.pending.newest_context(last, is_behind).is_none() {
+                    self.set_aside.spared_deletion(change, &self.metrics).await?;
+                }
+            }
             Ok(Made::ContextIsGone) if self.set_aside.has_unreadable() => {
                 self.set_aside.change_of(change, Dropped::Unreadable, &self.metrics).await?;
             }
@@ -211,17 +219,21 @@ impl Inner {
     async fn drain_deletion(&self, owner: &Owner, id: ContextId, at: Timestamp) -> Result<Made, Error> {
         let found = self.store_health.note(self.store.find(vec![id]).await)?;
         // What another sidecar has stored under this id since is not meant.
-        let meant = |context: &Context| owner.owns(context) && context.created_at <= at;
-        let context = found.into_iter().find(meant);
+        let (context, later): (Vec<Context>, Vec<Context>) =
+            found.into_iter().filter(|context| owner.owns(context)).partition(|context| context.created_at <= at);
         // The deletion may have taken effect before, without an answer.
         self.bury(owner, &[id], at);
-        if let Some(context) = &context {
+        if let Some(context) = context.first() {
             let keys = [Some(Key::Context(id)), context.session.as_ref().map(Key::Session)];
             let _held = self.locks.hold(keys.into_iter().flatten()).await;
             self.erase(owner, std::slice::from_ref(context)).await?;
         }
         self.immediate.remove(id);
-        Ok(if context.is_some() { Made::Done } else { Made::ContextIsGone })
+        Ok(match (context.first(), later.first()) {
+            (Some(_), _) => Made::Done,
+            (None, Some(later)) => Made::ContextIsLater(later.created_at),
+            (None, None) => Made::ContextIsGone,
+        })
     }
 
     async fn drain_update(&self, update: Update) -> Result<Made, Error> {
@@ -309,6 +321,8 @@ enum Made {
     InPart,
     /// The context that it names is not there, or not any more.
     ContextIsGone,
+    /// The context that it names seems to have been stored after it, at this time.
+    ContextIsLater(Timestamp),
     /// It is of a version that the context does not have any more.
     ContextHasChanged,
 }

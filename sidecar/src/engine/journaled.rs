@@ -1,6 +1,6 @@
 //! Writes while the store is away: they are taken from what the sidecar knows itself, and go to the journal.
 
-use std::{collections::HashMap, path::PathBuf, sync::atomic::Ordering};
+use std::{collections::HashMap, path::PathBuf};
 
 use context_manager_journal::Options;
 use context_manager_memory::{
@@ -214,7 +214,7 @@ impl Inner {
 
     /// What was stored here before now, was stored by then; that is later than now if the clock was set back.
     fn stored_until(&self, now: Timestamp) -> Timestamp {
-        now.max(Timestamp::from_millis(self.newest.load(Ordering::Acquire)))
+        now.max(self.stored_until.get())
     }
 
     /// The contexts that match, as far as the sidecar knows without the store.

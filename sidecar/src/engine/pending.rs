@@ -517,6 +517,11 @@ impl Pending {
         self.waiting().queue.len()
     }
 
+    /// When the latest of the waiting writes was taken.
+    pub(super) fn latest(&self) -> Option<Timestamp> {
+        self.waiting().queue.iter().filter_map(|queued| queued.at).max()
+    }
+
     /// How many contexts and other writes wait.
     pub(super) fn contexts(&self) -> usize {
         self.waiting().queue.iter().map(|queued| queued.contexts).sum()

@@ -130,6 +130,12 @@ impl SetAside {
         self.change(change, Dropped::Conflict, said, metrics).await
     }
 
+    /// Keeps a deletion of a context that seems to have been stored after it.
+    pub(super) async fn spared_deletion(&self, change: Change, metrics: &Metrics) -> Result<(), Error> {
+        let said = "A journaled deletion is of a context that was stored after it, by another sidecar or by a clock that was set back since; it was not made, and is set aside in the file";
+        self.change(change, Dropped::Conflict, said, metrics).await
+    }
+
     /// Keeps a change or a deletion of a context that was set aside, or may have been.
     pub(super) async fn change_of(&self, change: Change, why: Dropped, metrics: &Metrics) -> Result<(), Error> {
         let said = "A journaled change or deletion is of a context that was set aside, or may be; it was not made, and is set aside in the file";

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -307,7 +306,7 @@ impl Inner {
         let (mut points, mut texts) = (Vec::new(), Vec::new());
         for draft in drafts {
             let Draft::New(context) = draft else { continue };
-            self.newest.fetch_max(context.created_at.as_millis(), Ordering::AcqRel);
+            self.stored_until.note(context.created_at);
             let mut previous = None;
             if let Some(thread) = thread_of(context) {
                 let end = ends.remove(&thread).unwrap_or_default();

@@ -90,6 +90,7 @@ impl Inner {
     /// One turn. All parts are tried; the first failure is returned.
     pub(super) async fn upkeep(&self) -> Result<(), Error> {
         self.pending.show();
+        self.stored_until.keep().await;
         if self.pending.is_active() {
             // The store is away or is catching up; nothing is moved in it until all writes before are there.
             return Ok(());
@@ -118,6 +119,7 @@ impl Inner {
 
     pub(super) async fn finish(&self) -> Result<(), Error> {
         let counted = self.write_accesses().await;
+        self.stored_until.keep().await;
         self.pending.close();
         self.store.close().await?;
         counted
@@ -280,6 +282,7 @@ impl Inner {
 
     /// Puts a context in L1 unless it was changed or deleted since it was read: requests may be served already.
     async fn refill(&self, context: Context, vectors: Vectors) -> Result<(), Error> {
+        self.stored_until.note(context.created_at);
         if self.requests_are_served.load(Ordering::Acquire) {
             return self.renew(&context).await;
         }

@@ -157,7 +157,7 @@ labels! {
     Dropped {
         /// The context to change is not there any more.
         Missing = "missing",
-        /// Its id was taken by another content, or the context to change has another version than it names.
+        /// Its id was taken by another content, or the context to change or delete is another than it names.
         Conflict = "conflict",
         /// The store refuses it while it takes others.
         Refused = "refused",

@@ -25,6 +25,7 @@ use crate::{
     set_aside::Kind,
 };
 
+mod clocks;
 mod conditions;
 mod expiry;
 mod figures;
@@ -609,11 +610,15 @@ async fn what_waits_without_a_session_ranks_as_it_will_when_it_is_stored() {
 #[tokio::test]
 async fn a_second_drain_after_an_end_in_between_changes_nothing() {
     let outage = Outage::new().await;
+    let again = outage.store(json!({"text": "three"})).await.id;
     outage.cut();
     let kept = outage.store(json!({"text": "one"})).await.id;
     let gone = outage.store(json!({"text": "two"})).await.id;
     outage.engine.update(&mine(&outage.engine), kept, message(json!({"text": "one more"}))).await.expect("journaled");
     outage.engine.delete(&mine(&outage.engine), gone).await.expect("journaled");
+    outage.engine.delete(&mine(&outage.engine), again).await.expect("journaled");
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    outage.store(json!({"text": "another three", "id": again})).await;
     // A copy of the journal stands for a process that ended before it noted what was drained.
     let journal = outage.directory.path().join("data/journal");
     let copy = outage.directory.path().join("copy");
@@ -628,9 +633,10 @@ async fn a_second_drain_after_an_end_in_between_changes_nothing() {
 
     let (engine, switch) = begin(&config, false).await;
     let outage = Outage { engine, switch, config, directory };
-    assert_eq!(outage.engine.stats(&mine(&outage.engine)).await.expect("figures").journaled_writes, 4);
+    assert_eq!(outage.engine.stats(&mine(&outage.engine)).await.expect("figures").journaled_writes, 6);
     outage.back().await;
-    assert_eq!(outage.listed().await, [("one more".to_owned(), 2)]);
+    assert_eq!(outage.listed().await, [("another three".to_owned(), 1), ("one more".to_owned(), 2)]);
+    assert_eq!(lines(&outage, Kind::RefusedChanges), Vec::<Value>::new());
 }
 
 #[tokio::test]
@@ -1149,6 +1155,7 @@ async fn a_journaled_deletion_leaves_what_another_sidecar_has_stored_since() {
     outage.back().await;
     let texts: Vec<String> = outage.listed().await.into_iter().map(|(text, _)| text).collect();
     assert_eq!(texts, ["tea since", "tea since"]);
+    assert_eq!(lines(&outage, Kind::RefusedChanges).len(), 1, "the one that names it is kept for its agent to decide");
 }
 
 /// Journaled writes follow one another by their numbers. A deletion reaches what was stored before it, although that seems to be of the
