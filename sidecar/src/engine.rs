@@ -263,6 +263,7 @@ impl Engine {
         };
         engine.inner.look_after_memories();
         let begun = async {
+            engine.inner.resolve().await?;
             engine.inner.fill_immediate().await?;
             engine.inner.refresh_gauges().await?;
             engine.inner.survey().await
@@ -326,6 +327,7 @@ impl Engine {
         request: ContextRequest,
     ) -> Result<ContextResponse, Error> {
         let _shared = self.inner.models.read().await;
+        self.inner.resolve_if_possible().await;
         let reaches: Vec<_> = granted.iter().map(Granted::reach).collect();
         self.inner.retrieve(&reaches, request).await
     }
@@ -335,6 +337,7 @@ impl Engine {
     /// # Errors
     /// When there is none, or the store fails.
     pub async fn get(&self, granted: &Granted<access::Read>, id: Uuid, as_of: Option<i64>) -> Result<Context, Error> {
+        self.inner.resolve_if_possible().await;
         let reach = granted.reach();
         match as_of {
             None => self.inner.context(reach, id.into()).await,
@@ -348,6 +351,7 @@ impl Engine {
     /// When a parameter is not valid, or the store fails.
     pub async fn list(&self, granted: &Granted<access::Read>, query: ListQuery) -> Result<ContextList, Error> {
         let _turn = self.inner.pages.acquire().await.map_err(|_| Error::Interrupted)?;
+        self.inner.resolve_if_possible().await;
         self.inner.page(granted.reach(), query).await
     }
 
@@ -475,6 +479,7 @@ impl Engine {
     /// # Errors
     /// When the store fails.
     pub async fn stats(&self, granted: &Granted<access::Read>) -> Result<Stats, Error> {
+        self.inner.resolve_if_possible().await;
         self.inner.figures(granted.reach()).await
     }
 
@@ -591,6 +596,10 @@ impl Engine {
         T: Effect + Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
+        let work = move |inner: Arc<Inner>| async move {
+            inner.resolve_if_possible().await;
+            work(inner).await
+        };
         let Some(ongoing) = Ongoing::current() else { return self.detached(work).await };
         ongoing.line().begin();
         let audited = move |inner| async move {

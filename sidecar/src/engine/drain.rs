@@ -9,12 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use context_manager_memory::{Context, ContextId, Timestamp, history, update};
+use context_manager_memory::{Context, ContextId, Timestamp, history};
 use tracing::{info, warn};
 
 use super::{
     Error, Inner,
-    alike::values_alike,
     delete::Deleted,
     filter::Wanted,
     locks::Key,
@@ -74,6 +73,12 @@ impl Inner {
     }
 
     async fn drain_oldest(&self, until: Option<Instant>) -> Result<Drained, Error> {
+        // Readers are to see what waits as soon as the store answers, also if it takes no writes.
+        if let Err(error) = self.resolve().await
+            && !error.is_refusal()
+        {
+            return Err(error);
+        }
         let mut load = Load::default();
         let oldest = self.pending.oldest(|contexts| {
             for context in contexts {
@@ -237,9 +242,8 @@ impl Inner {
     }
 
     async fn drain_update(&self, update: Update) -> Result<Made, Error> {
-        let Update { id, holder, expected, if_version, text, metadata, ttl, at } = update;
-        let owner = pending::owner(&self.owner, holder.as_ref());
-        let change = update::Change { text, metadata, ttl, if_version: None };
+        let Update { id, at, .. } = update;
+        let owner = pending::owner(&self.owner, update.holder.as_ref());
         let mut session = None;
         for _ in 0..ATTEMPTS {
             let keys = [Some(Key::Context(id)), session.as_ref().map(Key::Session)];
@@ -256,14 +260,13 @@ impl Inner {
                 warn!(context.id = %id, "A journaled change came too late: another context took the place of this one");
                 return Ok(Made::Done);
             }
-            let is_made = self.was_made(&current.context, expected, &change, at).await?;
-            let is_past = if_version.is_some_and(|seen| seen.since != current.context.updated_at);
-            if is_made || is_past {
+            let is_made = self.was_made(&current.context, &update).await?;
+            if is_made || update.is_outdated_by(&current.context) {
                 // What is in memory may be from before.
                 self.immediate.put(&current.context, &current.vectors);
                 return Ok(if is_made { Made::Done } else { Made::ContextHasChanged });
             }
-            let changed = update::apply(&current.context, change.clone(), at)?.by(&self.identity.agent);
+            let changed = update.made_of(&current.context)?.by(&self.identity.agent);
             let vectors =
                 if changed.text == current.context.text { None } else { Some(self.vectors_of(&changed).await?) };
             self.keep_version(&current, &changed).await?;
@@ -282,24 +285,21 @@ impl Inner {
         Err(Error::Interrupted)
     }
 
-    /// Whether a change of the version `expected` was made, and perhaps others since, as far as versions are kept.
-    async fn was_made(
-        &self,
-        current: &Context,
-        expected: i64,
-        change: &update::Change,
-        at: Timestamp,
-    ) -> Result<bool, Error> {
-        if is_made(current, expected, change, at) {
+    /// Whether a change was made, and perhaps others since, as far as versions are kept.
+    async fn was_made(&self, current: &Context, update: &Update) -> Result<bool, Error> {
+        if update.is_made_in(current) {
             return Ok(true);
         }
-        let since = usize::try_from(current.version.saturating_sub(expected + 1)).unwrap_or(0).min(VERSIONS);
+        let since = usize::try_from(current.version.saturating_sub(update.expected).saturating_sub(1))
+            .unwrap_or(0)
+            .min(VERSIONS);
         if since == 0 {
             return Ok(false);
         }
         let earlier = history::earlier_ids(current.id, current.version).take(since).collect();
-        let found = self.store_health.note(self.store.get(&Owner::of(current), earlier, at.min(now())).await)?;
-        Ok(found.iter().any(|Point { context, .. }| is_made(context, expected, change, at)))
+        let alive = update.at.min(now());
+        let found = self.store_health.note(self.store.get(&Owner::of(current), earlier, alive).await)?;
+        Ok(found.iter().any(|Point { context, .. }| update.is_made_in(context)))
     }
 }
 
@@ -377,23 +377,4 @@ fn bearable(contexts: Vec<Context>) -> Vec<Vec<Context>> {
 /// expired since.
 fn gives_way(there: &Context, waiting: &Context, now: Timestamp) -> bool {
     there.is_expired(now) && is_owned_alike(there, waiting) && there.created_at != waiting.created_at
-}
-
-/// Whether this version of a context is what a change of the version `expected` made of it `at` its time. What says the same since another
-/// time is somebody else's; a time to live would be counted from then.
-fn is_made(context: &Context, expected: i64, change: &update::Change, at: Timestamp) -> bool {
-    context.version > expected && context.updated_at == at && has(context, change)
-}
-
-/// Whether a change can be seen in a context.
-fn has(context: &Context, change: &update::Change) -> bool {
-    change.text.as_ref().is_none_or(|text| *text == context.text)
-        && change.ttl.is_none_or(|ttl| context.ttl == Some(ttl))
-        && change.metadata.iter().flatten().all(|(key, value)| {
-            if value.is_null() {
-                !context.metadata.contains_key(key)
-            } else {
-                context.metadata.get(key).is_some_and(|there| values_alike(there, value))
-            }
-        })
 }

@@ -11,7 +11,7 @@ use std::{
 
 use context_manager_journal::{Damage, Journal, Options, Record, Usage};
 use context_manager_memory::{
-    Context, ContextId, Holder, Level, SessionId, Timestamp, Vectors, index_text::index_texts, lexical::Bm25, update,
+    Context, ContextId, Holder, Level, SessionId, Timestamp, Vectors, index_text::index_texts, lexical::Bm25,
 };
 use context_manager_protocol::{message::ContextDelete, size::ByteSize};
 use tokio::{sync::Notify, task::spawn_blocking};
@@ -32,9 +32,11 @@ use crate::{
 mod entry;
 mod past;
 mod unreadable;
+mod unresolved;
 
 pub(super) use entry::{Change, Clear, Delete, DeleteMatching, Entry, Oldest, Seen, Update};
 pub(super) use unreadable::{Line, Unreadable};
+use unresolved::Unresolved;
 
 /// A context as the waiting writes leave it.
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ pub(super) struct View {
     late: Arc<Deleted>,
     /// What changed contexts were after an earlier one of the waiting writes, until the next one; the oldest first.
     earlier: HashMap<ContextId, Vec<(Waits, Timestamp)>>,
+    /// Changes of contexts that only the store knows; the first one first.
+    unresolved: HashMap<ContextId, Vec<Unresolved>>,
 }
 
 impl View {
@@ -120,7 +124,7 @@ impl View {
     pub(super) fn kept_alive(&self, now: Timestamp) -> Vec<ContextId> {
         let changed = self.points.values().map(|waits| &waits.context).filter(|context| context.version > 1);
         let alive = changed.filter(|context| context.expires_at.is_some() && !context.is_expired(now));
-        alive.map(|context| context.id).collect()
+        alive.map(|context| context.id).chain(self.unresolved.keys().copied()).collect()
     }
 
     /// What the waiting writes delete of an owner's by what it is.
@@ -146,6 +150,7 @@ impl View {
         if !self.deleted.is_empty() {
             self.deleted.remove(&(Owner::of(&context), context.id));
         }
+        self.unresolved.remove(&context.id);
         let by = (number, context.id, context.created_at);
         self.superseded.extend(context.supersedes.iter().map(|id| (*id, by)));
         let before = self.points.get(&context.id);
@@ -162,11 +167,15 @@ impl View {
             self.points.remove(&id);
             self.earlier.remove(&id);
         }
+        self.unresolved.retain(|changed, changes| *changed != id || changes[0].owner() != &owner);
         self.deleted.insert((owner, id), number);
     }
 
     fn delete_matching(&mut self, number: u64, wanted: Wanted) {
-        self.points.retain(|_, point| !wanted.matches(&point.context));
+        let gone = self.points.extract_if(|_, point| wanted.matches(&point.context));
+        // What the store has of them may be no such thing, and goes with them.
+        let gone = gone.filter(|(_, point)| !point.is_new).map(|(id, _)| ((wanted.owner.clone(), id), number));
+        self.deleted.extend(gone);
         self.earlier.retain(|id, _| self.points.contains_key(id));
         self.doomed.push((number, Arc::new(wanted)));
     }
@@ -181,6 +190,10 @@ impl View {
             versions.retain(|(waits, _)| waits.number > number);
             !versions.is_empty()
         });
+        self.unresolved.retain(|_, changes| {
+            changes.retain(|change| change.number() > number);
+            !changes.is_empty()
+        });
     }
 
     /// What an entry that was read from the disk makes of the contexts; vectors are those of the words alone.
@@ -193,16 +206,16 @@ impl View {
                     self.put(number, Point { context: context.clone(), vectors }, false);
                 }
             }
-            Entry::Update(Update { id, holder, text, metadata, ttl, at, expected: _, if_version: _ }) => {
-                // A context that only the store knows is found there in its old state until the change has reached it.
-                let Some(point) = self.get(*id) else { return Ok(()) };
-                let owner = owner(own, holder.as_ref());
+            Entry::Update(update) => {
+                let owner = owner(own, update.holder.as_ref());
+                let Some(point) = self.get(update.id) else {
+                    self.wait_for(number, owner, update);
+                    return Ok(());
+                };
                 if !owner.owns(&point.context) {
                     return Ok(());
                 }
-                let (text, metadata) = (text.clone(), metadata.clone());
-                let change = update::Change { text, metadata, ttl: *ttl, if_version: None };
-                let Ok(context) = update::apply(&point.context, change, *at) else { return Ok(()) };
+                let Ok(context) = update.made_of(&point.context) else { return Ok(()) };
                 let vectors = index_texts(&context, None).vectors(&Bm25::default(), None);
                 self.put(number, Point { context, vectors }, false);
             }
@@ -370,6 +383,15 @@ impl Waiting {
         self.queue.range(..complete)
     }
 
+    /// Adds to the memory that a write takes.
+    fn grow(&mut self, number: u64, memory: u64) {
+        let place = self.queue.partition_point(|before| before.number < number);
+        if let Some(queued) = self.queue.get_mut(place).filter(|queued| queued.number == number) {
+            queued.memory += memory;
+            self.memory += memory;
+        }
+    }
+
     fn insert(&mut self, queued: Queued) {
         let place = self.queue.partition_point(|before| before.number < queued.number);
         self.memory += queued.memory;
@@ -533,6 +555,27 @@ impl Pending {
         let waiting = self.waiting();
         let changes_nothing = waiting.queue.is_empty() && waiting.view.late.is_empty();
         (!changes_nothing).then(|| Arc::clone(&waiting.view))
+    }
+
+    /// What waits, if something of it is to be [resolved](Self::resolve).
+    pub(super) fn unresolved(&self) -> Option<Arc<View>> {
+        let waiting = self.waiting();
+        waiting.view.has_unresolved().then(|| Arc::clone(&waiting.view))
+    }
+
+    /// Takes what the store has of these contexts, whose changes were to be resolved when it was `seen`. If some of these have reached the store
+    /// since, it may have been asked before or after that, so their context waits for the next time.
+    pub(super) fn resolve(&self, seen: &View, ids: &[ContextId], stored: Vec<Point>) {
+        let mut stored: HashMap<ContextId, Point> = stored.into_iter().map(|point| (point.context.id, point)).collect();
+        let mut waiting = self.waiting();
+        for id in ids {
+            if waiting.view.has_unresolved_of(*id, seen) {
+                let memory = Arc::make_mut(&mut waiting.view).resolve(*id, stored.remove(id));
+                for (number, memory) in memory {
+                    waiting.grow(number, memory);
+                }
+            }
+        }
     }
 
     /// Lets readers not see what was deleted and may come back.

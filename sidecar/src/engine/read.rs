@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use context_manager_memory::{Context, ContextId, Timestamp, history};
 use context_manager_protocol::message::{self, ContextList, Stats};
+use tracing::debug;
 
 use super::{
     Error, Inner, ListQuery, convert,
@@ -16,6 +17,7 @@ use crate::{
     access::Reach,
     metrics::{Degradation, Label as _},
     ports::vector_store::{Model, Owner, Page, Point, Validity},
+    refusal::chain,
 };
 
 /// Contexts of a page that names no limit.
@@ -68,6 +70,27 @@ impl Inner {
             }
         }
         Err(Error::NotFound(id))
+    }
+
+    /// Looks up what waiting changes from before the start are of.
+    pub(super) async fn resolve(&self) -> Result<(), Error> {
+        let Some(view) = self.pending.unresolved() else { return Ok(()) };
+        for (owner, ids) in view.unresolved() {
+            for ids in ids.chunks(VERSIONS_AT_ONCE) {
+                // Some have expired by now, and a change may have given them a longer life.
+                let whenever = Timestamp::from_millis(i64::MIN);
+                let found = self.store_health.note(self.store.get(owner, ids.to_vec(), whenever).await)?;
+                self.pending.resolve(&view, ids, found);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same before anything is read. If the store is away, it has nothing to be seen.
+    pub(super) async fn resolve_if_possible(&self) {
+        if let Err(error) = self.resolve().await {
+            debug!(error = chain(&error), "What waiting changes are of is not known yet");
+        }
     }
 
     /// A living context with its vectors, as far as the permission reaches.

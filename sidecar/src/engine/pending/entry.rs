@@ -1,11 +1,11 @@
 //! A write that waits, in the form that the journal's records have.
 
-use context_manager_memory::{Context, ContextId, Holder, Metadata, SessionId, Timestamp, Ttl};
+use context_manager_memory::{Context, ContextId, Holder, Metadata, SessionId, Timestamp, Ttl, update};
 use context_manager_protocol::message::ContextDelete;
 use serde::{Deserialize, Serialize};
 
 use super::Unreadable;
-use crate::engine::within::Within;
+use crate::engine::{alike::values_alike, within::Within};
 
 /// A write that waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,6 +121,38 @@ pub(in crate::engine) struct DeleteMatching {
     pub(in crate::engine) within: Option<Within>,
     /// When; nothing that was stored later is meant.
     pub(in crate::engine) at: Timestamp,
+}
+
+impl Update {
+    /// Whether a version of the context is what this change made of it. What says the same since another time is somebody else's; a time to live
+    /// would be counted from then.
+    pub(in crate::engine) fn is_made_in(&self, context: &Context) -> bool {
+        context.version > self.expected && context.updated_at == self.at && self.can_be_seen_in(context)
+    }
+
+    /// Whether the context is another one than the caller of the change has named.
+    pub(in crate::engine) fn is_outdated_by(&self, context: &Context) -> bool {
+        self.if_version.is_some_and(|seen| seen.since != context.updated_at)
+    }
+
+    /// What it makes of a context, whatever the caller has named.
+    pub(in crate::engine) fn made_of(&self, context: &Context) -> Result<Context, update::VersionConflict> {
+        let Self { id: _, holder: _, expected: _, if_version: _, text, metadata, ttl, at } = self;
+        let (text, metadata) = (text.clone(), metadata.clone());
+        update::apply(context, update::Change { text, metadata, ttl: *ttl, if_version: None }, *at)
+    }
+
+    fn can_be_seen_in(&self, context: &Context) -> bool {
+        self.text.as_ref().is_none_or(|text| *text == context.text)
+            && self.ttl.is_none_or(|ttl| context.ttl == Some(ttl))
+            && self.metadata.iter().flatten().all(|(key, value)| {
+                if value.is_null() {
+                    !context.metadata.contains_key(key)
+                } else {
+                    context.metadata.get(key).is_some_and(|there| values_alike(there, value))
+                }
+            })
+    }
 }
 
 impl Entry {

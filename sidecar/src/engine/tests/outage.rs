@@ -32,6 +32,7 @@ mod figures;
 mod past;
 mod rarity;
 mod replicas;
+mod restarts;
 mod upkeep;
 
 /// The store, reachable or not.
