@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 const AGENTS: u64 = 4;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// The ledger does not know what a full level forgets.
-const LEVELS: &str = "[levels.short_term]\ncapacity = 1000000\n";
+const LEVELS: &str = "[levels.short_term]\ncapacity = 1000000\n[gc]\ninterval = \"700ms\"\n";
 
 /// Lets the agents work while `end` happens.
 async fn work_until(agents: Vec<Agent>, client: &Client, end: impl Future<Output = Result<()>>) -> Result<Vec<Agent>> {

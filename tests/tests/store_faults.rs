@@ -1,5 +1,5 @@
-//! Agents that store, change, supersede and delete on every level, alone and in batches, while the Qdrant server is killed, stopped, cut
-//! off, slow, or its answers are lost: afterwards the memory is exactly what was acknowledged.
+//! Agents that store, change, prolong, supersede, delete and import on every level, alone and in batches, and by two sidecars, while the
+//! Qdrant server is killed, stopped, cut off, slow, or its answers are lost: afterwards the memory is exactly what was acknowledged.
 
 use std::time::Duration;
 
@@ -19,8 +19,14 @@ fn config(url: impl std::fmt::Display) -> String {
     format!(
         "[store.qdrant]\nurl = \"http://{url}\"\ncollection = \"memory\"\ntimeout = \"500ms\"\n[journal]\npath = \"journal\"\n\
          [circuit_breaker]\nfailure_threshold = 2\nsuccess_threshold = 1\nopen_for = \"200ms\"\n\
-         [levels.short_term]\ncapacity = 1000000\n"
+         [levels.short_term]\ncapacity = 1000000\n[gc]\ninterval = \"700ms\"\n"
     )
+}
+
+/// That of the sidecar beside it, which has the way to the server to itself. It collects nothing: it does not know what waits in the other's
+/// journal.
+fn config_elsewhere(url: impl std::fmt::Display) -> String {
+    config(url).replace("700ms", "1h")
 }
 
 async fn pause(milliseconds: u64) {
@@ -32,6 +38,8 @@ struct Setup {
     server: Qdrant,
     proxy: Proxy,
     sidecar: Sidecar,
+    /// Another one of the same agent.
+    elsewhere: Sidecar,
 }
 
 impl Setup {
@@ -40,11 +48,14 @@ impl Setup {
         let server = Qdrant::start(&folder.path().join("qdrant")).await?;
         let proxy = Proxy::start(server.address()).await?;
         let sidecar = Sidecar::start(folder.path(), &config(proxy.address())).await?;
-        Ok(Self { _folder: folder, server, proxy, sidecar })
+        let place = folder.path().join("elsewhere");
+        std::fs::create_dir(&place)?;
+        let elsewhere = Sidecar::start(&place, &config_elsewhere(server.address())).await?;
+        Ok(Self { _folder: folder, server, proxy, sidecar, elsewhere })
     }
 
     fn begin(&self, fault: &str) -> Result<Work> {
-        Ok(Work::begin(fault, AGENTS, &self.sidecar.client()?))
+        Ok(Work::begin(fault, AGENTS, &self.sidecar.client()?, Some(&self.elsewhere.client()?)))
     }
 
     async fn judge(&self, fault: &str, work: Work) -> Result<()> {
@@ -127,7 +138,7 @@ async fn a_node_of_a_cluster_that_goes() -> Result<()> {
     let spread = "[store.qdrant]\nshards = 3\nreplication_factor = 2\nwrite_consistency = 1\n";
     let config = config(proxy.address()).replace("[store.qdrant]\n", spread);
     let sidecar = Sidecar::start(folder.path(), &config).await?;
-    let work = Work::begin("nodes", AGENTS, &sidecar.client()?);
+    let work = Work::begin("nodes", AGENTS, &sidecar.client()?, None);
     for node in 0..3 {
         pause(500).await;
         nodes.kill(node)?;

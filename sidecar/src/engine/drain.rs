@@ -242,7 +242,7 @@ impl Inner {
     }
 
     async fn drain_update(&self, update: Update) -> Result<Made, Error> {
-        let Update { id, at, .. } = update;
+        let (id, at) = (update.id, update.at);
         let owner = pending::owner(&self.owner, update.holder.as_ref());
         let mut session = None;
         for _ in 0..ATTEMPTS {
