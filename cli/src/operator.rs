@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use context_manager_operator::inject::{NamespaceFacts, OnMissing};
+use context_manager_operator::{
+    inject::{NamespaceFacts, OnMissing},
+    pki,
+};
 use context_manager_protocol::names;
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
@@ -105,23 +108,31 @@ pub(crate) fn issuer_of(webhook: &Deployment) -> Option<(String, String)> {
     Some((issuer, secret))
 }
 
+/// The Secret with the webhook's own CA. A webhook that is not told has its default, and so has one that is not there.
+pub(crate) fn authority_of(webhook: Option<&Deployment>) -> String {
+    let told = webhook.and_then(|webhook| flag(webhook, "--ca-secret", "CONTEXT_MANAGER_CA_SECRET"));
+    told.unwrap_or_else(|| pki::WEBHOOK_CA.to_owned())
+}
+
+/// The same of the controller, for the CA of the sidecars' certificates.
+fn client_authority_of(controller: Option<&Deployment>) -> String {
+    let told = controller.and_then(|found| flag(found, "--client-ca-secret", "CONTEXT_MANAGER_CLIENT_CA_SECRET"));
+    told.unwrap_or_else(|| pki::CLIENT_CA.to_owned())
+}
+
 /// The Secrets with private keys that the programs of these Deployments use: the CA of the sidecars' certificates, and the webhook's own CA or
-/// what another issuer writes for it. A program that is not told has its default, and so has one that is not there.
+/// what another issuer writes for it.
 pub(crate) fn authorities(deployments: &[Deployment]) -> BTreeSet<String> {
     let of = |component: Component| {
-        deployments.iter().filter(move |found| found.labels().get(COMPONENT).is_some_and(|is| is == component.as_str()))
+        let is_it = |found: &&Deployment| found.labels().get(COMPONENT).is_some_and(|is| is == component.as_str());
+        let found: Vec<_> = deployments.iter().filter(is_it).map(Some).collect();
+        if found.is_empty() { vec![None] } else { found }
     };
-    let client = of(Component::Controller)
-        .filter_map(|controller| flag(controller, "--client-ca-secret", "CONTEXT_MANAGER_CLIENT_CA_SECRET"));
-    let webhook = of(Component::Webhook).filter_map(|webhook| match issuer_of(webhook) {
-        Some((_, secret)) => Some(secret),
-        None => flag(webhook, "--ca-secret", "CONTEXT_MANAGER_CA_SECRET"),
-    });
-    let or_default =
-        |found: Vec<String>, default: &str| if found.is_empty() { vec![default.to_owned()] } else { found };
-    let client = or_default(client.collect(), "context-manager-client-ca");
-    let webhook = or_default(webhook.collect(), "context-manager-webhook-ca");
-    client.into_iter().chain(webhook).filter(|name| !name.is_empty()).collect()
+    let client = of(Component::Controller).into_iter().map(client_authority_of);
+    let webhook = of(Component::Webhook)
+        .into_iter()
+        .map(|webhook| webhook.and_then(issuer_of).map_or_else(|| authority_of(webhook), |(_, secret)| secret));
+    client.chain(webhook).filter(|name| !name.is_empty()).collect()
 }
 
 /// The Deployment of a component.
@@ -250,5 +261,6 @@ mod tests {
         let given = of(include_str!("../../tests/golden/chart/cert-manager.yaml"));
         assert_eq!(given, names(["context-manager-client-ca", "context-manager-webhook-tls"]));
         assert_eq!(authorities(&[]), names(["context-manager-client-ca", "context-manager-webhook-ca"]));
+        assert_eq!(authority_of(None), "context-manager-webhook-ca");
     }
 }

@@ -166,12 +166,11 @@ async fn authority(
     let secret = if let Some(secret) = secret {
         secret
     } else {
-        if let Some((issuer, secret)) = operator::other_issuer(cluster).await? {
+        let webhook = operator::deployment(cluster, Component::Webhook).await?;
+        if let Some((issuer, secret)) = webhook.as_ref().and_then(operator::issuer_of) {
             return Err(Error::Refused(foreign(&issuer, &secret, &cluster.operator_namespace)));
         }
-        let webhook = operator::deployment(cluster, Component::Webhook).await?;
-        let flag = webhook.and_then(|webhook| operator::flag(&webhook, "--ca-secret", "CONTEXT_MANAGER_CA_SECRET"));
-        flag.unwrap_or_else(|| "context-manager-webhook-ca".to_owned())
+        operator::authority_of(webhook.as_ref())
     };
     let api = cluster.of::<Secret>(&cluster.operator_namespace);
     let missing = || Error::Missing {

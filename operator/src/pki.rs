@@ -37,6 +37,11 @@ pub use trust::Untrusted;
 use certificate::Leaf;
 use trust::Entry;
 
+/// Default name of the `Secret` with the webhook's CA.
+pub const WEBHOOK_CA: &str = "context-manager-webhook-ca";
+/// Default name of the `Secret` with the CA of the sidecars' certificates.
+pub const CLIENT_CA: &str = "context-manager-client-ca";
+
 /// Who makes the webhook's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Issuer {

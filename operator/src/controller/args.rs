@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, env = "CONTEXT_MANAGER_LEASE_DURATION", default_value = "15s", value_parser = lease_duration)]
     pub lease_duration: Duration,
     /// Name of the secret with the CA of the sidecars' certificates
-    #[arg(long, env = "CONTEXT_MANAGER_CLIENT_CA_SECRET", default_value = "context-manager-client-ca")]
+    #[arg(long, env = "CONTEXT_MANAGER_CLIENT_CA_SECRET", default_value = pki::CLIENT_CA)]
     pub client_ca_secret: String,
     /// Whether there are rights to the Certificates of cert-manager: those of resources that have another issuer now are deleted
     #[arg(long, env = "CONTEXT_MANAGER_CERT_MANAGER")]

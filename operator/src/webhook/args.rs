@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, env = "CONTEXT_MANAGER_CERTIFICATE_SECRET", required_if_eq_any = [("certificate_issuer", "existing"), ("certificate_issuer", "cert-manager")])]
     pub certificate_secret: Option<String>,
     /// Name of the secret with the CA
-    #[arg(long, env = "CONTEXT_MANAGER_CA_SECRET", default_value = "context-manager-webhook-ca")]
+    #[arg(long, env = "CONTEXT_MANAGER_CA_SECRET", default_value = pki::WEBHOOK_CA)]
     pub ca_secret: String,
     /// Further DNS names or addresses that the certificate is valid for
     #[arg(long, env = "CONTEXT_MANAGER_SERVER_NAMES", value_delimiter = ',')]
