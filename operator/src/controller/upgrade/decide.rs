@@ -143,7 +143,7 @@ impl<'s> Step<'s> {
         let watched: Vec<_> = self.upgraded().filter(|pod| !self.is_proven(pod)).collect();
         let room = self.batch().saturating_sub(watched.len());
         let acts = waiting.iter().take(room).map(|name| Act::Replace(name.clone())).collect();
-        let next = watched.iter().filter_map(|pod| Some(self.look(pod.note.as_ref()?.at))).min();
+        let next = watched.iter().filter_map(|pod| Some(self.look(watched_since(pod, pod.note.as_ref()?.at)))).min();
         let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
         Verdict { acts, finding: self.progress(&waiting, &watched), next, memory: self.memory.clone() }
     }
@@ -239,7 +239,7 @@ impl<'s> Step<'s> {
     /// Whether an upgraded sidecar has run well for long enough.
     fn is_proven(&self, pod: &Seen) -> bool {
         let Some(note) = &pod.note else { return true };
-        let ran_well = pod.restarts == note.restarts && self.is_over(note.at, self.plan.observe);
+        let ran_well = pod.restarts == note.restarts && self.is_over(watched_since(pod, note.at), self.plan.observe);
         pod.ready && (ran_well || self.is_past(pod))
     }
 
@@ -264,4 +264,9 @@ impl<'s> Step<'s> {
         let elapsed = Duration::try_from(self.now.duration_since(since)).unwrap_or_default();
         self.plan.observe.saturating_sub(elapsed).max(SOONEST)
     }
+}
+
+/// From when on a sidecar is watched that was changed then: a slow pull may start it much later, and each start begins anew.
+fn watched_since(pod: &Seen, change: Timestamp) -> Timestamp {
+    pod.running.map_or(change, |started| started.max(change))
 }

@@ -48,6 +48,8 @@ pub(super) struct Seen {
     pub(super) restarts: i32,
     /// Whether the sidecar ever ran.
     pub(super) ran: bool,
+    /// Since when it has been running.
+    pub(super) running: Option<Timestamp>,
     /// Why the sidecar does not start.
     pub(super) stuck: Option<String>,
     /// Whether the pod is being deleted.
@@ -81,6 +83,7 @@ impl Seen {
             ready: sidecar.is_some_and(|sidecar| sidecar.ready),
             restarts: sidecar.map_or(0, |sidecar| sidecar.restart_count),
             ran: sidecar.is_some_and(ran),
+            running: sidecar.and_then(running),
             stuck: sidecar.and_then(stuck),
             leaving: pod.metadata.deletion_timestamp.is_some(),
             ended: pods::has_ended(pod),
@@ -100,6 +103,11 @@ fn ran(sidecar: &ContainerStatus) -> bool {
     let states = [&sidecar.state, &sidecar.last_state];
     let did = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
     states.into_iter().flatten().any(did)
+}
+
+fn running(sidecar: &ContainerStatus) -> Option<Timestamp> {
+    let running = sidecar.state.as_ref()?.running.as_ref()?;
+    running.started_at.as_ref().map(|time| time.0)
 }
 
 fn stuck(sidecar: &ContainerStatus) -> Option<String> {

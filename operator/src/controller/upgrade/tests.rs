@@ -47,6 +47,7 @@ fn pod(number: usize) -> Seen {
         ready: true,
         restarts: 0,
         ran: true,
+        running: Some(Timestamp::UNIX_EPOCH),
         stuck: None,
         leaving: false,
         ended: false,
@@ -85,6 +86,10 @@ struct World {
     plan: UpgradePlan,
     /// Whether the new image starts.
     works: bool,
+    /// How many seconds a sidecar takes to start.
+    start: i64,
+    /// Whether the new image is started again and again, and is ready each time.
+    starts_again: bool,
     webhook: Webhook,
     /// Whether the controller ends after each eviction, before it writes the status.
     is_killed: bool,
@@ -106,6 +111,8 @@ impl World {
             now,
             plan,
             works,
+            start: 3,
+            starts_again: false,
             webhook: Webhook::Current,
             is_killed: false,
             target: target(NEW),
@@ -134,9 +141,12 @@ impl World {
         self.pods.retain(|pod| !pod.leaving);
         for pod in &mut self.pods {
             let since = pod.note.as_ref().map_or(pod.created, |note| note.at);
-            let started = now.duration_since(since) >= jiff::SignedDuration::from_secs(3);
+            let start = since.checked_add(jiff::SignedDuration::from_secs(self.start)).expect("a time");
+            let started = now >= start;
             let good = pod.image == OLD || self.works;
             pod.ready = started && good;
+            let since = if self.starts_again && pod.image == NEW { now } else { start };
+            pod.running = pod.ready.then_some(since);
             pod.stuck = (started && !good).then(|| "ImagePullBackOff".to_owned());
             if let Some(note) = &pod.note
                 && started
@@ -391,6 +401,39 @@ fn a_sidecar_that_restarts_more_than_once_is_a_failure() {
 }
 
 #[test]
+fn a_sidecar_is_watched_from_its_start_on_however_late_that_was() {
+    for strategy in [UpgradeStrategy::InPlace, UpgradeStrategy::RollingRestart] {
+        let mut world = World::new(4, plan(strategy, 25), true);
+        world.start = 60;
+        while !world.pods.iter().any(|pod| pod.image == NEW && pod.ready) {
+            world.tick();
+        }
+        assert_eq!(world.touched.len(), 1, "{strategy:?}");
+        world.run(20);
+        assert_eq!(world.touched.len(), 1, "{strategy:?}: the next one follows a canary that was not watched");
+        if strategy == UpgradeStrategy::InPlace {
+            let mut crashed = world.pods.clone();
+            crashed[0].restarts += 1;
+            let verdict = first(&crashed, NEW, world.plan, world.now).expect("a verdict");
+            assert_eq!(verdict.acts, [Act::Restore("pod-00".to_owned(), "1 restarts".to_owned())]);
+        }
+        world.run(20);
+        assert_eq!(world.touched.len(), 2, "{strategy:?}: the canary has been watched");
+    }
+}
+
+#[test]
+fn a_new_pod_whose_sidecar_starts_again_and_again_lets_no_other_one_go() {
+    let mut world = World::new(4, plan(UpgradeStrategy::RollingRestart, 25), true);
+    world.starts_again = true;
+    world.run(300);
+    assert_eq!(world.evicted, 1, "the next one follows a pod whose sidecar was started just now");
+    world.starts_again = false;
+    world.run(60);
+    assert!(world.evicted > 1, "it runs, and has been watched");
+}
+
+#[test]
 fn what_happens_long_after_an_upgrade_does_not_undo_it() {
     let mut world = World::new(1, plan(UpgradeStrategy::InPlace, 10), true);
     while world.tick().finding.is_err() {}
@@ -436,7 +479,8 @@ fn pods_are_not_listed_while_all_are_up_to_date_and_nothing_is_watched() {
     assert!(!quiet(&status(&target.template, "Upgrading", 200), none), "it goes on");
     assert!(!quiet(&status(&target.template, "UpToDate", 140), none), "the last ones may still fail");
     let mut missing = settled.clone();
-    let evicted = json!({"pod": "a", "uid": "a", "workload": "team/ReplicaSet/agent", "at": past(9), "newest": past(9)});
+    let evicted =
+        json!({"pod": "a", "uid": "a", "workload": "team/ReplicaSet/agent", "at": past(9), "newest": past(9)});
     missing.upgrade.as_mut().expect("a memory").evicted = vec![serde_json::from_value(evicted).expect("an eviction")];
     assert!(!quiet(&missing, none), "one is missing");
     assert!(!is_quiet(None, &target, &none, OBSERVE, now), "nothing is known");
@@ -477,4 +521,10 @@ fn a_pod_is_seen_with_what_its_kubelet_says() {
     let Seen { index, restarts, ran, stuck, workload, .. } = seen(&after);
     assert_eq!((index, restarts, ran, workload.as_deref()), (1, 2, true, Some("/ReplicaSet/r")));
     assert_eq!(stuck.as_deref(), Some("CrashLoopBackOff"));
+    let mut running = pod.clone();
+    let status = running.status.as_mut().and_then(|status| status.init_container_statuses.as_mut()).expect("a status");
+    status[0].state =
+        serde_json::from_value(json!({"running": {"startedAt": "1970-01-01T00:00:07Z"}})).expect("a state");
+    let since = |pod| Seen::of(pod, &after).and_then(|seen| seen.running);
+    assert_eq!((since(&pod), since(&running)), (None, Timestamp::from_second(7).ok()));
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use context_manager_crds::context_manager::status::{Eviction, FailedImage, Upgrade};
 use jiff::Timestamp;
 
-use super::{Act, DEADLINE, STOPPED, SOONEST, Seen, Step, Verdict, evictions::MOST};
+use super::{Act, DEADLINE, SOONEST, STOPPED, Seen, Step, Verdict, evictions::MOST, watched_since};
 use crate::{
     controller::{
         status::{Trouble, listed},
@@ -67,7 +67,11 @@ impl<'s> Step<'s> {
         memory = with_chosen(&memory, self.pods, &others, self.now);
         let chose = memory.evicted.len() > self.memory.evicted.len();
         let times = [(!begun).then_some(TICK), chose.then_some(SOONEST), self.next_overdue()];
-        let next = watched.iter().map(|pod| self.look(pod.created)).chain(times.into_iter().flatten()).min();
+        let next = watched
+            .iter()
+            .map(|pod| self.look(watched_since(pod, pod.created)))
+            .chain(times.into_iter().flatten())
+            .min();
         let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
         let finding = if replaceable.is_empty() {
             Err(Trouble::passing(
@@ -132,7 +136,8 @@ impl<'s> Step<'s> {
     /// Evictions in whose place there is no pod that is up to date; those that are watched are counted by themselves.
     fn without_fresh(&self) -> usize {
         let is_fresh = |uid: &String| self.fresh().any(|pod| pod.uid.as_ref() == Some(uid));
-        let waits = |one: &&Eviction| !one.settled && one.gone_at.is_some() && !one.successor.as_ref().is_some_and(is_fresh);
+        let waits =
+            |one: &&Eviction| !one.settled && one.gone_at.is_some() && !one.successor.as_ref().is_some_and(is_fresh);
         self.memory.evicted.iter().filter(waits).count()
     }
 
@@ -158,7 +163,7 @@ impl<'s> Step<'s> {
 
     /// Whether a new pod has been ready for long enough.
     fn is_settled(&self, pod: &Seen) -> bool {
-        pod.ready && self.is_over(pod.created, self.plan.observe)
+        pod.ready && self.is_over(watched_since(pod, pod.created), self.plan.observe)
     }
 
     /// Outdated pods that another one would take the place of.
