@@ -2,6 +2,7 @@
 //!
 //! Nothing here stands in for a part of the product. The suites themselves are in `tests/tests/`.
 
+pub mod admissions;
 pub mod api_server;
 pub mod background;
 pub mod bucket;
