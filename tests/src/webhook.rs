@@ -55,6 +55,12 @@ pub fn next_sidecar_image() -> String {
     format!("{}-next", sidecar_image())
 }
 
+/// An image whose sidecar becomes ready and crashes some seconds later, which `cargo xtask test` builds.
+#[must_use]
+pub fn crashing_sidecar_image() -> String {
+    format!("{}-crashing", sidecar_image())
+}
+
 /// The reference of one of the product's images, as `cargo xtask images` names them.
 #[must_use]
 pub fn image(name: &str) -> String {

@@ -12,7 +12,7 @@ use context_manager_tests::{
     operator::{Operator, RESYNC, condition, provision, wait_within},
     plugin::run,
     pods::{self, START, container},
-    webhook::{next_sidecar_image, sidecar_image},
+    webhook::{crashing_sidecar_image, next_sidecar_image, sidecar_image},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
@@ -131,6 +131,69 @@ async fn an_image_that_does_not_start_is_taken_back_and_stays_with_the_canary() 
     change(&namespace, json!({"image": next_sidecar_image()})).await?;
     says(&namespace, "SidecarsCurrent", "UpToDate").await?;
     ensure!(pods::sidecar_image(&pods::ready(&namespace, "b").await?) == Some(next_sidecar_image()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_image_that_crashes_some_time_after_its_start_stays_with_the_canaries() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "late-crash", "InPlace").await?;
+    let agents = ["a", "b", "c", "d", "e"];
+    for agent in agents {
+        namespace.make::<Pod>(&pods::agent(agent, pods::STAYING)).await?;
+    }
+    for agent in agents {
+        pods::ready(&namespace, agent).await?;
+    }
+    let crashing = crashing_sidecar_image();
+    change(&namespace, json!({"image": crashing, "upgrade": {"batchPercent": 40, "observe": "30s"}})).await?;
+    // It starts, and is ready.
+    for canary in &agents[..2] {
+        eventually(&format!("the new sidecar of {canary}"), START, || async {
+            let pod = namespace.api::<Pod>().get(canary).await?;
+            let sidecar = container(&pod, names::CONTAINER).context("a sidecar")?;
+            let is_new = pods::sidecar_image(&pod).as_ref() == Some(&crashing);
+            ensure!(is_new && sidecar.ready && sidecar.restart_count == 1, "{sidecar:?}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+    }
+    // It crashes in both, and nobody else gets it.
+    let resource = says(&namespace, "SidecarsCurrent", "UpgradeStopped").await?;
+    for canary in &agents[..2] {
+        eventually(&format!("the image before in {canary}"), START, || async {
+            let pod = namespace.api::<Pod>().get(canary).await?;
+            ensure!(pods::sidecar_image(&pod) == Some(sidecar_image()), "{:?}", pods::sidecar_image(&pod));
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+    }
+    tokio::time::sleep(2 * RESYNC).await;
+    for (place, agent) in agents.iter().enumerate() {
+        let pod = pods::ready(&namespace, agent).await?;
+        ensure!(pods::sidecar_image(&pod) == Some(sidecar_image()), "{agent} has {:?}", pods::sidecar_image(&pod));
+        let tried = pod.annotations().contains_key(names::UPGRADE);
+        ensure!(tried == (place < 2), "{agent} was tried: {tried}");
+        ensure!(tried == (restarts(&pod, names::CONTAINER)? > 0), "{:?}", pod.status);
+        let kept: usize = pods::stats(&namespace, agent).await?.contexts.values().sum();
+        ensure!(kept == 3 && restarts(&pod, "agent")? == 0, "{agent} remembers {kept} contexts");
+    }
+    let said = condition(&resource, "SidecarsCurrent").context("a condition")?;
+    ensure!(said.status == "False" && said.message.contains(&format!("{crashing} failed in ")), "{said:?}");
+    ensure!(condition(&resource, "Ready").is_some_and(|ready| ready.status == "True"), "the memory is not concerned");
+    let resource = says(&namespace, "SidecarsCurrent", "UpgradeStopped").await?;
+    let failed = resource.status.and_then(|status| status.upgrade?.failed).context("a failure")?;
+    ensure!(failed.image == crashing, "{failed:?}");
+    ensure!(!failed.pods.is_empty() && failed.pods.iter().all(|pod| ["a", "b"].contains(&pod.as_str())), "{failed:?}");
+    let events = namespace.api::<Event>().list(&ListParams::default()).await?;
+    let warned = events.items.iter().filter(|event| event.reason.as_deref() == Some("UpgradeStopped"));
+    let notes: Vec<_> = warned.filter_map(|event| event.note.as_deref()).collect();
+    for canary in &agents[..2] {
+        ensure!(
+            notes.iter().any(|note| note.contains(&format!("{canary} ("))),
+            "nothing is said of {canary}: {notes:?}"
+        );
+    }
     Ok(())
 }
 

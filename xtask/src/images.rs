@@ -1,5 +1,6 @@
 //! `cargo xtask images`: the product's images, built without a container engine: static programs on an empty base.
 
+mod crashing;
 pub mod oci;
 mod qdrant;
 
@@ -25,7 +26,7 @@ const PRODUCTS: [(&str, bool); 3] =
 pub struct Args {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Also give the images to every node of the dev cluster, which is started when it is not up
+    /// Also give the images, and those that suites alone run, to every node of the dev cluster, which is started when it is not up
     #[arg(long)]
     load: bool,
 }
@@ -37,7 +38,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     // Found out before the programs are compiled, which takes minutes.
     let cluster = args.load.then(|| cluster::ensure(&args.cluster)).transpose()?;
     let mut archives = build(&args.cluster)?;
-    archives.extend(of_qdrant(&args.cluster)?);
+    // A release pushes all that is printed here, so what is no product is built only for the dev cluster.
+    if args.load {
+        archives.extend(of_suites(&args.cluster)?);
+    }
     for archive in &archives {
         println!("{}", archive.display());
     }
@@ -51,9 +55,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the archive of an image for the suite of a managed Qdrant, if a program of one is given.
-pub fn of_qdrant(args: &ClusterArgs) -> Result<Option<PathBuf>> {
-    qdrant::build(args, Release::new(&Home::find()?)?.architecture()?)
+/// Writes archives of what the suites alone run, after [`build`]: a sidecar that crashes, and a Qdrant, if a program of one is given.
+pub fn of_suites(args: &ClusterArgs) -> Result<Vec<PathBuf>> {
+    let release = Release::new(&Home::find()?)?;
+    let mut archives = vec![crashing::build(args, &release)?];
+    archives.extend(qdrant::build(args, release.architecture()?)?);
+    Ok(archives)
 }
 
 /// Builds the programs and writes an archive for each image; returns the archives.

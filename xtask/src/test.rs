@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::build::Release;
 use crate::cluster::{self, ClusterArgs, Target};
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     demo::check_absent(&cluster)?;
     // The suites start the programs themselves, on this machine and as pods.
     let mut archives = images::build(&target)?;
-    archives.extend(images::of_qdrant(&target)?);
+    archives.extend(images::of_suites(&target)?);
     cluster::load_images(&cluster, &archives)?;
     // An upgrade needs another image to go to.
     let sidecar = target.image("context-manager-sidecar");
@@ -62,19 +62,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         cargo.arg(filter);
     }
     let optional = [
-        (schemathesis::VARIABLE, schemathesis::TEST, schemathesis::program(&home)),
-        (cert_manager::VARIABLE, cert_manager::TEST, cert_manager::folder()),
+        (schemathesis::VARIABLE, &[schemathesis::TEST][..], schemathesis::program(&home)),
+        (cert_manager::VARIABLE, cert_manager::TESTS, cert_manager::folder()),
     ];
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let mut left_out = real::left_out(is_set);
-    for (variable, test, found) in optional {
+    for (variable, tests, found) in optional {
         match found {
             Ok(found) => drop(cargo.env(variable, found)),
-            Err(reason) => left_out.push((test, reason)),
+            Err(reason) => left_out.extend(tests.iter().map(|test| (*test, anyhow!("{reason:#}")))),
         }
     }
     if !left_out.is_empty() {
-        cargo.arg("--").args(left_out.iter().flat_map(|(test, _)| ["--skip", test]));
+        cargo.arg("--").args(left_out.iter().flat_map(|(test, _)| ["--skip", *test]));
     }
     let (mut count, success) = stream(&mut cargo, &mut std::io::stdout())?;
     // Those that were not asked for are not missing.
