@@ -6,12 +6,19 @@ use std::{env, fs, path::Path, process::Command, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
 use context_manager_tests::{
-    cluster::{self, Namespace},
+    cluster::{self, Namespace, eventually},
     helm::Release,
     operator::{Operator, condition},
 };
+use k8s_openapi::api::{
+    apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, networking::v1::NetworkPolicy,
+    scheduling::v1::PriorityClass,
+};
+use kube::{Api, api::ListParams};
 use serde_json::Value;
 
+/// How long an autoscaler may take: it looks every 15 s.
+const SCALED: Duration = Duration::from_mins(1);
 /// How long helm is seen waiting.
 const WHILE: Duration = Duration::from_secs(2);
 
@@ -98,6 +105,78 @@ async fn applying_twice_changes_nothing_and_deleting_leaves_nothing() -> Result<
     must(&["delete", "--wait", "--timeout=60s", "-k", path])?;
     let (_, left) = kubectl(&["get", "-k", path, "--ignore-not-found", "-o", "name"])?;
     ensure!(left.trim().is_empty(), "these objects are left: {left}");
+    Ok(())
+}
+
+/// Values of the chart for what it makes only if asked to, on a release whose pods no node takes.
+const OPTIONS: &str = r#"{
+    "crds": {"install": false},
+    "priorityClass": {"create": true, "value": 123456},
+    "networkPolicy": {"enabled": true},
+    "controller": {"nodeSelector": {"suite": "nowhere"}},
+    "webhook": {
+        "nodeSelector": {"suite": "nowhere"},
+        "failurePolicy": "Ignore",
+        "autoscaling": {"enabled": true, "minReplicas": 3, "maxReplicas": 4, "targetCPUUtilizationPercentage": 70}
+    }
+}"#;
+
+/// Whether the webhook has the replicas that its autoscaler wants at least.
+async fn scaled(home: &Namespace) -> Result<()> {
+    let deployment = home.api::<Deployment>().get("suite-options-context-manager-webhook").await?;
+    let replicas = deployment.spec.replicas;
+    ensure!(replicas == Some(3), "{replicas:?} replicas");
+    Ok(())
+}
+
+/// The API server takes what golden files alone would only show, and the cluster's controllers work with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_chart_makes_only_if_asked_to_works_and_survives_being_applied_again() -> Result<()> {
+    let client = cluster::client().await?;
+    cluster::install_definition(&client).await?;
+    let home = Namespace::create(&client, "options", &[("pod-security.kubernetes.io/enforce", "restricted")]).await?;
+    let release = Release::new("suite-options", &home.name)?;
+    let values = release.folder().join("values.json");
+    fs::write(&values, OPTIONS)?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let chart = root.join("charts/context-manager");
+    let (chart, values) = (chart.to_str().context("a path in UTF-8")?, values.to_str().context("a path in UTF-8")?);
+    let arguments = [chart, "--values", values, "--hide-notes"];
+    release.helm(&["install"], &arguments).await?;
+
+    let classes = Api::<PriorityClass>::all(client.clone());
+    let class = classes.get("suite-options-context-manager").await?;
+    let is_right = class.value == Some(123_456) && class.preemption_policy.as_deref() == Some("PreemptLowerPriority");
+    ensure!(is_right && class.global_default != Some(true), "{class:?}");
+    let policies = home.api::<NetworkPolicy>().list(&ListParams::default()).await?;
+    ensure!(policies.items.len() == 2, "{:?}", policies.items);
+
+    // The autoscaler finds the webhook's Deployment, whose replicas are its own; and its pods have the priority of the class.
+    eventually("the autoscaler", SCALED, || scaled(&home)).await?;
+    eventually("what the autoscaler says", SCALED, || async {
+        let autoscaler = home.api::<HorizontalPodAutoscaler>().get("suite-options-context-manager-webhook").await?;
+        let conditions = autoscaler.status.and_then(|status| status.conditions).unwrap_or_default();
+        let able = conditions.iter().find(|condition| condition.type_ == "AbleToScale").context("it says nothing")?;
+        ensure!(able.status == "True", "{able:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    eventually("pods of both parts", SCALED, || async {
+        for (component, count) in [("webhook", 3), ("controller", 2)] {
+            let pods = release.pods(&home, component).await?;
+            ensure!(pods.len() == count, "{} pods of the {component}", pods.len());
+            let priorities: Vec<_> = pods.iter().filter_map(|pod| pod.spec.as_ref()?.priority).collect();
+            ensure!(priorities == vec![123_456; count], "{priorities:?}");
+        }
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+
+    // Applying again leaves the replicas to the autoscaler.
+    release.helm(&["upgrade"], &arguments).await?;
+    scaled(&home).await?;
+    release.helm(&["uninstall"], &["--wait", "--timeout", "1m"]).await?;
+    ensure!(classes.get_opt("suite-options-context-manager").await?.is_none(), "the class is left");
     Ok(())
 }
 
