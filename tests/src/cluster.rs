@@ -35,7 +35,7 @@ pub const KUBECTL: &str = "CONTEXT_MANAGER_TEST_KUBECTL";
 /// Field manager of what the suites write.
 pub const FIELD_MANAGER: &str = "suites";
 
-const INSTALL: Duration = Duration::from_secs(20);
+const INSTALL: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A client of the cluster.
@@ -93,6 +93,31 @@ pub async fn install_definition(client: &Client) -> Result<()> {
     let served = await_condition(api, "contextmanagers.contextmanager.dev", conditions::is_crd_established());
     tokio::time::timeout(INSTALL, served).await.context("the definition is not served")??;
     Ok(())
+}
+
+/// Deletes the definition with every resource, so that somebody else can install one.
+///
+/// # Errors
+/// When it stays.
+pub async fn remove_definition(client: &Client) -> Result<()> {
+    install_definition(client).await?;
+    release_all(client).await?;
+    let api = Api::<CustomResourceDefinition>::all(client.clone());
+    api.delete("contextmanagers.contextmanager.dev", &DeleteParams::default()).await?;
+    definition_gone(client).await
+}
+
+/// Waits for the end of a definition that is being deleted.
+///
+/// # Errors
+/// When it stays.
+pub async fn definition_gone(client: &Client) -> Result<()> {
+    let api = Api::<CustomResourceDefinition>::all(client.clone());
+    eventually("the end of the definition", INSTALL, || async {
+        let found = api.get_opt("contextmanagers.contextmanager.dev").await?;
+        found.is_none().then_some(()).context("it is still there")
+    })
+    .await
 }
 
 /// The definition, marked as the chart's own, so that a chart that is installed later adopts it.

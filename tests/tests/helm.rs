@@ -77,23 +77,6 @@ fn is_newer(definition: &Value) -> bool {
     definition["spec"]["versions"][0].pointer(NEWER).is_some()
 }
 
-/// Deletes the definition with every resource, so that helm has to make it.
-async fn remove_definition(client: &Client) -> Result<()> {
-    cluster::install_definition(client).await?;
-    cluster::release_all(client).await?;
-    let api = Api::<CustomResourceDefinition>::all(client.clone());
-    api.delete(DEFINITION, &DeleteParams::default()).await?;
-    gone(client).await
-}
-
-async fn gone(client: &Client) -> Result<()> {
-    eventually("the end of the definition", SOON, || async {
-        ensure!(definition(client).await?.is_none(), "it is still there");
-        Ok::<_, anyhow::Error>(())
-    })
-    .await
-}
-
 /// What tells whether anybody wrote an object of the release. Of those whose status a controller writes it is the generation.
 async fn versions(release: &Release) -> Result<Vec<String>> {
     let path = release.folder().join("manifest.yaml");
@@ -190,7 +173,7 @@ async fn controller(home: &Namespace) -> Result<(String, String)> {
 #[tokio::test]
 async fn a_release_is_installed_upgraded_rolled_back_and_removed_while_an_agent_runs() -> Result<()> {
     let client = cluster::client().await?;
-    remove_definition(&client).await?;
+    cluster::remove_definition(&client).await?;
     let enforce = [("pod-security.kubernetes.io/enforce", "restricted")];
     let home = Namespace::create(&client, "helm", &enforce).await?;
     let agents = Namespace::create(&client, "helm-agents", &enforce).await?;
@@ -273,6 +256,6 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_while_an_agent_
     let ending = definition(&client).await?.context("the definition is gone while a resource of it is held")?;
     ensure!(ending["metadata"]["deletionTimestamp"].is_string(), "{}", ending["metadata"]);
     let_go(&untold, &agents).await?;
-    gone(&client).await?;
+    cluster::definition_gone(&client).await?;
     remembers(&agents, &pod).await
 }
