@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use context_manager_memory::{Context, ContextId, history};
 use context_manager_protocol::message::{AckStatus, Acknowledgment, Cleared, ContextDelete};
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, RwLockReadGuard};
 
 use super::{
     Error, Inner,
@@ -22,12 +22,12 @@ const BATCH: usize = 500;
 /// Contexts of one read.
 const PAGE: usize = 100;
 
-/// What a deletion by what contexts are has deleted.
-pub(super) struct Deleted {
+/// A page of a deletion by what contexts are.
+struct DeletedPage {
     /// How many of them could be seen.
-    pub(super) seen: usize,
-    /// Whether nothing of it is left.
-    pub(super) is_whole: bool,
+    seen: usize,
+    /// Where the next page begins; `None` after the last one.
+    next: Option<ContextId>,
 }
 
 impl Inner {
@@ -97,12 +97,11 @@ impl Inner {
             return Err(Error::field("session", "session is missing; name the session to clear"));
         };
         let wanted = Wanted::within(reach);
-        let _write = self.writes.read().await;
-        if let Some(deleted) = self.unless_journaling(self.delete_wanted(&wanted)).await? {
-            return Ok(Cleared { deleted, journaled: false });
-        }
+        let (deleted, rest) = self.delete_now(&wanted).await?;
+        let Some(_write) = rest else { return Ok(Cleared { deleted, journaled: false }) };
         let _held = self.locks.hold([Key::Session(&session)]).await;
-        self.journal_clearing(session.clone(), wanted).await
+        let rest = self.journal_clearing(session.clone(), wanted).await?;
+        Ok(Cleared { deleted: deleted + rest.deleted, ..rest })
     }
 
     /// Deletes the contexts that match. The expired ones go too, but nobody could see them, so they are not counted.
@@ -114,52 +113,68 @@ impl Inner {
             let deleted = self.count(&wanted).await?;
             return Ok(Cleared { deleted, journaled: false });
         }
-        let _write = self.writes.read().await;
-        match self.unless_journaling(self.delete_wanted(&wanted)).await? {
-            Some(deleted) => Ok(Cleared { deleted, journaled: false }),
-            None => self.journal_deletion(message, wanted).await,
-        }
+        let (deleted, rest) = self.delete_now(&wanted).await?;
+        let Some(_write) = rest else { return Ok(Cleared { deleted, journaled: false }) };
+        let rest = self.journal_deletion(message, wanted).await?;
+        Ok(Cleared { deleted: deleted + rest.deleted, ..rest })
     }
 
-    /// Deletes what is wanted, and what was. Says how many of them could be seen.
+    /// Deletes what is wanted from the store, and what was. Says how many of them could be seen; with the guard of a writer, if the rest is to
+    /// be journaled.
     ///
-    /// Each page is read again under the locks of its contexts, so that no write that runs beside brings back what was deleted.
-    pub(super) async fn delete_wanted(&self, wanted: &Wanted) -> Result<usize, Error> {
-        Ok(self.delete_until(wanted, None).await?.seen)
-    }
-
-    /// The same, until the page during which it gets to be the time `until`.
-    pub(super) async fn delete_until(&self, wanted: &Wanted, until: Option<Instant>) -> Result<Deleted, Error> {
-        let wanted = Wanted { validity: Validity::Any, ..wanted.clone() };
-        let selection = wanted.selection(wanted.levels.clone(), now()).with_all_that_was();
+    /// It is a write anew with each page: whoever wants to be the only writer does not wait for its end, and others not for them.
+    async fn delete_now(&self, wanted: &Wanted) -> Result<(usize, Option<RwLockReadGuard<'_, ()>>), Error> {
         let (mut seen, mut from) = (0, None);
         loop {
-            let page = self.store_health.note(self.store.list(selection.clone(), from, PAGE).await)?;
-            let ids = page.contexts.iter().map(|context| Key::Context(context.id));
-            let sessions = page.contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session);
-            let _held = self.locks.hold(ids.chain(sessions)).await;
-            let ids: Vec<ContextId> = page.contexts.iter().map(|context| context.id).collect();
-            drop(page.contexts);
-            let mut contexts = self.store_health.note(self.store.find(ids).await)?;
-            contexts.retain(|context| wanted.matches(context));
-            if wanted.is_whole_session() {
-                // Nothing that stays follows anything that goes.
-                self.delete_with_versions(&wanted.owner, &contexts).await?;
-                for context in &contexts {
-                    self.immediate.remove(context.id);
-                }
-                self.sessions.forget(wanted.session.as_ref()).await;
-            } else {
-                self.erase(&wanted.owner, &contexts).await?;
-            }
-            let now = now();
-            seen += contexts.iter().filter(|context| context.is_current() && !context.is_expired(now)).count();
-            let is_whole = page.next.is_none();
-            if is_whole || until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(Deleted { seen, is_whole });
+            let write = self.writes.read().await;
+            let Some(page) = self.unless_journaling(self.delete_page(wanted, from)).await? else {
+                return Ok((seen, Some(write)));
+            };
+            seen += page.seen;
+            if page.next.is_none() {
+                return Ok((seen, None));
             }
             from = page.next;
         }
+    }
+
+    /// The same for what was journaled, until the page during which it gets to be the time `until`. Says whether nothing of it is left.
+    pub(super) async fn delete_until(&self, wanted: &Wanted, until: Option<Instant>) -> Result<bool, Error> {
+        let mut from = None;
+        loop {
+            from = self.delete_page(wanted, from).await?.next;
+            if from.is_none() || until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(from.is_none());
+            }
+        }
+    }
+
+    /// Deletes a page of what is wanted, from the id `from` on. It is read again under the locks of its contexts, so that no write that runs
+    /// beside brings back what was deleted.
+    async fn delete_page(&self, wanted: &Wanted, from: Option<ContextId>) -> Result<DeletedPage, Error> {
+        let wanted = Wanted { validity: Validity::Any, ..wanted.clone() };
+        let selection = wanted.selection(wanted.levels.clone(), now()).with_all_that_was();
+        let page = self.store_health.note(self.store.list(selection, from, PAGE).await)?;
+        let ids = page.contexts.iter().map(|context| Key::Context(context.id));
+        let sessions = page.contexts.iter().filter_map(|context| context.session.as_ref()).map(Key::Session);
+        let _held = self.locks.hold(ids.chain(sessions)).await;
+        let ids: Vec<ContextId> = page.contexts.iter().map(|context| context.id).collect();
+        drop(page.contexts);
+        let mut contexts = self.store_health.note(self.store.find(ids).await)?;
+        contexts.retain(|context| wanted.matches(context));
+        if wanted.is_whole_session() {
+            // Nothing that stays follows anything that goes.
+            self.delete_with_versions(&wanted.owner, &contexts).await?;
+            for context in &contexts {
+                self.immediate.remove(context.id);
+            }
+            self.sessions.forget(wanted.session.as_ref()).await;
+        } else {
+            self.erase(&wanted.owner, &contexts).await?;
+        }
+        let now = now();
+        let seen = contexts.iter().filter(|context| context.is_current() && !context.is_expired(now)).count();
+        Ok(DeletedPage { seen, next: page.next })
     }
 
     async fn delete_all(&self, selection: &Selection) -> Result<(), Error> {

@@ -10,11 +10,11 @@ use std::{
 };
 
 use context_manager_memory::{Context, ContextId, Timestamp, history};
+use tokio::time::timeout_at;
 use tracing::{info, warn};
 
 use super::{
     Error, Inner,
-    delete::Deleted,
     filter::Wanted,
     locks::Key,
     now,
@@ -40,8 +40,8 @@ const ATTEMPTS: usize = 5;
 /// Most contexts and other writes that are still waiting when new ones stop joining them. Writes that come at the pace at which others leave
 /// would keep the journal in use for ever; for these last ones they wait, and then go to the store themselves.
 const LAST: usize = 1_000;
-/// Longest time for which they wait at a stretch, but for the step that is under way then. Those that have waited are journaled and
-/// answered before the next stretch.
+/// Longest time for which they wait at a stretch, but for the step that is under way then; with the time that those take who write
+/// already. Those that have waited are journaled and answered before the next stretch.
 const LONGEST_ALONE: Duration = Duration::from_secs(1);
 
 impl Inner {
@@ -51,9 +51,12 @@ impl Inner {
         if !self.takes_writes.load(Ordering::Acquire) || self.pending.contexts() > LAST {
             return self.drain_step(None).await;
         }
-        let _alone = self.writes.write().await;
-        let _hurrying = self.hurry.begin();
         let until = Instant::now() + LONGEST_ALONE;
+        let _hurrying = self.hurry.begin();
+        let Ok(_alone) = timeout_at(until.into(), self.writes.write()).await else {
+            // Somebody writes for longer than others may wait. They go on beside it, and so does this.
+            return self.drain_step(None).await;
+        };
         loop {
             let drained = self.drain_step(Some(until)).await;
             if !matches!(drained, Ok(true)) || !self.takes_writes.load(Ordering::Acquire) || Instant::now() >= until {
@@ -171,7 +174,7 @@ impl Inner {
     }
 
     async fn drain_deletions(&self, wanted: &Wanted, until: Option<Instant>) -> Result<Made, Error> {
-        let Deleted { is_whole, .. } = self.delete_until(wanted, until).await?;
+        let is_whole = self.delete_until(wanted, until).await?;
         Ok(if is_whole { Made::Done } else { Made::InPart })
     }
 

@@ -34,6 +34,7 @@ mod rarity;
 mod replicas;
 mod restarts;
 mod upkeep;
+mod writers;
 
 /// The store, reachable or not.
 struct Switch {
