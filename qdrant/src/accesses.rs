@@ -2,7 +2,8 @@
 //! condition that nobody else has written in between.
 //!
 //! The server does not tell whether it wrote. So a writer leaves a mark of its own beside the count, with those of the last writers before
-//! it: it has written if its mark is there, whoever wrote after it.
+//! it: it has written if its mark is there, whoever wrote after it. Who changes a context keeps the count and the marks, and compares both
+//! the version and the count when it writes, so that nothing is lost that was counted since it looked.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Attempts of one call; each time somebody else was faster, so it takes as many writers at once to use them up.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: usize = 64;
 /// Marks of the last writers that are kept with a count. More writers would have to come between a write and the look at it to hide it.
 const MARKS: usize = 16;
 
@@ -32,8 +33,6 @@ const MARKS: usize = 16;
 struct Sum {
     times: i64,
     at: Timestamp,
-    /// The count that was written, if it was on the condition.
-    written: Option<i64>,
 }
 
 /// A count as it is stored.
@@ -56,9 +55,9 @@ impl Collection {
                 return Ok(());
             }
             let counts = self.access_counts(owner, sums.keys().copied().collect()).await?;
-            sums.retain(|id, sum| counts.get(id).is_some_and(|counted| !sum.is_in(counted, mark)));
-            let add = |(id, sum): (&ContextId, &mut Sum)| counts.get(id).map(|there| sum.add(owner, *id, there, mark));
-            let operations: Vec<PointsUpdateOperation> = sums.iter_mut().filter_map(add).collect();
+            sums.retain(|id, _| counts.get(id).is_some_and(|counted| !counted.marks.contains(&mark)));
+            let add = |(id, sum): (&ContextId, &Sum)| counts.get(id).map(|there| sum.add(owner, *id, there, mark));
+            let operations: Vec<PointsUpdateOperation> = sums.iter().filter_map(add).collect();
             if operations.is_empty() {
                 return Ok(());
             }
@@ -91,17 +90,9 @@ impl Collection {
 }
 
 impl Sum {
-    /// Whether a count has it.
-    fn is_in(&self, counted: &Counted, mark: i64) -> bool {
-        // A change of the context drops the marks and keeps the count.
-        let was_changed = || counted.marks.is_empty() && self.written.is_some_and(|written| counted.count >= written);
-        counted.marks.contains(&mark) || was_changed()
-    }
-
     /// Writes the sum of it and a count, if that is still what it was.
-    fn add(&mut self, owner: &Owner, id: ContextId, there: &Counted, mark: i64) -> PointsUpdateOperation {
+    fn add(&self, owner: &Owner, id: ContextId, there: &Counted, mark: i64) -> PointsUpdateOperation {
         let count = there.count.saturating_add(self.times);
-        self.written = Some(count);
         let first = (there.marks.len() + 1).saturating_sub(MARKS);
         let marks = there.marks[first..].iter().copied().chain([mark]);
         let payload = [
@@ -134,7 +125,7 @@ impl Counted {
 fn sums(accesses: &[Access]) -> BTreeMap<ContextId, Sum> {
     let mut sums: BTreeMap<ContextId, Sum> = BTreeMap::new();
     for Access { id, times, at } in accesses.iter().filter(|access| access.times > 0) {
-        let sum = sums.entry(*id).or_insert(Sum { times: 0, at: *at, written: None });
+        let sum = sums.entry(*id).or_insert(Sum { times: 0, at: *at });
         sum.times = sum.times.saturating_add(*times);
         sum.at = sum.at.max(*at);
     }

@@ -201,7 +201,7 @@ impl Collection {
         ScrollPoints { collection_name: self.options.collection.clone(), ..ScrollPoints::default() }
     }
 
-    async fn retrieve(&self, ids: &[ContextId], with_vectors: bool) -> Result<Vec<RetrievedPoint>, Error> {
+    pub(crate) async fn retrieve(&self, ids: &[ContextId], with_vectors: bool) -> Result<Vec<RetrievedPoint>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }

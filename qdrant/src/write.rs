@@ -1,6 +1,6 @@
 //! Writes. Each waits until the server has applied it, and may be repeated without harm.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use context_manager_memory::{
     Context, ContextId, Timestamp, Vectors,
@@ -15,6 +15,16 @@ use qdrant_client::qdrant::{
 };
 
 use crate::{Collection, Error, convert, filter};
+
+/// Attempts of one update; each time accesses of its context were counted between the look and the write.
+const ATTEMPTS: usize = 64;
+
+/// A context as it lies there.
+struct Stored {
+    context: Context,
+    /// Of those who counted its accesses last.
+    marks: Option<Value>,
+}
 
 impl Collection {
     /// Stores new contexts. One whose id is taken stays as it is, unless it is the same owner's, expired at `now`, and the ids are claimed.
@@ -82,33 +92,49 @@ impl Collection {
     /// Replaces a context if it still has the version `expected`; with `None` as vectors those it has stay, and so do the counts
     /// of its accesses.
     ///
-    /// The server compares and writes in one step, but does not tell whether it wrote; so the context is read before and after.
+    /// The server compares and writes in one step, but does not tell whether it wrote; so the context is read before and after. All of it is
+    /// written, so if accesses were counted since it was read, it is read and written once more.
     ///
     /// # Errors
     /// When a vector cannot be stored, or when the server fails.
     pub async fn update(&self, context: &Context, vectors: Option<&Vectors>, expected: i64) -> Result<Updated, Error> {
         let owner = Owner::of(context);
-        let row = match vectors {
-            Some(vectors) => {
-                let point = Point { context: context.clone(), vectors: vectors.clone() };
-                Some(self.row(&point)?)
+        let point = |vectors: &Vectors| Point { context: context.clone(), vectors: vectors.clone() };
+        let row = vectors.map(|vectors| self.row(&point(vectors))).transpose()?;
+        let Some(mut before) = self.stored(&owner, context.id).await? else { return Ok(Updated::Missing) };
+        for _ in 0..ATTEMPTS {
+            if before.context.version != expected {
+                break;
             }
-            None => None,
-        };
-        let current = match self.current(&owner, context.id).await? {
-            None => return Ok(Updated::Missing),
-            Some(current) if current.version != expected => {
-                return Ok(Updated::Conflict { current: Box::new(current) });
+            let context = context.clone().with_accesses_of(&before.context);
+            self.replace(&context, row.as_ref(), &before).await?;
+            let Some(after) = self.stored(&owner, context.id).await? else { return Ok(Updated::Missing) };
+            let is_there = context.clone().with_accesses_of(&after.context) == after.context;
+            let was_counted = after.context.access_count != before.context.access_count;
+            before = after;
+            // Accesses that were counted between the two looks, were so before the write or after it. A new version tells; what keeps its
+            // version is written once more.
+            if is_there && (!was_counted || context.version != expected) {
+                return Ok(Updated::Applied);
             }
-            Some(current) => current,
-        };
-        let context = context.clone().with_accesses_of(&current);
-        let unchanged = filter::of(&Clauses::at_version(&owner, &[context.id], expected));
+            if !was_counted {
+                break;
+            }
+        }
+        Ok(Updated::Conflict { current: Box::new(before.context) })
+    }
+
+    /// Writes a context in the place of what it was, if it still is that.
+    async fn replace(&self, context: &Context, row: Option<&PointStruct>, before: &Stored) -> Result<(), Error> {
+        let Stored { context: Context { version, access_count, .. }, marks } = before;
+        let mut payload: HashMap<String, Value> = convert::payload(context)?;
+        payload.extend(marks.clone().map(|marks| (schema::ACCESS_MARKS.to_owned(), marks)));
+        let unchanged = filter::of(&Clauses::unchanged(&Owner::of(context), context.id, *version, *access_count));
         if let Some(row) = row {
             let request = UpsertPoints {
                 collection_name: self.options.collection.clone(),
                 wait: Some(true),
-                points: vec![PointStruct { payload: convert::payload(&context)?, ..row }],
+                points: vec![PointStruct { payload, ..row.clone() }],
                 ordering: Some(medium()),
                 update_filter: Some(unchanged),
                 update_mode: Some(UpdateMode::UpdateOnly.into()),
@@ -119,19 +145,14 @@ impl Collection {
             let request = SetPayloadPoints {
                 collection_name: self.options.collection.clone(),
                 wait: Some(true),
-                payload: convert::payload(&context)?,
+                payload,
                 points_selector: Some(selector(unchanged)),
                 ordering: Some(medium()),
                 ..SetPayloadPoints::default()
             };
             self.call("update a context", self.points.clone().overwrite_payload(request)).await?;
         }
-        Ok(match self.current(&owner, context.id).await? {
-            None => Updated::Missing,
-            // Accesses may have been counted since.
-            Some(current) if context.clone().with_accesses_of(&current) == current => Updated::Applied,
-            Some(current) => Updated::Conflict { current: Box::new(current) },
-        })
+        Ok(())
     }
 
     /// Lets an owner's contexts expire at these times; everything else about them stays. What is not there any more is left out.
@@ -222,8 +243,11 @@ impl Collection {
     }
 
     /// The owner's context with this id, as it is.
-    async fn current(&self, owner: &Owner, id: ContextId) -> Result<Option<Context>, Error> {
-        Ok(self.find(&[id]).await?.pop().filter(|current| owner.owns(current)))
+    async fn stored(&self, owner: &Owner, id: ContextId) -> Result<Option<Stored>, Error> {
+        let Some(record) = self.retrieve(&[id], false).await?.pop() else { return Ok(None) };
+        let marks = record.payload.get(schema::ACCESS_MARKS).cloned();
+        let context = convert::context(record.id, record.payload).filter(|context| owner.owns(context));
+        Ok(context.map(|context| Stored { context, marks }))
     }
 }
 

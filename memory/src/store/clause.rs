@@ -182,6 +182,14 @@ impl Clauses {
         clauses
     }
 
+    /// The owner's context with this id, if it has this version and was returned so often.
+    #[must_use]
+    pub fn unchanged(owner: &Owner, id: ContextId, version: i64, accesses: i64) -> Self {
+        let mut clauses = Self::at_version(owner, &[id], version);
+        clauses.must.push(whole(schema::ACCESS_COUNT, accesses));
+        clauses
+    }
+
     /// The owner's contexts that have one of these vectors.
     #[must_use]
     pub fn having_any_of(owner: &Owner, vectors: &[String]) -> Self {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use context_manager_memory::{
-    Context, ContextId, Level, QueryVectors, SparseVector, Timestamp,
+    Context, ContextId, Level, QueryVectors, SparseVector, Timestamp, Vectors,
     frequencies::{Counts, DocumentFrequencies},
     history, lexical,
     store::{
@@ -42,6 +42,7 @@ on_both! {
     what_is_to_expire_at_another_time_is_otherwise_as_it_was,
     accesses_are_added_up,
     accesses_that_are_counted_at_the_same_time_are_all_counted,
+    accesses_that_are_counted_while_a_context_changes_are_all_counted_and_so_is_each_change,
     an_update_takes_no_access_back,
     pages_show_each_context_once,
     the_latest_are_those_that_were_stored_last_whatever_their_ids,
@@ -543,7 +544,7 @@ async fn what_is_to_expire_at_another_time_is_otherwise_as_it_was(place: Place) 
     assert_eq!(alive(soon).await, (1, 1, 1));
     assert_eq!(alive(LATER).await, (0, 0, 0));
     let named = [owner("t")];
-    assert_eq!(store.delete_expired(Some(&named), LATER, 10).await.expect("deleted"), 2);
+    assert_eq!(store.delete_expired(Some(&named), &[], LATER, 10).await.expect("deleted"), 2);
 }
 
 async fn accesses_are_added_up(place: Place) {
@@ -591,11 +592,47 @@ async fn accesses_that_are_counted_at_the_same_time_are_all_counted(place: Place
     let mut counted = store.find((0..10).map(id).collect()).await.expect("read");
     counted.sort_by_key(|context| context.id);
     let last = Timestamp::from_millis(NOW.as_millis() + 4);
-    for context in &counted[1..] {
+    for context in &counted {
         assert_eq!((context.access_count, context.accessed_at), (5 * (1 + 2 + 3 + 4), Some(last)), "{context:?}");
     }
     let changed = &counted[0];
     assert_eq!((changed.version, changed.text.as_str()), (6, "version 5"));
+}
+
+async fn accesses_that_are_counted_while_a_context_changes_are_all_counted_and_so_is_each_change(place: Place) {
+    const ROUNDS: i64 = 40;
+    let store = place.open().await;
+    let stores = match place.kind() {
+        Kind::Embedded => vec![Arc::clone(&store); 2],
+        Kind::Qdrant => join_all((0..2).map(|_| place.open())).await,
+    };
+    store.upsert(vec![point("t", 1, "version 1")]).await.expect("stored");
+    let count = async |store: Arc<dyn VectorStore>| {
+        for _ in 0..ROUNDS {
+            let access = Access { id: id(1), times: 1, at: NOW };
+            store.count_accesses(&owner("t"), vec![access]).await.expect("counted");
+        }
+    };
+    let changed = async {
+        for version in 1..=ROUNDS {
+            let Point { context, vectors } = point("t", 1, &format!("version {}", version + 1));
+            let changed = Context { version: version + 1, ..context };
+            let updated = store.update(changed.clone(), (version % 2 == 0).then_some(vectors), version).await;
+            assert_eq!(updated.expect("answered"), Updated::Applied);
+            // Its vectors are made anew, as when another context before it has changed; the version stays.
+            let mut anew = vec![0.0; DIMENSIONS];
+            anew[usize::try_from(version).expect("a few") % DIMENSIONS] = 1.0;
+            let vectors = Vectors { dense_self: Some(anew.clone()), ..Vectors::default() };
+            let updated = store.update(changed, Some(vectors), version + 1).await;
+            assert_eq!(updated.expect("answered"), Updated::Applied);
+            let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there");
+            assert_eq!(read.vectors.dense_self, Some(anew), "the vectors of version {}", version + 1);
+        }
+    };
+    join!(join_all(stores.into_iter().map(count)), changed);
+    let context = store.find(vec![id(1)]).await.expect("read").pop().expect("there");
+    assert_eq!((context.access_count, context.version), (2 * ROUNDS, ROUNDS + 1));
+    assert_eq!(context.text, format!("version {}", ROUNDS + 1));
 }
 
 async fn an_update_takes_no_access_back(place: Place) {
