@@ -47,7 +47,7 @@ mod tests;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -146,6 +146,8 @@ struct Inner {
     access: ArcSwap<Access>,
     store: Arc<dyn VectorStore>,
     store_health: Health,
+    /// How often the store was without what it held, as far as that was noticed.
+    losses: AtomicU64,
     /// API key from the environment, for an embedder made anew.
     token: Option<SecretString>,
     breaker: CircuitBreaker,
@@ -234,6 +236,7 @@ impl Engine {
             inner: Arc::new(Inner {
                 identity: identity.clone(),
                 access: ArcSwap::from_pointee(Access::new(identity, &config.access)),
+                losses: AtomicU64::new(store.losses()),
                 store,
                 store_health: Health::default(),
                 token,
@@ -328,6 +331,7 @@ impl Engine {
     ) -> Result<ContextResponse, Error> {
         let _shared = self.inner.models.read().await;
         self.inner.resolve_if_possible().await;
+        self.inner.forget_what_is_lost();
         let reaches: Vec<_> = granted.iter().map(Granted::reach).collect();
         self.inner.retrieve(&reaches, request).await
     }
@@ -338,6 +342,7 @@ impl Engine {
     /// When there is none, or the store fails.
     pub async fn get(&self, granted: &Granted<access::Read>, id: Uuid, as_of: Option<i64>) -> Result<Context, Error> {
         self.inner.resolve_if_possible().await;
+        self.inner.forget_what_is_lost();
         let reach = granted.reach();
         match as_of {
             None => self.inner.context(reach, id.into()).await,
@@ -352,6 +357,7 @@ impl Engine {
     pub async fn list(&self, granted: &Granted<access::Read>, query: ListQuery) -> Result<ContextList, Error> {
         let _turn = self.inner.pages.acquire().await.map_err(|_| Error::Interrupted)?;
         self.inner.resolve_if_possible().await;
+        self.inner.forget_what_is_lost();
         self.inner.page(granted.reach(), query).await
     }
 
@@ -619,6 +625,7 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         let work = async move {
             let _shared = inner.models.read().await;
+            inner.forget_what_is_lost();
             work(Arc::clone(&inner)).await
         };
         match tokio::spawn(work.in_current_span()).await {

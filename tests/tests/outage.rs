@@ -388,7 +388,9 @@ async fn a_collection_that_is_deleted_is_made_anew_and_loses_nothing_that_waits(
     let sidecar = Sidecar::start(folder.path(), &config).await?;
     let client = sidecar.client()?;
     let message = |text: &str| json!({"text": text, "level": "long_term"});
+    let immediate = |text: &str| json!({"text": text, "level": "immediate", "session": "s"});
     ensure!(client.post("/v1/contexts", &message("before it")).await?.status == 201);
+    ensure!(client.post("/v1/contexts", &immediate("just before it")).await?.status == 201);
     let owner = qdrant_client::Qdrant::from_url(&format!("http://{}", server.address())).build()?;
     owner.delete_collection("memory").await?;
     let since = Instant::now();
@@ -405,6 +407,9 @@ async fn a_collection_that_is_deleted_is_made_anew_and_loses_nothing_that_waits(
     let listed: ContextList = client.get("/v1/contexts").await?.message()?;
     let texts: Vec<&str> = listed.contexts.iter().map(|context| context.text.as_str()).collect();
     ensure!(texts == ["while it is gone"], "{texts:?}");
+    let query = json!({"query": "it", "levels": ["immediate"]});
+    let found: ContextResponse = client.post("/v1/contexts/search", &query).await?.message()?;
+    ensure!(found.contexts.is_empty(), "{:?}", found.contexts);
     ensure!(client.post("/v1/contexts", &message("after it")).await?.status == 201);
     ensure!(sidecar.metric(MISSING).await?.abs() < f64::EPSILON);
     let anew = sidecar.metric("context_manager_vector_store_collections_made_anew_total").await?;

@@ -407,6 +407,10 @@ impl VectorStore for Qdrant {
         self.call(&current, StoreOperation::Stats, current.collection.stats()).await
     }
 
+    fn losses(&self) -> u64 {
+        self.absence.ended()
+    }
+
     fn trouble(&self) -> Option<String> {
         self.absence.detail()
     }

@@ -81,6 +81,11 @@ impl Immediate {
         self.ring().contexts.retain(|_, (context, _)| !wanted.matches(context));
     }
 
+    /// Forgets all, and that it was filled.
+    pub(super) fn forget(&self) {
+        *self.ring() = Ring::default();
+    }
+
     pub(super) fn drop_expired(&self, now: Timestamp) {
         self.ring().contexts.retain(|_, (context, _)| !context.is_expired(now));
     }

@@ -117,6 +117,17 @@ impl Inner {
         results.into_iter().collect()
     }
 
+    /// If the store may have lost what it held, nothing is known of that any more. L1 is filled again by the regular work, and the store is asked
+    /// until then: what was lost is found nowhere, and not here alone.
+    pub(super) fn forget_what_is_lost(&self) {
+        let losses = self.store.losses();
+        if self.losses.swap(losses, Ordering::AcqRel) != losses {
+            warn!("The store was without what it held; immediate contexts are read from it again");
+            self.immediate.forget();
+            self.sessions.forget_all();
+        }
+    }
+
     pub(super) async fn finish(&self) -> Result<(), Error> {
         let counted = self.write_accesses().await;
         self.stored_until.keep().await;

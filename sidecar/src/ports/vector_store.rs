@@ -142,6 +142,12 @@ pub trait VectorStore: Send + Sync + 'static {
         None
     }
 
+    /// How often all that it holds was gone for a while, by another's hand: what came back may be nothing, or what was there before, so what
+    /// is remembered of it is not to be relied on.
+    fn losses(&self) -> u64 {
+        0
+    }
+
     /// What a person has to know beside what the last call said.
     fn trouble(&self) -> Option<String> {
         None

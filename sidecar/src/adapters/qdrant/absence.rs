@@ -4,7 +4,10 @@
 //! brings it back from a snapshot gets some time. Writes are journaled meanwhile.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,12 +21,14 @@ pub(super) struct Absence {
     /// How long it may be gone before it is made anew.
     patience: Duration,
     since: Mutex<Option<Instant>>,
+    /// How many absences have ended.
+    ended: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Absence {
     pub(super) const fn new(collection: String, patience: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { collection, patience, since: Mutex::new(None), metrics }
+        Self { collection, patience, since: Mutex::new(None), ended: AtomicU64::new(0), metrics }
     }
 
     /// The server says that it is gone. Says whether it is to be made anew.
@@ -59,9 +64,15 @@ impl Absence {
     /// A call succeeded.
     pub(super) fn end(&self) {
         if self.since().take().is_some() {
+            self.ended.fetch_add(1, Ordering::AcqRel);
             self.metrics.store.collection_missing.set(0);
             info!(collection = self.collection, "The collection is there again");
         }
+    }
+
+    /// How often it was gone and came back, with what it held or without.
+    pub(super) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// What to say of it as long as it is gone.
@@ -99,8 +110,10 @@ mod tests {
         let figures = || (metrics.store.collection_missing.get(), metrics.store.collections_made_anew.get());
         assert_eq!(figures(), (1, 0), "it is to be made, and the key may not do that");
         absence.made_anew();
+        assert_eq!(absence.ended(), 0);
         absence.end();
-        assert_eq!(figures(), (0, 1));
+        absence.end();
+        assert_eq!((figures(), absence.ended()), ((0, 1), 1));
         assert!(absence.detail().is_none());
         assert!(!absence.note(start + 9 * PATIENCE), "it is another time");
     }

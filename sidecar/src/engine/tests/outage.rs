@@ -29,6 +29,7 @@ mod clocks;
 mod conditions;
 mod expiry;
 mod figures;
+mod losses;
 mod past;
 mod rarity;
 mod replicas;
@@ -63,6 +64,8 @@ struct Switch {
     held: Mutex<Vec<(Vec<Point>, Ids, Timestamp)>>,
     /// What another sidecar stores just before the next call for new contexts.
     rival: Mutex<Option<Point>>,
+    /// How often somebody took away all that it held.
+    losses: AtomicU64,
 }
 
 impl Switch {
@@ -95,6 +98,13 @@ impl Switch {
         for (points, ids, now) in held {
             self.store.insert(points, ids, now).await.expect("applied late");
         }
+    }
+
+    /// Somebody deletes the collection, and it is made anew.
+    async fn lose_everything(&self, owner: &Owner) {
+        let everything = Selection::alive(owner.clone(), now()).with_all_that_was();
+        self.store.delete_selected(everything, 10_000).await.expect("deleted");
+        self.losses.fetch_add(1, Ordering::AcqRel);
     }
 
     async fn has(&self, id: Uuid) -> bool {
@@ -185,6 +195,10 @@ macro_rules! switched {
                 self.answer(())
             }
 
+            fn losses(&self) -> u64 {
+                self.losses.load(Ordering::Acquire)
+            }
+
             async fn close(&self) -> Result<(), vector_store::Error> {
                 self.store.close().await
             }
@@ -248,6 +262,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         holds_back: false.into(),
         held: Mutex::default(),
         rival: Mutex::default(),
+        losses: 0.into(),
     });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;
     let engine = Engine::with_store(config, &identity, None, metrics, store, embedder).await;
