@@ -112,9 +112,21 @@ pub fn tell(directory: &Path, kind: Kind, remove: bool, output: &mut impl Write)
 }
 
 /// What the lines of a file say, as far as they can be read.
-pub(crate) fn lines<T: DeserializeOwned>(directory: &Path, kind: Kind) -> io::Result<Vec<T>> {
-    let Some((_, content)) = read(&kind.file(directory), false)? else { return Ok(Vec::new()) };
+pub(crate) fn lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let Some((_, content)) = read(path, false)? else { return Ok(Vec::new()) };
     Ok(content.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// Empties a file, if it is there.
+pub(crate) fn clear(path: &Path) -> io::Result<()> {
+    match File::options().write(true).open(path) {
+        Ok(file) => {
+            file.set_len(0)?;
+            file.sync_all()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A file and what it has, if it is there; it is not locked any more.

@@ -117,7 +117,7 @@ impl Inner {
         self.set_aside.complete();
         let more = self.pending.is_active();
         if !more {
-            self.set_aside.forget();
+            self.set_aside.forget().await;
             self.hurry.is_over();
             info!("All journaled writes have reached the store");
         }
@@ -127,7 +127,9 @@ impl Inner {
     /// Brings a change or a deletion to the store, or sets it aside: with what it is of, or because the store refuses it. Says whether that
     /// is done; a deletion may have got only a part of its contexts by the time `until`.
     async fn drain_change(&self, change: Change, last: u64, until: Option<Instant>) -> Result<bool, Error> {
-        if let Some(why) = change.context().and_then(|id| self.set_aside.why(id)) {
+        if let Some(why) = change.context().and_then(|id| self.set_aside.why(id))
+            && !self.is_of_what_is_stored(&change).await?
+        {
             self.set_aside.change_of(change, why, &self.metrics).await?;
             return Ok(true);
         }
@@ -155,6 +157,13 @@ impl Inner {
             Err(error) => self.set_aside_refused(change, last, error).await?,
         }
         Ok(true)
+    }
+
+    /// Whether a change says that it is of the version that the store has, or was made of it.
+    async fn is_of_what_is_stored(&self, change: &Change) -> Result<bool, Error> {
+        let Change::Update(Update { id, if_version: Some(seen), at, .. }) = change else { return Ok(false) };
+        let found = self.store_health.note(self.store.find(vec![*id]).await)?;
+        Ok(found.iter().any(|stored| [seen.since, *at].contains(&stored.updated_at)))
     }
 
     /// Makes a change or a deletion in the store.

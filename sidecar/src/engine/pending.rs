@@ -35,7 +35,7 @@ mod unreadable;
 mod unresolved;
 
 pub(super) use entry::{Change, Clear, Delete, DeleteMatching, Entry, Oldest, Seen, Update};
-pub(super) use unreadable::{Line, Unreadable};
+pub(super) use unreadable::Unreadable;
 use unresolved::Unresolved;
 
 /// A context as the waiting writes leave it.

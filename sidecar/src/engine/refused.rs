@@ -34,7 +34,7 @@ impl Inner {
         left: &mut Left,
     ) -> Result<(), Error> {
         match self.drain_contexts(contexts.clone()).await {
-            Ok(brought) => self.note_brought(brought, left),
+            Ok(brought) => self.note_brought(brought, left).await?,
             Err(refusal) if refusal.is_refusal() && self.takes_another(&contexts, last).await? => {
                 self.drain_apart(contexts, left).await?;
             }
@@ -43,10 +43,11 @@ impl Inner {
         Ok(())
     }
 
-    fn note_brought(&self, brought: Brought, left: &mut Left) {
+    async fn note_brought(&self, brought: Brought, left: &mut Left) -> Result<(), Error> {
         // One that was set aside before may have been stored again since.
-        self.set_aside.is_stored(&brought.ids);
+        self.set_aside.are_stored(&brought.ids).await?;
         left.conflicts.extend(brought.conflicts);
+        Ok(())
     }
 
     /// Sets contexts aside that are left over.
@@ -71,7 +72,7 @@ impl Inner {
         let mut parts = vec![contexts];
         while let Some(mut part) = parts.pop() {
             match self.drain_contexts(part.clone()).await {
-                Ok(brought) => self.note_brought(brought, left),
+                Ok(brought) => self.note_brought(brought, left).await?,
                 Err(refusal) if refusal.is_refusal() => {
                     let later = part.split_off(part.len() / 2);
                     if part.is_empty() {

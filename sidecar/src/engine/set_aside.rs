@@ -1,24 +1,28 @@
 //! Setting acknowledged writes aside that cannot reach the store, and with a context the changes of it that wait behind it: what has its id
 //! is another one.
+//!
+//! That holds until nothing waits any more: later changes are of what is in the store. Over a restart in between it is remembered in a file
+//! of its own, because what else was set aside may be from any time before.
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use context_manager_memory::{Context, ContextId, Timestamp};
-use context_manager_protocol::message::ExportedContext;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::{
     Error,
-    pending::{Change, Line, Unreadable},
+    pending::{Change, Unreadable},
     transfer,
 };
 use crate::{
     metrics::{Dropped, Metrics},
+    refusal::chain,
     set_aside::{self, Kind},
 };
 
@@ -30,6 +34,23 @@ pub(super) struct SetAside {
     known: Mutex<Known>,
 }
 
+/// The file with what was set aside since nothing waited, as far as waiting changes may be about it.
+const NOTES: &str = "aside_while_waiting.jsonl";
+
+/// A line of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Note {
+    /// Somebody else has taken the ids of these contexts.
+    Conflict(Vec<ContextId>),
+    /// The store refuses these.
+    Refused(Vec<ContextId>),
+    /// A record that cannot be read names these as new ones.
+    Unreadable(Vec<ContextId>),
+    /// These were set aside, and are in the store now.
+    Stored(Vec<ContextId>),
+}
+
 /// What was set aside while other writes waited, which may be about it.
 #[derive(Debug, Default)]
 struct Known {
@@ -39,16 +60,15 @@ struct Known {
     just_now: HashSet<(ContextId, Timestamp)>,
     /// Whether there was a record that could not be read: it may have been about any context.
     has_unreadable: bool,
+    /// Whether the file has lines.
+    is_noted: bool,
 }
 
 impl SetAside {
-    /// Remembers what the files have if writes wait: some may be about it.
+    /// Remembers what was noted while the writes waited that still wait.
     pub(super) async fn open(directory: Option<PathBuf>, writes_wait: bool) -> Result<Self, Error> {
-        let known = match directory.clone().filter(|_| writes_wait) {
-            Some(directory) => {
-                let read = tokio::task::spawn_blocking(move || remembered(&directory)).await;
-                read.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)?
-            }
+        let known = match directory.as_deref().map(|directory| directory.join(NOTES)) {
+            Some(notes) => on_disk(move || if writes_wait { remembered(&notes) } else { cleared(&notes) }).await?,
             None => Known::default(),
         };
         Ok(Self { directory, known: Mutex::new(known) })
@@ -65,11 +85,12 @@ impl SetAside {
     }
 
     /// Contexts are in the store now: later changes are of these.
-    pub(super) fn is_stored(&self, ids: &[ContextId]) {
-        let mut known = self.known();
-        for id in ids {
-            known.contexts.remove(id);
-        }
+    pub(super) async fn are_stored(&self, ids: &[ContextId]) -> Result<(), Error> {
+        let stored: Vec<ContextId> = {
+            let known = self.known();
+            ids.iter().copied().filter(|id| known.contexts.contains_key(id)).collect()
+        };
+        if stored.is_empty() { Ok(()) } else { self.note(Note::Stored(stored)).await }
     }
 
     /// The writes that were brought wait no more: what is found later is of others.
@@ -78,8 +99,30 @@ impl SetAside {
     }
 
     /// No writes wait any more.
-    pub(super) fn forget(&self) {
-        *self.known() = Known::default();
+    pub(super) async fn forget(&self) {
+        let is_noted = std::mem::take(&mut *self.known()).is_noted;
+        let Some(directory) = self.directory.as_ref().filter(|_| is_noted) else { return };
+        let notes = directory.join(NOTES);
+        if let Err(error) = on_disk(move || set_aside::clear(&notes)).await {
+            self.known().is_noted = true;
+            warn!(
+                error = chain(&error),
+                "What was set aside is still noted; after a restart, later changes of it may be set aside too"
+            );
+        }
+    }
+
+    /// Notes what waiting changes may be about; before it is set aside, so that an end of the process in between forgets nothing.
+    async fn note(&self, note: Note) -> Result<(), Error> {
+        let note = match &self.directory {
+            Some(directory) => {
+                let notes = directory.join(NOTES);
+                on_disk(move || set_aside::append(&notes, std::slice::from_ref(&note)).map(|()| note)).await?
+            }
+            None => note,
+        };
+        self.known().take(note);
+        Ok(())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -89,13 +132,13 @@ impl SetAside {
     /// Keeps contexts whose ids somebody else has taken.
     pub(super) async fn conflicts(&self, contexts: Vec<Context>, metrics: &Metrics) -> Result<(), Error> {
         let said = "The id of a journaled context was taken by another content meanwhile; it is set aside in the file";
-        self.contexts(contexts, Kind::Conflicts, Dropped::Conflict, said, metrics).await
+        self.contexts(contexts, Kind::Conflicts, (Dropped::Conflict, Note::Conflict), said, metrics).await
     }
 
     /// Keeps contexts that the store refuses.
     pub(super) async fn refused(&self, contexts: Vec<Context>, metrics: &Metrics) -> Result<(), Error> {
         let said = "The store refuses a journaled context while it takes others; it is set aside in the file, which an import takes";
-        self.contexts(contexts, Kind::Refused, Dropped::Refused, said, metrics).await
+        self.contexts(contexts, Kind::Refused, (Dropped::Refused, Note::Refused), said, metrics).await
     }
 
     /// Keeps a record that cannot be read. Changes behind it of contexts that it names as new are set aside as well.
@@ -103,6 +146,7 @@ impl SetAside {
         let number = unreadable.number;
         let line = unreadable.into_line();
         let new = line.new_contexts();
+        self.note(Note::Unreadable(new.clone())).await?;
         if let Some(file) = self.append(Kind::Unreadable, vec![line]).await? {
             error!(
                 record = number,
@@ -111,9 +155,6 @@ impl SetAside {
                 "A record of the journal cannot be read by this version; it did not reach the store, and is set aside in the file"
             );
         }
-        let mut known = self.known();
-        known.has_unreadable = true;
-        known.contexts.extend(new.into_iter().map(|id| (id, Dropped::Unreadable)));
         metrics.journal.dropped.add(Dropped::Unreadable, 1);
         Ok(())
     }
@@ -146,7 +187,7 @@ impl SetAside {
         &self,
         mut contexts: Vec<Context>,
         kind: Kind,
-        why: Dropped,
+        (why, note): (Dropped, impl FnOnce(Vec<ContextId>) -> Note),
         said: &str,
         metrics: &Metrics,
     ) -> Result<(), Error> {
@@ -157,6 +198,7 @@ impl SetAside {
         }
         let keys: Vec<_> = contexts.iter().map(key).collect();
         let ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
+        self.note(note(ids.clone())).await?;
         let lines: Vec<_> = contexts.into_iter().map(transfer::exported_with_holder).collect();
         if let Some(file) = self.append(kind, lines).await? {
             for id in &ids {
@@ -164,9 +206,7 @@ impl SetAside {
             }
         }
         metrics.journal.dropped.add(why, ids.len() as u64);
-        let mut known = self.known();
-        known.just_now.extend(keys);
-        known.contexts.extend(ids.into_iter().map(|id| (id, why)));
+        self.known().just_now.extend(keys);
         Ok(())
     }
 
@@ -183,28 +223,55 @@ impl SetAside {
     async fn append<T: Serialize + Send + 'static>(&self, kind: Kind, lines: Vec<T>) -> Result<Option<PathBuf>, Error> {
         let Some(file) = self.directory.as_deref().map(|directory| kind.file(directory)) else { return Ok(None) };
         let path = file.clone();
-        let written = tokio::task::spawn_blocking(move || set_aside::append(&path, &lines)).await;
-        written.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)?;
+        on_disk(move || set_aside::append(&path, &lines)).await?;
         Ok(Some(file))
     }
 }
 
-/// What is in the files.
-fn remembered(directory: &Path) -> std::io::Result<Known> {
-    let unreadable: Vec<Line> = set_aside::lines(directory, Kind::Unreadable)?;
-    let named = unreadable.iter().flat_map(Line::new_contexts).map(|id| (id, Dropped::Unreadable));
-    let has_unreadable = !unreadable.is_empty();
-    let mut known = Known { contexts: named.collect(), has_unreadable, ..Known::default() };
-    for (kind, why) in [(Kind::Conflicts, Dropped::Conflict), (Kind::Refused, Dropped::Refused)] {
-        let ids = set_aside::lines(directory, kind)?.into_iter().map(|context: ExportedContext| context.id);
-        known.contexts.extend(ids.map(|id| (ContextId::new(id), why)));
+impl Known {
+    fn take(&mut self, note: Note) {
+        self.is_noted = true;
+        let (ids, why) = match note {
+            Note::Conflict(ids) => (ids, Dropped::Conflict),
+            Note::Refused(ids) => (ids, Dropped::Refused),
+            Note::Unreadable(ids) => {
+                self.has_unreadable = true;
+                (ids, Dropped::Unreadable)
+            }
+            Note::Stored(ids) => {
+                for id in ids {
+                    self.contexts.remove(&id);
+                }
+                return;
+            }
+        };
+        self.contexts.extend(ids.into_iter().map(|id| (id, why)));
+    }
+}
+
+/// What is in the file.
+fn remembered(notes: &Path) -> io::Result<Known> {
+    let mut known = Known::default();
+    for note in set_aside::lines(notes)? {
+        known.take(note);
     }
     Ok(known)
+}
+
+/// What it had is of writes that do not wait any more.
+fn cleared(notes: &Path) -> io::Result<Known> {
+    set_aside::clear(notes)?;
+    Ok(Known::default())
+}
+
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Interrupted)?.map_err(Error::SetAside)
 }
 
 #[cfg(test)]
 mod tests {
     use context_manager_memory::{AgentId, Level, TenantId};
+    use context_manager_protocol::message::ExportedContext;
     use uuid::Uuid;
 
     use super::*;
@@ -227,8 +294,8 @@ mod tests {
             set_aside.conflicts(vec![taken.clone()], &metrics).await.expect("written");
             set_aside.refused(vec![refused.clone()], &metrics).await
         };
-        let lines = |kind| -> usize {
-            let lines: Vec<ExportedContext> = crate::set_aside::lines(directory.path(), kind).expect("lines");
+        let lines = |kind: Kind| -> usize {
+            let lines: Vec<ExportedContext> = crate::set_aside::lines(&kind.file(directory.path())).expect("lines");
             lines.len()
         };
         attempt().await.expect_err("it cannot be written");
@@ -251,13 +318,18 @@ mod tests {
         let contexts = [1, 2].map(context);
         let [taken, refused] = contexts.clone().map(|context| context.id);
         let [conflict, other] = contexts;
-        before.conflicts(vec![conflict], &metrics).await.expect("written");
+        before.conflicts(vec![conflict.clone()], &metrics).await.expect("written");
         before.refused(vec![other], &metrics).await.expect("written");
         let why = |set_aside: &SetAside| [set_aside.why(taken), set_aside.why(refused)];
         assert_eq!(why(&before), [Some(Dropped::Conflict), Some(Dropped::Refused)]);
         assert_eq!(why(&open(true).await), why(&before));
-        assert_eq!(why(&open(false).await), [None, None], "nothing that waits is about them");
-        before.forget();
+        before.are_stored(&[refused]).await.expect("noted");
+        assert_eq!(why(&open(true).await), [Some(Dropped::Conflict), None], "it was stored again");
+        before.forget().await;
         assert_eq!(why(&before), [None, None]);
+        assert_eq!(why(&open(true).await), [None, None], "what waits now came later");
+        before.conflicts(vec![conflict], &metrics).await.expect("written");
+        assert_eq!(why(&open(false).await), [None, None], "nothing that waits is about it");
+        assert_eq!(why(&open(true).await), [None, None], "nor will anything be that comes later");
     }
 }

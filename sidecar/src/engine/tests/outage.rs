@@ -25,6 +25,7 @@ use crate::{
     set_aside::Kind,
 };
 
+mod aside;
 mod clocks;
 mod conditions;
 mod expiry;
@@ -720,7 +721,7 @@ async fn what_was_journaled_of_a_context_that_is_set_aside_goes_with_it() {
     outage.back().await;
     assert_eq!(outage.listed().await, [("the first".to_owned(), 1), ("the first".to_owned(), 1)]);
     let directory = outage.directory.path().join("data/journal");
-    let kept: Vec<Value> = crate::set_aside::lines(&directory, Kind::RefusedChanges).expect("read");
+    let kept: Vec<Value> = crate::set_aside::lines(&Kind::RefusedChanges.file(&directory)).expect("read");
     assert_eq!(kept.len(), 2, "{kept:?}");
     let metrics = outage.engine.inner.metrics.render().expect("metrics");
     assert!(metrics.contains("context_manager_journal_dropped_total{reason=\"conflict\"} 4"), "{metrics}");
@@ -741,7 +742,7 @@ fn append(directory: &TempDir, records: &[&str]) {
 }
 
 fn lines(outage: &Outage, kind: Kind) -> Vec<Value> {
-    crate::set_aside::lines(&outage.directory.path().join("data/journal"), kind).expect("read")
+    crate::set_aside::lines(&kind.file(&outage.directory.path().join("data/journal"))).expect("read")
 }
 
 /// What a later version wrote, or a wrong one, keeps nothing else from the store, and is not lost.

@@ -27,7 +27,7 @@ impl Outage {
 
     fn set_aside(&self) -> Vec<Value> {
         let directory = self.directory.path().join("data/journal");
-        crate::set_aside::lines(&directory, Kind::RefusedChanges).expect("read")
+        crate::set_aside::lines(&Kind::RefusedChanges.file(&directory)).expect("read")
     }
 
     fn conflicts_counted(&self) -> u64 {
