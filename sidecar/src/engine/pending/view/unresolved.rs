@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use context_manager_memory::{ContextId, index_text::index_texts, lexical::Bm25};
 
-use super::{Update, View, texts_of, vectors_of};
+use super::{Update, View};
+use crate::engine::pending::queue::{texts_of, vectors_of};
 use crate::ports::vector_store::{Owner, Point};
 
 /// Such a change.
@@ -28,7 +29,7 @@ impl Unresolved {
 
 impl View {
     /// Whether there are any.
-    pub(super) fn has_unresolved(&self) -> bool {
+    pub(in crate::engine::pending) fn has_unresolved(&self) -> bool {
         !self.unresolved.is_empty()
     }
 
@@ -55,7 +56,7 @@ impl View {
     }
 
     /// Whether the same changes of a context are still to be resolved as in another view.
-    pub(super) fn has_unresolved_of(&self, id: ContextId, other: &Self) -> bool {
+    pub(in crate::engine::pending) fn has_unresolved_of(&self, id: ContextId, other: &Self) -> bool {
         let numbers = |view: &Self| -> Option<Vec<u64>> {
             Some(view.unresolved.get(&id)?.iter().map(|change| change.number).collect())
         };
@@ -64,7 +65,7 @@ impl View {
 
     /// Makes the changes of a context that the store has, as it will make them; of one that it does not have nothing is left to be seen. Says
     /// what each takes in memory, by the number of its write.
-    pub(super) fn resolve(&mut self, id: ContextId, stored: Option<Point>) -> Vec<(u64, u64)> {
+    pub(in crate::engine::pending) fn resolve(&mut self, id: ContextId, stored: Option<Point>) -> Vec<(u64, u64)> {
         let changes = self.unresolved.remove(&id).unwrap_or_default();
         let Some(mut point) = stored.filter(|point| point.context.is_current()) else { return Vec::new() };
         let mut memory = Vec::new();
