@@ -411,6 +411,54 @@ async fn sigterm_answers_what_is_in_flight_and_says_goodbye() -> Result<()> {
     Ok(())
 }
 
+/// Of answers that are not read, as many are kept as there is room for, as if each had a connection of its own.
+#[tokio::test]
+async fn large_answers_that_are_not_read_are_bounded_together() -> Result<()> {
+    const ASKED: u64 = 20;
+    let folder = tempfile::tempdir()?;
+    // Answers have room for 32 MiB then.
+    let sidecar = Sidecar::start(folder.path(), "max_bytes_in_flight = \"10Mi\"\n").await?;
+    let mut stream = Stream::open(sidecar.port, &Sidecar::key()?).await?;
+    let text = "-".repeat(60 << 10);
+    let contexts: Vec<Value> =
+        (0..70).map(|number| json!({"text": format!("{number}{text}"), "level": "long_term"})).collect();
+    let stored = stream.ask(&frame(1, RequestKind::ContextStoreBatch, json!({"contexts": contexts}))).await?;
+    message(stored, 1, AnswerKind::AcknowledgmentBatch, 201)?;
+    for id in 0..ASKED {
+        stream.send(&with_parameters(id, RequestKind::ListContexts, &json!({"limit": 1_000}))).await?;
+    }
+    let held = async || sidecar.metric("context_manager_request_bytes_in_flight").await;
+    let full = async {
+        while held().await? < f64::from(24 << 20) {
+            sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_mins(1), full).await.context("answers that are not read hold no room")??;
+
+    let (mut pages, mut refused) = (0, 0);
+    for _ in 0..ASKED {
+        let answer = stream.answer().await?;
+        if answer.status == Some(200) {
+            pages += 1;
+        } else {
+            assert_eq!(refusal(&answer).0, "overloaded");
+            refused += 1;
+        }
+    }
+    assert!(pages >= 7 && refused >= 5, "{pages} pages, {refused} refused");
+    let given_back = async {
+        while held().await? > 0.0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_mins(1), given_back).await.context("room that is never given back")??;
+    let page = stream.ask(&with_parameters(ASKED, RequestKind::ListContexts, &json!({"limit": 1_000}))).await?;
+    message(page, ASKED, AnswerKind::ContextList, 200)?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_agent_that_does_not_read_does_not_hold_up_the_end() -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -6,7 +6,8 @@
 //! it until it is done ([`crate::ongoing`]).
 //!
 //! A large answer of a read takes room among the bytes in flight until it is sent, as bodies of requests do: those who read slowly would
-//! hold one each otherwise. Answers to writes are small, and none is refused.
+//! hold one each otherwise. Answers to writes are small, and none is refused. Who makes something else of an answer, as a stream makes a
+//! frame, takes what it [holds](Holding) along.
 
 use std::{
     pin::Pin,
@@ -102,7 +103,12 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
             let route = request.extensions().get::<Route>().copied();
             let response = next.run(request).await;
             match admission.room(route.as_ref(), &response) {
-                Ok(room) => response.map(|body| Body::new(Answering::new(body, place, room))),
+                Ok(room) => {
+                    let held = Arc::new(Held { _place: place, _room: room });
+                    let mut response = response.map(|body| Body::new(Answering::new(body, Arc::clone(&held))));
+                    response.extensions_mut().insert(Holding { _held: held });
+                    response
+                }
                 Err(full) => Refusal::from(full).into_response(),
             }
         }
@@ -120,12 +126,19 @@ struct Answering {
 }
 
 impl Answering {
-    fn new(body: Body, place: Place, room: Reserved) -> Self {
-        Self { body, rest: Bytes::new(), held: Arc::new(Held { _place: place, _room: room }) }
+    const fn new(body: Body, held: Arc<Held>) -> Self {
+        Self { body, rest: Bytes::new(), held }
     }
 }
 
+/// What an answer holds, an extension of it; given back when the body is sent and the last clone of this is dropped.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    _held: Arc<Held>,
+}
+
 /// What an answer holds until its last byte is sent.
+#[derive(Debug)]
 struct Held {
     _place: Place,
     _room: Reserved,

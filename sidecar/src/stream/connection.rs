@@ -1,7 +1,8 @@
 //! The life of one stream, from the end of its handshake to its close.
 //!
 //! One task reads and writes; requests run in tasks of their own, at most [`CONCURRENT`] at once. While that many run, nothing
-//! is read, and while an answer is not taken, nothing is read either: there is no queue that could grow.
+//! is read, and while an answer is not taken, nothing is read either: there is no queue that could grow. Answers that are not sent yet keep
+//! the room and the places of their requests, as those of other connections do.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -38,7 +39,7 @@ use super::{
 };
 use crate::{
     identity::Verified,
-    layers::{body_limit::Room, measure::outcome},
+    layers::{admission::Holding, body_limit::Room, measure::outcome},
     metrics::{Frame, Label as _, RequestOutcome, Streams},
 };
 
@@ -61,7 +62,7 @@ pub(super) struct Connection {
     keys: Arc<KeyRing>,
     /// That of the last frame, in which the sidecar speaks when it speaks first.
     format: Format,
-    requests: JoinSet<Message>,
+    requests: JoinSet<Answer>,
     heard: Instant,
     heartbeats: u64,
 }
@@ -119,8 +120,8 @@ impl Connection {
                 () = stop.cancelled() => return Err(Ending::Shutdown),
                 Ok(()) = keys.changed() => self.check_key()?,
                 Some(answer) = self.requests.join_next() => {
-                    if let Ok(answer) = answer {
-                        self.send(answer).await?;
+                    if let Ok(Answer { message, holding: _held }) = answer {
+                        self.send(message).await?;
                     }
                 }
                 read = self.socket.next(), if has_room => {
@@ -210,8 +211,8 @@ impl Connection {
         while ending.answers()
             && let Some(answer) = self.requests.join_next().await
         {
-            if let Ok(answer) = answer
-                && self.send(answer).await.is_err()
+            if let Ok(Answer { message, holding: _held }) = answer
+                && self.send(message).await.is_err()
             {
                 return;
             }
@@ -233,6 +234,12 @@ impl Connection {
     }
 }
 
+/// An answer that is to be sent, with what it holds until it is.
+struct Answer {
+    message: Message,
+    holding: Option<Holding>,
+}
+
 /// Sends the request that a frame stands for through the routes, and makes a frame of the answer. The frame has its room at least until
 /// then.
 async fn answer(
@@ -241,7 +248,7 @@ async fn answer(
     format: Format,
     (asked, room): (Asked, Option<Room>),
     mut counted: Counted,
-) -> Message {
+) -> Answer {
     let Asked { id, frame: _, answer, request } = asked;
     let Opening { operations, unreadable, .. } = opening;
     let (router, mut request) = match request {
@@ -256,9 +263,10 @@ async fn answer(
     if let Some(room) = room.clone() {
         request.extensions_mut().insert(room);
     }
-    let Ok(response) = router.oneshot(request).await;
+    let Ok(mut response) = router.oneshot(request).await;
     counted.outcome = outcome(response.status());
-    translate::answer(format, id, answer, response).await
+    let holding = response.extensions_mut().remove();
+    Answer { message: translate::answer(format, id, answer, response).await, holding }
 }
 
 /// A frame that is worked on; counted when it is dropped, however it ended.
