@@ -48,6 +48,8 @@ pub struct Agent {
     gone: Vec<Uuid>,
     /// What the other sidecar did not answer.
     maybe: BTreeSet<Uuid>,
+    /// What was changed last while the store was away, or its answer was lost.
+    waiting: Option<Uuid>,
     /// The id that is stored again when its context has expired.
     reused: Uuid,
     unanswered: Option<Operation>,
@@ -190,6 +192,7 @@ impl Agent {
             entries: BTreeMap::new(),
             gone: Vec::new(),
             maybe: BTreeSet::new(),
+            waiting: None,
             reused: Uuid::now_v7(),
             unanswered: None,
             count: Count::default(),

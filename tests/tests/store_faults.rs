@@ -11,7 +11,7 @@ use context_manager_tests::{
     sidecar::Sidecar,
 };
 
-const AGENTS: u64 = 4;
+const AGENTS: u64 = 8;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A sidecar's configuration before the server at `url`: it notices an outage soon, and no level becomes full.

@@ -30,6 +30,11 @@ impl Agent {
         if let Some(id) = brief.filter(|_| choice % 2 == 0) {
             return Operation::Change { id, patch: Patch::Prolong };
         }
+        // The other sidecar does not know that a change waits, which may have taken effect.
+        let waiting = self.waiting.take().filter(|id| self.entries.contains_key(id));
+        if let Some(id) = waiting.filter(|_| self.elsewhere.is_some()) {
+            return Operation::ChangeElsewhere { id, key: format!("elsewhere-{}", self.step) };
+        }
         if self.elsewhere.is_some() && self.next_random(8) == 0 {
             return self.choose_elsewhere();
         }

@@ -192,6 +192,7 @@ impl Agent {
             return Ok(true);
         }
         entry.count_acknowledged();
+        self.waiting = (answer.status == 202).then_some(id);
         match change {
             Patch::Mark(key, mark) => _ = entry.marks.insert(key.clone(), *mark),
             Patch::Prolong => {
