@@ -58,11 +58,11 @@ const LEASES: Duration = Duration::from_secs(75);
 /// Held by a test whose controllers must be the only ones.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Off by default, so that the right to `contextmanagers/finalizers` is asked for in some clusters alone. Nobody else's suites should need
-/// what it asks for, so it is that of an API server of this suite.
+/// Some clusters ask for a right to the owner of an object that is made, to `contextmanagers/finalizers`, where its deletion is to wait for the
+/// object. It is off by default, so it is that of an API server of this suite: that nothing needs the right is proved where it is asked for.
 const STRICT: &str = "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement";
 
-/// The API server that asks for every right; the tests of this program share one as long as one of them holds it.
+/// The API server that asks for it; the tests of this program share one as long as one of them holds it.
 async fn strict() -> Result<Arc<ApiServer>> {
     static SHARED: Mutex<Weak<ApiServer>> = Mutex::const_new(Weak::new());
     let mut shared = SHARED.lock().await;
