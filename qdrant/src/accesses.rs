@@ -12,17 +12,13 @@ use context_manager_memory::{
     store::{Access, Clauses, Owner, schema},
 };
 use qdrant_client::qdrant::{
-    ListValue, PointsUpdateOperation, ScrollPoints, UpdateBatchPoints, Value,
+    ListValue, PointsUpdateOperation, ScrollPoints, Value,
     points_update_operation::{Operation, SetPayload},
     value::Kind,
 };
 use tracing::debug;
 
-use crate::{
-    Collection, Error, convert, filter,
-    read::limit_of,
-    write::{medium, selector},
-};
+use crate::{Collection, Error, convert, filter, read::limit_of, write::selector};
 
 /// Attempts of one call; each time somebody else was faster, so it takes as many writers at once to use them up.
 const ATTEMPTS: usize = 64;
@@ -61,14 +57,7 @@ impl Collection {
             if operations.is_empty() {
                 return Ok(());
             }
-            let request = UpdateBatchPoints {
-                collection_name: self.options.collection.clone(),
-                wait: Some(true),
-                operations,
-                ordering: Some(medium()),
-                ..UpdateBatchPoints::default()
-            };
-            self.call("count accesses", self.points.clone().update_batch(request)).await?;
+            self.update_batch("count accesses", operations).await?;
         }
         // Whether the last attempt has succeeded is not worth another look.
         debug!(contexts = sums.len(), "Others have counted accesses of these contexts all the time");

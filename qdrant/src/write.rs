@@ -173,6 +173,15 @@ impl Collection {
         if operations.is_empty() {
             return Ok(());
         }
+        self.update_batch("set when contexts expire", operations).await
+    }
+
+    /// Makes several writes by one call, one after the other.
+    pub(crate) async fn update_batch(
+        &self,
+        action: &'static str,
+        operations: Vec<PointsUpdateOperation>,
+    ) -> Result<(), Error> {
         let request = UpdateBatchPoints {
             collection_name: self.options.collection.clone(),
             wait: Some(true),
@@ -180,7 +189,7 @@ impl Collection {
             ordering: Some(medium()),
             ..UpdateBatchPoints::default()
         };
-        self.call("set when contexts expire", self.points.clone().update_batch(request)).await?;
+        self.call(action, self.points.clone().update_batch(request)).await?;
         Ok(())
     }
 
