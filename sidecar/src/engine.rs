@@ -330,8 +330,7 @@ impl Engine {
         request: ContextRequest,
     ) -> Result<ContextResponse, Error> {
         let _shared = self.inner.models.read().await;
-        self.inner.resolve_if_possible().await;
-        self.inner.forget_what_is_lost();
+        self.inner.catch_up().await;
         let reaches: Vec<_> = granted.iter().map(Granted::reach).collect();
         self.inner.retrieve(&reaches, request).await
     }
@@ -341,8 +340,7 @@ impl Engine {
     /// # Errors
     /// When there is none, or the store fails.
     pub async fn get(&self, granted: &Granted<access::Read>, id: Uuid, as_of: Option<i64>) -> Result<Context, Error> {
-        self.inner.resolve_if_possible().await;
-        self.inner.forget_what_is_lost();
+        self.inner.catch_up().await;
         let reach = granted.reach();
         match as_of {
             None => self.inner.context(reach, id.into()).await,
@@ -356,8 +354,7 @@ impl Engine {
     /// When a parameter is not valid, or the store fails.
     pub async fn list(&self, granted: &Granted<access::Read>, query: ListQuery) -> Result<ContextList, Error> {
         let _turn = self.inner.pages.acquire().await.map_err(|_| Error::Interrupted)?;
-        self.inner.resolve_if_possible().await;
-        self.inner.forget_what_is_lost();
+        self.inner.catch_up().await;
         self.inner.page(granted.reach(), query).await
     }
 

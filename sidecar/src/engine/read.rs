@@ -86,7 +86,13 @@ impl Inner {
         Ok(())
     }
 
-    /// The same before anything is read. If the store is away, it has nothing to be seen.
+    /// What is done before contexts are read.
+    pub(super) async fn catch_up(&self) {
+        self.resolve_if_possible().await;
+        self.forget_what_is_lost();
+    }
+
+    /// The same if it can be done. If the store is away, it has nothing to be seen.
     pub(super) async fn resolve_if_possible(&self) {
         if let Err(error) = self.resolve().await {
             debug!(error = chain(&error), "What waiting changes are of is not known yet");
