@@ -501,9 +501,13 @@ pub(super) mod tests {
     pub(in super::super) fn context() -> Context {
         let (service, _) =
             tower_test::mock::pair::<http::Request<kube::client::Body>, http::Response<kube::client::Body>>();
-        let client = Client::new(service, "default");
+        context_with(&Client::new(service, "default"), |settings| settings)
+    }
+
+    /// The same with a client, and with what is to be set otherwise.
+    pub(in super::super) fn context_with(client: &Client, change: impl FnOnce(Settings) -> Settings) -> Context {
         let second = Duration::from_secs(1);
-        let settings = Settings {
+        let settings = change(Settings {
             admin_address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
             namespace: "home".to_owned(),
             class: names::DEFAULT_CLASS.to_owned(),
@@ -520,11 +524,12 @@ pub(super) mod tests {
             keys: keys::Settings { settle: second, patience: second },
             watchdog: watchdog::Mode::Evict,
             sweep: sweep::Settings { mode: sweep::Mode::Off, interval: second, grace: second },
-        };
+        });
         let recorder = Recorder::new(client.clone(), Reporter { controller: "one".to_owned(), instance: None });
         let fence = Fence::until(Moment::now() + Duration::from_hours(1));
         let metrics = Arc::new(Metrics::new().expect("the metrics are registered once"));
-        Context::new((Clients { client: client.clone(), evictions: client }, fence), recorder, settings, metrics)
+        let clients = Clients { client: client.clone(), evictions: client.clone() };
+        Context::new((clients, fence), recorder, settings, metrics)
     }
 
     impl Context {

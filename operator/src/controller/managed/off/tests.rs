@@ -12,26 +12,21 @@ use base64::{
 };
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use kube::{
-    Client,
-    client::Body,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Client, client::Body};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use tower::service_fn;
 
 use super::*;
 use crate::{
     controller::{
-        Clients, Settings, fence::Fence, keys, managed, metrics::Metrics, plan::StoragePlan, plan::tests::resource,
-        sweep, watchdog,
+        Settings, keys, managed,
+        plan::{StoragePlan, tests::resource},
+        reconcile::tests::context_with,
     },
     pki::{
         self,
         client::{Facts, Pair},
     },
-    scope::Scope,
 };
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -101,29 +96,13 @@ impl Objects {
     /// A controller without the rights to run a Qdrant.
     fn context(&self) -> Context {
         let minute = Duration::from_mins(1);
-        let settings = Settings {
-            admin_address: ([127, 0, 0, 1], 0).into(),
-            namespace: "home".to_owned(),
-            class: names::DEFAULT_CLASS.to_owned(),
-            scope: Scope::Cluster,
-            instance: "one".to_owned(),
-            webhook_configuration: "webhook".to_owned(),
-            sidecar_image: None,
-            lease: "lease".to_owned(),
-            lease_duration: minute,
+        context_with(&self.client(), |settings| Settings {
             authority: pki::client::Settings::new("home", "client-ca"),
-            cert_manager: false,
             managed_qdrant: false,
             resync: minute,
             keys: keys::Settings { settle: minute, patience: minute },
-            watchdog: watchdog::Mode::Report,
-            sweep: sweep::Settings { mode: sweep::Mode::Off, interval: minute, grace: minute },
-        };
-        let clients = Clients { client: self.client(), evictions: self.client() };
-        let reporter = Reporter { controller: "test".to_owned(), instance: None };
-        let recorder = Recorder::new(self.client(), reporter);
-        let fence = Fence::until(Instant::now() + minute);
-        Context::new((clients, fence), recorder, settings, Arc::new(Metrics::new().unwrap()))
+            ..settings
+        })
     }
 
     /// Looks at the cluster of a resource, whose server does not answer.
