@@ -86,6 +86,17 @@ impl Stage {
         Ok((replica, front))
     }
 
+    /// The only replica, when it leads and has made what the resources `memory` and `other` need, and the network before `front`.
+    async fn leader_behind(&self, front: &Front, lease: Duration) -> Result<(Replica, Proxy)> {
+        let network = Proxy::start(front.address).await?;
+        let replica = Replica::start(self.folder(), "only", network.address(), &self.webhook, lease, RESYNC)?;
+        replica.wait_until(Leads::Yes).await?;
+        for name in ["memory", "other"] {
+            provision(&self.namespace, name, json!({})).await?;
+        }
+        Ok((replica, network))
+    }
+
     fn resources(&self) -> Api<ContextManager> {
         self.namespace.api()
     }
@@ -271,11 +282,7 @@ async fn a_leader_that_stood_still_changes_nothing_at_a_qdrant_server_when_it_go
 async fn what_changed_while_the_api_server_was_away_is_reconciled_without_a_restart() -> Result<()> {
     let stage = Stage::set("away").await?;
     let front = Front::start().await?;
-    let network = Proxy::start(front.address).await?;
-    let mut replica = Replica::start(stage.folder(), "only", network.address(), &stage.webhook, LEASE, RESYNC)?;
-    replica.wait_until(Leads::Yes).await?;
-    provision(&stage.namespace, "memory", json!({})).await?;
-    provision(&stage.namespace, "other", json!({})).await?;
+    let (mut replica, network) = stage.leader_behind(&front, LEASE).await?;
     let (configs, config) = (stage.namespace.api::<ConfigMap>(), names::config_map("other"));
     for (turn, expected) in [("short", Leads::Yes), ("long", Leads::No)] {
         network.set(Network::Cut);
@@ -321,11 +328,7 @@ async fn unseen<T>(network: &Proxy, what: impl Future<Output = Result<T>>) -> Re
 async fn a_watch_that_is_too_old_is_begun_anew_and_nothing_is_missed() -> Result<()> {
     let stage = Stage::set("gone").await?;
     let front = Front::start().await?;
-    let network = Proxy::start(front.address).await?;
-    let replica = Replica::start(stage.folder(), "only", network.address(), &stage.webhook, LEASE, RESYNC)?;
-    replica.wait_until(Leads::Yes).await?;
-    provision(&stage.namespace, "memory", json!({})).await?;
-    provision(&stage.namespace, "other", json!({})).await?;
+    let (replica, network) = stage.leader_behind(&front, LEASE).await?;
     let (configs, config) = (stage.namespace.api::<ConfigMap>(), names::config_map("other"));
     // As an event in the stream, and as an answer.
     let mut answers = vec![

@@ -9,9 +9,8 @@ use context_manager_tests::{
     api_server::ApiServer,
     cluster::eventually,
     front::Front,
-    operator::{PATIENCE, provision, wait_for},
-    proxy::{Network, Proxy},
-    replica::{Leads, Replica},
+    operator::{PATIENCE, wait_for},
+    proxy::Network,
 };
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -22,7 +21,7 @@ use kube::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{RESYNC, SETTLED, Stage};
+use super::{SETTLED, Stage};
 
 /// Longer than anything here, so that no relist is that of a leader that begins.
 const LEASE: Duration = Duration::from_mins(1);
@@ -44,11 +43,7 @@ async fn what_etcd_has_forgotten_is_listed_anew_and_nothing_is_missed() -> Resul
     // The first one's watch cache remembers more than etcd.
     let server = ApiServer::start(&["--watch-cache=false"]).await?;
     let front = Front::before(server.config().await?).await?;
-    let network = Proxy::start(front.address).await?;
-    let mut replica = Replica::start(stage.folder(), "only", network.address(), &stage.webhook, LEASE, RESYNC)?;
-    replica.wait_until(Leads::Yes).await?;
-    provision(&stage.namespace, "memory", json!({})).await?;
-    provision(&stage.namespace, "other", json!({})).await?;
+    let (mut replica, network) = stage.leader_behind(&front, LEASE).await?;
     let (configs, config) = (stage.namespace.api::<ConfigMap>(), names::config_map("other"));
     let lists = || ["contextmanagers", "configmaps"].map(|kind| front.count(|seen| seen.is_list(kind)));
 
