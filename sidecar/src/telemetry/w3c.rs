@@ -162,6 +162,7 @@ mod tests {
             assert_eq!((found.trace_state().header(), found.is_sampled()), (String::new(), false), "{bad}");
         }
     }
+
     proptest! {
         #[test]
         fn whatever_a_caller_sends_is_a_whole_context_or_none(

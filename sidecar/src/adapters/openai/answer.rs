@@ -114,6 +114,7 @@ mod tests {
         assert!(matches!(error, Error::Malformed { .. }));
         assert!(!error.to_string().contains("secret"));
     }
+
     proptest! {
         #[test]
         fn whatever_an_endpoint_answers_is_all_vectors_or_an_error(
