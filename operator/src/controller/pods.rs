@@ -4,7 +4,7 @@
 //! server nothing. Whatever happens to a pod is a reason to look at its resource.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
@@ -48,24 +48,30 @@ pub(super) struct Owner(u64);
 impl Owner {
     /// That of a pod, if it has one.
     pub(super) fn of(pod: &ObjectMeta) -> Option<Self> {
-        let mut hasher = DefaultHasher::new();
-        replacer(pod)?.uid.hash(&mut hasher);
-        Some(Self(hasher.finish()))
+        Some(Self(hashed(&replacer(pod)?.uid)))
     }
 }
 
-/// Who made a pod, and when.
+/// A pod among those of its owner, also among those of the same name: a hash of its uid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Identity(u64);
+
+fn hashed(uid: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Which pod it is, and who made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Origin {
+    pod: Identity,
     owner: Option<Owner>,
-    /// In seconds, as pods have it.
-    made: i64,
 }
 
 impl Origin {
     fn of(pod: &ObjectMeta) -> Self {
-        let made = pod.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second());
-        Self { owner: Owner::of(pod), made }
+        Self { pod: Identity(hashed(pod.uid.as_deref().unwrap_or_default())), owner: Owner::of(pod) }
     }
 }
 
@@ -186,17 +192,17 @@ impl Pods {
         counted
     }
 
-    /// When an owner made the newest of its pods that have a sidecar, or ask for one.
-    pub(super) fn newest(&self, namespace: &str, owner: Owner) -> Option<i64> {
-        let mut newest = None;
+    /// The pods of an owner that have a sidecar, or ask for one. Their times would not tell which of them are new: they have whole seconds.
+    pub(super) fn made_by(&self, namespace: &str, owner: Owner) -> HashSet<Identity> {
+        let mut made = HashSet::new();
         let mut see = |origin: Origin| {
             if origin.owner == Some(owner) {
-                newest = newest.max(Some(origin.made));
+                made.insert(origin.pod);
             }
         };
         self.injected.each(namespace, |_, pod| see(pod.origin));
         self.missing.each(namespace, |_, pod| see(pod.origin));
-        newest
+        made
     }
 
     /// The pods of a namespace that ask for a sidecar in vain, with their owners, and the resource that each names, if it names one.
@@ -332,8 +338,6 @@ mod tests {
     use std::cell::RefCell;
 
     use futures::stream;
-    use jiff::Timestamp;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     use super::*;
@@ -398,20 +402,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_owner_is_known_by_the_newest_pod_it_made() {
-        let owned = |name: &str, owner: &str, second: i64| {
+    async fn an_owner_is_known_by_the_pods_it_made() {
+        let owned = |name: &str, owner: &str| {
             let mut pod = pod(name, "m", "Running", true, "x");
             let reference =
                 json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true});
             pod.metadata.owner_references = Some(vec![serde_json::from_value(reference).unwrap()]);
-            pod.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
+            pod.metadata.uid = Some(format!("{name} of {owner}"));
             pod
         };
-        let (pods, one) = (Pods::default(), owned("a", "one", 10));
-        told(&pods, vec![Event::Apply(one.clone()), Event::Apply(owned("b", "two", 20))]).await;
-        told(&pods, vec![Event::Apply(owned("c", "one", 5))]).await;
-        assert_eq!(pods.newest("n", Owner::of(&one.metadata).unwrap()), Some(10));
-        assert_eq!(pods.newest("elsewhere", Owner::of(&one.metadata).unwrap()), None);
+        let (pods, one) = (Pods::default(), owned("a", "one"));
+        let owner = Owner::of(&one.metadata).unwrap();
+        told(&pods, vec![Event::Apply(one.clone()), Event::Apply(owned("b", "two"))]).await;
+        let before = pods.made_by("n", owner);
+        assert_eq!(before, HashSet::from([Origin::of(&one.metadata).pod]));
+        let mut again = one.clone();
+        again.metadata.uid = Some("another".to_owned());
+        told(&pods, vec![Event::Apply(again)]).await;
+        assert!(pods.made_by("n", owner).is_disjoint(&before), "another pod of the same name");
+        assert!(pods.made_by("elsewhere", owner).is_empty());
         assert_eq!(Owner::of(&pod("c", "m", "Running", true, "x").metadata), None);
     }
 

@@ -6,7 +6,7 @@
 //! new pods are refused, its owner loses no other one, and after a few owners nobody does.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use super::{
     evict::{Evicted, evict},
     fleet::{Fleet, PodName},
     plan::Plan,
-    pods::Owner,
+    pods::{Identity, Owner},
     reconcile::Context,
     status::{Finding, Good, Trouble, listed},
 };
@@ -61,12 +61,12 @@ pub(super) struct Evictions {
     held: HashMap<Owner, (u32, Instant)>,
 }
 
-/// A pod was evicted, and none was seen that was made since.
+/// A pod was evicted, and no other one was seen since.
 #[derive(Debug)]
 struct Awaited {
     namespace: String,
-    /// When its owner had made the newest one.
-    newest: Option<i64>,
+    /// The pods that its owner had then.
+    known: HashSet<Identity>,
     since: Instant,
 }
 
@@ -104,11 +104,11 @@ impl Evictions {
     }
 
     /// Counts a pod of this owner that was evicted.
-    fn count(&mut self, owner: Owner, namespace: &str, newest: Option<i64>, now: Instant) {
+    fn count(&mut self, owner: Owner, namespace: &str, known: HashSet<Identity>, now: Instant) {
         let (tries, last) = self.tries.entry(owner).or_insert((0, now));
         (*tries, *last) = (*tries + 1, now);
         self.held.remove(&owner);
-        self.awaited.insert(owner, Awaited { namespace: namespace.to_owned(), newest, since: now });
+        self.awaited.insert(owner, Awaited { namespace: namespace.to_owned(), known, since: now });
     }
 
     /// Lets an owner rest whose pod has to stay for now. That is no try: it goes on for as long as the pod has no sidecar.
@@ -161,8 +161,8 @@ async fn evict_one(
     missing: &[PodName],
 ) -> Result<Option<String>, Error> {
     let Some(target) = &fleet.target else { return Ok(None) };
-    let came = |owner: &Owner, Awaited { namespace, newest, .. }: &Awaited| {
-        context.pods_of(namespace).newest(namespace, *owner) > *newest
+    let came = |owner: &Owner, Awaited { namespace, known, .. }: &Awaited| {
+        !context.pods_of(namespace).made_by(namespace, *owner).is_subset(known)
     };
     let turn = evictions(context).take(Instant::now(), came);
     let Some(turn) = turn else { return Ok(None) };
@@ -192,10 +192,10 @@ async fn evict_first<'m>(
             continue;
         }
         let (action, uid) = ("evict a pod without a sidecar", pod.metadata.uid.as_deref());
-        let newest = context.pods_of(namespace).newest(namespace, owner);
+        let known = context.pods_of(namespace).made_by(namespace, owner);
         match evict(context, action, (namespace, name), uid).await? {
             Evicted::Yes => {
-                evictions(context).count(owner, namespace, newest, Instant::now());
+                evictions(context).count(owner, namespace, known, Instant::now());
                 return Ok(Some(found));
             }
             Evicted::Gone => {}
@@ -239,7 +239,7 @@ mod tests {
         let Some(turn) = evictions.take(now, |_, _| came) else { return false };
         let permitted = evictions.permits(owner(name), now);
         if permitted {
-            evictions.count(owner(name), "team", None, now);
+            evictions.count(owner(name), "team", HashSet::new(), now);
         } else {
             evictions.give_back(&turn);
         }
