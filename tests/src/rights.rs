@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
@@ -15,12 +16,15 @@ use kube::{
     client::Body,
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use tower::{BoxError, service_fn};
 
 use crate::{
     cluster,
     objects::{rendered, rendered_in},
 };
+
+const POLL: Duration = Duration::from_millis(50);
 
 /// A right: API group, resource with its subresource, verb.
 pub type Right = (String, String, String);
@@ -186,6 +190,7 @@ pub struct User {
     /// Where it has a Role.
     places: Vec<String>,
     home: String,
+    given: BTreeSet<Right>,
     used: Arc<Mutex<BTreeSet<Right>>>,
 }
 
@@ -201,7 +206,7 @@ impl User {
             .chain(rules.spaces.iter().map(|(at, rules)| (at.as_str(), rules)))
             .collect();
         let places = local.iter().map(|(place, _)| (*place).to_owned()).collect();
-        let user = Self { name, places, home: home.to_owned(), used: Arc::default() };
+        let user = Self { name, places, home: home.to_owned(), given: rules.rights(), used: Arc::default() };
         let name = &user.name;
         let subjects = json!([{"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}]);
         let reference = |kind: &str| json!({"kind": kind, "name": name, "apiGroup": "rbac.authorization.k8s.io"});
@@ -263,6 +268,17 @@ impl User {
     #[must_use]
     pub fn used(&self) -> BTreeSet<Right> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it asks for what it may not, and says which rights it would have needed.
+    pub async fn refused(&self) -> Vec<Right> {
+        loop {
+            let refused: Vec<_> = self.used().difference(&self.given).cloned().collect();
+            if !refused.is_empty() {
+                return refused;
+            }
+            sleep(POLL).await;
+        }
     }
 }
 

@@ -46,10 +46,15 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::sleep,
+};
 
 /// How long a step may take. Nothing in a life waits for the resync, which is longer.
 const STEP: Duration = Duration::from_secs(8);
+/// The same once something was refused.
+const REFUSED: Duration = Duration::from_secs(3);
 const RESYNC: Duration = Duration::from_mins(10);
 
 const LEASE: &str = "context-manager-controller";
@@ -82,8 +87,21 @@ where
     Ok(())
 }
 
+/// Waits for a step of a life, less long once the controller was refused something.
+async fn step<T>(user: &User, awaited: impl Future<Output = Result<T>>) -> Result<T> {
+    let refused = async {
+        let rights = user.refused().await;
+        sleep(REFUSED).await;
+        rights
+    };
+    tokio::select! {
+        outcome = awaited => outcome,
+        rights = refused => bail!("not within {REFUSED:?} of a refusal: {rights:?}"),
+    }
+}
+
 /// Makes a label of a child wrong, and waits until it is right again.
-async fn repaired<K>(namespace: &Namespace, owner: &str, name: &str) -> Result<()>
+async fn repaired<K>(user: &User, namespace: &Namespace, owner: &str, name: &str) -> Result<()>
 where
     K: Clone
         + DeserializeOwned
@@ -93,36 +111,43 @@ where
     const LABEL: &str = "app.kubernetes.io/instance";
     let api = namespace.api::<K>();
     patch(&api, name, json!({"metadata": {"labels": {LABEL: "somebody"}}})).await?;
-    eventually(&format!("the label of {name}"), STEP, || async {
-        let found = api.get(name).await?;
-        ensure!(found.labels().get(LABEL).is_some_and(|value| value == owner), "{:?}", found.labels());
-        Ok(())
-    })
+    step(
+        user,
+        eventually(&format!("the label of {name}"), STEP, || async {
+            let found = api.get(name).await?;
+            ensure!(found.labels().get(LABEL).is_some_and(|value| value == owner), "{:?}", found.labels());
+            Ok(())
+        }),
+    )
     .await
 }
 
-async fn ready(namespace: &Namespace, name: &str) -> Result<ContextManager> {
-    operator::wait_within(STEP, namespace, name, "Ready", |said| said.status == "True").await
+async fn ready(user: &User, namespace: &Namespace, name: &str) -> Result<ContextManager> {
+    step(user, operator::wait_within(STEP, namespace, name, "Ready", |said| said.status == "True")).await
 }
 
 /// A grant to another namespace, until it is withdrawn.
-async fn share(namespace: &Namespace, guest: &Namespace) -> Result<()> {
+async fn share(user: &User, namespace: &Namespace, guest: &Namespace) -> Result<()> {
     namespace.make_resource("shared", json!({"allowedNamespaces": [guest.name]})).await?;
-    operator::wait_within(STEP, namespace, "shared", "GrantsReady", |said| said.status == "True").await?;
+    step(user, operator::wait_within(STEP, namespace, "shared", "GrantsReady", |said| said.status == "True")).await?;
     let copy = names::granted(&namespace.name, "shared");
     let (secrets, maps) = (guest.api::<Secret>(), guest.api::<ConfigMap>());
     ensure!(secrets.get_opt(&copy).await?.is_some() && maps.get_opt(&copy).await?.is_some(), "there are no copies");
     patch(&namespace.api::<ContextManager>(), "shared", json!({"spec": {"allowedNamespaces": null}})).await?;
-    eventually("the end of the copies", STEP, || async {
-        let gone = secrets.get_opt(&copy).await?.is_none() && maps.get_opt(&copy).await?.is_none();
-        ensure!(gone, "they are still there");
-        Ok(())
-    })
+    step(
+        user,
+        eventually("the end of the copies", STEP, || async {
+            let gone = secrets.get_opt(&copy).await?.is_none() && maps.get_opt(&copy).await?.is_none();
+            ensure!(gone, "they are still there");
+            Ok(())
+        }),
+    )
     .await
 }
 
 /// What a controller does where it runs no Qdrant.
 async fn life_without_clusters(
+    user: &User,
     client: &Client,
     namespace: &Namespace,
     guest: &Namespace,
@@ -132,25 +157,32 @@ async fn life_without_clusters(
     let claim = json!({"volumeClaimTemplate": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     let spec = json!({"vectorStore": {"embedded": {"storage": claim}}, "auth": {"rotation": {"overlap": "1s"}}});
     namespace.make_resource("memory", spec).await?;
-    let mut before = ready(namespace, "memory").await?.status.and_then(|status| status.keys).context("keys")?.active;
+    let mut before =
+        ready(user, namespace, "memory").await?.status.and_then(|status| status.keys).context("keys")?.active;
     let events = Api::<Event>::namespaced(client.clone(), &namespace.name);
-    eventually("an event", STEP, || async {
-        let found = events.list(&ListParams::default()).await?;
-        ensure!(found.items.iter().any(|event| event.reason.as_deref() == Some("KeysGenerated")), "there is none");
-        Ok(())
-    })
+    step(
+        user,
+        eventually("an event", STEP, || async {
+            let found = events.list(&ListParams::default()).await?;
+            ensure!(found.items.iter().any(|event| event.reason.as_deref() == Some("KeysGenerated")), "there is none");
+            Ok(())
+        }),
+    )
     .await?;
-    repaired::<ConfigMap>(namespace, "memory", &names::config_map("memory")).await?;
-    repaired::<PersistentVolumeClaim>(namespace, "memory", &names::data_claim("memory")).await?;
+    repaired::<ConfigMap>(user, namespace, "memory", &names::config_map("memory")).await?;
+    repaired::<PersistentVolumeClaim>(user, namespace, "memory", &names::data_claim("memory")).await?;
     // Twice, because the second of two events of a kind counts the first one up.
     for turn in ["first", "second"] {
         patch(&resources, "memory", json!({"metadata": {"annotations": {names::ROTATE: turn}}})).await?;
-        before = eventually("another key", 2 * STEP, || async {
-            let found = resources.get("memory").await?;
-            let keys = found.status.and_then(|status| status.keys).context("keys")?;
-            ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
-            Ok::<_, anyhow::Error>(keys.active)
-        })
+        before = step(
+            user,
+            eventually("another key", 2 * STEP, || async {
+                let found = resources.get("memory").await?;
+                let keys = found.status.and_then(|status| status.keys).context("keys")?;
+                ensure!(keys.active != before && keys.previous.is_empty() && keys.next.is_none(), "{keys:?}");
+                Ok::<_, anyhow::Error>(keys.active)
+            }),
+        )
         .await?;
     }
     let pod = json!({
@@ -158,50 +190,60 @@ async fn life_without_clusters(
         "spec": {"containers": [{"name": "agent", "image": "localhost/pause:1"}]},
     });
     namespace.make::<Pod>(&pod).await?;
-    eventually("the count of pods", STEP, || async {
-        let pods = resources.get("memory").await?.status.and_then(|status| status.pods).context("pods")?;
-        ensure!(pods.injected == 1, "{pods:?}");
-        Ok(())
-    })
+    step(
+        user,
+        eventually("the count of pods", STEP, || async {
+            let pods = resources.get("memory").await?.status.and_then(|status| status.pods).context("pods")?;
+            ensure!(pods.injected == 1, "{pods:?}");
+            Ok(())
+        }),
+    )
     .await?;
-    share(namespace, guest).await?;
+    share(user, namespace, guest).await?;
     let url = format!("http://{}", server.address());
     namespace
         .make_resource("served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))
         .await?;
-    let held = ready(namespace, "served").await?;
+    let held = ready(user, namespace, "served").await?;
     ensure!(!held.finalizers().is_empty(), "nothing holds the resource");
     resources.delete("served", &DeleteParams::default()).await?;
-    eventually("the end of a resource", STEP, || async {
-        ensure!(resources.get_opt("served").await?.is_none(), "it is still there");
-        Ok(())
-    })
+    step(
+        user,
+        eventually("the end of a resource", STEP, || async {
+            ensure!(resources.get_opt("served").await?.is_none(), "it is still there");
+            Ok(())
+        }),
+    )
     .await
 }
 
 /// What a controller does beside for a Qdrant that it runs.
-async fn life_of_a_cluster(namespace: &Namespace) -> Result<()> {
+async fn life_of_a_cluster(user: &User, namespace: &Namespace) -> Result<()> {
     let resources = namespace.api::<ContextManager>();
     // Its pods stay where no machine takes them.
     let nowhere = json!({"vectorStore": {"managed": {"scheduling": {"nodeSelector": {"nowhere": "true"}}}}});
     namespace.make_resource("stored", nowhere).await?;
-    operator::wait_within(STEP, namespace, "stored", "StoreReady", |said| said.reason == "Provisioning").await?;
-    repaired::<StatefulSet>(namespace, "stored", &names::qdrant("stored")).await?;
+    step(user, operator::wait_within(STEP, namespace, "stored", "StoreReady", |said| said.reason == "Provisioning"))
+        .await?;
+    repaired::<StatefulSet>(user, namespace, "stored", &names::qdrant("stored")).await?;
     let image = "localhost/qdrant:next";
     patch(&resources, "stored", json!({"spec": {"vectorStore": {"managed": {"image": image}}}})).await?;
-    eventually("a node with another image", STEP, || async {
-        let node = namespace.api::<Pod>().get(&format!("{}-0", names::qdrant("stored"))).await?;
-        let containers = node.spec.context("a spec")?.containers;
-        ensure!(containers[0].image.as_deref() == Some(image), "{containers:?}");
-        Ok(())
-    })
+    step(
+        user,
+        eventually("a node with another image", STEP, || async {
+            let node = namespace.api::<Pod>().get(&format!("{}-0", names::qdrant("stored"))).await?;
+            let containers = node.spec.context("a spec")?.containers;
+            ensure!(containers[0].image.as_deref() == Some(image), "{containers:?}");
+            Ok(())
+        }),
+    )
     .await
 }
 
 /// All that a controller does with the chart's defaults.
-async fn life(client: &Client, namespace: &Namespace, guest: &Namespace, server: &Qdrant) -> Result<()> {
-    life_without_clusters(client, namespace, guest, server).await?;
-    life_of_a_cluster(namespace).await
+async fn life(user: &User, client: &Client, namespace: &Namespace, guest: &Namespace, server: &Qdrant) -> Result<()> {
+    life_without_clusters(user, client, namespace, guest, server).await?;
+    life_of_a_cluster(user, namespace).await
 }
 
 async fn holder(client: &Client) -> Result<Option<String>> {
@@ -234,7 +276,7 @@ async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTre
     under(&user, settings, async || {
         let namespace = webhook.namespace(&client, "rights", &[]).await?;
         let guest = webhook.namespace(&client, "guest", &[]).await?;
-        life(&client, &namespace, &guest, server).await
+        life(&user, &client, &namespace, &guest, server).await
     })
     .await?;
     Ok(user.used())
@@ -258,14 +300,17 @@ async fn under(user: &User, settings: Settings, meanwhile: impl AsyncFnOnce() ->
     });
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
     let outcome = async {
-        eventually("the lease", STEP, || async {
-            if controller.ended() {
-                bail!("the controller ended");
-            }
-            let metrics = http.get(format!("http://{admin}/metrics")).send().await?.text().await?;
-            ensure!(operator::leads(&metrics), "it waits for the lease");
-            Ok(())
-        })
+        step(
+            user,
+            eventually("the lease", STEP, || async {
+                if controller.ended() {
+                    bail!("the controller ended");
+                }
+                let metrics = http.get(format!("http://{admin}/metrics")).send().await?.text().await?;
+                ensure!(operator::leads(&metrics), "it waits for the lease");
+                Ok(())
+            }),
+        )
         .await?;
         meanwhile().await
     }
@@ -333,7 +378,7 @@ fn described(rule: &PolicyRule) -> String {
 
 /// What the controller does where the chart's values ask for it: pods without a sidecar are evicted (`watchdog`), sidecars are upgraded in
 /// place (`upgradeSidecars`), and cert-manager is asked for certificates (`certManager`).
-async fn life_with_options(webhook: &Webhook, client: &Client, namespace: &Namespace) -> Result<()> {
+async fn life_with_options(user: &User, webhook: &Webhook, client: &Client, namespace: &Namespace) -> Result<()> {
     let mut template = pod("x");
     template["metadata"] = json!({"labels": {INJECT: "true", "app": "agent"}});
     let deployment = json!({
@@ -346,21 +391,27 @@ async fn life_with_options(webhook: &Webhook, client: &Client, namespace: &Names
         let found = api.list(&ListParams::default().labels("app=agent")).await?;
         Ok(found.iter().map(pods::sidecar_image).collect())
     };
-    eventually("a pod without a sidecar", STEP, || async {
-        ensure!(images().await? == [None], "{:?}", images().await?);
-        Ok::<_, anyhow::Error>(())
-    })
+    step(
+        user,
+        eventually("a pod without a sidecar", STEP, || async {
+            ensure!(images().await? == [None], "{:?}", images().await?);
+            Ok::<_, anyhow::Error>(())
+        }),
+    )
     .await?;
     let issuer = json!({"issuer": "CertManager", "issuerRef": {"name": "agents"}});
     namespace.make_resource("certified", json!({"tls": issuer})).await?;
     let asked = |said: &Condition| said.reason == "CertificateIssuing";
-    operator::wait_within(STEP, namespace, "certified", "TLSReady", asked).await?;
+    step(user, operator::wait_within(STEP, namespace, "certified", "TLSReady", asked)).await?;
     patch(&namespace.api::<ContextManager>(), "certified", json!({"spec": {"tls": null}})).await?;
-    eventually("the end of the Certificate", STEP, || async {
-        let found = cert_manager::certificates(client, namespace).get_opt(&names::tls_secret("certified")).await?;
-        ensure!(found.is_none(), "it is still there");
-        Ok::<_, anyhow::Error>(())
-    })
+    step(
+        user,
+        eventually("the end of the Certificate", STEP, || async {
+            let found = cert_manager::certificates(client, namespace).get_opt(&names::tls_secret("certified")).await?;
+            ensure!(found.is_none(), "it is still there");
+            Ok::<_, anyhow::Error>(())
+        }),
+    )
     .await?;
     namespace.api::<ContextManager>().delete("certified", &DeleteParams::default()).await?;
     webhook.adopt(client, namespace).await?;
@@ -368,10 +419,13 @@ async fn life_with_options(webhook: &Webhook, client: &Client, namespace: &Names
     namespace.make_resource("memory", upgrade).await?;
     for image in [sidecar_image(), next_sidecar_image()] {
         patch(&namespace.api::<ContextManager>(), "memory", json!({"spec": {"sidecar": {"image": image}}})).await?;
-        eventually(&format!("a pod with {image}"), 2 * STEP, || async {
-            ensure!(images().await? == [Some(image.clone())], "{:?}", images().await?);
-            Ok::<_, anyhow::Error>(())
-        })
+        step(
+            user,
+            eventually(&format!("a pod with {image}"), 2 * STEP, || async {
+                ensure!(images().await? == [Some(image.clone())], "{:?}", images().await?);
+                Ok::<_, anyhow::Error>(())
+            }),
+        )
         .await?;
     }
     Ok(())
@@ -396,7 +450,8 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
         let settings = Settings { resync: RESYNC, cert_manager: true, ..operator::settings(&webhook)? };
         // No webhook looks at this namespace yet.
         let namespace = Namespace::create(&client, "options", &[]).await?;
-        let lived = under(&user, settings, async || life_with_options(&webhook, &client, &namespace).await).await;
+        let lived =
+            under(&user, settings, async || life_with_options(&user, &webhook, &client, &namespace).await).await;
         // An upgrade that was not finished would be the next controller's.
         let resources = namespace.api::<ContextManager>();
         resources.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
@@ -426,7 +481,7 @@ async fn a_controller_that_runs_no_qdrant_needs_no_right_to_workloads() -> Resul
     under(&user, settings, async || {
         let namespace = webhook.namespace(client, "rights", &[]).await?;
         let guest = webhook.namespace(client, "guest", &[]).await?;
-        life_without_clusters(client, &namespace, &guest, server).await?;
+        life_without_clusters(&user, client, &namespace, &guest, server).await?;
         namespace.make_resource("stored", json!({"vectorStore": {"managed": {}}})).await?;
         let refused = |said: &Condition| {
             said.reason == "ManagedQdrantOff" && said.message.contains("controller.managedQdrant=true")
@@ -466,7 +521,7 @@ async fn in_namespaces_alone_each_rule_is_needed() -> Result<()> {
         let rules = less.map_or_else(|| rules.clone(), |rule| rules.without(rule));
         let user = User::create(client, HOME, &rules).await?;
         let settings = in_namespaces(webhook, &watched).await?;
-        under(&user, settings, async || life(client, &namespace, &guest, server).await).await
+        under(&user, settings, async || life(&user, client, &namespace, &guest, server).await).await
     };
     trial(None).await.context("with all that the chart gives")?;
     let all = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &["a"])?;
@@ -491,9 +546,9 @@ async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
     let settings = in_namespaces(webhook, &watched).await?;
     elsewhere.make_resource("memory", json!({})).await?;
     under(&user, settings, async || {
-        life(client, &first, &second, server).await?;
+        life(&user, client, &first, &second, server).await?;
         second.make_resource("memory", json!({"allowedNamespaces": [first.name, elsewhere.name]})).await?;
-        ready(&second, "memory").await?;
+        ready(&user, &second, "memory").await?;
         // Where the operator has no rights it tries nothing, and says so.
         let refused = |said: &Condition| said.reason == "NamespaceNotServed" && said.message.contains(&elsewhere.name);
         operator::wait_within(STEP, &second, "memory", "GrantsReady", refused).await?;
