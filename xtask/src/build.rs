@@ -90,7 +90,12 @@ impl Release {
 
     /// The same, with an optimised client: what measures must not be slower than what it measures.
     pub fn measuring_binaries(&self) -> Result<()> {
-        self.build(&["--config", "profile.release.package.context-manager-tests.opt-level=3"])
+        self.build(&[
+            "--config",
+            "profile.release.package.context-manager-tests.opt-level=3",
+            "--config",
+            "profile.release.package.context-manager-bench.opt-level=3",
+        ])
     }
 
     fn build(&self, arguments: &[&str]) -> Result<()> {
