@@ -1,7 +1,7 @@
 //! The store: one directory, one engine, the product's calls.
 //!
 //! Owns the handle and its bookkeeping. Locks are always taken in the order `flushing`, `manifest`, `writes`: a flush and a
-//! deletion must not disagree about how many contexts the directory holds, and an ordinary write waits for neither. The lock of
+//! deletion must not disagree about what the directory holds, and an ordinary write waits for neither. The lock of
 //! `counting` is taken before `writes` and with none of the others, and no write waits for it. The locks of
 //! `frequencies`, `levels` and `recent` are held for moments, and never while the engine works or another one is taken.
 
@@ -74,9 +74,11 @@ pub struct Shard {
 }
 
 /// What has happened since the store was opened; holding its lock makes writes follow one another.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Writes {
     deleted: usize,
+    /// Expired contexts whose place new ones took.
+    replaced: usize,
     newest: Option<Newest>,
 }
 

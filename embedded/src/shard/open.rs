@@ -78,7 +78,7 @@ impl Shard {
         let shard = Self {
             engine,
             flushing: Mutex::default(),
-            writes: Mutex::new(Writes { deleted: 0, newest: manifest.newest }),
+            writes: Mutex::new(Writes { newest: manifest.newest, ..Writes::default() }),
             manifest: Mutex::new(manifest.clone()),
             written: AtomicU64::new(0),
             flushed: AtomicU64::new(0),

@@ -30,12 +30,16 @@ impl Shard {
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the engine fails.
     pub fn insert(&self, points: &[Point], now: Timestamp) -> Result<(), Error> {
         self.put(points, |ids| {
-            let makes_way = |there: &Context| {
-                let new = points.iter().rfind(|point| point.context.id == there.id);
-                there.is_expired(now) && new.is_some_and(|new| Owner::of(&new.context).owns(there))
-            };
-            let found = self.find(ids)?.into_iter().filter(|there| !makes_way(there));
-            Ok(found.map(|context| context.id).collect())
+            let mut there = There::default();
+            for found in self.find(ids)? {
+                let new = points.iter().rfind(|point| point.context.id == found.id);
+                if found.is_expired(now) && new.is_some_and(|new| Owner::of(&new.context).owns(&found)) {
+                    there.making_way.push(found.id);
+                } else {
+                    there.taken.insert(found.id);
+                }
+            }
+            Ok(there)
         })
     }
 
@@ -45,30 +49,38 @@ impl Shard {
     /// # Errors
     /// When a vector has the wrong length or a value that is no number (nothing is stored then), or when the engine fails.
     pub fn upsert(&self, points: &[Point]) -> Result<(), Error> {
-        self.put(points, |_| Ok(HashSet::new()))
+        self.put(points, |_| Ok(There::default()))
     }
 
-    /// Stores what is not `taken`, which is asked when no other write can come in between.
-    fn put(
-        &self,
-        points: &[Point],
-        taken: impl FnOnce(&[ContextId]) -> Result<HashSet<ContextId>, Error>,
-    ) -> Result<(), Error> {
+    /// Stores what is not taken, which is asked when no other write can come in between.
+    fn put(&self, points: &[Point], there: impl Fn(&[ContextId]) -> Result<There, Error>) -> Result<(), Error> {
         let unique: BTreeMap<ContextId, &Point> = points.iter().map(|point| (point.context.id, point)).collect();
         let mut ids: Vec<ContextId> = unique.keys().copied().collect();
         let mut rows = unique.into_values().map(|point| self.row(point)).collect::<Result<Vec<_>, _>>()?;
-        let write = {
+        let mut manifest = None;
+        let write = loop {
             let mut writes = lock(&self.writes);
-            let taken = taken(&ids)?;
+            let There { taken, making_way } = there(&ids)?;
+            if !making_way.is_empty() && manifest.is_none() {
+                // The lock of the manifest comes first. Only here is it waited for: no other new context needs it.
+                drop(writes);
+                manifest = Some(lock(&self.manifest));
+                continue;
+            }
             let Some(last) = points.iter().rfind(|point| !taken.contains(&point.context.id)) else { return Ok(()) };
+            if let Some(manifest) = &mut manifest {
+                self.expect_others(manifest, &making_way)?;
+                writes.replaced += making_way.len();
+            }
             let mut places = ids.iter().map(|id| !taken.contains(id));
             rows.retain(|_| places.next().unwrap_or(true));
             ids.retain(|id| !taken.contains(id));
             let insert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(rows));
             let write = self.apply(&ids, UpdateOperation::PointOperation(insert), "store contexts")?;
             writes.newest = Some(Newest { id: last.context.id, version: last.context.version });
-            write
+            break write;
         };
+        drop(manifest);
         self.commit(write)
     }
 
@@ -294,6 +306,15 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// What has the ids of new contexts already.
+#[derive(Default)]
+struct There {
+    /// These stay.
+    taken: HashSet<ContextId>,
+    /// These have expired; the new ones take their place, perhaps with earlier versions.
+    making_way: Vec<ContextId>,
 }
 
 /// A point with a new payload, and new vectors if there are any.

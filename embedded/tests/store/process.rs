@@ -7,9 +7,12 @@ use std::{
 };
 
 use context_manager_embedded::{Error, Shard};
-use context_manager_memory::store::Selection;
+use context_manager_memory::{
+    Context, Timestamp,
+    store::{Selection, Updated},
+};
 
-use crate::fixture::{NOW, context, id, me, options, put};
+use crate::fixture::{NOW, context, id, me, options, point, put};
 
 const DIRECTORY: &str = "CONTEXT_MANAGER_TEST_DIRECTORY";
 
@@ -94,4 +97,27 @@ fn deletions_before_a_crash_do_not_look_like_damage() {
     assert!(!status.success());
     let shard = Shard::open(options(directory.path())).expect("reopened");
     assert_eq!(shard.count(&Selection::alive(me(), NOW)).expect("count"), 100);
+}
+
+#[test]
+#[ignore = "the other process of an_expired_context_that_was_stored_again_before_a_crash_does_not_look_like_damage"]
+fn replacing_child() {
+    let shard = Shard::open(options(&directory())).expect("opened");
+    let later = |millis| Timestamp::from_millis(NOW.as_millis() + millis);
+    shard.insert(&[point(context(1, "tea"))], NOW).expect("stored");
+    let second = Context { version: 2, expires_at: Some(later(10)), ..context(1, "tea") };
+    assert_eq!(shard.update(&second, None, 1).expect("changed"), Updated::Applied);
+    shard.flush().expect("flushed");
+    shard.insert(&[point(context(1, "coffee"))], later(20)).expect("stored again");
+    say("acknowledged");
+    std::process::abort();
+}
+
+#[test]
+fn an_expired_context_that_was_stored_again_before_a_crash_does_not_look_like_damage() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let status = child("replacing_child", directory.path()).wait().expect("ended");
+    assert!(!status.success());
+    let shard = Shard::open(options(directory.path())).expect("reopened");
+    assert_eq!(shard.get(&me(), &[id(1)], NOW).expect("read"), [context(1, "coffee")]);
 }
