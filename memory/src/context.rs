@@ -145,11 +145,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// Bytes of what a caller wrote: the text, and the metadata as JSON.
+    /// Bytes of what a caller wrote: the text, the metadata as JSON, and the ids of the contexts whose place it takes.
     #[must_use]
     pub fn written_bytes(&self) -> usize {
         let metadata = serde_json::to_vec(&self.metadata).map_or(0, |written| written.len());
-        self.text.len() + metadata
+        self.text.len() + metadata + self.supersedes.len() * uuid::fmt::Hyphenated::LENGTH
     }
 
     /// A new context with the least that every context has: version 1, no session, no metadata, never read, kept, and
@@ -279,6 +279,16 @@ pub(crate) mod tests {
         for key in ["session", "actor", "metadata", "occurred_at", "expires_at", "ttl", "accessed_at", "written_by"] {
             assert!(json.get(key).is_none(), "{key}");
         }
+    }
+
+    #[test]
+    fn text_metadata_and_superseded_ids_count_as_written() {
+        let mut context = sample(7, Level::LongTerm, "tea");
+        context.metadata.insert("a".to_owned(), serde_json::json!(1));
+        let before = context.written_bytes();
+        assert_eq!(before, r#"tea{"a":1}"#.len());
+        context.supersedes = vec![context.id; 3];
+        assert_eq!(context.written_bytes(), before + 3 * context.id.to_string().len());
     }
 
     #[test]

@@ -89,6 +89,7 @@ use doubt::Doubts;
 use effect::Effect;
 use embedding::Embedding;
 pub use error::Error;
+pub use filter::MOST_LEVELS;
 use health::Health;
 use hurry::Hurry;
 pub use idempotency::IdempotencyKey;

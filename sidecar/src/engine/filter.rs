@@ -13,6 +13,9 @@ use crate::{
     ports::vector_store::{Condition, Operator, Owner, Scalar, Selection, Sessions, Validity},
 };
 
+/// Most levels that a request names: the store looks at each of them for every memory that is searched.
+pub const MOST_LEVELS: usize = Level::ALL.len();
+
 /// What a request wants.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Wanted {
@@ -107,13 +110,21 @@ pub(super) fn validity(as_of: Option<i64>) -> Validity {
     as_of.map_or(Validity::Current, |at| Validity::At(Timestamp::from_millis(at)))
 }
 
-/// The levels of a request; all that the permission reaches when it names none.
+/// The levels of a request, each once; all that the permission reaches when it names none.
 pub(super) fn levels(levels: Option<Vec<level::Level>>, reach: &Reach) -> Result<Vec<Level>, Error> {
     match levels {
         Some(levels) if levels.is_empty() => {
             Err(Error::field("levels", "levels is empty; leave it out for all levels"))
         }
-        Some(levels) => levels.into_iter().map(|level| on_level(reach, "levels", convert::level(level))).collect(),
+        Some(levels) if levels.len() > MOST_LEVELS => {
+            let message = format!("levels has {} entries; at most {MOST_LEVELS} are accepted", levels.len());
+            Err(Error::field("levels", message))
+        }
+        Some(mut levels) => {
+            levels.sort_unstable();
+            levels.dedup();
+            levels.into_iter().map(|level| on_level(reach, "levels", convert::level(level))).collect()
+        }
         None => Ok(reach.levels()),
     }
 }

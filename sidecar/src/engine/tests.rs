@@ -469,6 +469,24 @@ async fn conditions_on_metadata_mean_the_same_in_the_store_and_in_memory() {
 }
 
 #[tokio::test]
+async fn a_request_names_no_more_levels_than_there_are_and_each_counts_once() {
+    let fixture = Fixture::new().await;
+    fixture.stored(json!({"text": "pear", "level": "long_term"})).await;
+    let twice = ["long_term", "immediate", "long_term"];
+    assert_eq!(fixture.texts(json!({"query": "pear", "levels": twice})).await, ["pear"]);
+    let granted: Granted<access::Read> = mine(&fixture.engine);
+    let named = filter::levels(Some(vec![Level::LongTerm, Level::Immediate, Level::LongTerm]), granted.reach());
+    assert_eq!(named.expect("levels"), [domain_level(Level::Immediate), domain_level(Level::LongTerm)]);
+    let many = ["long_term"; 4];
+    let searched = search(&fixture.engine, json!({"query": "pear", "levels": many})).await.map(drop);
+    let deleted = delete_matching(&fixture.engine, json!({"levels": many})).await.map(drop);
+    for refused in [searched, deleted] {
+        let (field, detail) = field(refused.expect_err("too many"));
+        assert!(field == "levels" && detail.contains("4 entries; at most 3"), "{field}: {detail}");
+    }
+}
+
+#[tokio::test]
 async fn a_query_of_stop_words_alone_gets_the_newest_and_says_so() {
     let fixture = Fixture::new().await;
     for number in 0..30 {

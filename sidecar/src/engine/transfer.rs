@@ -247,7 +247,7 @@ impl Inner {
             occurred_at: message.occurred_at.map(Timestamp::from_millis),
             expires_at: message.expires_at.map(Timestamp::from_millis),
             ttl: message.ttl.map(convert::ttl).transpose()?,
-            supersedes: message.supersedes.into_iter().map(ContextId::new).collect(),
+            supersedes: convert::superseded(id, message.supersedes)?,
             superseded_by: message.superseded_by.map(ContextId::new),
             valid_until: message.valid_until.map(Timestamp::from_millis),
             version_of: message.version_of.map(ContextId::new),

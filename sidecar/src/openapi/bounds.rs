@@ -5,7 +5,7 @@ use context_manager_memory::{Actor, AgentId, SessionId, SpaceId, limits::Limits}
 use serde_json::{Map, Value, json};
 
 use super::problems::operations;
-use crate::engine::{MOST_SCOPES, MOST_SUPERSEDED};
+use crate::engine::{MOST_LEVELS, MOST_SCOPES, MOST_SUPERSEDED};
 
 /// White space that is no control character, as characters of a regular expression.
 const SPACES: &str = r"\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000";
@@ -72,7 +72,7 @@ fn of_fields() -> Vec<(&'static str, Value)> {
         ("/ContextRequest/properties/query", words(limits.query_bytes)),
         ("/ContextRequest/properties/token_budget", json!({"minimum": 1, "maximum": limits.token_budget})),
         ("/ContextRequest/properties/limit", json!({"minimum": 1, "maximum": limits.results})),
-        ("/ContextRequest/properties/levels", json!({"minItems": 1})),
+        ("/ContextRequest/properties/levels", json!({"minItems": 1, "maxItems": MOST_LEVELS})),
         ("/ContextRequest/properties/session", session.clone()),
         ("/ContextRequest/properties/as_of", time()),
         ("/ContextUpdate", any_of(&["text", "metadata", "ttl"])),
@@ -82,7 +82,7 @@ fn of_fields() -> Vec<(&'static str, Value)> {
         ("/ContextUpdate/properties/if_version", json!({"minimum": i64::MIN, "maximum": i64::MAX})),
         ("/ContextDelete", any_of(&["session", "levels", "filter", "created_before"])),
         ("/ContextDelete/properties/session", session),
-        ("/ContextDelete/properties/levels", json!({"minItems": 1})),
+        ("/ContextDelete/properties/levels", json!({"minItems": 1, "maxItems": MOST_LEVELS})),
         ("/ContextDelete/properties/created_before", time()),
         ("/ContextRequest/properties/scopes", json!({"maxItems": MOST_SCOPES})),
         ("/Scope/properties/agent", identifier(AgentId::MAX_CHARS)),

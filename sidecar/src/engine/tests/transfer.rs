@@ -1,5 +1,7 @@
 //! Imports beside what is there already.
 
+use context_manager_protocol::problem::Code;
+
 use super::*;
 
 #[tokio::test]
@@ -36,4 +38,20 @@ async fn an_import_takes_the_place_of_what_has_expired() {
     let line = ExportedContext { expires_at: None, ttl: None, ..line };
     let imported = other.engine.import(&mine(&other.engine), vec![(1, line)]).await.expect("an answer");
     assert_eq!((imported.imported, imported.unchanged, imported.refused.len()), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn an_imported_context_takes_the_place_of_as_few_others_as_a_stored_one() {
+    let fixture = Fixture::new().await;
+    let line = |number: usize, supersedes: usize| {
+        let ids: Vec<Uuid> = (0..supersedes).map(|_| Uuid::now_v7()).collect();
+        let line = json!({"id": Uuid::now_v7(), "text": "tea", "level": "long_term", "version": 1, "created_at": 5,
+            "updated_at": 5, "supersedes": ids});
+        (number, message::<ExportedContext>(line))
+    };
+    let lines = vec![line(1, MOST_SUPERSEDED), line(2, MOST_SUPERSEDED + 1)];
+    let imported = fixture.engine.import(&mine(&fixture.engine), lines).await.expect("an import");
+    let refused: Vec<_> = imported.refused.iter().map(|line| (line.line, line.code, line.detail.as_str())).collect();
+    let expected = (2, Code::FieldInvalid, "supersedes has 17 ids; at most 16 are accepted");
+    assert_eq!((imported.imported, refused), (1, vec![expected]));
 }
