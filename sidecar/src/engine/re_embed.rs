@@ -4,11 +4,12 @@
 //! at most, and several sidecars of one agent find what the others have left. Batches are picked at random, so that they rarely pick
 //! the same. A context whose text the embedding API refuses is passed over until the next start.
 //!
-//! Looked after are the agent's own memory, the shared spaces that its access rules name, and what it has written to since the start.
+//! Looked after are the agent's own memory, the shared spaces that its access rules name, and what it has written to last. Each step is
+//! about one memory, so that who changes the model never waits for all of them.
 
 use std::{
     collections::HashSet,
-    mem,
+    iter, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -40,6 +41,9 @@ const BATCH: usize = 32;
 const DROPPED_AT_ONCE: usize = 500;
 /// Most contexts that are passed over; further ones are tried again and again.
 const MOST_REFUSED: usize = 10_000;
+/// Most memories that are looked after because they were written to. Names of spaces cost nothing, and each memory takes three calls of
+/// the store at each look.
+const MOST_VISITED: usize = 256;
 /// What an API answers when it does not take a text: too long, or not to its liking.
 const STATUS_OF_REFUSED_TEXTS: [u16; 3] = [400, 413, 422];
 
@@ -55,28 +59,37 @@ struct State {
     phase: Phase,
     /// Whether what is missing was counted since the model last changed. Before that nobody may take it for nothing.
     counted: bool,
+    /// A place stays the same memory's until another one takes it.
     memories: Vec<Memory>,
     /// Which of them the next batch is of.
     current: usize,
+    /// How often any of them was written to.
+    visits: u64,
     refused: HashSet<ContextId>,
-    /// Whether the former models' vectors were dropped since the model last changed.
-    dropped: bool,
+    /// Whether this pass over the memories drops what former models have made.
+    drops: bool,
 }
 
 /// The contexts of one owner.
 struct Memory {
     owner: Owner,
+    /// Whether it is looked after for good, and not only because it was written to.
+    is_kept: bool,
+    /// Which of all writes was the last one to it.
+    visited: u64,
     contexts: usize,
     missing: usize,
     /// Where the next batch is looked for; before it there is nothing left to do.
     from: Option<ContextId>,
     /// Whether this pass over the contexts has had something to do.
     worked: bool,
+    /// Whether the former models' vectors were dropped since the model last changed.
+    dropped: bool,
 }
 
 impl Memory {
-    const fn new(owner: Owner) -> Self {
-        Self { owner, contexts: 0, missing: 0, from: None, worked: false }
+    const fn new(owner: Owner, visited: u64) -> Self {
+        Self { owner, is_kept: false, visited, contexts: 0, missing: 0, from: None, worked: false, dropped: false }
     }
 }
 
@@ -94,14 +107,16 @@ enum Phase {
 }
 
 impl ReEmbedding {
-    /// Looks after an owner's contexts from now on.
+    /// Looks after the contexts of an owner that is written to. A new one has its turn at the next look, and causes none: there can be
+    /// many of them.
     pub(super) fn visit(&self, owner: &Owner) {
-        let mut state = self.state();
-        if !state.memories.iter().any(|memory| memory.owner == *owner) {
-            state.memories.push(Memory::new(owner.clone()));
-            drop(state);
-            self.expect();
-        }
+        self.state().visit(owner);
+    }
+
+    /// Looks after these owners' contexts for good, and after others only for as long as they are written to.
+    fn keep(&self, owners: &[Owner]) {
+        self.state().keep(owners);
+        self.expect();
     }
 
     /// Says that a context was stored without vectors.
@@ -113,6 +128,7 @@ impl ReEmbedding {
     /// next counted: until they have theirs, answers are worse for it.
     pub(super) fn lack(&self, owner: &Owner, contexts: usize) {
         let mut state = self.state();
+        state.visit(owner);
         if let Some(memory) = state.of(owner) {
             memory.contexts += contexts;
             memory.missing += contexts;
@@ -180,8 +196,10 @@ impl ReEmbedding {
     /// Forgets all: the model has changed.
     fn begin_anew(&self) {
         let mut state = self.state();
-        let memories = mem::take(&mut state.memories).into_iter().map(|memory| Memory::new(memory.owner)).collect();
-        *state = State { memories, ..State::default() };
+        let visits = state.visits;
+        let anew = |Memory { owner, is_kept, visited, .. }: Memory| Memory { is_kept, ..Memory::new(owner, visited) };
+        let memories = mem::take(&mut state.memories).into_iter().map(anew).collect();
+        *state = State { memories, visits, ..State::default() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -196,6 +214,36 @@ impl State {
 
     fn missing(&self) -> usize {
         self.memories.iter().map(|memory| memory.missing).sum()
+    }
+
+    /// Notes that an owner was written to. Of too many such owners the one goes that was not for the longest time; one whose contexts
+    /// lack vectors only if all do.
+    fn visit(&mut self, owner: &Owner) {
+        self.visits += 1;
+        let visits = self.visits;
+        if let Some(memory) = self.of(owner) {
+            memory.visited = visits;
+            return;
+        }
+        let new = Memory::new(owner.clone(), visits);
+        let visited = self.memories.iter().filter(|memory| !memory.is_kept).count();
+        let others = self.memories.iter_mut().filter(|memory| !memory.is_kept);
+        match others.min_by_key(|memory| (memory.missing > 0, memory.visited)) {
+            Some(oldest) if visited >= MOST_VISITED => *oldest = new,
+            Some(_) | None => self.memories.push(new),
+        }
+    }
+
+    fn keep(&mut self, owners: &[Owner]) {
+        for memory in &mut self.memories {
+            memory.is_kept = owners.contains(&memory.owner);
+        }
+        for owner in owners {
+            self.visit(owner);
+            if let Some(memory) = self.of(owner) {
+                memory.is_kept = true;
+            }
+        }
     }
 
     fn of(&mut self, owner: &Owner) -> Option<&mut Memory> {
@@ -248,7 +296,7 @@ impl Inner {
         let (owner, contexts) = match self.choose().await? {
             Next::Embed(owner, contexts) => (owner, contexts),
             Next::Look => return Ok(Some(Duration::ZERO)),
-            Next::Rest => return self.rest().await,
+            Next::Rest => return Ok(self.rest()),
         };
         let embedding = self.embedding.load_full();
         let tried = contexts.len();
@@ -261,6 +309,7 @@ impl Inner {
         metrics.embedded.inc_by(added as u64);
         self.note(|state| {
             state.phase = Phase::Running;
+            state.drops = false;
             if let Some(memory) = state.of(&owner) {
                 memory.missing = memory.missing.saturating_sub(added);
             }
@@ -275,69 +324,72 @@ impl Inner {
             (memory.owner.clone(), memory.from)
         };
         let page = self.store_health.note(self.store.list(missing(owner.clone()), from, PAGE).await)?;
-        let mut state = self.re_embedding.state();
-        let mut contexts: Vec<Context> =
-            page.contexts.into_iter().filter(|context| !state.refused.contains(&context.id)).collect();
-        let count = state.memories.len();
-        let Some(memory) = state.of(&owner) else { return Ok(Next::Look) };
-        if contexts.is_empty() {
+        {
+            let mut state = self.re_embedding.state();
+            let mut contexts: Vec<Context> =
+                page.contexts.into_iter().filter(|context| !state.refused.contains(&context.id)).collect();
+            let Some(memory) = state.of(&owner) else { return Ok(Next::Look) };
+            if !contexts.is_empty() {
+                memory.worked = true;
+                drop(state);
+                let (picked, _) = contexts.partial_shuffle(&mut rand::rng(), BATCH);
+                return Ok(Next::Embed(owner, picked.to_vec()));
+            }
             memory.from = page.next;
             // At the end it begins again, because something may have come since; a pass without any work was the last one.
-            if page.next.is_none() && !mem::take(&mut memory.worked) {
-                state.current = (state.current + 1) % count;
-                return Ok(if state.current == 0 { Next::Rest } else { Next::Look });
+            if page.next.is_some() || mem::take(&mut memory.worked) {
+                return Ok(Next::Look);
             }
-            return Ok(Next::Look);
         }
-        memory.worked = true;
-        drop(state);
-        let (picked, _) = contexts.partial_shuffle(&mut rand::rng(), BATCH);
-        Ok(Next::Embed(owner, picked.to_vec()))
+        self.go_on_from(&owner).await
     }
 
-    /// All that can have vectors do. What former models have made goes after a while.
-    async fn rest(&self) -> Result<Option<Duration>, Error> {
-        let since = match self.re_embedding.state().phase {
-            Phase::Complete { since } => since,
-            Phase::Unknown | Phase::Running | Phase::Waiting(_) => Instant::now(),
-        };
-        self.survey().await?;
-        let is_due = {
-            let mut state = self.re_embedding.state();
-            // What is counted and was not found is no context, or has come just now and is found by the next look.
-            let refused = state.refused.len();
-            state.memories.iter_mut().for_each(|memory| memory.missing = memory.missing.min(refused));
-            state.phase = Phase::Complete { since };
-            state.show(&self.metrics.re_embedding);
-            !state.dropped && since.elapsed() >= self.embedding.load().keeps_former_for()
-        };
-        if !is_due {
-            return Ok(None);
-        }
-        for owner in self.looked_after() {
-            let dropped = self.store.drop_former_vectors(&owner, DROPPED_AT_ONCE).await;
+    /// An owner's contexts have what they can have; the next owner's are looked at.
+    async fn go_on_from(&self, owner: &Owner) -> Result<Next, Error> {
+        self.count_missing(owner).await?;
+        if self.drops_former_of(owner) {
+            let dropped = self.store.drop_former_vectors(owner, DROPPED_AT_ONCE).await;
             let dropped = self.store_health.note(dropped)?;
             self.metrics.re_embedding.dropped.inc_by(dropped as u64);
             if dropped >= DROPPED_AT_ONCE {
-                return Ok(Some(Duration::ZERO));
+                return Ok(Next::Look);
             }
         }
-        self.re_embedding.state().dropped = true;
-        Ok(None)
+        let mut state = self.re_embedding.state();
+        let (refused, drops) = (state.refused.len(), state.drops);
+        if let Some(memory) = state.of(owner) {
+            // What is counted and was not found is no context, or has come just now and is found by the next look.
+            memory.missing = memory.missing.min(refused);
+            memory.dropped |= drops;
+        }
+        state.current = (state.current + 1) % state.memories.len().max(1);
+        Ok(if state.current == 0 { Next::Rest } else { Next::Look })
+    }
+
+    fn drops_former_of(&self, owner: &Owner) -> bool {
+        let mut state = self.re_embedding.state();
+        state.drops && state.of(owner).is_some_and(|memory| !memory.dropped)
+    }
+
+    /// All that can have vectors do. What former models have made goes after a while, by another pass in which nothing is missing.
+    fn rest(&self) -> Option<Duration> {
+        let keeps_former_for = self.embedding.load().keeps_former_for();
+        let mut state = self.re_embedding.state();
+        let since = match state.phase {
+            Phase::Complete { since } => since,
+            Phase::Unknown | Phase::Running | Phase::Waiting(_) => Instant::now(),
+        };
+        state.counted = true;
+        state.phase = Phase::Complete { since };
+        state.drops = since.elapsed() >= keeps_former_for && state.memories.iter().any(|memory| !memory.dropped);
+        state.show(&self.metrics.re_embedding);
+        state.drops.then_some(Duration::ZERO)
     }
 
     /// Counts what there is to do.
     pub(super) async fn survey(&self) -> Result<(), Error> {
         for owner in self.looked_after() {
-            let missing = missing(owner.clone());
-            let all = Selection { dense: Dense::Any, ..missing.clone() };
-            let missing = self.store_health.note(self.store.count(missing).await)?;
-            let contexts = self.store_health.note(self.store.count(all).await)?;
-            self.note(|state| {
-                if let Some(memory) = state.of(&owner) {
-                    (memory.contexts, memory.missing) = (contexts, missing);
-                }
-            });
+            self.count_missing(&owner).await?;
         }
         self.note(|state| {
             state.counted = true;
@@ -349,10 +401,23 @@ impl Inner {
         Ok(())
     }
 
+    async fn count_missing(&self, owner: &Owner) -> Result<(), Error> {
+        let missing = missing(owner.clone());
+        let all = Selection { dense: Dense::Any, ..missing.clone() };
+        let missing = self.store_health.note(self.store.count(missing).await)?;
+        let contexts = self.store_health.note(self.store.count(all).await)?;
+        self.note(|state| {
+            if let Some(memory) = state.of(owner) {
+                (memory.contexts, memory.missing) = (contexts, missing);
+            }
+        });
+        Ok(())
+    }
+
     /// Looks after what the agent has and shares.
     pub(super) fn look_after_memories(&self) {
-        self.re_embedding.visit(&self.owner);
-        self.access.load().spaces().for_each(|space| self.re_embedding.visit(&space));
+        let owners: Vec<Owner> = iter::once(self.owner.clone()).chain(self.access.load().spaces()).collect();
+        self.re_embedding.keep(&owners);
     }
 
     /// Whose contexts those are.
@@ -465,6 +530,8 @@ fn is_about_a_text(error: &embedder::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use context_manager_memory::{SpaceId, TenantId};
+
     use super::*;
 
     #[test]
@@ -480,5 +547,33 @@ mod tests {
         assert_eq!(state(), Some(message::ReEmbeddingState::Unknown), "the model has changed");
         re_embedding.state().phase = Phase::Waiting("the store is away".to_owned());
         assert_eq!(state(), Some(message::ReEmbeddingState::Waiting));
+    }
+
+    #[tokio::test]
+    async fn of_many_memories_that_are_written_to_the_last_ones_are_looked_after_and_none_causes_a_look() {
+        let tenant = TenantId::new("t").expect("a name");
+        let space = |name: &str| Owner::new(tenant.clone(), SpaceId::new(name).expect("a name"));
+        let numbered = |number: usize| space(&format!("s{number}"));
+        let re_embedding = ReEmbedding::default();
+        re_embedding.keep(&[space("own"), space("team")]);
+        re_embedding.expected().await;
+        re_embedding.lack(&space("lacking"), 1);
+        re_embedding.expected().await;
+        for number in 0..MOST_VISITED + 50 {
+            re_embedding.visit(&numbered(number));
+            re_embedding.visit(&numbered(0));
+        }
+        assert!(futures::poll!(std::pin::pin!(re_embedding.expected())).is_pending());
+        let is_there = |owner: Owner| re_embedding.state().of(&owner).is_some();
+        assert_eq!(re_embedding.state().memories.len(), 2 + MOST_VISITED);
+        assert!([space("own"), space("team"), space("lacking"), numbered(0)].into_iter().all(is_there));
+        assert!(!is_there(numbered(1)) && is_there(numbered(MOST_VISITED)));
+
+        // A rule that is gone leaves a memory like others; the places of those that stay are theirs.
+        re_embedding.keep(&[space("own")]);
+        re_embedding.visit(&space("another"));
+        assert!(is_there(space("own")) && !is_there(space("team")) && is_there(space("another")));
+        re_embedding.begin_anew();
+        assert!(re_embedding.state().of(&space("own")).is_some_and(|memory| memory.is_kept));
     }
 }

@@ -17,6 +17,11 @@ use crate::ports::vector_store::{Access, Owner, Point, Selection, Sessions, Upda
 
 /// Most contexts whose accesses are noted between two turns; further ones are not counted.
 const MOST_ACCESSED: usize = 10_000;
+/// Most sessions that are noted because they have got a context. One that is not is looked at when it gets the next one; until then,
+/// or until they expire, it may have more short-term contexts than it should.
+const MOST_TOUCHED: usize = 4_096;
+/// Most sessions that are looked at in one turn.
+pub(super) const HELD_AT_ONCE: usize = 256;
 /// Accesses of one write to the store, and contexts that make room at once.
 const BATCH: usize = 128;
 /// Contexts of one read of the store.
@@ -67,7 +72,16 @@ impl Upkeep {
 
     /// Notes that a session has got a context.
     pub(super) fn touch(&self, owner: Owner, session: SessionId) {
-        lock(&self.touched).insert((owner, session));
+        let mut touched = lock(&self.touched);
+        if touched.len() < MOST_TOUCHED {
+            touched.insert((owner, session));
+        }
+    }
+
+    /// How many sessions are to be looked at.
+    #[cfg(test)]
+    pub(super) fn touched(&self) -> usize {
+        lock(&self.touched).len()
     }
 }
 
@@ -106,12 +120,13 @@ impl Inner {
                 .collect();
         }
         let results = [
+            // First, because how long writes lie unflushed is promised, and not how long the rest takes.
+            self.store_health.note(self.store.flush().await).map_err(Error::from),
             self.delete_all_again().await,
             self.write_accesses().await,
             self.hold_capacities().await,
             self.compare_immediate().await,
             self.refresh_gauges().await,
-            self.store_health.note(self.store.flush().await).map_err(Error::from),
             self.give_back_space().await,
         ];
         results.into_iter().collect()
@@ -188,17 +203,21 @@ impl Inner {
     }
 
     /// The oldest short-term contexts of a session that has too many make room: they are promoted if they have earned it, else
-    /// deleted. A context without a session counts towards no capacity.
+    /// deleted. A context without a session counts towards no capacity. Of many sessions some are left to the next turn.
     async fn hold_capacities(&self) -> Result<(), Error> {
         let mut touched = mem::take(&mut *lock(&self.upkeep.touched)).into_iter();
         let Some(capacity) = self.policy.load().capacities[Level::ShortTerm] else { return Ok(()) };
-        while let Some((owner, session)) = touched.next() {
-            if let Err(error) = self.hold_capacity(&owner, &session, capacity).await {
-                lock(&self.upkeep.touched).extend(touched.chain([(owner, session)]));
-                return Err(error);
+        let mut held = Ok(());
+        for (owner, session) in touched.by_ref().take(HELD_AT_ONCE) {
+            held = self.hold_capacity(&owner, &session, capacity).await;
+            if held.is_err() {
+                self.upkeep.touch(owner, session);
+                break;
             }
         }
-        Ok(())
+        // A new set has another order, so each has its turn, however many come.
+        lock(&self.upkeep.touched).extend(touched);
+        held
     }
 
     async fn hold_capacity(&self, owner: &Owner, session: &SessionId, capacity: usize) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use context_manager_memory::{AgentId, Holder, SpaceId, TenantId, promotion};
 
 use super::*;
-use crate::engine::{locks::Key, tests::sharing::rule};
+use crate::engine::{locks::Key, tests::sharing::rule, upkeep::HELD_AT_ONCE};
 
 #[tokio::test]
 async fn accesses_that_were_not_counted_are_counted_later_and_once() {
@@ -114,4 +114,56 @@ async fn garbage_is_that_of_the_agent_and_of_the_spaces_it_may_write_to() {
     let left: BTreeSet<ContextId> = store.find(ids.clone()).await.expect("read").into_iter().map(|c| c.id).collect();
     assert_eq!(left, ids[2..].iter().copied().collect());
     assert_eq!(outage.engine.count_garbage().await.expect("counted"), 0);
+}
+
+#[tokio::test]
+async fn writes_are_flushed_whatever_comes_of_the_rest_of_a_turn() {
+    let outage = Outage::new().await;
+    outage.store(json!({"text": "the blue door"})).await;
+    assert_eq!(outage.texts("blue door").await, ["the blue door"]);
+    outage.switch.leaves_after_counting.store(true, Ordering::Release);
+    assert!(outage.engine.tick().await.is_err(), "the store went away before the end of the turn");
+    let text = outage.engine.inner.metrics.render().expect("metrics");
+    let flushed = "context_manager_vector_store_duration_seconds_count{operation=\"flush\",outcome=\"ok\"} 1\n";
+    assert!(text.contains(flushed), "{text}");
+}
+
+#[tokio::test]
+async fn a_turn_looks_at_some_of_many_sessions_and_the_next_one_at_the_others() {
+    let outage = Outage::new().await;
+    let inner = &outage.engine.inner;
+    for number in 0..10_000 {
+        let session = SessionId::new(format!("s{number}")).expect("a name");
+        inner.upkeep.touch(outage.engine.owner().clone(), session);
+    }
+    let noted = inner.upkeep.touched();
+    assert!(noted < 10_000, "{noted} are noted");
+    outage.engine.tick().await.expect("regular work");
+    assert_eq!(inner.upkeep.touched(), noted - HELD_AT_ONCE);
+    outage.cut();
+    assert!(outage.engine.tick().await.is_err());
+    assert_eq!(inner.upkeep.touched(), noted - HELD_AT_ONCE, "none is forgotten for a failure");
+}
+
+/// Who changes the model waits for one step.
+#[tokio::test]
+async fn a_step_of_the_look_for_missing_vectors_is_about_one_of_many_memories() {
+    let outage = Outage::new().await;
+    let config = SidecarConfig { access: vec![rule(&Operation::ALL, None, Some("*"))], ..outage.config.clone() };
+    outage.engine.reconfigure(&config).await.expect("other rules");
+    for number in 0..5 {
+        outage.store(json!({"text": "tea", "scope": {"space": format!("space-{number}")}})).await;
+    }
+    assert_eq!(outage.engine.inner.looked_after().len(), 6);
+    let (mut steps, calls) = (0, || outage.switch.calls.load(Ordering::Acquire));
+    loop {
+        let before = calls();
+        let pause = outage.engine.embed_missing().await.expect("nothing to do");
+        assert!(calls() - before <= 3, "{} calls in one step", calls() - before);
+        steps += 1;
+        if pause.is_none() {
+            break;
+        }
+    }
+    assert_eq!(steps, 6, "one for each memory");
 }
