@@ -1,5 +1,5 @@
 //! An agent that stores, changes, prolongs, supersedes, deletes and imports, keeps a ledger of what was acknowledged, and sends again what was
-//! not answered.
+//! not answered, and at times what was.
 //!
 //! What an end of the sidecar interrupts may have happened or not. The agent then does what docs/protocol.md says: a store is sent again
 //! under its key or its id, a change with the version it expects, or without one as it was, a deletion as it was. After that the ledger is exact,
@@ -50,6 +50,8 @@ pub struct Agent {
     maybe: BTreeSet<Uuid>,
     /// What was changed last while the store was away, or its answer was lost.
     waiting: Option<Uuid>,
+    /// What was stored again last, which goes next.
+    again: Option<Uuid>,
     /// The id that is stored again when its context has expired.
     reused: Uuid,
     unanswered: Option<Operation>,
@@ -193,6 +195,7 @@ impl Agent {
             gone: Vec::new(),
             maybe: BTreeSet::new(),
             waiting: None,
+            again: None,
             reused: Uuid::now_v7(),
             unanswered: None,
             count: Count::default(),

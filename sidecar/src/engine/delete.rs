@@ -82,8 +82,10 @@ impl Inner {
             let everything = Selection::alive(owner.clone(), now()).with_all_that_was();
             self.delete_all(&Selection { version_of: Some(context.id), ..everything }).await?;
         }
-        // The contexts go last, so that a deletion that was interrupted can be repeated as a whole.
-        let earlier = originals().flat_map(|context| history::earlier_ids(context.id, context.version));
+        // A change that failed may have kept the version that they have. The contexts go last, so that a deletion that was interrupted can
+        // be repeated as a whole.
+        let kept = |context: &Context| history::earlier_ids(context.id, context.version.saturating_add(1));
+        let earlier = originals().flat_map(kept);
         let ids: Vec<ContextId> = earlier.chain(contexts.iter().map(|context| context.id)).collect();
         for ids in ids.chunks(BATCH) {
             self.store_health.note(self.store.delete(owner, ids.to_vec()).await)?;

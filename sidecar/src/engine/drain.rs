@@ -203,12 +203,15 @@ impl Inner {
             let left = view.as_ref().and_then(|view| view.get(context.id));
             left.is_some_and(|left| left.context.created_at == context.created_at && !left.context.is_expired(now))
         };
+        // What they supersede is closed also if they have expired since: it does not get its place back.
+        let superseding: Vec<Context> =
+            contexts.iter().filter(|context| !context.supersedes.is_empty()).cloned().collect();
         let (mut drafts, mut conflicts) = (Vec::new(), Vec::new());
         for context in contexts {
             match there.get(&context.id) {
                 Some(there) if !gives_way(there, &context, now) => {
                     // It was brought before, and may have been changed since.
-                    if came_of(there, &context) {
+                    if came_of(there, &context) || self.was_stored_as(there, &context, now).await? {
                         drafts.push(Draft::There(context));
                     } else {
                         conflicts.push(context);
@@ -228,7 +231,11 @@ impl Inner {
         let taken = self.write(&mut drafts, &claimed, now).await?;
         let lost = drafts.extract_if(.., |draft| taken.contains(&draft.context().id));
         conflicts.extend(lost.map(Draft::into_context));
-        self.close_all_superseded(&drafts).await?;
+        for context in &superseding {
+            if !conflicts.iter().any(|conflict| conflict.id == context.id) {
+                self.close_superseded(context).await?;
+            }
+        }
         let new = drafts.iter().filter(|draft| matches!(draft, Draft::New(_))).count();
         Ok(Brought { new, ids: drafts.iter().map(|draft| draft.context().id).collect(), conflicts })
     }
@@ -291,7 +298,12 @@ impl Inner {
                     self.sessions.forget(changed.session.as_ref()).await;
                     return Ok(Made::Done);
                 }
-                Updated::Missing | Updated::Conflict { .. } => {}
+                Updated::Missing => {
+                    // It went meanwhile, and what was kept of it goes with it.
+                    let kept = vec![history::version_id(id, current.context.version)];
+                    self.store_health.note(self.store.delete(&owner, kept).await)?;
+                }
+                Updated::Conflict { .. } => {}
             }
         }
         Err(Error::Interrupted)

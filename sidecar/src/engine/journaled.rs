@@ -17,9 +17,9 @@ use super::{
     Error, Inner,
     filter::{self, Wanted},
     immediate, now,
-    pending::{Clear, Delete, DeleteMatching, Effect, Entry, Seen, Update, Waits, cleared},
+    pending::{Clear, Delete, DeleteMatching, Effect, Entry, Seen, Update, View, Waits, cleared},
     read::seen,
-    store::{Draft, Thread, sessions_of, thread_of},
+    store::{Draft, Thread, may_have_been, says_the_same, sessions_of, thread_of},
     within::Within,
 };
 use crate::{
@@ -65,7 +65,7 @@ impl Inner {
         }
     }
 
-    /// A context as far as the sidecar knows it without the store.
+    /// A living context as far as the sidecar knows it without the store.
     fn known(&self, owner: &Owner, id: ContextId, now: Timestamp) -> Option<Point> {
         let found = match self.pending.view() {
             Some(view) => {
@@ -74,7 +74,7 @@ impl Inner {
             }
             None => self.immediate.get(id, now),
         };
-        found.filter(|point| owner.owns(&point.context))
+        found.filter(|point| owner.owns(&point.context) && !point.context.is_expired(now))
     }
 
     /// The same, or the store's, as far as the permission reaches.
@@ -104,7 +104,7 @@ impl Inner {
         let mut drafts = Vec::with_capacity(contexts.len());
         for context in contexts {
             let known = self.known(&Owner::of(&context), context.id, now);
-            let draft = Draft::of(known.as_ref().map(|point| point.context.clone()), context, now)?;
+            let draft = compare_known(view.as_deref(), known.as_ref().map(|point| &point.context), context, now)?;
             if let (Draft::There(there), Some(point)) = (&draft, known) {
                 if view.as_ref().is_some_and(|view| view.get(there.id).is_some()) {
                     waits = true;
@@ -127,6 +127,7 @@ impl Inner {
         if contexts.is_empty() {
             return Ok((drafts, if waits { AckStatus::Journaled } else { AckStatus::Stored }));
         }
+        let _room = self.pending.beside_others().await;
         self.pending.append(Entry::Store { contexts }, Effect::Put { new, known: unfinished }).await?;
         Ok((drafts, AckStatus::Journaled))
     }
@@ -161,6 +162,11 @@ impl Inner {
         let holder = other(reach);
         let entry = Entry::Update(Update { id, holder, expected, if_version, text, metadata, ttl, at });
         let point = Point { context: changed.clone(), vectors };
+        let _room = self.pending.beside_others().await;
+        if self.pending.view().is_some_and(|view| view.is_gone(&current.context)) {
+            // A deletion by what contexts are does not wait for the lock of this one.
+            seen(reach, Err(Error::NotFound(id)), id)?;
+        }
         self.pending.append(entry, Effect::Put { new: Vec::new(), known: vec![point] }).await?;
         Ok(self.acknowledgment(&changed, AckStatus::Journaled))
     }
@@ -176,6 +182,7 @@ impl Inner {
         };
         let at = known.as_ref().map_or_else(|| self.stored_until(now), |context| now.max(context.created_at));
         let entry = Entry::Delete(Delete { id, holder: other(reach), at });
+        let _room = self.pending.beside_others().await;
         self.pending.append(entry, Effect::Delete(reach.owner().clone(), id)).await?;
         self.immediate.remove(id);
         if let Some(context) = &known {
@@ -188,6 +195,7 @@ impl Inner {
 
     /// Journals the end of a session's contexts. What another sidecar stores later is not meant.
     pub(super) async fn journal_clearing(&self, session: SessionId, mut wanted: Wanted) -> Result<Cleared, Error> {
+        let _room = self.pending.alone().await;
         let now = now();
         let Known { count: deleted, until } = self.known_matching(&wanted, now);
         wanted.created_before = Some(filter::after(until));
@@ -202,6 +210,7 @@ impl Inner {
 
     /// Journals the end of the contexts that match.
     pub(super) async fn journal_deletion(&self, message: ContextDelete, mut wanted: Wanted) -> Result<Cleared, Error> {
+        let _room = self.pending.alone().await;
         let Known { count: deleted, until } = self.known_matching(&wanted, now());
         let end = filter::after(until);
         wanted.created_before = Some(wanted.created_before.map_or(end, |before| before.min(end)));
@@ -226,6 +235,24 @@ impl Inner {
             known.insert(context.id, context.created_at);
         }
         Known { count: known.len(), until: known.values().copied().fold(self.stored_until(now), Timestamp::max) }
+    }
+}
+
+/// Compares a new context with the one that has its id, as far as the sidecar knows it without the store.
+fn compare_known(
+    view: Option<&View>,
+    there: Option<&Context>,
+    context: Context,
+    now: Timestamp,
+) -> Result<Draft, Error> {
+    match there {
+        // What it was when it was stored counts, and that is in the store unless it waits as well.
+        Some(there) if may_have_been(there, &context, now) => match view.and_then(|view| view.as_stored(there)) {
+            Some(first) if says_the_same(first, &context) => Ok(Draft::There(there.clone())),
+            Some(_) => Err(Error::IdTaken(context.id)),
+            None => Err(Error::Journaling),
+        },
+        there => Draft::of(there.cloned(), context, now),
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 use context_manager_journal::{Damage, Journal, Options, Record, Usage};
 use context_manager_memory::{Context, ContextId, Timestamp};
 use context_manager_protocol::size::ByteSize;
-use tokio::{sync::Notify, task::spawn_blocking};
+use tokio::{
+    sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    task::spawn_blocking,
+};
 use tracing::{error, warn};
 
 use super::{Error, Part, doubt::Deleted, filter::Wanted};
@@ -47,6 +50,8 @@ pub(super) struct Pending {
     journal: Mutex<Option<Arc<Journal>>>,
     is_enabled: bool,
     waiting: Mutex<Waiting>,
+    /// Taken after all other locks, while a write goes to the disk and into the view.
+    order: RwLock<()>,
     /// Most memory of waiting writes; what was there at the start may be more.
     most: ByteSize,
     arrived: Notify,
@@ -106,6 +111,7 @@ impl Pending {
             journal: Mutex::new(journal),
             is_enabled,
             waiting: Mutex::new(waiting),
+            order: RwLock::default(),
             most,
             arrived: Notify::new(),
             space,
@@ -175,7 +181,18 @@ impl Pending {
         Arc::make_mut(&mut waiting.view).hide(deleted());
     }
 
-    /// Takes a write; it is on the disk when this returns. The caller holds the locks of what it writes.
+    /// Room for a write of contexts whose locks the caller holds. Writes that share a sync come into the view in any order, whatever their
+    /// numbers in the journal are; they are about other contexts, so that it makes no difference.
+    pub(super) async fn beside_others(&self) -> RwLockReadGuard<'_, ()> {
+        self.order.read().await
+    }
+
+    /// Room for a deletion by what contexts are, which holds no locks of theirs: what comes into the view before it has a smaller number too.
+    pub(super) async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.order.write().await
+    }
+
+    /// Takes a write; it is on the disk when this returns. The caller holds the locks of what it writes, and room for it.
     pub(super) async fn append(&self, entry: Entry, effect: Effect) -> Result<(), Error> {
         let journal = self.journal().ok_or(Error::Interrupted)?;
         let payload = serde_json::to_vec(&entry).map_err(|_| Error::Interrupted)?;

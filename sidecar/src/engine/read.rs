@@ -1,6 +1,6 @@
 //! Reading by id, by page, and in figures.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use context_manager_memory::{Context, ContextId, Timestamp, history};
 use context_manager_protocol::message::{self, ContextList, Stats};
@@ -188,6 +188,7 @@ impl Inner {
         let Validity::At(at) = wanted.validity else {
             return Ok(laid_over(page, view.as_deref(), |context| wanted.matches(context), from, limit, now));
         };
+        self.drop_doubles(&mut page.contexts, wanted, now).await?;
         if let Some(view) = view {
             let policy = self.policy.load();
             let keep = |until| policy.history_until(until);
@@ -197,6 +198,19 @@ impl Inner {
             page.contexts = stored.chain(waiting).collect();
         }
         Ok(cut(page, from, limit))
+    }
+
+    /// A version that was kept by a change that then did not happen is there twice. The other one may be on another page.
+    async fn drop_doubles(&self, contexts: &mut Vec<Context>, wanted: &Wanted, now: Timestamp) -> Result<(), Error> {
+        let originals: Vec<ContextId> = contexts.iter().filter_map(|context| context.version_of).collect();
+        if originals.is_empty() {
+            return Ok(());
+        }
+        let mut found = self.store_health.note(self.store.find(originals).await)?;
+        found.retain(|context| !context.is_expired(now) && wanted.matches(context));
+        let there: HashSet<ContextId> = found.iter().map(|context| context.id).collect();
+        contexts.retain(|context| context.version_of.is_none_or(|original| !there.contains(&original)));
+        Ok(())
     }
 
     pub(super) async fn figures(&self, reach: &Reach) -> Result<Stats, Error> {

@@ -152,7 +152,7 @@ impl Inner {
     }
 
     /// After the new contexts are there, also if they were there before: the last attempt may have ended in between.
-    pub(super) async fn close_all_superseded(&self, drafts: &[Draft]) -> Result<(), Error> {
+    async fn close_all_superseded(&self, drafts: &[Draft]) -> Result<(), Error> {
         for draft in drafts {
             self.close_superseded(draft.context()).await?;
         }
@@ -217,8 +217,8 @@ impl Inner {
 
     /// Whether a context that was changed since was the same when it was stored, as far as that is kept: as one of its first versions, because
     /// a context that is moved to another level before it is changed keeps nothing of the version before.
-    async fn was_stored_as(&self, there: &Context, new: &Context, now: Timestamp) -> Result<bool, Error> {
-        if there.version == 1 || there.is_expired(now) || !is_owned_alike(there, new) || says_the_same(there, new) {
+    pub(super) async fn was_stored_as(&self, there: &Context, new: &Context, now: Timestamp) -> Result<bool, Error> {
+        if !may_have_been(there, new, now) {
             return Ok(false);
         }
         let first = (1..there.version).take(MOST_MOVES + 1).map(|version| history::version_id(there.id, version));
@@ -439,6 +439,11 @@ pub(super) fn says_the_same(there: &Context, new: &Context) -> bool {
         && there.occurred_at == new.occurred_at
         && there.supersedes == new.supersedes
         && (there.level == new.level || there.version > 1)
+}
+
+/// Whether `there` says something else than `new`, and was changed since it was stored, so that it may have been the same then.
+pub(super) fn may_have_been(there: &Context, new: &Context, now: Timestamp) -> bool {
+    there.version > 1 && !there.is_expired(now) && is_owned_alike(there, new) && !says_the_same(there, new)
 }
 
 /// Whether `there` is what became of `new`: the same but for later changes.

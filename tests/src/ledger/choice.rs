@@ -24,6 +24,10 @@ impl Agent {
     pub(super) fn choose(&mut self) -> Operation {
         self.step += 1;
         let (now, choice) = (now(), self.next_random(40));
+        // What follows is meant for what was stored first.
+        if let Some(id) = self.again.take() {
+            return Operation::Delete { id };
+        }
         // Little time is left for these.
         let brief = |(_, entry): &(&Uuid, &Entry)| entry.life == Life::Brief && !entry.has_expired(now + TOO_LATE);
         let brief = self.entries.iter().find(brief).map(|(id, _)| *id);
@@ -44,6 +48,12 @@ impl Agent {
             return Operation::Store(new);
         }
         let (id, entry) = living[self.next_random(living.len())].clone();
+        if choice == 36
+            && entry.was_changed()
+            && let Some(stored) = &entry.sent
+        {
+            return Operation::StoreAgain { id, stored: stored.clone() };
+        }
         match choice {
             10..16 => Operation::Store(Stored { texts: (0..BATCH).map(|number| self.text(number)).collect(), ..new }),
             16..21 => match entry.known_version() {
@@ -53,7 +63,8 @@ impl Agent {
             21..24 if entry.takes_any_change() => {
                 Operation::Change { id, patch: Patch::Mark("mark".to_owned(), self.step) }
             }
-            21..27 => Operation::Store(Stored { supersedes: Some(id), ..new }),
+            // What it supersedes stays so when it has expired.
+            21..27 => Operation::Store(Stored { supersedes: Some(id), is_brief: choice == 26, ..new }),
             27..31 => Operation::Delete { id },
             31 => Operation::DeleteGroup { group: entry.group },
             32..34 => Operation::Store(Stored { session: self.side(), ..new }),

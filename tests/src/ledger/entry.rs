@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use context_manager_protocol::{level::Level, message::Context};
 
+use super::operation::Stored;
+
 /// What should be so of a context.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -16,6 +18,8 @@ pub(super) struct Entry {
     pub(super) life: Life,
     /// From when on it is not there.
     pub(super) expires_at: Option<i64>,
+    /// The write that stored it, if that can be sent again without making anything else.
+    pub(super) sent: Option<Stored>,
     /// The other sidecar stored it.
     pub(super) is_elsewheres: bool,
     pub(super) version: Version,
@@ -54,6 +58,7 @@ impl Entry {
             is_immediate: false,
             life: Life::Long,
             expires_at,
+            sent: None,
             is_elsewheres: false,
             version: Version::Exactly(version),
             marks: BTreeMap::new(),
@@ -74,6 +79,14 @@ impl Entry {
         match self.version {
             Version::Exactly(version) if !self.is_immediate => Some(version),
             Version::Exactly(_) | Version::Counted { .. } => None,
+        }
+    }
+
+    /// Whether a change was sent since it was stored.
+    pub(super) const fn was_changed(&self) -> bool {
+        match self.version {
+            Version::Exactly(version) => version > 1,
+            Version::Counted { .. } => true,
         }
     }
 

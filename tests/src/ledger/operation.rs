@@ -26,6 +26,11 @@ const IMPORTED: i64 = 3;
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
     Store(Stored),
+    /// One that was answered before; its context was changed since.
+    StoreAgain {
+        id: Uuid,
+        stored: Stored,
+    },
     /// Another text, if the version is that.
     Update {
         id: Uuid,
@@ -97,6 +102,7 @@ impl Agent {
     pub(super) async fn perform(&mut self, client: &Client, operation: &Operation) -> Result<bool> {
         match operation {
             Operation::Store(stored) => self.store(client, stored).await,
+            Operation::StoreAgain { id, stored } => self.store_again(client, *id, stored).await,
             Operation::Update { id, text, expected } => self.update(client, *id, text, *expected).await,
             Operation::Change { id, patch } => self.change(client, *id, patch).await,
             Operation::Delete { id } => {
@@ -128,41 +134,33 @@ impl Agent {
     }
 
     async fn store(&mut self, client: &Client, stored: &Stored) -> Result<bool> {
-        let Stored { id, key, level, texts, session, group, supersedes, is_brief } = stored;
-        let message = |text: &String| {
-            let supersedes: Vec<Uuid> = supersedes.iter().copied().collect();
-            let mut message = json!({"text": text, "level": level, "session": session, "metadata": {"group": group},
-                                     "supersedes": supersedes});
-            if let Some(id) = id {
-                message["id"] = json!(id);
-            }
-            if *is_brief {
-                message["ttl"] = json!(BRIEF);
-            }
-            message
-        };
-        let messages: Vec<Value> = texts.iter().map(message).collect();
-        let (path, body) = match messages.as_slice() {
-            [one] => ("/v1/contexts", one.clone()),
-            _ => ("/v1/contexts/batch", json!({"contexts": messages})),
-        };
-        let idempotency_key = id.is_none().then_some(key.as_str());
-        let draft = Draft { idempotency_key, ..Draft::new("POST", path, Format::Json.encode(&body)) };
-        let Some(answer) = done(client.send(draft).await, &[201, 202])? else { return Ok(false) };
+        let Some(answer) = send_stored(client, stored).await? else { return Ok(false) };
+        let Stored { id, key: _, level, texts, session, group, supersedes, is_brief } = stored;
         let acknowledged = match texts.as_slice() {
             [_] => vec![answer.message::<Acknowledgment>()?],
             _ => answer.message::<AcknowledgmentBatch>()?.acknowledgments,
         };
         ensure!(acknowledged.len() == texts.len(), "{} acknowledged of {}", acknowledged.len(), texts.len());
+        let is_immediate = *level == "immediate";
+        let is_alone = texts.len() == 1 && id.is_none() && supersedes.is_none() && !is_brief && !is_immediate;
         for (acknowledgment, text) in acknowledged.into_iter().zip(texts) {
             let entry = Entry::new(text, session, group, acknowledgment.expires_at, 1);
             let life = if *is_brief { Life::Brief } else { Life::Long };
-            let entry = Entry { is_immediate: *level == "immediate", life, ..entry };
+            let entry = Entry { is_immediate, life, sent: is_alone.then(|| stored.clone()), ..entry };
             self.entries.insert(acknowledgment.id, entry);
         }
         if let Some(entry) = supersedes.and_then(|id| self.entries.get_mut(&id)) {
             entry.superseded = true;
         }
+        Ok(true)
+    }
+
+    /// It is the same write, and changes nothing.
+    async fn store_again(&mut self, client: &Client, id: Uuid, stored: &Stored) -> Result<bool> {
+        let Some(answer) = send_stored(client, stored).await? else { return Ok(false) };
+        let acknowledgment: Acknowledgment = answer.message()?;
+        ensure!(acknowledgment.id == id, "{id} was stored again as {}", acknowledgment.id);
+        self.again = Some(id);
         Ok(true)
     }
 
@@ -254,6 +252,30 @@ impl Agent {
         }
         true
     }
+}
+
+async fn send_stored(client: &Client, stored: &Stored) -> Result<Option<Answer>> {
+    let Stored { id, key, level, texts, session, group, supersedes, is_brief } = stored;
+    let message = |text: &String| {
+        let supersedes: Vec<Uuid> = supersedes.iter().copied().collect();
+        let mut message = json!({"text": text, "level": level, "session": session, "metadata": {"group": group},
+                                 "supersedes": supersedes});
+        if let Some(id) = id {
+            message["id"] = json!(id);
+        }
+        if *is_brief {
+            message["ttl"] = json!(BRIEF);
+        }
+        message
+    };
+    let messages: Vec<Value> = texts.iter().map(message).collect();
+    let (path, body) = match messages.as_slice() {
+        [one] => ("/v1/contexts", one.clone()),
+        _ => ("/v1/contexts/batch", json!({"contexts": messages})),
+    };
+    let idempotency_key = id.is_none().then_some(key.as_str());
+    let draft = Draft { idempotency_key, ..Draft::new("POST", path, Format::Json.encode(&body)) };
+    done(client.send(draft).await, &[201, 202])
 }
 
 async fn patch(client: &Client, id: Uuid, body: &Value) -> Result<Answer> {

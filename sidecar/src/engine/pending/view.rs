@@ -80,6 +80,11 @@ impl View {
             || self.doomed.iter().any(|(_, wanted)| wanted.matches(context))
     }
 
+    /// Whether a context that was read from here or from the store is not there any more.
+    pub(in crate::engine) fn is_gone(&self, context: &Context) -> bool {
+        !self.points.contains_key(&context.id) && self.replaces(context)
+    }
+
     /// Whether a write waits.
     pub(in crate::engine) fn has_writes(&self) -> bool {
         !(self.points.is_empty() && self.deleted.is_empty() && self.doomed.is_empty() && self.superseded.is_empty())

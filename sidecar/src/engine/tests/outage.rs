@@ -25,6 +25,7 @@ use crate::{
     set_aside::Kind,
 };
 
+mod again;
 mod aside;
 mod clocks;
 mod conditions;
@@ -65,6 +66,8 @@ struct Switch {
     held: Mutex<Vec<(Vec<Point>, Ids, Timestamp)>>,
     /// What another sidecar stores just before the next call for new contexts.
     rival: Mutex<Option<Point>>,
+    /// Another sidecar deletes a context just before it is changed next.
+    deletes_first: AtomicBool,
     /// How often somebody took away all that it held.
     losses: AtomicU64,
 }
@@ -155,6 +158,9 @@ macro_rules! switched {
             ) -> Result<Updated, vector_store::Error> {
                 self.reach()?;
                 self.take(std::iter::once(context.text.as_str()))?;
+                if self.deletes_first.swap(false, Ordering::AcqRel) {
+                    self.store.delete(&Owner::of(&context), vec![context.id]).await?;
+                }
                 let answer = self.store.update(context, vectors, expected).await?;
                 if self.mute_update.load(Ordering::Acquire) { Err(lost()) } else { self.answer(answer) }
             }
@@ -263,6 +269,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         holds_back: false.into(),
         held: Mutex::default(),
         rival: Mutex::default(),
+        deletes_first: false.into(),
         losses: 0.into(),
     });
     let store: Arc<dyn VectorStore> = Arc::clone(&switch) as _;

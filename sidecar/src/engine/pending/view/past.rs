@@ -62,6 +62,13 @@ impl View {
         Some((Arc::new(context), Arc::clone(&waits.vectors)))
     }
 
+    /// What a changed context was when it was stored, if that waits as well.
+    pub(in crate::engine) fn as_stored(&self, changed: &Context) -> Option<&Context> {
+        let mut earlier = self.earlier.get(&changed.id)?.iter().map(|(waits, _)| waits.context.as_ref());
+        // Its id may have had another context before, which has expired.
+        earlier.find(|context| context.created_at == changed.created_at && context.updated_at == context.created_at)
+    }
+
     /// A context that another one may have superseded, if it had not by then.
     pub(in crate::engine) fn before_its_successor(
         &self,

@@ -87,3 +87,50 @@ async fn an_id_whose_context_has_expired_is_stored_anew_through_the_journal() {
     let brought = inner.drain_contexts(stored).await.expect("brought");
     assert_eq!((brought.new, brought.ids.len(), brought.conflicts.len()), (0, 2, 0));
 }
+
+#[tokio::test]
+async fn what_has_expired_while_it_waits_is_not_there_to_be_changed_or_deleted() {
+    let outage = Outage::new().await;
+    outage.cut();
+    for level in ["immediate", "long_term"] {
+        let id = outage.store(json!({"text": "for a minute", "level": level, "ttl": "1m"})).await.id;
+        jump_to(90);
+        let (engine, change) = (&outage.engine, message(json!({"ttl": "1h"})));
+        let changed = engine.update(&mine(engine), id, change).await;
+        assert!(matches!(changed, Err(Error::NotFound(_))), "{level}: {changed:?}");
+        let deleted = engine.delete(&mine(engine), id).await;
+        assert!(matches!(deleted, Err(Error::NotFound(_))), "{level}: {deleted:?}");
+        assert!(engine.get(&mine(engine), id, None).await.is_err(), "{level}");
+        jump_to(0);
+    }
+    jump_to(90);
+    outage.back().await;
+    assert_eq!((outage.dropped(Dropped::Expired), outage.dropped(Dropped::Missing)), (2, 0));
+    assert_eq!(outage.listed().await, []);
+}
+
+#[tokio::test]
+async fn what_was_superseded_does_not_come_back_when_its_successor_has_expired_meanwhile() {
+    for restarts in [false, true] {
+        jump_to(0);
+        let outage = Outage::new().await;
+        let stored = outage.store(json!({"text": "Ann lives in Bonn", "level": "long_term"})).await.id;
+        outage.cut();
+        let waiting = outage.store(json!({"text": "Bob lives in Jena", "level": "long_term"})).await.id;
+        let mut successors = Vec::new();
+        for (text, old) in [("Ann travels", stored), ("Bob travels", waiting)] {
+            let new = json!({"text": text, "level": "long_term", "ttl": "1m", "supersedes": [old]});
+            successors.push((old, outage.store(new).await.id));
+        }
+        jump_to(300);
+        let outage = if restarts { outage.restarted(true).await } else { outage };
+        assert_eq!(outage.listed().await, [], "{restarts}");
+        outage.back().await;
+        assert_eq!(outage.dropped(Dropped::Expired), 2, "{restarts}");
+        assert_eq!(outage.listed().await, [], "{restarts}");
+        for (old, new) in successors {
+            let closed = outage.engine.get(&mine(&outage.engine), old, None).await.expect("kept");
+            assert_eq!(closed.superseded_by, Some(new), "{restarts}");
+        }
+    }
+}

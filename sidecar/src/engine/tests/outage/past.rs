@@ -87,3 +87,43 @@ async fn what_waits_has_the_past_that_it_has_in_the_store() {
         assert_eq!(waiting, outage.seen(&ids, *time).await, "{} ms after the first", time - times[0]);
     }
 }
+
+#[tokio::test]
+async fn what_a_failed_change_has_kept_is_seen_once_and_goes_with_its_context() {
+    let outage = Outage::new().await;
+    let mut ids = Vec::new();
+    for text in ["Ann drinks tea", "Bob drinks ale", "Cid drinks gin"] {
+        ids.push(outage.store(json!({"text": text, "level": "long_term"})).await.id);
+    }
+    let time = outage.time().await;
+    outage.switch.refuse(Some("coffee"));
+    let change = message(json!({"text": "Ann drinks coffee"}));
+    let refused = outage.engine.update(&mine(&outage.engine), ids[0], change).await.expect_err("it is refused");
+    assert!(refused.is_refusal(), "{refused:?}");
+    outage.switch.refuse(None);
+
+    let all = ["Ann drinks tea", "Bob drinks ale", "Cid drinks gin"].map(|text| (text.to_owned(), 1));
+    let of_ann = |found: &[(String, i64)]| found.iter().filter(|(text, _)| text.starts_with("Ann")).count();
+    let (read, listed, found) = outage.seen(&ids, time).await;
+    assert_eq!((read[0].as_ref(), of_ann(&found)), (Some(&all[0]), 1));
+    assert_eq!(listed, all);
+    outage.engine.delete(&mine(&outage.engine), ids[0]).await.expect("deleted");
+    let (read, listed, found) = outage.seen(&ids, time).await;
+    assert_eq!((read[0].as_ref(), of_ann(&found)), (None, 0));
+    assert_eq!(listed, all[1..]);
+    assert_eq!(outage.switch.store.stats().await.expect("figures").points, 2);
+}
+
+#[tokio::test]
+async fn what_a_journaled_change_has_kept_goes_with_a_context_that_is_deleted_meanwhile() {
+    let outage = Outage::new().await;
+    let id = outage.store(json!({"text": "Ann drinks tea", "level": "long_term"})).await.id;
+    outage.cut();
+    outage.store(json!({"text": "Bob drinks ale", "level": "long_term"})).await;
+    outage.switch.away.store(false, Ordering::Release);
+    outage.change(id, json!({"text": "Ann drinks coffee"})).await;
+    outage.switch.deletes_first.store(true, Ordering::Release);
+    outage.back().await;
+    assert_eq!(outage.listed().await, [("Bob drinks ale".to_owned(), 1)]);
+    assert_eq!(outage.switch.store.stats().await.expect("figures").points, 1);
+}

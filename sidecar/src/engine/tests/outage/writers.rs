@@ -100,3 +100,29 @@ async fn a_drain_and_the_writers_behind_it_do_not_wait_for_a_write_that_takes_lo
     outage.back().await;
     assert_eq!(texts(&outage).await, ["the first that waits", "written meanwhile"]);
 }
+
+/// Those that share a sync of the journal come back from it in any order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_seen_of_writes_beside_deletions_by_conditions_is_what_reaches_the_store() {
+    const ROUNDS: usize = 150;
+    let outage = Outage::new().await;
+    outage.cut();
+    let note = |text: &str, number: usize| json!({"text": format!("{text} {number}"), "level": "long_term", "metadata": {"of": number}});
+    for number in 0..ROUNDS {
+        let there = outage.store(note("there", number)).await.id;
+        let (engine, context) = (outage.engine.clone(), note("beside", number));
+        let stored = tokio::spawn(async move { store(&engine, context).await });
+        let (engine, change) = (outage.engine.clone(), message(json!({"text": format!("changed {number}")})));
+        let changed = tokio::spawn(async move { engine.update(&mine(&engine), there, change).await });
+        let engine = outage.engine.clone();
+        let deletion = json!({"filter": {"of": {"eq": number}}});
+        let deleted = tokio::spawn(async move { delete_matching(&engine, deletion).await });
+        stored.await.expect("a task").expect("journaled");
+        // It may be gone already.
+        drop(changed.await.expect("a task"));
+        deleted.await.expect("a task").expect("journaled");
+    }
+    let seen = texts(&outage).await;
+    outage.back().await;
+    assert_eq!(texts(&outage).await, seen);
+}
