@@ -354,7 +354,8 @@ async fn a_watch_that_is_too_old_is_begun_anew_and_nothing_is_missed() -> Result
         front.count(|seen| seen.is_watch("contextmanagers") && seen.scripted),
     );
     println!("{watches} watches of resources were answered by 410, and {lists} lists followed");
-    ensure!(watches == 2 && (2..=4).contains(&lists), "{watches} watches and {lists} lists");
+    // The network that was away costs some as well; a watch that is begun in a hurry would cost dozens.
+    ensure!(watches == 2 && (2..=9).contains(&lists), "{watches} watches and {lists} lists");
 
     // A deletion is in no list. The resources themselves are watched without a gap this time.
     let mut once = Some(refusal(410, "Expired", None));
@@ -368,7 +369,7 @@ async fn a_watch_that_is_too_old_is_begun_anew_and_nothing_is_missed() -> Result
     eventually("a list", PATIENCE, || async { (anew() > 0).then_some(()).context("none") }).await?;
     let lists = anew();
     println!("the watch of ConfigMaps was answered by 410, and {lists} lists followed");
-    ensure!((1..=4).contains(&lists), "{lists} lists");
+    ensure!((1..=9).contains(&lists), "{lists} lists");
     Ok(())
 }
 

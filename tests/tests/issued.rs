@@ -82,6 +82,8 @@ impl Stage {
 
     /// Asks for another certificate as `cmctl renew` does, and waits until it is made; when it ends.
     async fn renew(&self, name: &str) -> Result<Timestamp> {
+        // The end of a certificate has whole seconds: one that is made in the next one is told from this one by it.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let before = self.certificates.get(name).await?;
         let conditions = before.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let mut conditions: Vec<Value> =
@@ -95,9 +97,13 @@ impl Stage {
         eventually(&format!("a renewal of {name}"), PATIENCE, || async {
             let now = self.certificates.get(name).await?;
             let revision = |found: &DynamicObject| found.data["status"]["revision"].as_i64();
-            ensure!(revision(&now) > revision(&before), "{}", now.data["status"]);
-            let ends = now.data["status"]["notAfter"].as_str().context("it never ends")?;
-            Ok::<_, anyhow::Error>(ends.parse()?)
+            // One part of cert-manager writes the revision, another one when it ends.
+            let ends = |found: &DynamicObject| -> Result<Timestamp> {
+                Ok(found.data["status"]["notAfter"].as_str().context("it never ends")?.parse()?)
+            };
+            let is_new = revision(&now) > revision(&before) && ends(&now)? > ends(&before)?;
+            ensure!(is_new, "{}", now.data["status"]);
+            ends(&now)
         })
         .await
     }
