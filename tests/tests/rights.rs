@@ -29,6 +29,7 @@ use context_manager_tests::{
     rights::{Right, Rules, User, needed},
     webhook::{Webhook, next_sidecar_image, sidecar_image},
 };
+use futures::{FutureExt as _, future::LocalBoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
@@ -88,16 +89,19 @@ where
 }
 
 /// Waits for a step of a life, less long once the controller was refused something.
-async fn step<T>(user: &User, awaited: impl Future<Output = Result<T>>) -> Result<T> {
-    let refused = async {
-        let rights = user.refused().await;
-        sleep(REFUSED).await;
-        rights
-    };
-    tokio::select! {
-        outcome = awaited => outcome,
-        rights = refused => bail!("not within {REFUSED:?} of a refusal: {rights:?}"),
+fn step<'s, T: 's>(user: &'s User, awaited: impl Future<Output = Result<T>> + 's) -> LocalBoxFuture<'s, Result<T>> {
+    async move {
+        let refused = async {
+            let rights = user.refused().await;
+            sleep(REFUSED).await;
+            rights
+        };
+        tokio::select! {
+            outcome = awaited => outcome,
+            rights = refused => bail!("not within {REFUSED:?} of a refusal: {rights:?}"),
+        }
     }
+    .boxed_local()
 }
 
 /// Makes a label of a child wrong, and waits until it is right again.
