@@ -7,7 +7,7 @@ use context_manager_crds::{ContextManager, context_manager::status::Keys};
 use context_manager_protocol::{keyring::KeyRing, names};
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
-    operator::{KEYS, Operator, condition, provision},
+    operator::{KEYS, Operator, condition, provision, wait_for},
     rotation::{FakePod, make},
 };
 use k8s_openapi::{
@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -252,6 +252,30 @@ async fn a_new_key_in_the_users_secret_is_published_first_and_the_old_one_kept()
     ensure!(keys.active.starts_with("k-"), "{keys:?}");
     let count = pod.stop()?;
     ensure!(count.failed == 0 && count.keys.len() == 3, "{count:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rotation_goes_on_when_the_users_secret_is_gone() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (namespace, guest) = (namespace(&operator, "gone").await?, namespace(&operator, "gone-guest").await?);
+    let content = |id: &str, letters: &str| json!({"keys.json": json!({"active": {"id": id, "key": letters.repeat(12)}}).to_string()});
+    let _: Secret =
+        namespace.make(&json!({"metadata": {"name": "mine"}, "stringData": content("one", "QUJD")})).await?;
+    let auth = json!({"secretPolicy": "UseExisting", "secretRef": {"name": "mine"}, "rotation": {"overlap": "10s"}});
+    provision(&namespace, "memory", json!({"auth": auth})).await?;
+    let mine = namespace.api::<Secret>();
+    merge(&mine, "mine", json!({"stringData": content("two", "REVG")})).await?;
+    said(&namespace, "Overlap").await?;
+    mine.delete("mine", &DeleteParams::default()).await?;
+    let resource = wait_for(&namespace, "memory", "SecretsReady", "False", Some("SecretNotFound")).await?;
+    ensure!(condition(&resource, "KeysRotated").is_some_and(|said| said.status == "True"), "{:?}", resource.status);
+    // A namespace that is allowed meanwhile has the ring in force.
+    merge(&namespace.api::<ContextManager>(), "memory", json!({"spec": {"allowedNamespaces": [guest.name]}})).await?;
+    let (copies, copy) = (guest.api::<Secret>(), names::granted(&namespace.name, "memory"));
+    eventually("the copy", PATIENCE, || copies.get(&copy)).await?;
+    let keys = rotated(&namespace, "one").await?;
+    ensure!(keys.active == "two" && ring(&namespace).await?.find("one").is_none(), "{keys:?}");
     Ok(())
 }
 

@@ -61,6 +61,8 @@ pub struct Settings {
 pub(super) struct Found {
     /// The ids in force, or why there is no ring.
     pub(super) ring: Result<(Keys, Good), Trouble>,
+    /// What is the matter with the user's ring, while the one in force goes on without it.
+    pub(super) trouble: Option<Trouble>,
     /// How far the rotation is.
     pub(super) rotation: Option<Finding>,
     /// When there is more to do.
@@ -69,7 +71,7 @@ pub(super) struct Found {
 
 impl From<Trouble> for Found {
     fn from(trouble: Trouble) -> Self {
-        Self { ring: Err(trouble), rotation: None, next: None }
+        Self { ring: Err(trouble), trouble: None, rotation: None, next: None }
     }
 }
 
@@ -90,24 +92,33 @@ pub(super) async fn ensure(
         KeySource::Generate => None,
         KeySource::Existing { secret, key } => {
             let source = call("read the Secret of spec.auth.secretRef", api.get_opt(secret)).await?;
-            match existing(source, secret, key) {
-                Ok(ring) => Some(ring),
-                Err(trouble) => return Ok(trouble.into()),
-            }
+            Some(existing(source, secret, key))
         }
+    };
+    let (given, trouble) = match given.transpose() {
+        Ok(given) => (given, None),
+        Err(trouble) if live.as_ref().is_some_and(|live| ring_in(live, names::KEYS_FILE).is_ok()) => {
+            (None, Some(trouble))
+        }
+        Err(trouble) => return Ok(trouble.into()),
     };
     let (live, state) = match begin(context, plan, &api, live, given.as_ref()).await? {
         Ok(begun) => begun,
         Err(trouble) => return Ok(trouble.into()),
     };
-    if let Some(id) = given.as_ref().and_then(|given| step::same_id_other_key(&state, given)) {
+    let clash = given.as_ref().and_then(|given| step::same_id_other_key(&state, given)).map(|id| {
         let message = format!(
             "the key {id:?} in your Secret is another one than that of the same id in force; give a new key a new id, \
              and both are used until the old one is replaced"
         );
-        return Ok(Trouble::stalled("SecretInvalid", message).into());
-    }
-    rotate(context, plan, grants, (live, state), given.as_ref(), current).await
+        Trouble::stalled("SecretInvalid", message)
+    });
+    let trouble = trouble.or(clash);
+    // What the user last said, as far as it was taken over: a key that is replaced must not verify for as long as the Secret is broken, and
+    // other namespaces need the ring all the same.
+    let given = if trouble.is_some() { Some(state.taken_over().map_err(Error::Key)?) } else { given };
+    let found = rotate(context, plan, grants, (live, state), given.as_ref(), current).await?;
+    Ok(Found { trouble, ..found })
 }
 
 /// The ring that is there, or a new one.

@@ -375,7 +375,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let pods = fleet.counted;
 
     let rotation = found_keys.rotation;
-    let (keys, secrets) = match (found_keys.ring, embedding_key) {
+    let given = found_keys.trouble.map_or(embedding_key, Err);
+    let (keys, secrets) = match (found_keys.ring, given) {
         (Ok((keys, good)), Ok(())) => (Some(keys), Ok(good)),
         (Ok((keys, _)), Err(trouble)) => (Some(keys), Err(trouble)),
         (Err(trouble), _) => (None, Err(trouble)),

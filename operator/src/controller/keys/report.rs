@@ -89,7 +89,7 @@ pub(super) fn found(state: &State, wish: &Wish<'_>, phase: &Phase, times: &Times
         }
         Phase::Settled => Ok(Good("Settled", signs(state))),
     };
-    Found { ring: Ok(ring(state, wish)), rotation: Some(rotation), next }
+    Found { ring: Ok(ring(state, wish)), trouble: None, rotation: Some(rotation), next }
 }
 
 /// What is said when something could be done and must not be.
@@ -109,12 +109,12 @@ pub(super) fn held(state: &State, wish: &Wish<'_>, change: Option<&Change>) -> F
     } else {
         Ok(ring(state, wish))
     };
-    Found { ring, rotation: Some(Err(trouble)), next: None }
+    Found { ring, trouble: None, rotation: Some(Err(trouble)), next: None }
 }
 
 fn quiet(state: &State, wish: &Wish<'_>) -> Found {
     let rotation: Finding = Ok(Good("Settled", signs(state)));
-    Found { ring: Ok(ring(state, wish)), rotation: Some(rotation), next: None }
+    Found { ring: Ok(ring(state, wish)), trouble: None, rotation: Some(rotation), next: None }
 }
 
 /// Ids for the status.

@@ -157,6 +157,12 @@ impl State {
         Ok(Self { ring, next_since, retiring, ..self.clone() })
     }
 
+    /// The ring without the keys that the operator retires: what a user's ring says of which no more is known.
+    pub(super) fn taken_over(&self) -> Result<KeyRing, Error> {
+        let listed = self.ring.previous().iter().filter(|key| !self.retiring.contains_key(key.id())).cloned().collect();
+        KeyRing::with(self.ring.active().clone(), self.ring.next().cloned(), listed)
+    }
+
     /// With the overlap of every replaced key begun.
     pub(super) fn overlap(&self, passed_over: Vec<String>, now: Timestamp) -> Self {
         let retiring = self.retiring.iter().map(|(id, since)| (id.clone(), Some(since.unwrap_or(now)))).collect();

@@ -300,6 +300,27 @@ fn what_the_users_ring_lists_is_the_users_to_retire() {
 }
 
 #[test]
+fn without_the_users_ring_what_is_replaced_is_retired_and_nothing_new_signs() {
+    let wanted = ring("u1", None, &["mine"]);
+    let state = State::new(ring("u0", None, &["mine"]), at(0), None);
+    let state = written(&state, &given(&wanted), at(1));
+    let known = state.taken_over().unwrap();
+    assert_eq!(next(&state, &given(&known), Waiting::default(), at(9)).unwrap_err(), Phase::NextPublished);
+    let state = written(&state, &given(&wanted), at(9));
+    assert_eq!(ids(&state), "u1 - mine+u0");
+    // From here on it is gone.
+    let known = state.taken_over().unwrap();
+    assert_eq!(next(&state, &given(&known), lagging("a"), at(10)).unwrap_err(), Phase::Activated(lagging("a")));
+    let state = written(&state, &given(&known), at(10));
+    let known = state.taken_over().unwrap();
+    assert_eq!(next(&state, &given(&known), Waiting::default(), at(29)).unwrap_err(), Phase::Overlap { until: at(30) });
+    let (state, change) = next(&state, &given(&known), Waiting::default(), at(30)).unwrap();
+    assert_eq!((ids(&state).as_str(), change), ("u1 - mine", Change::Retired(vec!["u0".to_owned()])));
+    // The next step of the same look has the ring of its beginning.
+    assert_eq!(next(&state, &given(&known), Waiting::default(), at(31)).unwrap_err(), Phase::Settled);
+}
+
+#[test]
 fn another_key_of_the_same_id_is_refused() {
     let state = State::new(ring("u0", None, &["u9"]), at(0), None);
     let other = KeyRing::with(key("u1"), None, vec![Key::new("u9", vec![1; 32]).unwrap()]).unwrap();
