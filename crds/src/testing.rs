@@ -373,14 +373,19 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         broken(
             "a certificate of half an hour by cert-manager",
             tls(json!({"issuer": "CertManager", "issuerRef": {"name": "ours"}, "duration": "30m"})),
-            rules::CERT_MANAGER_TIMES,
+            rules::CERTIFICATE_DURATION,
         ),
         broken(
             "a renewal in the last minute by cert-manager",
             tls(json!({"issuer": "CertManager", "issuerRef": {"name": "ours"}, "renewBefore": "1m"})),
-            rules::CERT_MANAGER_TIMES,
+            rules::RENEWAL_ARRIVES,
         ),
-        broken("a certificate of a second", tls(json!({"duration": "1s"})), rules::CERTIFICATE_DURATION),
+        broken(
+            "a renewal that does not arrive in time",
+            tls(json!({"duration": "1h", "renewBefore": "4m"})),
+            rules::RENEWAL_ARRIVES,
+        ),
+        broken("a certificate of a minute", tls(json!({"duration": "1m"})), rules::CERTIFICATE_DURATION),
         broken("a certificate of two years", tls(json!({"duration": "17520h"})), rules::CERTIFICATE_DURATION),
         broken(
             "renewal before the beginning",

@@ -468,10 +468,10 @@ fn tls(check: &mut Check, tls: &Tls, name: &str) {
         check.length("spec.tls.issuerRef.kind", kind.as_ref(), 1, 63);
         check.length("spec.tls.issuerRef.group", group.as_ref(), 1, 253);
     }
-    let at_least = |given: &Option<Duration>, seconds| given.is_none_or(|given| given >= Duration::from_secs(seconds));
-    check.rule(!asked || (at_least(duration, 3_600) && at_least(renew_before, 300)), rules::CERT_MANAGER_TIMES);
-    let year = Duration::from_secs(8_760 * 3_600);
-    check.within(*duration, Duration::from_secs(60), year, rules::CERTIFICATE_DURATION);
+    let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+    check.within(*duration, hours(1), hours(8_760), rules::CERTIFICATE_DURATION);
+    let arrives = renew_before.is_none_or(|before| before >= Duration::from_secs(300));
+    check.rule(given || arrives, rules::RENEWAL_ARRIVES);
     let life = duration.unwrap_or(Duration::from_secs(2_160 * 3_600));
     let in_time = renew_before.is_none_or(|before| !before.get().is_zero() && (given || before < life));
     check.rule(in_time, rules::RENEW_BEFORE);

@@ -14,7 +14,7 @@ use crate::{duration::Duration, rules};
     validation = rules::DURATION_IS_MADE,
     validation = rules::ISSUER_IS_GIVEN,
     validation = rules::ISSUER_IS_USED,
-    validation = rules::CERT_MANAGER_TIMES,
+    validation = rules::RENEWAL_ARRIVES,
     validation = rules::RENEW_BEFORE
 )]
 #[serde(rename_all = "camelCase")]

@@ -34,11 +34,13 @@ pub(super) struct Found {
     pub(super) certificate: Option<Certificate>,
     /// Whether it is as it should be.
     pub(super) finding: Finding,
+    /// When it is to be renewed here.
+    pub(super) next: Option<Duration>,
 }
 
 impl From<Trouble> for Found {
     fn from(trouble: Trouble) -> Self {
-        Self { certificate: None, finding: Err(trouble) }
+        Self { certificate: None, finding: Err(trouble), next: None }
     }
 }
 
@@ -49,6 +51,8 @@ struct Wanted {
     authorities: String,
     facts: Facts,
     due: Due,
+    /// When it is to be renewed here; others renew theirs without being asked.
+    next: Option<Duration>,
     /// What a person is told when it takes the place of another one; nothing when it is the one in force.
     news: Option<String>,
     /// Whether it is as it should be.
@@ -110,7 +114,7 @@ fn take(
         (Err(trouble), None) => return Err(trouble),
     };
     let due = due(&facts);
-    Ok(Wanted { pair, authorities, facts, due, news, finding })
+    Ok(Wanted { pair, authorities, facts, due, next: None, news, finding })
 }
 
 /// Writes what sidecars are to have, if they have it not.
@@ -121,7 +125,7 @@ async fn publish(
     live: Option<&Secret>,
     wanted: Wanted,
 ) -> Result<Found, Error> {
-    let Wanted { pair, authorities, facts, due, news, finding } = wanted;
+    let Wanted { pair, authorities, facts, due, next, news, finding } = wanted;
     let mut secret = build::tls_secret(plan, &authorities, &pair);
     if live.is_none_or(|live| !covers(live, &secret)) {
         if plan.suspended {
@@ -139,7 +143,7 @@ async fn publish(
         }
     }
     context.metrics.certificates.set(plan, facts.not_after, due);
-    Ok(Found { certificate: Some(described(facts)), finding })
+    Ok(Found { certificate: Some(described(facts)), finding, next })
 }
 
 /// An event when something begins to be wrong with a certificate that a person can put right.

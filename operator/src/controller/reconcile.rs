@@ -383,7 +383,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     };
     let (certificates, tls) = (certificate.certificate.into_iter().collect(), certificate.finding);
     let suspended = plan.suspended;
-    let next = [found_keys.next, upgrade.next, next_eviction, next_step, next_grant].into_iter().flatten().min();
+    let next = [found_keys.next, certificate.next, upgrade.next, next_eviction, next_step, next_grant];
+    let next = next.into_iter().flatten().min();
     let (upgrade, remembered) = (upgrade.finding, upgrade.memory);
     let report = Report {
         secrets,

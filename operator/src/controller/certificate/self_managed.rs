@@ -19,6 +19,8 @@ use crate::{
 
 /// How long the CA is remembered; far shorter than a new one is published before it signs.
 const REMEMBERED: Duration = Duration::from_secs(30);
+/// Least pause before a certificate is looked at for its renewal.
+const SOONEST: Duration = Duration::from_secs(1);
 
 /// The CA, read at most every half minute, whatever the number of resources.
 pub(in crate::controller) struct Authority {
@@ -76,7 +78,28 @@ pub(super) async fn obtain(
         }
     };
     let news = news.map(|why| format!("Made a new certificate in Secret {}: {why}", names::tls_secret(&plan.name)));
-    let due = Due::Renewal(before_end(&facts, renew_before));
-    let finding = Ok(good(&facts));
-    Ok(Ok(Wanted { pair, authorities: trust.bundle(), facts, due, news, finding }))
+    let renewal = before_end(&facts, renew_before);
+    let (due, next, finding) = (Due::Renewal(renewal), until(renewal, now), Ok(good(&facts)));
+    Ok(Ok(Wanted { pair, authorities: trust.bundle(), facts, due, next, news, finding }))
+}
+
+/// How long it is until a renewal. One that is due though the certificate was just made, as its CA ends, can wait for the next look.
+fn until(renewal: Timestamp, now: Timestamp) -> Option<Duration> {
+    let rest = Duration::try_from(renewal.duration_since(now)).ok()?;
+    (!rest.is_zero()).then(|| rest.max(SOONEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_is_awaited_to_the_moment_and_never_in_a_hurry() {
+        let renewal = Timestamp::UNIX_EPOCH;
+        let before = |rest: Duration| until(renewal, renewal.checked_sub(rest).expect("a time"));
+        assert_eq!(before(Duration::from_secs(20)), Some(Duration::from_secs(20)));
+        assert_eq!(before(Duration::from_millis(20)), Some(SOONEST));
+        assert_eq!(before(Duration::ZERO), None);
+        assert_eq!(until(renewal, Timestamp::MAX), None, "another one would be due as well");
+    }
 }
