@@ -20,7 +20,6 @@ mod operator;
 mod query;
 mod report;
 mod rotate;
-mod selector;
 mod sidecar;
 mod status;
 mod table;

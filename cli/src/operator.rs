@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use context_manager_operator::{
-    inject::{NamespaceFacts, OnMissing},
-    pki,
+    inject::{NamespaceFacts, OnMissing, Resource},
+    pki, selector,
 };
 use context_manager_protocol::names;
 use k8s_openapi::api::{
@@ -17,7 +17,6 @@ use serde::Serialize;
 use crate::{
     cluster::{Cluster, call},
     error::Error,
-    selector,
 };
 
 /// Names of the chart's entries end so.
@@ -68,7 +67,7 @@ pub(crate) fn entries(configuration: &MutatingWebhookConfiguration) -> impl Iter
 /// Whether one of the configurations makes the API server ask about the pods of a namespace that may want a sidecar.
 pub(crate) fn asked(registrations: &[MutatingWebhookConfiguration], namespace: &NamespaceFacts) -> Asked {
     let mut labels = namespace.labels.clone();
-    labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.name.clone());
+    labels.entry(selector::NAMESPACE.to_owned()).or_insert_with(|| namespace.name.clone());
     let mut unmet = Vec::new();
     for registration in registrations {
         for entry in entries(registration) {
@@ -264,3 +263,53 @@ mod tests {
         assert_eq!(authority_of(None), "context-manager-webhook-ca");
     }
 }
+    fn webhook(release: &str, arguments: &[&str]) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("{release}-webhook"), "labels": {RELEASE: release, COMPONENT: "webhook"}},
+            "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "webhook", "args": arguments}]}}},
+        }))
+        .unwrap()
+    }
+
+    fn resource(namespace: &str, spec: &serde_json::Value) -> Resource {
+        let object = json!({"apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager",
+            "metadata": {"name": "memory", "namespace": namespace}, "spec": spec});
+        context_manager_operator::webhook::view::resource(&serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn of_several_operators_the_one_of_the_resources_class_gives_the_image() {
+        let webhooks = [
+            webhook("green", &["--sidecar-image=s:1", "--webhook-configuration=green"]),
+            webhook("blue", &["--sidecar-image=s:2", "--webhook-configuration=blue", "--controller-class=blue"]),
+            webhook("a", &["--sidecar-image=s:3", "--controller-class=narrow", "--watch-namespace=team-a"]),
+            webhook("b", &["--sidecar-image=s:4", "--controller-class=narrow", "--watch-namespace=team-b,team-c"]),
+        ];
+        let image = |namespace: &str, spec: &serde_json::Value| {
+            image_for(&webhooks, &resource(namespace, spec)).map_err(|error| error.to_string())
+        };
+        let known = |image: &str| Ok(Some(image.to_owned()));
+        assert_eq!(image("team-a", &json!({})), known("s:1"));
+        assert_eq!(image("team-a", &json!({"controllerClassName": "blue"})), known("s:2"));
+        assert_eq!(image("team-a", &json!({"controllerClassName": "narrow"})), known("s:3"));
+        assert_eq!(image("team-c", &json!({"controllerClassName": "narrow"})), known("s:4"));
+        assert_eq!(image("team-d", &json!({"controllerClassName": "narrow"})), Ok(None));
+        assert_eq!(image("team-a", &json!({"controllerClassName": "red"})), Ok(None));
+        let own = json!({"controllerClassName": "red", "sidecar": {"image": "own:1"}});
+        assert_eq!(image("team-a", &own), known("own:1"));
+        let of = |configuration: &str| registered(&webhooks, configuration).map(release);
+        assert_eq!((of("green"), of("blue")), (Some("green"), Some("blue")));
+        assert_eq!((of("context-manager"), of("red")), (Some("a"), None));
+    }
+
+    #[test]
+    fn among_several_that_would_do_nobody_is_chosen() {
+        let webhooks = [webhook("green", &["--sidecar-image=s:1"]), webhook("blue", &["--sidecar-image=s:2"])];
+        for error in [image_for(&webhooks, &resource("team", &json!({}))).unwrap_err(), only(&webhooks).unwrap_err()] {
+            let said = error.to_string();
+            assert!(said.contains("\"green\", \"blue\"") && said.contains("--release"), "{said}");
+        }
+        assert_eq!(only(&webhooks[..1]).unwrap().map(release), Some("green"));
+        assert!(only(&webhooks[..0]).unwrap().is_none());
+    }
+

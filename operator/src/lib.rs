@@ -6,6 +6,7 @@ pub mod inject;
 pub mod pki;
 pub mod pods;
 pub mod scope;
+pub mod selector;
 pub mod upgrade;
 pub mod watches;
 pub mod webhook;

@@ -379,6 +379,8 @@ async fn nothing_is_copied_to_namespaces_of_the_cluster_or_of_the_operator() -> 
         let secret = Api::<Secret>::namespaced(stage.client.clone(), namespace).get_opt(&stage.copy()).await?;
         ensure!(map.is_none() && secret.is_none(), "{namespace} has a copy");
     }
+    let said = condition(&stage.resource().await?, "InjectionReady").context("the condition is missing")?;
+    ensure!(said.status == "True" && closed.iter().all(|left_out| said.message.contains(left_out)), "{said:?}");
     stage.in_step().await?;
     stage.spec(json!({"allowedNamespaces": [stage.guest.name]})).await?;
     wait_for(&stage.owner, "memory", "GrantsReady", "True", Some("Copied")).await.map(drop)

@@ -4,7 +4,7 @@ use context_manager_crds::{ContextManagerStatus, quantity::Quantity};
 use context_manager_protocol::{config::SidecarConfig, names};
 use k8s_openapi::{
     api::{
-        admissionregistration::v1::MutatingWebhookConfiguration,
+        admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
         core::v1::{ConfigMap, PersistentVolumeClaim},
     },
     apimachinery::pkg::api::resource,
@@ -20,9 +20,10 @@ use super::{
     managed,
     plan::{ClaimPlan, Plan, StoragePlan},
     reconcile::Context,
-    status::{Finding, Good, Trouble},
+    status::{Finding, Good, Trouble, listed},
     store,
 };
+use crate::selector;
 
 /// Brings the configuration to what it should be.
 pub(super) async fn config(context: &Context, plan: &Plan) -> Result<Finding, Error> {
@@ -142,24 +143,57 @@ pub(super) async fn embedding_key(context: &Context, plan: &Plan) -> Result<Resu
     Ok(given::secret(context, &plan.namespace, field, reference).await?.map(drop))
 }
 
-/// Whether the API server would call the webhook and trust it.
-pub(super) async fn injection(context: &Context) -> Result<Finding, Error> {
+/// Whether the API server would call the webhook and trust it; and for which of the resource's namespaces, its own and those that it allows,
+/// it never does.
+pub(super) async fn injection(context: &Context, plan: &Plan) -> Result<(Finding, Vec<String>), Error> {
     let name = &context.webhook_configuration;
     let api = Api::<MutatingWebhookConfiguration>::all(context.client.clone());
     let Some(configuration) = call("read the webhook's configuration", api.get_opt(name)).await? else {
         let message =
             format!("there is no MutatingWebhookConfiguration {name:?}, so no pod gets a sidecar; install the chart");
-        return Ok(Err(Trouble::passing("WebhookMissing", message)));
+        return Ok((Err(Trouble::passing("WebhookMissing", message)), Vec::new()));
     };
     let webhooks = configuration.webhooks.unwrap_or_default();
     let trusted = !webhooks.is_empty()
         && webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref().is_some_and(|ca| !ca.0.is_empty()));
-    Ok(if trusted {
-        Ok(Good("WebhookTrusted", "pods that opt in get a sidecar".to_owned()))
+    let left_out = left_out(&webhooks, plan);
+    let finding = if trusted {
+        reached(plan, &left_out)
     } else {
         let message = "the webhook has not published its CA yet; if this stays, look at the webhook's log";
         Err(Trouble::passing("WebhookNotTrusted", message))
-    })
+    };
+    Ok((finding, left_out))
+}
+
+/// Namespaces of the resource's pods that every entry leaves out by their names. Other labels of namespaces are not known here.
+fn left_out(webhooks: &[MutatingWebhook], plan: &Plan) -> Vec<String> {
+    let leaves_out = |webhook: &MutatingWebhook, namespace: &str| {
+        webhook.namespace_selector.as_ref().is_some_and(|selector| selector::leaves_out(selector, namespace))
+    };
+    let never = |namespace: &&String| {
+        !webhooks.is_empty() && webhooks.iter().all(|webhook| leaves_out(webhook, namespace.as_str()))
+    };
+    std::iter::once(&plan.namespace).chain(&plan.grants.namespaces).filter(never).cloned().collect()
+}
+
+/// Whether pods get a sidecar, as far as their namespaces are concerned.
+fn reached(plan: &Plan, left_out: &[String]) -> Finding {
+    let good = "pods that opt in get a sidecar";
+    if left_out.is_empty() {
+        return Ok(Good("WebhookTrusted", good.to_owned()));
+    }
+    let names = listed(left_out);
+    if left_out.len() <= plan.grants.namespaces.len() {
+        // Pods of the others can use it.
+        let message = format!("{good}, but those of {names}, which the webhook is not asked about");
+        return Ok(Good("WebhookTrusted", message));
+    }
+    let message = format!(
+        "the webhook is not asked about pods of {names}, so none of them gets a sidecar: it leaves out the operator's own namespace, \
+         those of the cluster, and webhook.excludedNamespaces of the chart; take the namespace from that value, or use another one"
+    );
+    Err(Trouble::stalled("NamespaceExcluded", message))
 }
 
 #[cfg(test)]
@@ -202,3 +236,45 @@ mod tests {
         assert_eq!(size_after("512Mi"), "1Gi", "a claim cannot shrink");
     }
 }
+
+    #[test]
+    fn a_namespace_that_the_webhook_is_not_asked_about_is_said_and_stalls_a_resource_for_no_other() {
+        let plan = |spec| Plan::of(&crate::controller::plan::tests::resource(&spec)).unwrap();
+        let entry = |asks: &str, excluded: &[&str]| -> MutatingWebhook {
+            let name = json!({"key": selector::NAMESPACE, "operator": "NotIn", "values": excluded});
+            let asked = json!({"key": names::INJECT, "operator": asks, "values": ["true"]});
+            serde_json::from_value(json!({
+                "name": "x", "clientConfig": {}, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "namespaceSelector": {"matchExpressions": [name, asked]},
+            }))
+            .unwrap()
+        };
+        let both = |excluded: &[&str]| [entry("In", excluded), entry("NotIn", excluded)];
+        let judged = |excluded: &[&str], plan: &Plan| {
+            let left_out = left_out(&both(excluded), plan);
+            let finding = reached(plan, &left_out);
+            (left_out, finding)
+        };
+        let (alone, shared) = (plan(json!({})), plan(json!({"allowedNamespaces": ["guest"]})));
+        assert_eq!(judged(&["home"], &shared).0, Vec::<String>::new());
+        let Good(reason, message) = judged(&["home"], &shared).1.unwrap();
+        assert_eq!((reason, message.as_str()), ("WebhookTrusted", "pods that opt in get a sidecar"));
+
+        let (left_out_of_it, finding) = judged(&["home", "team"], &alone);
+        let trouble = finding.unwrap_err();
+        assert_eq!(left_out_of_it, ["team"]);
+        assert_eq!((trouble.reason, trouble.stalled), ("NamespaceExcluded", true));
+        assert!(trouble.message.contains("pods of team") && trouble.message.contains("webhook.excludedNamespaces"));
+        for excluded in ["team", "guest"] {
+            let (found, finding) = judged(&[excluded], &shared);
+            assert_eq!(found, [excluded]);
+            assert!(finding.unwrap().1.contains(&format!("but those of {excluded}")), "others can use it");
+        }
+        assert_eq!(judged(&["team", "guest"], &shared).1.unwrap_err().reason, "NamespaceExcluded");
+
+        // An entry without a selector is for all namespaces, and where there is none, nobody is left out by it.
+        let everywhere = MutatingWebhook { namespace_selector: None, ..entry("In", &[]) };
+        let [one, _] = both(&["team"]);
+        assert_eq!(left_out(&[one, everywhere], &alone), Vec::<String>::new());
+        assert_eq!(left_out(&[], &alone), Vec::<String>::new());
+    }

@@ -26,8 +26,10 @@ use crate::{
 pub(super) struct Fleet {
     /// How many there are.
     pub(super) counted: Pods,
-    /// Those that ask for one by their label and have none.
+    /// Those that ask for one by their label and have none, though the webhook is asked about their namespace.
     pub(super) missing: Vec<PodName>,
+    /// Namespaces of theirs that the webhook is not asked about: what takes the place of a pod there has no sidecar either.
+    pub(super) left_out: Vec<String>,
     /// What they would get now, if that is known.
     pub(super) target: Option<Target>,
 }
@@ -54,12 +56,13 @@ pub(super) async fn look(
     plan: &Plan,
     resource: &ContextManager,
     grants: &Grants,
+    left_out: Vec<String>,
 ) -> Result<Fleet, Error> {
     let target = context.sidecar_image.as_ref().and_then(|image| Some(Target::of(view(resource)?, image)));
     let template = target.as_ref().map(|target| target.template.clone());
     context.pods_of(&plan.namespace).listed().await?;
     let mut counted = context.pods_of(&plan.namespace).count(&plan.namespace, (None, &plan.name), template.as_deref());
-    let mut missing = missing(context, plan).await?;
+    let mut missing = if left_out.contains(&plan.namespace) { Vec::new() } else { missing(context, plan).await? };
     let granted = (!grants.namespaces().is_empty()).then(|| target.as_ref().map(|target| target.granted().template));
     for namespace in grants.namespaces() {
         let (pods, owner) = (context.pods_of(namespace), (Some(plan.namespace.as_str()), plan.name.as_str()));
@@ -69,13 +72,16 @@ pub(super) async fn look(
         counted.injected += injected;
         counted.ready += ready;
         counted.outdated += outdated;
+        if left_out.contains(namespace) {
+            continue;
+        }
         let named = format!("{}/{}", plan.namespace, plan.name);
         let asking = pods.missing(namespace).into_iter().filter(|(.., wanted)| wanted.as_ref() == Some(&named));
         missing.extend(asking.map(|(name, owner, _)| PodName { namespace: namespace.clone(), name, owner }));
     }
     counted.missing = i32::try_from(missing.len()).unwrap_or(i32::MAX);
     context.metrics.pods.count(plan, &counted);
-    Ok(Fleet { counted, missing, target })
+    Ok(Fleet { counted, missing, left_out, target })
 }
 
 /// Pods of the resource's namespace that mean it, ask for a sidecar and have none.
@@ -135,9 +141,35 @@ pub(super) fn view(resource: &ContextManager) -> Option<inject::Resource> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use http::{Request, Response};
+    use kube::{Client, client::Body};
     use serde_json::json;
+    use tower::service_fn;
 
     use super::*;
+    use crate::controller::reconcile::tests::context_with;
+
+    #[tokio::test]
+    async fn pods_that_the_webhook_is_not_asked_about_are_not_missing_a_sidecar() {
+        let service = service_fn(|_: Request<Body>| async {
+            let kind = "PartialObjectMetadataList";
+            let nothing =
+                json!({"apiVersion": "meta.k8s.io/v1", "kind": kind, "metadata": {}, "items": []}).to_string();
+            Ok::<_, kube::Error>(Response::new(Body::from(nothing.into_bytes())))
+        });
+        let context = context_with(&Client::new(service, "default"), |settings| settings);
+        context.pods_of("team").list_missing(&["team", "elsewhere"], "memory");
+        let resource = crate::controller::plan::tests::resource(&json!({}));
+        let plan = Plan::of(&resource).unwrap();
+        for (left_out, missing) in [(Vec::new(), 1), (vec!["elsewhere".to_owned()], 1), (vec!["team".to_owned()], 0)] {
+            let fleet = look(&context, &plan, &resource, &Grants::default(), left_out.clone()).await.unwrap();
+            assert_eq!(
+                (fleet.missing.len(), fleet.counted.missing),
+                (missing, i32::from(missing == 1)),
+                "{left_out:?}"
+            );
+        }
+    }
 
     #[test]
     fn what_needs_a_new_pod_makes_another_template() {

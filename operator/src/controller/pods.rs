@@ -217,6 +217,21 @@ impl Pods {
         missing
     }
 
+    /// Lists a pod called `agent` in each of these namespaces, which asks in vain for a sidecar of that resource, and no other one.
+    #[cfg(test)]
+    pub(super) fn list_missing(&self, namespaces: &[&str], resource: &str) {
+        let pod = PartialObjectMeta::<Pod> {
+            metadata: ObjectMeta {
+                annotations: Some([(names::NAME.to_owned(), resource.to_owned())].into()),
+                ..ObjectMeta::default()
+            },
+            ..PartialObjectMeta::default()
+        };
+        let one = || HashMap::from([("agent".to_owned(), Missing::of(&pod))]);
+        self.injected.replace(HashMap::new(), |_, _| {});
+        self.missing.replace(namespaces.iter().map(|&namespace| (namespace.to_owned(), one())).collect(), |_, _| {});
+    }
+
     /// Follows the pods of a place until `stop`, and sends the resources that they concern.
     pub(super) async fn follow(
         &self,
@@ -403,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_owner_is_known_by_the_pods_it_made() {
-        let owned = |name: &str, owner: &str| {
+        let made_by = |name: &str, owner: &str| {
             let mut pod = pod(name, "m", "Running", true, "x");
             let reference =
                 json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true});
@@ -411,9 +426,9 @@ mod tests {
             pod.metadata.uid = Some(format!("{name} of {owner}"));
             pod
         };
-        let (pods, one) = (Pods::default(), owned("a", "one"));
+        let (pods, one) = (Pods::default(), made_by("a", "one"));
         let owner = Owner::of(&one.metadata).unwrap();
-        told(&pods, vec![Event::Apply(one.clone()), Event::Apply(owned("b", "two"))]).await;
+        told(&pods, vec![Event::Apply(one.clone()), Event::Apply(made_by("b", "two"))]).await;
         let before = pods.made_by("n", owner);
         assert_eq!(before, HashSet::from([Origin::of(&one.metadata).pod]));
         let mut again = one.clone();

@@ -367,8 +367,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     // Configuration last: a sidecar that reads it finds what it names.
     let config = children::config(context, &plan).await?;
     let (granted, next_grant) = grants.fill(context, &plan).await?;
-    let injection = children::injection(context).await?;
-    let fleet = fleet::look(context, &plan, resource, &grants).await?;
+    let (injection, left_out) = children::injection(context, &plan).await?;
+    let fleet = fleet::look(context, &plan, resource, &grants, left_out).await?;
     let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
     let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
     let upgrade = upgrade::ensure(context, &plan, &fleet, resource.status.as_ref(), &grants, &injection).await?;

@@ -132,10 +132,7 @@ pub(super) async fn watch(
 ) -> Result<Found, Error> {
     let missing = &fleet.missing;
     if missing.is_empty() {
-        return Ok((
-            Ok(Good("AllInjected", "every pod that asks for a sidecar by its label has one".to_owned())),
-            None,
-        ));
+        return Ok((Ok(all_injected(&fleet.left_out)), None));
     }
     let message = format!(
         "{} asked for a sidecar and got none: the webhook was away when they were made, or skipped them; delete them, and what \
@@ -151,6 +148,15 @@ pub(super) async fn watch(
         context.tell(plan, "PodEvicted", &format!("Evicted {pod}, which had asked for a sidecar and got none")).await;
     }
     Ok((Err(Trouble::passing("SidecarMissing", message)), evicts.then_some(PAUSE)))
+}
+
+/// What is said when nothing can be done for any pod.
+fn all_injected(left_out: &[String]) -> Good {
+    let mut message = "every pod that asks for a sidecar by its label has one".to_owned();
+    if !left_out.is_empty() {
+        message = format!("{message}, but for {}, which the webhook is not asked about", listed(left_out));
+    }
+    Good("AllInjected", message)
 }
 
 /// Evicts the first that may be, and names it.
@@ -244,6 +250,14 @@ mod tests {
             evictions.give_back(&turn);
         }
         permitted
+    }
+
+    #[test]
+    fn where_the_webhook_is_not_asked_no_pod_is_said_to_have_a_sidecar() {
+        let Good(reason, message) = all_injected(&["team".to_owned()]);
+        assert_eq!(reason, "AllInjected");
+        assert!(message.ends_with("but for team, which the webhook is not asked about"), "{message}");
+        assert!(all_injected(&[]).1.ends_with("has one"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub enum Reason {
     UnknownResource,
     /// The named `ContextManager` is one of another namespace, and is not there or does not allow the pod's.
     NotGranted,
-    /// The `ContextManager` belongs to another operator, whose webhook decides.
+    /// The `ContextManager` belongs to another operator, or is one of a namespace where this one does not look: the other webhook decides.
     OtherClass,
     /// An annotation has a value it cannot have.
     InvalidAnnotation,

@@ -22,7 +22,7 @@ use super::{
     review::{Request, Response, Review},
     server::Caller,
 };
-use crate::inject::{self, Decision, Denial, Injection, Skip, decide, foreign, patch};
+use crate::inject::{self, Decision, Denial, Injection, Reason, Skip, decide, foreign, patch};
 
 #[cfg(test)]
 mod tests;
@@ -93,6 +93,11 @@ impl Admitter {
         let decision = decide(pod, &namespace, &self.caches.resources(&namespace.name, foreign), &self.settings);
         if !decision.reason().may_be_stale() {
             return Ok(decision);
+        }
+        // Where nothing is seen, nothing is known of who may use what. The operator that serves that namespace is asked as well.
+        let unseen = |other: &str| caches::is_namespace(other) && !self.caches.sees(other);
+        if decision.reason() == Reason::NotGranted && foreign.is_some_and(unseen) {
+            return Ok(Decision::Skip(Skip { reason: Reason::OtherClass, warning: None }));
         }
         self.metrics.fresh_reads.inc();
         let fresh = self.caches.fresh_resources(&self.client, &namespace.name, foreign).await?;

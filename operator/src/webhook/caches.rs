@@ -153,7 +153,7 @@ impl Caches {
         namespace: &str,
         foreign: Option<&str>,
     ) -> Result<Vec<Resource>, Error> {
-        let foreign = foreign.filter(|name| self.scope.contains(name) && is_namespace(name));
+        let foreign = foreign.filter(|name| self.sees(name) && is_namespace(name));
         let mut resources = Vec::new();
         for namespace in std::iter::once(namespace).chain(foreign) {
             let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &api_resource());
@@ -162,6 +162,11 @@ impl Caches {
             resources.extend(found.items.iter().filter_map(view::resource));
         }
         Ok(resources)
+    }
+
+    /// Whether the resources of a namespace can be known here.
+    pub(super) fn sees(&self, namespace: &str) -> bool {
+        self.scope.contains(namespace)
     }
 }
 

@@ -41,6 +41,11 @@ impl Drop for Webhook {
 
 /// A webhook with empty caches, and the API server it will ask.
 fn webhook() -> (Webhook, Handle) {
+    webhook_of(&Scope::Cluster)
+}
+
+/// The same, of an operator that looks there.
+fn webhook_of(scope: &Scope) -> (Webhook, Handle) {
     let (service, handle) = tower_test::mock::pair();
     let client = Client::new(service, "default");
     let intake = Arc::new(Intake::new());
@@ -49,14 +54,8 @@ fn webhook() -> (Webhook, Handle) {
     let shutdown = CancellationToken::new();
     let events = Events::start(client.clone(), "test".to_owned(), Arc::clone(&metrics), shutdown.clone());
     let settings = inject::Settings { sidecar_image: "sidecar:1".to_owned(), on_missing: OnMissing::Skip, class: None };
-    let admitter = Admitter {
-        client,
-        caches: Caches::new(&Scope::Cluster),
-        settings,
-        events,
-        intake,
-        metrics: Arc::clone(&metrics),
-    };
+    let admitter =
+        Admitter { client, caches: Caches::new(scope), settings, events, intake, metrics: Arc::clone(&metrics) };
     let intake = Arc::clone(&admitter.intake);
     (Webhook { router: router(Arc::new(admitter)), intake, metrics, shutdown }, handle)
 }
@@ -193,6 +192,30 @@ async fn a_denial_says_why_and_leaves_an_event() {
     let metrics = webhook.metrics.render(jiff::Timestamp::UNIX_EPOCH).expect("text");
     let line = "context_manager_injection_decisions_total{decision=\"deny\",reason=\"AmbiguousResource\"} 1";
     assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_resource_where_the_operator_does_not_look_is_left_to_one_that_does() {
+    let mut asking = pod();
+    asking["metadata"]["annotations"]["contextmanager.dev/name"] = json!("platform/memory");
+    let (webhook, handle) = webhook_of(&Scope::of(vec!["team".to_owned()]));
+    let server = tokio::spawn(script(handle, vec![namespace()]));
+    let answer = webhook.ask(&review(&asking, &json!({}))).await;
+    assert_eq!((&answer["allowed"], answer.get("patch"), answer.get("warnings")), (&json!(true), None, None));
+    assert_eq!(server.await.expect("the script"), Vec::<String>::new(), "nothing is told");
+    let metrics = webhook.metrics.render(jiff::Timestamp::UNIX_EPOCH).expect("text");
+    let line = "context_manager_injection_decisions_total{decision=\"skip\",reason=\"OtherClass\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+
+    // One that is looked at, and does not allow it, is refused all the same.
+    let (webhook, handle) = webhook_of(&Scope::of(vec!["team".to_owned(), "platform".to_owned()]));
+    let (_, status, none) = resources(&[]);
+    let there = ("/apis/contextmanager.dev/v1alpha1/namespaces/platform/contextmanagers", status, none);
+    let server = tokio::spawn(script(handle, vec![namespace(), resources(&[]), there]));
+    let answer = webhook.ask(&review(&asking, &json!({}))).await;
+    assert_eq!(answer["allowed"], false);
+    assert_eq!(answer["auditAnnotations"]["reason"], "NotGranted");
+    server.await.expect("the script");
 }
 
 #[tokio::test]
