@@ -11,7 +11,7 @@ use context_manager_tests::{
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
+        core::v1::{ConfigMap, LimitRange, PersistentVolumeClaim, Pod, Secret},
         events::v1::Event,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -313,6 +313,45 @@ async fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
     namespace.api::<ConfigMap>().delete(CONFIG, &DeleteParams::default()).await?;
     wait_for(&namespace, "memory", "Ready", "True", None).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_claim_that_the_api_server_refuses_holds_up_nothing_else() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "claim-refused").await?;
+    provision(&namespace, "memory", claim()).await?;
+    // No pod uses the claim, so it is not bound, and the API server lets none grow that is not.
+    let larger = json!({"volumeClaimTemplate": {"resources": {"requests": {"storage": "128Mi"}}}});
+    let spec = json!({"vectorStore": {"embedded": {"storage": larger}}, "gc": {"interval": "7s"}});
+    merge(&namespace.api::<ContextManager>(), "memory", json!({"spec": spec})).await?;
+    let found = wait_for(&namespace, "memory", "Ready", "False", Some("ClaimRefused")).await?;
+    let said = condition(&found, "StoreReady").context("a condition")?.message;
+    ensure!(
+        ["volumeClaimTemplate", CLAIM, "allowVolumeExpansion"].iter().all(|word| said.contains(word)),
+        "what to do: {said}"
+    );
+    ensure!(condition(&found, "Stalled").is_some_and(|stalled| stalled.status == "True"));
+    let config = namespace.api::<ConfigMap>().get(CONFIG).await?.data.unwrap_or_default();
+    ensure!(config[names::CONFIG_FILE].contains("7s"), "{config:?}");
+    let live = namespace.api::<PersistentVolumeClaim>().get(CLAIM).await?;
+    let size = live.spec.and_then(|spec| spec.resources?.requests?.remove("storage"));
+    ensure!(size.is_some_and(|size| size.0 == "64Mi"), "the claim is another one");
+    // It is a matter of the claim alone, also from the next look on.
+    let secrets = namespace.api::<Secret>();
+    secrets.delete(KEYS, &DeleteParams::default()).await?;
+    eventually("the key ring", PATIENCE, || secrets.get(KEYS)).await?;
+
+    // Where none can be made, there is all but the claim.
+    let client = cluster::client().await?;
+    let narrow = operator.namespace(&client, "claim-too-large", &[]).await?;
+    let bounds = json!({"limits": [{"type": "PersistentVolumeClaim", "max": {"storage": "32Mi"}}]});
+    narrow.make::<LimitRange>(&json!({"metadata": {"name": "bounds"}, "spec": bounds})).await?;
+    narrow.make_resource("memory", claim()).await?;
+    let found = wait_for(&narrow, "memory", "Ready", "False", Some("ClaimRefused")).await?;
+    for kind in ["SecretsReady", "TLSReady", "ConfigReady"] {
+        ensure!(condition(&found, kind).is_some_and(|said| said.status == "True"), "{kind}");
+    }
+    ring(&narrow).await.map(drop)
 }
 
 #[tokio::test]

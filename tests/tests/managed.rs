@@ -260,6 +260,29 @@ async fn volumes_stay_or_go_with_the_resource() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_the_api_server_refuses_holds_up_nothing_else() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let namespace = namespace(&operator, "managed-refused").await?;
+    // Kubernetes knows seconds of the effect NoExecute alone.
+    let wrong = json!([{"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 5}]);
+    namespace.make_resource("memory", spec(json!({"scheduling": {"tolerations": wrong}}))).await?;
+    let found = wait_for(&namespace, "memory", "StoreReady", "False", Some("ObjectRefused")).await?;
+    let said = condition(&found, "StoreReady").context("a condition")?.message;
+    let words = ["spec.vectorStore.managed", "StatefulSet", NAME, "tolerations[0]"];
+    ensure!(words.iter().all(|word| said.contains(word)), "{said}");
+    ensure!(condition(&found, "Stalled").is_some_and(|stalled| stalled.status == "True"));
+    for kind in ["SecretsReady", "TLSReady", "ConfigReady"] {
+        ensure!(condition(&found, kind).is_some_and(|said| said.status == "True"), "{kind}");
+    }
+    namespace.api::<Secret>().get(&names::keys_secret("memory")).await?;
+    // Corrected, it is taken.
+    let right = json!({"spec": {"vectorStore": {"managed": {"scheduling": {"tolerations": null}}}}});
+    merge(&namespace.api::<ContextManager>(), "memory", right).await?;
+    provisioning(&namespace).await?;
+    set(&namespace).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_made_is_left_alone() -> Result<()> {
     let operator = Operator::shared().await?;
     let namespace = namespace(&operator, "managed-taken").await?;

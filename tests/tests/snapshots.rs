@@ -10,13 +10,17 @@ use context_manager_crds::{
 use context_manager_protocol::names;
 use context_manager_tests::{
     cluster::{self, Namespace, eventually},
-    nodes::{Nodes, snapshots::BYTES},
+    nodes::{Nodes, peer, snapshots::BYTES},
     operator::{Operator, PATIENCE, RESYNC, condition, wait_within},
 };
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
-    events::v1::Event,
+use k8s_openapi::{
+    ByteString,
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     ResourceExt as _,
@@ -30,6 +34,11 @@ const CATALOGUE: &str = "context-manager-snapshots";
 
 async fn says(namespace: &Namespace, reason: &str) -> Result<ContextManager> {
     wait_within(3 * PATIENCE, namespace, "memory", "StoreSnapshotted", |said| said.reason == reason).await
+}
+
+/// Waits until replicas are said to be so.
+async fn balance(namespace: &Namespace, reason: &str) -> Result<()> {
+    wait_within(3 * PATIENCE, namespace, "memory", "StoreBalanced", |said| said.reason == reason).await.map(drop)
 }
 
 async fn ask(namespace: &Namespace, value: &str) -> Result<()> {
@@ -142,7 +151,13 @@ async fn a_failure_is_said_and_what_it_left_is_deleted_by_the_next_one() -> Resu
     ensure!(files(&nodes, &collection(&namespace), 0).is_empty(), "nobody asked for one");
 
     // Shard 1 is nowhere whole: the file of shard 0 is there already.
-    nodes.truth().replicas[1].state = "Dead".to_owned();
+    balance(&namespace, "Balanced").await?;
+    let mark = |state: &str| {
+        for replica in nodes.truth().replicas.iter_mut().filter(|replica| replica.shard == 1) {
+            state.clone_into(&mut replica.state);
+        }
+    };
+    mark("Dead");
     ask(&namespace, "1").await?;
     let failed = says(&namespace, "SnapshotFailed").await?;
     let said = condition(&failed, "StoreSnapshotted").context("a condition")?.message;
@@ -156,7 +171,7 @@ async fn a_failure_is_said_and_what_it_left_is_deleted_by_the_next_one() -> Resu
     let left = files(&nodes, &collection(&namespace), 0);
     ensure!(left.len() == 1, "{left:?}");
 
-    nodes.truth().replicas[1].state = "Active".to_owned();
+    mark("Active");
     nodes.truth().snapshots.refusal = Some("Service internal error: No space left on device".to_owned());
     ask(&namespace, "2").await?;
     eventually("the disk's words", 2 * PATIENCE, || async {
@@ -212,6 +227,75 @@ async fn a_claim_that_not_all_nodes_can_mount_is_refused_before_a_pod_is_made() 
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_keep_access_while_the_volume_of_the_snapshots_cannot_be_used() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let namespace = operator.namespace(&cluster::client().await?, "snapshots-refused", &[]).await?;
+    let snapshots = |size: &str| json!({"storage": {"volume": {"size": size, "storageClassName": ""}}});
+    let _nodes = Nodes::start_with(&namespace, "memory", 1, json!({"snapshots": snapshots("1Gi")})).await?;
+    says(&namespace, "NotAskedFor").await?;
+    // No machine has taken a node, so the claim is not bound, and the API server lets none grow that is not.
+    for (managed, reason) in [
+        (json!({"snapshots": snapshots("2Gi")}), "ClaimRefused"),
+        (json!({"snapshots": snapshots("1Gi"), "replicas": 2}), "ClaimNotShared"),
+    ] {
+        let patch = Patch::Merge(json!({"spec": {"vectorStore": {"managed": managed}}}));
+        namespace.api::<ContextManager>().patch("memory", &PatchParams::default(), &patch).await?;
+        let found = says(&namespace, reason).await?;
+        let said = condition(&found, "StoreSnapshotted").context("a condition")?.message;
+        ensure!(said.contains("snapshots.storage.volume") && said.contains(CLAIM), "{said}");
+        ensure!(condition(&found, "StoreCurrent").is_some_and(|said| said.reason == reason), "nodes are changed");
+        let store = condition(&found, "StoreReady").context("a condition")?;
+        ensure!(store.reason != reason, "the store is none of its business: {store:?}");
+        ensure!(condition(&found, "SecretsReady").is_some_and(|said| said.status == "True"), "no key ring");
+
+        // A token that is of no use is made anew.
+        let secrets = namespace.api::<Secret>();
+        let name = names::store_secret("memory");
+        let patch = Patch::Merge(json!({"stringData": {names::QDRANT_API_KEY_FILE: "theirs"}}));
+        secrets.patch(&name, &PatchParams::default(), &patch).await?;
+        eventually("a token again", PATIENCE, || async {
+            let data = secrets.get(&name).await?.data.unwrap_or_default();
+            let ByteString(now) = data.get(names::QDRANT_API_KEY_FILE).context("a token")?;
+            ensure!(now != b"theirs", "it is no token");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_and_replicas_on_their_way_wait_for_each_other() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let namespace = operator.namespace(&cluster::client().await?, "snapshots-moves", &[]).await?;
+    let wanted = json!({"every": "24h", "storage": {"volume": {"size": "1Gi", "storageClassName": ""}}});
+    let mut nodes = Nodes::prepare(&namespace, "memory", 2, json!({"snapshots": wanted})).await?;
+    let name = collection(&namespace);
+    nodes.put(&[(name.as_str(), 0, 0), (name.as_str(), 0, 1)]);
+    nodes.truth().transfers = vec![json!({"shard_id": 0, "from": peer(0), "to": peer(1), "sync": true})];
+    // No snapshot that is begun ends.
+    nodes.truth().snapshots.silent = true;
+    nodes.join(&namespace, 2).await?;
+    let waits = |said: &Condition| said.reason == "Waiting" && said.message.contains("on their way");
+    wait_within(3 * PATIENCE, &namespace, "memory", "StoreSnapshotted", waits).await?;
+    ensure!(files(&nodes, &name, 0).is_empty(), "a snapshot was begun");
+
+    nodes.truth().transfers.clear();
+    eventually("the file of a snapshot", 3 * PATIENCE, || async {
+        ensure!(!files(&nodes, &name, 0).is_empty(), "none is taken");
+        Ok(())
+    })
+    .await?;
+    // Shards are to have another number of replicas now.
+    nodes.truth().factor = 1;
+    let waits = |said: &Condition| said.reason == "Waiting" && said.message.contains("is being taken");
+    wait_within(PATIENCE, &namespace, "memory", "StoreBalanced", waits).await?;
+    let truth = nodes.truth();
+    ensure!(truth.changes.iter().all(|(_, asked)| asked["params"].is_null()), "{:?}", truth.changes);
+    Ok(())
+}
+
 /// What sidecars prove themselves by, if they can.
 async fn token(namespace: &Namespace) -> Result<bool> {
     let secret = namespace.api::<Secret>().get_opt(&names::store_secret("memory")).await?;
@@ -256,6 +340,11 @@ async fn a_new_cluster_is_made_from_the_snapshots_and_nobody_gets_access_before(
     ensure!(!token(&namespace).await?, "somebody could write to what is half there");
     let mark = nodes.truth().snapshots.made[&collection(&namespace)]["metadata"]["contextmanager.dev/restore"].clone();
     ensure!(mark == json!({"snapshot": taken, "done": false}), "{mark}");
+    // Nothing else is done with the shards before all of it is there.
+    nodes.truth().factor = 1;
+    balance(&namespace, "Waiting").await?;
+    let changes = nodes.truth().changes.clone();
+    ensure!(changes.iter().all(|(_, asked)| asked["params"].is_null()), "{changes:?}");
     nodes.truth().snapshots.files.insert((collection(&namespace), 1), hidden);
     eventually("access", 4 * PATIENCE, || async {
         ensure!(token(&namespace).await?, "no token yet");

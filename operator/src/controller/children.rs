@@ -71,7 +71,10 @@ pub(super) async fn storage(
             let good = Good("EmptyDir", "each pod has a volume that ends with it".to_owned());
             Ok(("Embedded/EmptyDir".to_owned(), settled(Ok(good))))
         }
-        StoragePlan::Claim(wanted) => Ok(("Embedded/Claim".to_owned(), settled(claim(context, plan, wanted).await?))),
+        StoragePlan::Claim(wanted) => {
+            let field = "spec.vectorStore.embedded.storage.volumeClaimTemplate";
+            Ok(("Embedded/Claim".to_owned(), settled(claim(context, plan, wanted, field).await?)))
+        }
         StoragePlan::Managed(wanted) => {
             Ok(("Managed".to_owned(), Box::pin(managed::ensure(context, plan, wanted, current)).await?))
         }
@@ -79,8 +82,13 @@ pub(super) async fn storage(
     }
 }
 
-/// Brings a claim to what it should be.
-pub(super) async fn claim(context: &Context, plan: &Plan, wanted: &ClaimPlan) -> Result<Finding, Error> {
+/// Brings a claim to what it should be. `field` is where the resource asks for it.
+pub(super) async fn claim(
+    context: &Context,
+    plan: &Plan,
+    wanted: &ClaimPlan,
+    field: &'static str,
+) -> Result<Finding, Error> {
     let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &plan.namespace);
     let live = call("read the claim", api.get_opt(&wanted.name)).await?;
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
@@ -91,14 +99,22 @@ pub(super) async fn claim(context: &Context, plan: &Plan, wanted: &ClaimPlan) ->
         keep_what_cannot_change(&mut desired, live, wanted);
     }
     let current = |live: &PersistentVolumeClaim| covers(live, &desired) && owned(live, plan) != wanted.retain;
+    let is_there = live.is_some();
     let live = match live {
         Some(live) if current(&live) => live,
         _ if plan.suspended => return Ok(Err(suspended("The claim is not up to date"))),
         _ => {
-            let written =
-                apply(&api, &wanted.name, &desired, &context.manager(Manager::Storage), "write the claim").await?;
-            context.wrote("claim");
-            written
+            let manager = context.manager(Manager::Storage);
+            match apply(&api, &wanted.name, &desired, &manager, "write the claim").await {
+                Ok(written) => {
+                    context.wrote("claim");
+                    written
+                }
+                Err(error) => {
+                    let say = |words: &str| refused(field, &wanted.name, is_there, words);
+                    return error.or_refused("ClaimRefused", say).map(Err);
+                }
+            }
         }
     };
     let phase = live.status.and_then(|status| status.phase).unwrap_or_else(|| "Pending".to_owned());
@@ -111,6 +127,23 @@ pub(super) async fn claim(context: &Context, plan: &Plan, wanted: &ClaimPlan) ->
         // Many classes bind a claim only when the first pod uses it, so this must not keep the first pod away.
         _ => Ok(Good("ClaimPending", format!("the claim {} is bound with its first pod, at the latest", wanted.name))),
     })
+}
+
+/// What is said of a claim that the API server does not take. One that is there stays as it is, and pods go on using it.
+fn refused(field: &str, name: &str, is_there: bool, words: &str) -> String {
+    let (what, remedy) = if is_there {
+        (
+            "does not let the claim change, which stays as it is",
+            "a volume can grow once the claim is bound, if its StorageClass has allowVolumeExpansion: true and no quota or policy of the \
+             namespace is against it",
+        )
+    } else {
+        (
+            "does not take the claim",
+            "ask for less, or change the quota, limit or policy of the namespace that is against it",
+        )
+    };
+    format!("{field}: the API server {what} ({name}: {words}); {remedy}. It is tried again")
 }
 
 /// Class, modes and volume of an existing claim cannot be changed, and its size only upwards. The API server writes a size in its
@@ -235,7 +268,6 @@ mod tests {
         assert_eq!(size_after("2Gi"), "2Gi");
         assert_eq!(size_after("512Mi"), "1Gi", "a claim cannot shrink");
     }
-}
 
     #[test]
     fn a_namespace_that_the_webhook_is_not_asked_about_is_said_and_stalls_a_resource_for_no_other() {
@@ -278,3 +310,4 @@ mod tests {
         assert_eq!(left_out(&[one, everywhere], &alone), Vec::<String>::new());
         assert_eq!(left_out(&[], &alone), Vec::<String>::new());
     }
+}

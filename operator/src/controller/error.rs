@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::status::Trouble;
 use crate::pki;
 
 /// Why a reconciliation could not be finished.
@@ -35,6 +36,8 @@ pub enum Error {
 
 /// Longest time of one call.
 const CALL: Duration = Duration::from_secs(10);
+/// Longest words of the API server that are told, in bytes: of some objects it shows all that differs.
+const LONGEST_WORDS: usize = 1000;
 
 impl Error {
     /// Whether somebody else changed the object meanwhile, so that another look is due at once.
@@ -46,6 +49,16 @@ impl Error {
             }
             Self::Timeout { .. } | Self::Authority(_) | Self::Certificate(_) | Self::Key(_) => false,
         }
+    }
+
+    /// The trouble of what was to be written, if the API server does not take it: by its own rules, by those of the namespace, or for want of a
+    /// right. Nothing else has to wait for it. `say` puts the server's words into a message.
+    pub(super) fn or_refused(self, reason: &'static str, say: impl FnOnce(&str) -> String) -> Result<Trouble, Self> {
+        let Some(status) = self.status().filter(|status| matches!(status.code, 400 | 403 | 422)) else {
+            return Err(self);
+        };
+        let words = &status.message[..status.message.floor_char_boundary(LONGEST_WORDS)];
+        Ok(Trouble::stalled(reason, say(words)))
     }
 
     /// What the API server answered, if it did.
@@ -71,5 +84,29 @@ pub(super) async fn call<T>(
     match tokio::time::timeout(CALL, call).await {
         Ok(result) => result.map_err(|source| Error::Api { action, source: Box::new(source) }),
         Err(_) => Err(Error::Timeout { action }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_does_not_take_is_a_trouble_in_its_words_and_all_else_is_an_error() {
+        let answered = |code: u16, message: &str| {
+            let status = kube::core::Status { code, message: message.to_owned(), ..kube::core::Status::default() };
+            Error::Api { action: "write", source: Box::new(kube::Error::Api(Box::new(status))) }
+        };
+        let say = |words: &str| format!("field: {words}");
+        for code in [400, 403, 422] {
+            let refused = answered(code, "no room").or_refused("ObjectRefused", say);
+            assert_eq!(refused.ok(), Some(Trouble::stalled("ObjectRefused", "field: no room")), "{code}");
+        }
+        let long = answered(422, &"é".repeat(LONGEST_WORDS)).or_refused("ObjectRefused", say);
+        assert!(long.is_ok_and(|trouble| trouble.message.len() <= "field: ".len() + LONGEST_WORDS));
+        for code in [401, 404, 409, 429, 500] {
+            assert!(answered(code, "").or_refused("ObjectRefused", say).is_err(), "{code}");
+        }
+        assert!(Error::Timeout { action: "write" }.or_refused("ObjectRefused", say).is_err());
     }
 }

@@ -70,7 +70,7 @@ pub(super) async fn ensure(
     let client = Client::new(&material.credentials, context.fence.clone()).map(Arc::new);
     let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint, client.as_deref())).await? {
         Ok(nodes) => nodes,
-        Err(trouble) => return settled(trouble),
+        Err(unmade) => return Box::pin(as_it_is(context, plan, wanted, &material.credentials, unmade, current)).await,
     };
     let steps = Box::pin(steps(context, plan, wanted, &nodes, client.as_deref())).await?;
     if let Some(restoration) = nodes.restoration.as_ref().filter(|restoration| restoration.done.is_none()) {
@@ -102,10 +102,50 @@ pub(super) async fn ensure(
     Ok(found)
 }
 
+/// Why the objects are not what they should be.
+struct Unmade {
+    trouble: Trouble,
+    /// The conditions that say so beside that of a store that can be used.
+    kinds: &'static [&'static str],
+}
+
+impl From<Trouble> for Unmade {
+    fn from(trouble: Trouble) -> Self {
+        Self { trouble, kinds: &[CURRENT] }
+    }
+}
+
+/// Follows a cluster whose nodes are not changed now. Sidecars that use it go on: what they prove themselves by ends by itself, and is renewed.
+async fn as_it_is(
+    context: &Context,
+    plan: &Plan,
+    wanted: &ManagedPlan,
+    credentials: &store::Credentials,
+    Unmade { trouble, kinds }: Unmade,
+    current: Option<&ContextManagerStatus>,
+) -> Result<Found, Error> {
+    if !off::is_in_use(context, plan, wanted).await? {
+        return Ok(Found::of(Err(trouble), None));
+    }
+    snapshots::expect(context, plan, wanted, current);
+    let mut found = store::follow(context, plan, &wanted.qdrant, credentials, current).await?;
+    found.beside.extend(kinds.iter().map(|kind| (*kind, Err(trouble.clone()))));
+    Ok(Found { snapshots: current.and_then(|current| current.snapshots.clone()), ..found })
+}
+
 impl Found {
-    /// What keeps a snapshot from being begun: a node that is restarted would break it off.
+    /// What keeps a snapshot from being begun: a node that is restarted would break it off, and a replica that is on its way may be gone from
+    /// where it was at the beginning.
     fn holds_snapshots(&self) -> Option<&Trouble> {
-        self.beside.iter().find(|(kind, _)| *kind == CURRENT).and_then(|(_, said)| said.as_ref().err())
+        self.beside.iter().find_map(|(kind, said)| {
+            let trouble = said.as_ref().err()?;
+            let holds = match *kind {
+                CURRENT => true,
+                BALANCED => scale::ON_THE_WAY.contains(&trouble.reason),
+                _ => false,
+            };
+            holds.then_some(trouble)
+        })
     }
 
     /// The same with what is said of snapshots.
@@ -152,7 +192,9 @@ async fn steps(
     }
     let balance = match (&nodes.held, restarts.finding.is_ok()) {
         (Some(trouble), _) => Some(Said { finding: Err(trouble.clone()), next: Some(WAITING) }),
-        (None, true) => scale::ensure(context, plan, wanted, live, &pods, client).await,
+        (None, true) => {
+            scale::ensure(context, plan, wanted, live, &pods, client, keeps_replicas(context, plan, nodes)).await
+        }
         (None, false) if wanted.nodes == 1 && live.spec.replicas == Some(1) => None,
         (None, false) => {
             let trouble = Trouble::passing("Restarting", "replicas are moved when all nodes have the newest template");
@@ -163,6 +205,17 @@ async fn steps(
         .into_iter()
         .filter_map(|(kind, said)| Some((kind, said?)))
         .collect())
+}
+
+/// What goes on that finds replicas where they were when it was begun, if anything does.
+fn keeps_replicas(context: &Context, plan: &Plan, nodes: &Nodes) -> Option<&'static str> {
+    if nodes.restoration.as_ref().is_some_and(|restoration| restoration.done.is_none()) {
+        Some("a snapshot is being restored")
+    } else if context.snapshots.is_running(&plan.owner.uid) {
+        Some("a snapshot is being taken")
+    } else {
+        None
+    }
 }
 
 /// How far the nodes are.
@@ -211,7 +264,7 @@ async fn objects(
     wanted: &ManagedPlan,
     fingerprint: &str,
     client: Option<&Client>,
-) -> Result<Result<Nodes, Trouble>, Error> {
+) -> Result<Result<Nodes, Unmade>, Error> {
     let name = names::qdrant(&plan.name);
     let namespace = &plan.namespace;
     let cluster = || context.client.clone();
@@ -234,7 +287,7 @@ async fn objects(
         if let Err(trouble) =
             bring(context, plan, &services, live, desired, "write the managed Qdrant's Service").await?
         {
-            return Ok(Err(trouble));
+            return Ok(Err(trouble.into()));
         }
     }
     let map = builder.config_map(nodes.formed);
@@ -249,11 +302,11 @@ async fn objects(
         bring(context, plan, &policies, policy, builder.policy(), "write the managed Qdrant's NetworkPolicy").await?,
     ];
     if let Some(trouble) = results.into_iter().find_map(Result::err) {
-        return Ok(Err(trouble));
+        return Ok(Err(trouble.into()));
     }
     let credentials = match snapshots::storage(context, plan, wanted).await? {
         Ok(credentials) => credentials,
-        Err(trouble) => return Ok(Err(trouble)),
+        Err(trouble) => return Ok(Err(Unmade { trouble, kinds: &[SNAPSHOTTED, CURRENT] })),
     };
     let (pods, held) = match (&live_set, client) {
         (Some(live), Some(client)) => scale::pods(context, plan, wanted, live, client, nodes.formed).await?,
@@ -262,16 +315,25 @@ async fn objects(
     // Last: what its pods mount is there.
     let set = builder.stateful_set(&format!("{fingerprint}{credentials}"), pods);
     let written = bring(context, plan, &sets, live_set, set, "write the managed Qdrant's StatefulSet").await?;
-    Ok(written.map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), held, restoration, ..nodes }))
+    Ok(written
+        .map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), held, restoration, ..nodes })
+        .map_err(Unmade::from))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use jiff::Timestamp;
     use serde_json::json;
 
-    use super::*;
-    use crate::controller::plan::{StoragePlan, tests::resource};
+    use super::{
+        off::tests::{KEY, MAP, Objects, Rights, SECRETS, end_of, reason},
+        *,
+    };
+    use crate::controller::{
+        plan::{RestorePlan, StoragePlan, tests::resource},
+        reconcile::tests::context,
+    };
 
     #[test]
     fn a_cluster_is_formed_once_all_its_nodes_have_been_ready() {
@@ -288,5 +350,69 @@ mod tests {
         assert!(said.message.starts_with("2 of 3 nodes"), "{}", said.message);
         assert!(Nodes::of(Some(&with(3)), false, wanted).formed);
         assert_eq!(Nodes::of(Some(&with(0)), true, wanted).trouble(&plan).reason, "StoreUnreachable");
+    }
+
+    #[tokio::test]
+    async fn sidecars_of_a_cluster_that_cannot_be_changed_get_tokens() {
+        let given = |key: &str| json!({"name": "s3", "key": key});
+        let bucket = json!({
+            "bucket": "mine", "accessKeyIdSecretRef": given("id"), "secretAccessKeySecretRef": given("key"),
+        });
+        let saved = json!({"snapshots": {"storage": {"s3": bucket}}});
+        for (rights, managed, kinds, why) in [
+            (Rights::Read, json!({}), &[CURRENT][..], "ObjectRefused"),
+            (Rights::Write, saved, &[SNAPSHOTTED, CURRENT][..], "SecretNotFound"),
+        ] {
+            let with = |formed: &[(&str, &str)]| {
+                let objects = Objects::with(rights);
+                objects.put(MAP, formed);
+                objects.put(&format!("{SECRETS}/memory-context-qdrant"), &[(secret::API_KEY, KEY)]);
+                let ended = [(names::QDRANT_API_KEY_FILE, "one that ended")];
+                objects.put(&format!("{SECRETS}/memory-context-store"), &ended);
+                objects
+            };
+            let token = |objects: &Objects| objects.file("memory-context-store", names::QDRANT_API_KEY_FILE).unwrap();
+
+            let objects = with(&[("formed", "true")]);
+            let found = objects.look(&objects.context(), managed.clone()).await;
+            let rest = end_of(&token(&objects)).duration_since(Timestamp::now());
+            assert!(rest.as_hours() >= 23, "{rest:?}");
+            assert_ne!(reason(&found), why, "what is said of the store is what was seen of it");
+            let beside = found.beside.iter().map(|(kind, said)| (*kind, said.clone().unwrap_err().reason));
+            assert!(beside.eq(kinds.iter().map(|kind| (*kind, why))), "{:?}", found.beside);
+
+            let objects = with(&[]);
+            let found = objects.look(&objects.context(), managed).await;
+            assert_eq!((reason(&found), found.beside.len()), (why, 0), "nobody uses it yet");
+            assert_eq!(token(&objects), "one that ended");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_waits_for_nodes_and_for_replicas_that_may_be_on_their_way() {
+        let holds = |kind: &'static str, reason: &'static str| {
+            let mut found = Found::of(Ok(Good("Connected", String::new())), None);
+            found.beside.push((kind, Err(Trouble::passing(reason, ""))));
+            found.holds_snapshots().is_some()
+        };
+        assert!(holds(CURRENT, "Updating") && holds(BALANCED, "Moving") && holds(BALANCED, "MoveFailed"));
+        for reason in ["ClaimLeft", "StrangePeer", "WaitingForReplicas"] {
+            assert!(!holds(BALANCED, reason), "nothing is moved while it is {reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn replicas_stay_where_they_are_until_all_is_restored() {
+        let plan = Plan::of(&resource(&json!({"vectorStore": {"managed": {"replicas": 3}}}))).unwrap();
+        let StoragePlan::Managed(wanted) = &plan.storage else { unreachable!("the spec has it") };
+        let context = context();
+        let held = |done: Option<&str>| {
+            let (from, done) = (RestorePlan::from("latest"), done.map(str::to_owned));
+            let restoration = Restoration { from, is_asked: true, done };
+            let nodes = Nodes { restoration: Some(restoration), ..Nodes::of(None, true, wanted) };
+            keeps_replicas(&context, &plan, &nodes)
+        };
+        assert_eq!(held(None), Some("a snapshot is being restored"));
+        assert_eq!(held(Some("the first")), None);
     }
 }

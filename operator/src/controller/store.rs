@@ -26,6 +26,7 @@ use super::{
 pub(super) use credentials::Credentials;
 use probe::{Seen, Takes, Target};
 pub(super) use probes::Probes;
+use secret::Published;
 
 /// What was found of a store, and when to look again.
 pub(super) struct Found {
@@ -71,15 +72,17 @@ pub(super) async fn follow(
     let target = Arc::new(Target::new(context, plan, wanted, credentials));
     let known = context.probes.look(&plan.owner.uid, &target).await;
     let seen = (&target.scope, known.seen.as_ref());
-    if let Err(trouble) = secret::ensure(context, plan, wanted, credentials, seen).await? {
-        return Ok(Found::of(Err(trouble), None));
-    }
+    let published = match secret::ensure(context, plan, wanted, credentials, seen).await? {
+        Ok(published) => published,
+        Err(trouble) => return Ok(Found::of(Err(trouble), None)),
+    };
     let finding = match &known.seen {
         Some(seen) => judge(wanted, seen),
         None => before(current),
     };
     announce(context, plan, current, &finding).await;
-    Ok(Found::of(finding, Some(known.next)))
+    let step = (published == Published::Waits).then_some(known.next);
+    Ok(Found { step, ..Found::of(finding, Some(known.next)) })
 }
 
 /// Brings the store's Secret to what it should be, before there is a server to look at.
@@ -90,7 +93,9 @@ pub(super) async fn publish(
     credentials: &Credentials,
 ) -> Result<Result<(), Trouble>, Error> {
     let target = Target::new(context, plan, wanted, credentials);
-    secret::ensure(context, plan, wanted, credentials, (&target.scope, None)).await
+    let nobody_to_ask = Err(Trouble::passing(UNCHECKED, "there is no server yet"));
+    let seen = (&target.scope, Some(&nobody_to_ask));
+    Ok(secret::ensure(context, plan, wanted, credentials, seen).await?.map(drop))
 }
 
 fn judge(wanted: &QdrantPlan, seen: &Seen) -> Finding {

@@ -157,23 +157,20 @@ async fn ask(context: &Context, plan: &Plan, desired: &DynamicObject) -> Result<
 
 /// What a person has to do when the API server does not take a `Certificate`.
 fn or_trouble(error: Error) -> Result<Trouble, Error> {
-    let Some(status) = error.status() else { return Err(error) };
-    Ok(match status.code {
-        403 => Trouble::stalled(
+    match error.status().map(|status| status.code) {
+        Some(403) => Ok(Trouble::stalled(
             "CertManagerForbidden",
             "spec.tls.issuer: the controller may not ask cert-manager for certificates; set controller.certManager to true \
              in the values of the chart",
-        ),
-        404 => Trouble::stalled(
+        )),
+        Some(404) => Ok(Trouble::stalled(
             "CertManagerMissing",
             "spec.tls.issuer: the API server knows no Certificates; install cert-manager, or choose another issuer",
-        ),
-        400 | 422 => {
-            let message = format!("spec.tls: cert-manager does not take this Certificate: {}", status.message);
-            Trouble::stalled("CertificateRefused", message)
-        }
-        _ => return Err(error),
-    })
+        )),
+        Some(_) | None => error.or_refused("CertificateRefused", |words| {
+            format!("spec.tls: cert-manager does not take this Certificate: {words}")
+        }),
+    }
 }
 
 /// What was made, once it is what was asked for.

@@ -21,7 +21,7 @@ use context_manager_protocol::hexadecimal::hexadecimal;
 /// who asked for what it has.
 const APPLIED: &str = "contextmanager.dev/applied";
 
-/// Brings an object to what it should be, and says whether it was written.
+/// Brings an object to what it should be, and says whether it was written. One that the API server does not take stays as it is.
 pub(super) async fn bring<K>(
     context: &Context,
     plan: &Plan,
@@ -45,7 +45,16 @@ where
     if plan.suspended {
         return Ok(Err(suspended(&format!("The {} {name} is not up to date", K::kind(&())))));
     }
-    apply(api, &name, &desired, &context.manager(Manager::Store), action).await?;
+    if let Err(error) = apply(api, &name, &desired, &context.manager(Manager::Store), action).await {
+        let say = |words: &str| {
+            format!(
+                "spec.vectorStore.managed: the API server does not take the {} {name} ({words}); correct the field that it names, or \
+                 change the quota or policy of the namespace that is against it. It is tried again",
+                K::kind(&())
+            )
+        };
+        return error.or_refused("ObjectRefused", say).map(Err);
+    }
     context.wrote("qdrant");
     Ok(Ok(true))
 }

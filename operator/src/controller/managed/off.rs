@@ -41,7 +41,7 @@ pub(super) async fn ensure(
 }
 
 /// Whether sidecars have had access: the cluster is formed, and no restoration is open.
-async fn is_in_use(context: &Context, plan: &Plan, wanted: &ManagedPlan) -> Result<bool, Error> {
+pub(super) async fn is_in_use(context: &Context, plan: &Plan, wanted: &ManagedPlan) -> Result<bool, Error> {
     let maps = Api::<ConfigMap>::namespaced(context.client.clone(), &plan.namespace);
     let live = call("read the managed Qdrant's ConfigMap", maps.get_opt(&names::qdrant(&plan.name))).await?;
     let Some(map) = live.filter(|live| children::is_ours(&live.metadata) || owned(live, plan)) else {
@@ -84,4 +84,4 @@ fn left() -> Trouble {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests;
+pub(super) mod tests;

@@ -29,6 +29,14 @@ use crate::controller::{
 const PAUSE: Duration = Duration::from_secs(2);
 /// Pause before Qdrant is asked again for what it refused.
 const AGAIN: Duration = Duration::from_secs(15);
+/// Replicas are on their way, or Qdrant was asked for a step.
+const MOVING: &str = "Moving";
+/// Qdrant did not say that it does what it was asked for. It may do it all the same.
+const FAILED: &str = "MoveFailed";
+/// The reasons at which replicas may be on their way.
+pub(super) const ON_THE_WAY: [&str; 2] = [MOVING, FAILED];
+/// Nothing is on its way, and the next step has to wait.
+const WAITING: &str = "WaitingForReplicas";
 
 /// How many pods the set is to have now, and what is said of it if that is not what the resource wants.
 pub(super) async fn pods(
@@ -96,7 +104,8 @@ pub(super) fn peer_of(plan: &Plan, view: &View, ordinal: i32) -> Option<u64> {
     view.peers.iter().find(|(_, uri)| is_it(uri)).map(|(peer, _)| *peer)
 }
 
-/// Takes the next step towards replicas that lie as they should. All nodes have the newest template.
+/// Takes the next step towards replicas that lie as they should. All nodes have the newest template. `held` says what goes on that finds
+/// replicas where they were when it was begun.
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
@@ -104,23 +113,28 @@ pub(super) async fn ensure(
     live: &StatefulSet,
     nodes: &[Node],
     client: &Client,
+    held: Option<&str>,
 ) -> Option<Found> {
     let pods = live.spec.replicas.unwrap_or(1);
     if pods == 1 && wanted.nodes == 1 {
         return None;
     }
-    let (finding, next) = match look(plan, wanted, pods, nodes, client).await {
-        Err(waits) => (Err(waits), Some(PAUSE)),
-        Ok((_, None)) => {
+    let (finding, next) = match (look(plan, wanted, pods, nodes, client).await, held) {
+        (Err(waits), _) => (Err(waits), Some(PAUSE)),
+        (Ok((_, None)), _) => {
             let message =
                 "each shard has its replicas, and nodes have as many as each other, as far as there are enough";
             (Ok(Good("Balanced", message.to_owned())), None)
         }
-        Ok((_, Some(_))) if plan.suspended => {
+        (Ok((_, Some(_))), _) if plan.suspended => {
             let message = "replicas are to be moved; nothing is changed while spec.suspend is true";
             (Err(Trouble::passing("Suspended", message)), None)
         }
-        Ok((first, Some(step))) => carry_out(context, plan, client, first, &step).await,
+        (Ok((_, Some(_))), Some(held)) => {
+            let message = format!("replicas are to be moved, and stay where they are as long as {held}");
+            (Err(Trouble::passing("Waiting", message)), Some(PAUSE))
+        }
+        (Ok((first, Some(step))), None) => carry_out(context, plan, client, first, &step).await,
     };
     Some(Found { finding, next })
 }
@@ -133,12 +147,14 @@ async fn look<'n>(
     nodes: &'n [Node],
     client: &Client,
 ) -> Result<(&'n Node, Option<Step>), Trouble> {
-    let waits = |message: String| Trouble::passing("Moving", message);
     let first = nodes.first().filter(|first| first.is_ready);
-    let first = first.ok_or_else(|| waits("the first node is not ready".to_owned()))?;
+    let first = first.ok_or_else(|| Trouble::passing(WAITING, "the first node is not ready"))?;
     let count = usize::try_from(pods).unwrap_or_default();
+    let views = view::ask_all(client, nodes).await;
+    let is_moving = views.iter().flatten().any(View::is_moving);
+    let waits = |message: String| Trouble::passing(if is_moving { MOVING } else { WAITING }, message);
     let mut seen = None;
-    for (node, view) in nodes.iter().zip(view::ask_all(client, nodes).await) {
+    for (node, view) in nodes.iter().zip(views) {
         let said = |what: &str| waits(format!("{} {what}", node.name));
         let view = view.map_err(|silence| said(&silence.to_string()))?;
         if let Some(obstacle) = view.obstacle(count) {
@@ -188,11 +204,11 @@ async fn carry_out(
     match client.call(node, method, &path, body.as_ref()).await {
         Ok(_) => {
             context.tell(plan, "ReplicasMoved", &format!("Asked Qdrant to {what}")).await;
-            (Err(Trouble::passing("Moving", what)), Some(PAUSE))
+            (Err(Trouble::passing(MOVING, what)), Some(PAUSE))
         }
         Err(silence) => {
             let message = format!("{} was asked to {what}, and {silence}; it is tried again", node.name);
-            (Err(Trouble::passing("MoveFailed", message)), Some(AGAIN))
+            (Err(Trouble::passing(FAILED, message)), Some(AGAIN))
         }
     }
 }

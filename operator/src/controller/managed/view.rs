@@ -144,6 +144,11 @@ fn understood<T: for<'de> Deserialize<'de>>(answer: Value) -> Result<T, Silence>
 }
 
 impl View {
+    /// Whether shards of any collection are on their way.
+    pub(super) fn is_moving(&self) -> bool {
+        self.collections.iter().any(|collection| collection.is_moving)
+    }
+
     /// What keeps a node from being taken away now, if anything.
     pub(super) fn obstacle(&self, nodes: usize) -> Option<String> {
         if !self.agrees {
@@ -217,6 +222,7 @@ mod tests {
         let mut moving = view();
         moving.collections[0].is_moving = true;
         assert_eq!(moving.obstacle(3).as_deref(), Some("sees shards of contexts on their way"));
+        assert!(moving.is_moving() && !view().is_moving());
     }
 
     #[test]

@@ -22,25 +22,34 @@ use crate::controller::{
     status::Trouble,
 };
 
-/// Brings the Secret to what it should be.
+/// How far the Secret is what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// It is, or stays as it is because the server refused what it should be.
+    Settled,
+    /// It stays as it is until the first look at the server with what it should be has ended.
+    Waits,
+}
+
+/// Brings the Secret to what it should be. What the server was not asked about yet, or has refused, does not replace what may still be good.
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     wanted: &QdrantPlan,
     credentials: &Credentials,
     (scope, seen): (&Scope, Option<&Seen>),
-) -> Result<Result<(), Trouble>, Error> {
+) -> Result<Result<Published, Trouble>, Error> {
     let name = names::store_secret(&plan.name);
     let api = Api::<Secret>::namespaced(context.client.clone(), &plan.namespace);
     let live = call("read the store's Secret", api.get_opt(&name)).await?;
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
         return Ok(Err(name_taken(foreign, &name)));
     }
-    let published = live.as_ref().and_then(key_in);
-    if published.is_some() && is_held_back(seen) {
-        // What the server refused does not replace what may still be good.
-        return Ok(Ok(()));
+    let has_some = live.as_ref().is_some_and(|live| FILES.iter().any(|file| has(live, file)));
+    if has_some && is_held_back(seen) {
+        return Ok(Ok(Published::Settled));
     }
+    let published = live.as_ref().and_then(key_in);
     let issue = Issue { policy: wanted.tokens, scope, uid: &plan.owner.uid, lifetime: wanted.token_lifetime };
     let key = credentials.key.as_ref().map(|key| issue.of(key, published.as_deref(), seen, Timestamp::now()));
     let key = key.as_ref().map(|key| key.expose_secret().as_bytes());
@@ -50,14 +59,24 @@ pub(super) async fn ensure(
         desired.type_.clone_from(&live.type_);
     }
     if live.as_ref().is_some_and(|live| covers(live, &desired) && has_nothing_else(live, &desired)) {
-        return Ok(Ok(()));
+        return Ok(Ok(Published::Settled));
     }
     if plan.suspended {
         return Ok(Err(suspended("The store's Secret is not up to date")));
     }
+    if has_some && seen.is_none() {
+        return Ok(Ok(Published::Waits));
+    }
     apply(&api, &name, &desired, &context.manager(Manager::Store), "write the store's Secret").await?;
     context.wrote("store_secret");
-    Ok(Ok(()))
+    Ok(Ok(Published::Settled))
+}
+
+/// What may be in it.
+const FILES: [&str; 2] = [names::QDRANT_API_KEY_FILE, names::QDRANT_CA_FILE];
+
+fn has(secret: &Secret, file: &str) -> bool {
+    secret.data.as_ref().is_some_and(|data| data.contains_key(file))
 }
 
 fn key_in(secret: &Secret) -> Option<String> {
@@ -71,8 +90,7 @@ fn is_held_back(seen: Option<&Seen>) -> bool {
 
 /// Whether no file of ours is left in it that is not desired any more.
 fn has_nothing_else(live: &Secret, desired: &Secret) -> bool {
-    let has = |secret: &Secret, file: &str| secret.data.as_ref().is_some_and(|data| data.contains_key(file));
-    [names::QDRANT_API_KEY_FILE, names::QDRANT_CA_FILE].iter().all(|file| has(live, file) == has(desired, file))
+    FILES.iter().all(|file| has(live, file) == has(desired, file))
 }
 
 /// How sidecars get something to prove themselves by.
@@ -109,9 +127,22 @@ impl Issue<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        sync::{Arc, Mutex, PoisonError},
+        time::Duration,
+    };
+
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    use http::{Method, Request, Response};
+    use kube::{Client, client::Body};
+    use serde_json::{Value, json};
+    use tower::service_fn;
 
     use super::*;
+    use crate::controller::{
+        plan::{StoragePlan, tests::resource},
+        reconcile::tests::context_with,
+    };
 
     const HOUR: Duration = Duration::from_hours(1);
 
@@ -167,6 +198,74 @@ mod tests {
         let refused: Seen = Err(Trouble::stalled("StoreTokensRefused", ""));
         for seen in [None, Some(&Ok(Takes::Tokens)), Some(&refused)] {
             assert!(issued(TokenPolicy::PerResource, ("key", 0), Some("key"), seen).1, "{seen:?}");
+        }
+    }
+
+    /// The one Secret of an API server.
+    #[derive(Clone, Default)]
+    struct Only(Arc<Mutex<Option<Value>>>);
+
+    impl Only {
+        fn answer(&self, method: &Method, body: &[u8]) -> (u16, Value) {
+            let mut secret = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if *method != Method::GET {
+                *secret = Some(serde_json::from_slice(body).expect("a Secret"));
+            }
+            let missing = || json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+            secret.clone().map_or_else(|| (404, missing()), |secret| (200, secret))
+        }
+
+        fn client(&self) -> Client {
+            let only = self.clone();
+            let service = service_fn(move |request: Request<Body>| {
+                let only = only.clone();
+                async move {
+                    let method = request.method().clone();
+                    let (status, answer) = only.answer(&method, &request.into_body().collect_bytes().await?);
+                    let answer = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
+                    Ok::<_, kube::Error>(answer.expect("an answer"))
+                }
+            });
+            Client::new(service, "default")
+        }
+
+        fn file(&self, file: &str) -> Option<String> {
+            let secret = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let encoded = secret.as_ref()?["data"][file].as_str()?.to_owned();
+            Some(String::from_utf8(BASE64_STANDARD.decode(encoded).expect("Base64")).expect("a text"))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_server_was_not_asked_about_does_not_replace_what_may_be_good() {
+        let store = json!({
+            "url": "https://qdrant", "apiKeySecretRef": {"name": "mine", "key": "key"}, "token": {"policy": "Never"},
+        });
+        let plan = Plan::of(&resource(&json!({"vectorStore": {"qdrant": store}}))).expect("a plan");
+        let StoragePlan::Qdrant(wanted) = &plan.storage else { unreachable!("the store is a server") };
+        let with = |file: &str, text: &str| match file {
+            names::QDRANT_CA_FILE => Credentials { ca: Some(text.into()), ..Credentials::default() },
+            _ => Credentials { key: Some(text.into()), ..Credentials::default() },
+        };
+        for (file, reason) in
+            [(names::QDRANT_API_KEY_FILE, "StoreUnauthorized"), (names::QDRANT_CA_FILE, "StoreNotTrusted")]
+        {
+            let only = Only::default();
+            let context = context_with(&only.client(), |settings| settings);
+            let refused: Seen = Err(Trouble::stalled(reason, ""));
+            for (text, seen, said, published) in [
+                ("first", None, Published::Settled, "first"),
+                ("second", None, Published::Waits, "first"),
+                ("second", Some(&refused), Published::Settled, "first"),
+                ("third", None, Published::Waits, "first"),
+                ("third", Some(&Ok(Takes::Key)), Published::Settled, "third"),
+                ("third", None, Published::Settled, "third"),
+            ] {
+                let scope = scope();
+                let ended = ensure(&context, &plan, wanted, &with(file, text), (&scope, seen)).await;
+                assert_eq!(ended.expect("an answer"), Ok(said), "{file}: {text} {seen:?}");
+                assert_eq!(only.file(file).as_deref(), Some(published), "{file}: {text} {seen:?}");
+            }
         }
     }
 

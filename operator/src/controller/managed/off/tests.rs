@@ -1,4 +1,4 @@
-//! Looks at clusters without the rights to run one, with an API server that refuses what these rights are needed for.
+//! Looks at clusters without the rights to run one, with an API server that refuses what these rights are needed for, or takes it.
 
 use std::{
     collections::BTreeMap,
@@ -29,16 +29,35 @@ use crate::{
     },
 };
 
-const KEY: &str = "0123456789abcdef0123456789abcdef";
-const SECRETS: &str = "/api/v1/namespaces/team/secrets";
-const MAP: &str = "/api/v1/namespaces/team/configmaps/memory-context-qdrant";
+pub(in super::super) const KEY: &str = "0123456789abcdef0123456789abcdef";
+pub(in super::super) const SECRETS: &str = "/api/v1/namespaces/team/secrets";
+pub(in super::super) const MAP: &str = "/api/v1/namespaces/team/configmaps/memory-context-qdrant";
 
-/// Secrets and `ConfigMap`s by their paths.
+/// What the API server lets the controller do with what is no Secret, `ConfigMap` or event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in super::super) enum Rights {
+    /// Nothing: the operator may not run a Qdrant.
+    #[default]
+    None,
+    /// It may be read, and is not taken.
+    Read,
+    /// All.
+    Write,
+}
+
+/// Objects by their paths.
 #[derive(Clone, Default)]
-struct Objects(Arc<Mutex<BTreeMap<String, Value>>>);
+pub(in super::super) struct Objects {
+    all: Arc<Mutex<BTreeMap<String, Value>>>,
+    rights: Rights,
+}
 
 impl Objects {
-    fn put(&self, path: &str, data: &[(&str, &str)]) {
+    pub(in super::super) fn with(rights: Rights) -> Self {
+        Self { rights, ..Self::default() }
+    }
+
+    pub(in super::super) fn put(&self, path: &str, data: &[(&str, &str)]) {
         let is_secret = path.contains("/secrets/");
         let encoded = |text: &str| if is_secret { BASE64_STANDARD.encode(text) } else { text.to_owned() };
         let data: BTreeMap<_, _> = data.iter().map(|(file, text)| ((*file).to_owned(), encoded(text))).collect();
@@ -46,12 +65,12 @@ impl Objects {
         let metadata = json!({
             "name": path.rsplit('/').next(), "namespace": "team", "resourceVersion": "1", "ownerReferences": [owner],
         });
-        self.0.lock().unwrap().insert(path.to_owned(), json!({"metadata": metadata, "data": data}));
+        self.all.lock().unwrap().insert(path.to_owned(), json!({"metadata": metadata, "data": data}));
     }
 
     /// A file of a Secret.
-    fn file(&self, secret: &str, file: &str) -> Option<String> {
-        let all = self.0.lock().unwrap();
+    pub(in super::super) fn file(&self, secret: &str, file: &str) -> Option<String> {
+        let all = self.all.lock().unwrap();
         let encoded = all.get(&format!("{SECRETS}/{secret}"))?["data"][file].as_str()?;
         Some(String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).unwrap())
     }
@@ -61,13 +80,14 @@ impl Objects {
             (status, json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status.as_u16()}))
         };
         let is_given = ["/secrets", "/configmaps", "/events"].iter().any(|kind| path.contains(kind));
-        let mut all = self.0.lock().unwrap();
+        let mut all = self.all.lock().unwrap();
         match *method {
-            _ if !is_given => failure(StatusCode::FORBIDDEN, "Forbidden"),
+            _ if !is_given && self.rights == Rights::None => failure(StatusCode::FORBIDDEN, "Forbidden"),
             Method::GET => match all.get(path) {
                 Some(found) => (StatusCode::OK, found.clone()),
                 None => failure(StatusCode::NOT_FOUND, "NotFound"),
             },
+            _ if !is_given && self.rights == Rights::Read => failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             _ => {
                 let object: Value = serde_json::from_slice(body).unwrap();
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -93,36 +113,42 @@ impl Objects {
         Client::new(service, "default")
     }
 
-    /// A controller without the rights to run a Qdrant.
-    fn context(&self) -> Context {
+    /// A controller with these rights.
+    pub(in super::super) fn context(&self) -> Context {
         let minute = Duration::from_mins(1);
         context_with(&self.client(), |settings| Settings {
             authority: pki::client::Settings::new("home", "client-ca"),
-            managed_qdrant: false,
+            managed_qdrant: self.rights != Rights::None,
             resync: minute,
             keys: keys::Settings { settle: minute, patience: minute },
             ..settings
         })
     }
 
-    /// Looks at the cluster of a resource, whose server does not answer.
-    async fn look(&self, context: &Context, managed: Value) -> Found {
+    /// Looks at the cluster of a resource, whose server does not answer, until it is known that it does not.
+    pub(in super::super) async fn look(&self, context: &Context, managed: Value) -> Found {
         let mut plan = Plan::of(&resource(&json!({"vectorStore": {"managed": managed}}))).unwrap();
         let StoragePlan::Managed(wanted) = &mut plan.storage else { unreachable!("the spec has it") };
         wanted.qdrant.store.url = "https://127.0.0.1:1".to_owned();
         let wanted = wanted.clone();
-        Box::pin(managed::ensure(context, &plan, &wanted, None)).await.unwrap()
+        loop {
+            let found = Box::pin(managed::ensure(context, &plan, &wanted, None)).await.unwrap();
+            match found.step {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return found,
+            }
+        }
     }
 }
 
 /// When a token ends.
-fn end_of(token: &str) -> Timestamp {
+pub(in super::super) fn end_of(token: &str) -> Timestamp {
     let claims = token.split('.').nth(1).unwrap();
     let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
     Timestamp::from_second(claims["exp"].as_i64().unwrap()).unwrap()
 }
 
-fn reason(found: &Found) -> &str {
+pub(in super::super) fn reason(found: &Found) -> &str {
     match &found.finding {
         Ok(_) => unreachable!("no server answers"),
         Err(trouble) => trouble.reason,

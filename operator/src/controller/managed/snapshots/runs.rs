@@ -59,6 +59,11 @@ impl Runs {
         self.states().entry(uid.to_owned()).or_insert_with(State::new).known.clone()
     }
 
+    /// Whether one is being taken.
+    pub(in crate::controller::managed) fn is_running(&self, uid: &str) -> bool {
+        self.states().get(uid).is_some_and(|state| state.known.running)
+    }
+
     /// What came of the last one, once.
     pub(super) fn collect(&self, uid: &str) -> Option<Outcome> {
         self.states().get_mut(uid)?.outcome.take()

@@ -20,6 +20,7 @@ const CA_FIELDS: [&str; 2] = [
     "spec.vectorStore.managed.snapshots.storage.s3.caSecretRef",
     "spec.vectorStore.managed.snapshots.storage.s3.caConfigMapRef",
 ];
+const CLAIM_FIELD: &str = "spec.vectorStore.managed.snapshots.storage.volume.size";
 /// By which a claim can be mounted on several machines.
 const SHARED: &str = "ReadWriteMany";
 
@@ -35,7 +36,7 @@ pub(in crate::controller::managed) async fn ensure(
         SnapshotPlace::Bucket(bucket) => return credentials(context, plan, bucket, snapshots.place.ca()).await,
         SnapshotPlace::GivenClaim(name) => name,
         SnapshotPlace::OwnClaim(claim) => {
-            if let Err(trouble) = children::claim(context, plan, claim).await? {
+            if let Err(trouble) = children::claim(context, plan, claim, CLAIM_FIELD).await? {
                 return Ok(Err(trouble));
             }
             &claim.name
