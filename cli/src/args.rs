@@ -43,6 +43,9 @@ pub(crate) struct Connection {
     /// Namespace that the operator is installed in
     #[arg(long, global = true, value_name = "NAME", default_value = "context-manager-system")]
     pub(crate) operator_namespace: String,
+    /// Release of the operator, where its namespace has several that would do
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) release: Option<String>,
 }
 
 /// The subcommands.

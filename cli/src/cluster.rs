@@ -19,6 +19,8 @@ pub(crate) struct Cluster {
     pub(crate) namespace_given: bool,
     /// Where the operator is installed.
     pub(crate) operator_namespace: String,
+    /// The release that is meant there; all of them when absent.
+    pub(crate) release: Option<String>,
 }
 
 /// The `ContextManager`s that may be looked at.
@@ -39,7 +41,7 @@ impl Visible {
 impl Cluster {
     /// Reads the kubeconfig; nothing is asked of the cluster yet.
     pub(crate) async fn connect(connection: &Connection) -> Result<Self, Error> {
-        let Connection { kubeconfig, context, namespace, user, operator_namespace } = connection;
+        let Connection { kubeconfig, context, namespace, user, operator_namespace, release } = connection;
         let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
         let mut config = match kubeconfig {
             Some(path) => match Kubeconfig::read_from(path) {
@@ -62,6 +64,7 @@ impl Cluster {
             namespace: namespace.clone().unwrap_or(default_namespace),
             namespace_given: namespace.is_some(),
             operator_namespace: operator_namespace.clone(),
+            release: release.clone(),
         })
     }
 

@@ -24,7 +24,7 @@ use crate::{
     answer::{Answer, Exit, Health, Output},
     cluster::{Cluster, call},
     error::Error,
-    facts::{Facts, SettingsArgs, UNKNOWN_IMAGE},
+    facts::{Facts, SettingsArgs, image_known},
     manifest,
     operator::{self, Asked},
     workload::{self, Subject},
@@ -170,10 +170,10 @@ fn explain(subject: &Subject, facts: &Facts, asked: Asked, live: bool) -> Result
         webhook: asked,
     };
     if live {
-        explanation.state = state(&subject.pod, &decision, facts.image_known);
+        explanation.state = state(&subject.pod, &decision);
     }
     match decision {
-        Decision::Inject(injection) => explanation.inject(*injection, facts.image_known),
+        Decision::Inject(injection) => explanation.inject(*injection),
         Decision::Skip(Skip { warning, .. }) => {
             if let Some(warning) = warning {
                 explanation.message.clone_from(&warning);
@@ -195,15 +195,16 @@ fn explain(subject: &Subject, facts: &Facts, asked: Asked, live: bool) -> Result
 }
 
 impl Explanation {
-    fn inject(&mut self, injection: Injection, image_known: bool) {
+    fn inject(&mut self, injection: Injection) {
         let resource = injection.resource_name();
+        let is_known = image_known(&injection);
         let Injection { agent, mode, sidecar, containers, ports, warnings, .. } = injection;
         let image = sidecar.get("image").and_then(Value::as_str).map(str::to_owned);
         self.outcome = Outcome::Injected;
         self.message = format!("the pod gets a sidecar of ContextManager {resource:?}");
         self.context_manager = Some(resource);
         self.agent = Some(agent);
-        self.image = image.filter(|image| image_known || image != UNKNOWN_IMAGE);
+        self.image = image.filter(|_| is_known);
         self.mode = Some(mode);
         self.containers = containers;
         self.ports = ports.map(|ports| Ports { protocol: ports.protocol, admin: ports.admin });
@@ -224,13 +225,12 @@ impl Explanation {
 }
 
 /// Compares the pod that exists with what it would get. Without the image that it would get nobody can say whether it has it.
-fn state(pod: &Value, decision: &Decision, image_known: bool) -> Option<State> {
+fn state(pod: &Value, decision: &Decision) -> Option<State> {
     let annotation =
         |name: &str| pod.pointer("/metadata/annotations").and_then(|all| all.get(name)).and_then(Value::as_str);
     let has = annotation(names::INJECTED_HASH).is_some();
-    let known = |injection: &Injection| image_known || injection.sidecar["image"] != UNKNOWN_IMAGE;
     Some(match decision {
-        Decision::Inject(injection) if has && !known(injection) => return None,
+        Decision::Inject(injection) if has && !image_known(injection) => return None,
         Decision::Inject(injection) if has && annotation(names::INJECTED_TEMPLATE) == Some(&injection.template) => {
             State::UpToDate
         }
@@ -305,7 +305,7 @@ mod tests {
     fn facts() -> Facts {
         let mut facts =
             Facts::offline("team", &SettingsArgs { sidecar_image: Some("sidecar:1".to_owned()), on_missing: None });
-        let resource = json!({"apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "metadata": {"name": "memory"}, "spec": {}});
+        let resource = json!({"apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "metadata": {"name": "memory", "namespace": "team"}, "spec": {}});
         facts.add(&serde_json::from_value(resource).unwrap());
         facts
     }

@@ -3,10 +3,10 @@
 #![expect(clippy::doc_markdown, reason = "texts of arguments become help, which is shown as plain text")]
 
 use context_manager_operator::{
-    inject::{self, Decision, NamespaceFacts, OnMissing, Reason, Resource, Settings},
+    inject::{self, Decision, Injection, NamespaceFacts, OnMissing, Reason, Resource, Settings, Skip},
     webhook::view,
 };
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
 use kube::api::DynamicObject;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What stands where the image is not known; no registry can hold it.
-pub(crate) const UNKNOWN_IMAGE: &str = "unknown";
+const UNKNOWN_IMAGE: &str = "unknown";
 
 /// Flags for what is otherwise read from the webhook's Deployment.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -51,14 +51,22 @@ impl From<Missing> for OnMissing {
 /// What is known of a namespace.
 pub(crate) struct Facts {
     pub(crate) namespace: NamespaceFacts,
-    resources: Result<Vec<Resource>, Error>,
-    /// Resources of other namespaces that allow this one.
-    granted: Result<Vec<Resource>, Error>,
-    pub(crate) settings: Settings,
-    /// Whether the image of the settings is a real one.
-    pub(crate) image_known: bool,
+    /// Its resources, and those of other namespaces that allow it.
+    resources: Vec<Resource>,
+    /// Why those of the cluster are not among them, where they could not be read: its own, and those of other namespaces.
+    unread: Option<Error>,
+    unread_others: Option<Error>,
+    /// The webhooks that decide on its pods. There is always one: if none is known, that of flags and defaults.
+    webhooks: Vec<Webhook>,
     /// What could not be read, and what was taken instead.
     pub(crate) notes: Vec<String>,
+}
+
+/// What a webhook is told.
+struct Webhook {
+    /// The release that it is of.
+    release: String,
+    settings: Settings,
 }
 
 impl Facts {
@@ -69,62 +77,77 @@ impl Facts {
             notes.push(format!("{error}; so the labels of namespace {namespace:?} are not known, and taken as absent"));
             NamespaceFacts { name: namespace.to_owned(), ..NamespaceFacts::default() }
         });
-        let views = |found: Vec<DynamicObject>| found.iter().filter_map(view::resource).collect::<Vec<_>>();
-        // Who may not list those of other namespaces may know enough by those of this one.
-        let (resources, granted) = match cluster.resources(None).await.map(views) {
-            Ok(all) => {
-                let (own, others): (Vec<_>, Vec<_>) = all
-                    .into_iter()
-                    .filter(|found| found.serves(namespace))
-                    .partition(|found| found.namespace == namespace);
-                (Ok(own), Ok(others))
-            }
-            Err(error) => (cluster.resources(Some(namespace)).await.map(views), Err(error)),
+        let views = |found: Vec<DynamicObject>| {
+            let all = found.iter().filter_map(view::resource);
+            all.filter(|found| found.serves(namespace)).collect::<Vec<_>>()
         };
-        let (settings, image_known) = read_settings(cluster, settings, &mut notes).await;
-        Self { namespace: known, resources, granted, settings, image_known, notes }
+        // Who may not list those of other namespaces may know enough by those of this one.
+        let (resources, unread, unread_others) = match cluster.resources(None).await.map(views) {
+            Ok(all) => (all, None, None),
+            Err(others) => match cluster.resources(Some(namespace)).await.map(views) {
+                Ok(own) => (own, None, Some(others)),
+                Err(own) => (Vec::new(), Some(own), Some(others)),
+            },
+        };
+        let webhooks = webhooks(cluster, namespace, settings, &mut notes).await;
+        Self { namespace: known, resources, unread, unread_others, webhooks, notes }
     }
 
     /// What files and flags say.
     pub(crate) fn offline(namespace: &str, settings: &SettingsArgs) -> Self {
-        let SettingsArgs { sidecar_image, on_missing } = settings;
         Self {
             namespace: NamespaceFacts { name: namespace.to_owned(), ..NamespaceFacts::default() },
-            resources: Ok(Vec::new()),
-            granted: Ok(Vec::new()),
-            image_known: sidecar_image.is_some(),
-            settings: Settings {
-                sidecar_image: sidecar_image.clone().unwrap_or_else(|| UNKNOWN_IMAGE.to_owned()),
-                on_missing: on_missing.map_or_else(OnMissing::default, OnMissing::from),
-                class: None,
-            },
+            resources: Vec::new(),
+            unread: None,
+            unread_others: None,
+            webhooks: vec![Webhook::told(None, settings)],
             notes: Vec::new(),
         }
     }
 
-    /// Takes a resource of a file, which wins over one of the same name. One that says no namespace is of this one.
+    /// Takes a resource of a file, which wins over the cluster's of the same name, also where it does not allow this namespace any more.
     pub(crate) fn add(&mut self, object: &DynamicObject) {
-        let Some(mut resource) = view::resource(object) else { return };
-        if resource.namespace.is_empty() {
-            resource.namespace.clone_from(&self.namespace.name);
+        let Some(resource) = view::resource(object) else { return };
+        self.resources.retain(|other| (&other.namespace, &other.name) != (&resource.namespace, &resource.name));
+        if resource.serves(&self.namespace.name) {
+            self.resources.push(resource);
         }
-        let list = if resource.namespace == self.namespace.name { &mut self.resources } else { &mut self.granted };
-        let mut known = std::mem::replace(list, Ok(Vec::new())).unwrap_or_default();
-        known.retain(|other| (&other.namespace, &other.name) != (&resource.namespace, &resource.name));
-        known.push(resource);
-        *list = Ok(known);
     }
 
-    /// The webhook's decision. Where it hangs on resources that could not be read, there is none.
+    /// The webhooks' decision. Where it hangs on resources that could not be read, there is none.
     pub(crate) fn decide(&self, subject: &Subject) -> Result<Decision, Error> {
-        let known: Vec<_> = [&self.resources, &self.granted].into_iter().flatten().flatten().cloned().collect();
-        let decision = inject::decide(&subject.pod, &self.namespace, &known, &self.settings);
-        let hangs_on = if decision.reason() == Reason::NotGranted { &self.granted } else { &self.resources };
-        match hangs_on.as_ref().err().filter(|_| decision.reason().may_be_stale()) {
+        let decision = self.decide_together(subject)?;
+        let hangs_on = if decision.reason() == Reason::NotGranted { &self.unread_others } else { &self.unread };
+        match hangs_on.as_ref().filter(|_| decision.reason().may_be_stale()) {
             Some(error) => Err(Error::Refused(format!("the decision hangs on what cannot be read: {error}"))),
             None => Ok(decision),
         }
     }
+
+    /// Each webhook passes by what is of another class. Of the others one that refuses the pod is enough.
+    fn decide_together(&self, subject: &Subject) -> Result<Decision, Error> {
+        let decide =
+            |webhook: &Webhook| inject::decide(&subject.pod, &self.namespace, &self.resources, &webhook.settings);
+        let decided = self.webhooks.iter().map(|webhook| (webhook.release.as_str(), decide(webhook)));
+        let (refused, mut admitted): (Vec<_>, Vec<_>) = decided
+            .filter(|(_, decision)| decision.reason() != Reason::OtherClass)
+            .partition(|(_, decision)| matches!(decision, Decision::Deny(_)));
+        if let Some((_, refusal)) = refused.into_iter().next() {
+            return Ok(refusal);
+        }
+        admitted.dedup_by(|(_, next), (_, first)| next == first);
+        if admitted.len() > 1 {
+            let releases: Vec<_> = admitted.iter().map(|(release, _)| *release).collect();
+            return Err(operator::ambiguous(&releases));
+        }
+        let decision = admitted.pop().map(|(_, decision)| decision);
+        Ok(decision.unwrap_or(Decision::Skip(Skip { reason: Reason::OtherClass, warning: None })))
+    }
+}
+
+/// Whether the image of an injected sidecar is a real one.
+pub(crate) fn image_known(injection: &Injection) -> bool {
+    injection.sidecar["image"] != UNKNOWN_IMAGE
 }
 
 async fn known(cluster: &Cluster, name: &str) -> Result<NamespaceFacts, Error> {
@@ -137,24 +160,108 @@ async fn known(cluster: &Cluster, name: &str) -> Result<NamespaceFacts, Error> {
     Ok(NamespaceFacts { name: name.to_owned(), labels: found.metadata.labels.unwrap_or_default() })
 }
 
-async fn read_settings(cluster: &Cluster, given: &SettingsArgs, notes: &mut Vec<String>) -> (Settings, bool) {
-    let SettingsArgs { sidecar_image, on_missing } = given;
-    let webhook = if sidecar_image.is_some() && on_missing.is_some() {
-        None
-    } else {
-        operator::deployment(cluster, Component::Webhook).await.unwrap_or_else(|error| {
-            notes.push(format!(
-                "{error}; so the webhook's own settings are not known: pass --sidecar-image and --on-missing"
-            ));
-            None
-        })
-    };
-    let image = sidecar_image.clone().or_else(|| webhook.as_ref().and_then(operator::sidecar_image));
-    let from_webhook = || webhook.as_ref().map(operator::on_missing).unwrap_or_default();
-    let settings = Settings {
-        on_missing: on_missing.map_or_else(from_webhook, OnMissing::from),
-        sidecar_image: image.clone().unwrap_or_else(|| UNKNOWN_IMAGE.to_owned()),
-        class: webhook.as_ref().map(operator::class),
-    };
-    (settings, image.is_some())
+/// The webhooks that serve a namespace.
+async fn webhooks(cluster: &Cluster, namespace: &str, given: &SettingsArgs, notes: &mut Vec<String>) -> Vec<Webhook> {
+    if given.sidecar_image.is_some() && given.on_missing.is_some() {
+        return vec![Webhook::told(None, given)];
+    }
+    let mut found = operator::deployments(cluster, Component::Webhook).await.unwrap_or_else(|error| {
+        notes.push(format!(
+            "{error}; so the webhook's own settings are not known: pass --sidecar-image and --on-missing"
+        ));
+        Vec::new()
+    });
+    found.retain(|webhook| operator::watches(webhook, namespace));
+    if found.is_empty() {
+        return vec![Webhook::told(None, given)];
+    }
+    found.iter().map(|webhook| Webhook::told(Some(webhook), given)).collect()
+}
+
+impl Webhook {
+    /// What flags say, and for the rest its Deployment.
+    fn told(webhook: Option<&Deployment>, SettingsArgs { sidecar_image, on_missing }: &SettingsArgs) -> Self {
+        let image = sidecar_image.clone().or_else(|| webhook.and_then(operator::sidecar_image));
+        let from_webhook = || webhook.map(operator::on_missing).unwrap_or_default();
+        let settings = Settings {
+            on_missing: on_missing.map_or_else(from_webhook, OnMissing::from),
+            sidecar_image: image.unwrap_or_else(|| UNKNOWN_IMAGE.to_owned()),
+            class: webhook.map(operator::class),
+        };
+        Self { release: webhook.map(operator::release).unwrap_or_default().to_owned(), settings }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::workload;
+
+    fn webhook(release: &str, class: &str, image: &str) -> Webhook {
+        let settings =
+            Settings { sidecar_image: image.to_owned(), on_missing: OnMissing::Skip, class: Some(class.to_owned()) };
+        Webhook { release: release.to_owned(), settings }
+    }
+
+    /// A namespace with a resource of the class blue, and these webhooks.
+    fn facts(webhooks: Vec<Webhook>) -> Facts {
+        let mut facts = Facts::offline("team", &SettingsArgs::default());
+        let resource = json!({"apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager",
+            "metadata": {"name": "memory", "namespace": "team"}, "spec": {"controllerClassName": "blue"}});
+        facts.add(&serde_json::from_value(resource).unwrap());
+        facts.webhooks = webhooks;
+        facts
+    }
+
+    fn subject() -> Subject {
+        let metadata = json!({"name": "a", "annotations": {"contextmanager.dev/inject": "true"}});
+        let spec = json!({"containers": [{"name": "agent"}]});
+        workload::subject(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn of_several_webhooks_the_one_of_the_resources_class_decides() {
+        let (green, blue) = (|| webhook("a", "default", "sidecar:1"), || webhook("b", "blue", "sidecar:2"));
+        for webhooks in [vec![green(), blue()], vec![blue(), green()], vec![blue(), blue()]] {
+            let decision = facts(webhooks).decide(&subject()).unwrap();
+            let Decision::Inject(injection) = decision else { unreachable!() };
+            assert_eq!(injection.sidecar["image"], "sidecar:2");
+        }
+        assert_eq!(facts(vec![green()]).decide(&subject()).unwrap().reason(), Reason::OtherClass);
+    }
+
+    #[test]
+    fn webhooks_of_one_class_that_differ_have_to_be_chosen_among() {
+        let webhooks = vec![webhook("a", "blue", "sidecar:1"), webhook("b", "blue", "sidecar:2")];
+        let said = facts(webhooks).decide(&subject()).unwrap_err().to_string();
+        assert!(said.contains("\"a\", \"b\"") && said.contains("--release"), "{said}");
+    }
+
+    #[test]
+    fn a_refusal_of_one_webhook_refuses_the_pod() {
+        let mut strict = webhook("b", "blue", "sidecar:2");
+        strict.settings.on_missing = OnMissing::Deny;
+        let mut facts = facts(vec![webhook("a", "default", "sidecar:1"), strict]);
+        facts.resources.clear();
+        facts.namespace.labels.insert("contextmanager.dev/inject".to_owned(), "true".to_owned());
+        let mut subject = subject();
+        subject.pod["metadata"]["annotations"] = json!({});
+        assert!(matches!(facts.decide(&subject), Ok(Decision::Deny(_))));
+    }
+
+    #[test]
+    fn a_file_does_not_stand_in_for_what_cannot_be_read() {
+        let mut facts = facts(vec![webhook("b", "blue", "sidecar:2")]);
+        let forbidden = || Some(Error::Refused("not allowed".to_owned()));
+        (facts.unread, facts.unread_others) = (forbidden(), forbidden());
+        assert!(matches!(facts.decide(&subject()), Ok(Decision::Inject(_))), "what the file says is known");
+        for other in ["other", "platform/memory"] {
+            let mut subject = subject();
+            subject.pod["metadata"]["annotations"]["contextmanager.dev/name"] = json!(other);
+            assert!(facts.decide(&subject).is_err_and(|error| error.to_string().contains("not allowed")), "{other}");
+        }
+    }
 }

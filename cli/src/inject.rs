@@ -16,7 +16,7 @@ use crate::{
     args::Connection,
     cluster::Cluster,
     error::Error,
-    facts::{Facts, SettingsArgs},
+    facts::{Facts, SettingsArgs, image_known},
     manifest,
     workload::{self, Subject},
 };
@@ -38,7 +38,7 @@ pub(crate) struct Args {
 #[derive(Default)]
 struct Local {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    resources: Vec<(String, DynamicObject)>,
+    resources: Vec<DynamicObject>,
 }
 
 /// Injects.
@@ -88,7 +88,7 @@ enum Done {
 fn inject(object: &Value, subject: &Subject, facts: &Facts) -> Result<Done, Error> {
     match facts.decide(subject)? {
         Decision::Inject(injection) => {
-            if !facts.image_known && injection.sidecar["image"] == facts.settings.sidecar_image.as_str() {
+            if !image_known(&injection) {
                 return Err(Error::Refused(
                     "the sidecar's image is not known: pass --sidecar-image, or name one in spec.sidecar.image of the ContextManager".to_owned(),
                 ));
@@ -121,8 +121,9 @@ impl Local {
                 local.namespaces.insert(text("/metadata/name").unwrap_or_default().to_owned(), labels);
             }
             if let Some(resource) = manifest::resource(object) {
-                let resource = resource.map_err(|what| Error::Input { file: "the input".to_owned(), what })?;
-                local.resources.push((text("/metadata/namespace").unwrap_or(home).to_owned(), resource));
+                let mut resource = resource.map_err(|what| Error::Input { file: "the input".to_owned(), what })?;
+                resource.metadata.namespace.get_or_insert_with(|| home.to_owned());
+                local.resources.push(resource);
             }
         }
         Ok(local)
@@ -138,7 +139,8 @@ impl Local {
             facts.namespace.labels.clone_from(labels);
             facts.notes.retain(|note| !note.contains("labels of namespace"));
         }
-        for (_, resource) in self.resources.iter().filter(|(home, _)| home == namespace) {
+        // Those of other namespaces too: they may allow this one.
+        for resource in &self.resources {
             facts.add(resource);
         }
         facts
@@ -159,6 +161,8 @@ fn text(objects: &[Value], output: Output) -> Result<String, Error> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use context_manager_protocol::names;
+
     use super::*;
 
     const INPUT: &str = r#"
@@ -211,6 +215,24 @@ spec:
         let answer = injected(&wrong, Some("sidecar:1")).await.unwrap();
         assert_eq!((answer.exit, answer.text.as_str()), (Exit::Problems, ""));
         assert!(answer.notes[0].contains("InvalidInjectValue"), "{:?}", answer.notes);
+    }
+
+    #[tokio::test]
+    async fn a_resource_of_another_namespace_serves_those_that_it_allows() {
+        let named = "metadata: {annotations: {contextmanager.dev/name: platform/memory}, labels:";
+        let shared = INPUT
+            .replace("{name: memory}", "{name: memory, namespace: platform}")
+            .replace("spec: {}", "spec: {allowedNamespaces: [team-a]}")
+            .replace("{name: support}", "{name: support, namespace: team-a}")
+            .replace("metadata: {labels:", named);
+        let answer = injected(&shared, Some("sidecar:1")).await.unwrap();
+        assert_eq!(answer.notes, ["deployment/support: sidecar of ContextManager memory, agent support"]);
+        assert_eq!(answer.exit, Exit::Fine);
+        let after = manifest::parse(&answer.text).unwrap();
+        assert_eq!(after[2]["spec"]["template"]["metadata"]["labels"][names::INJECTED_FROM], "platform");
+        let others = injected(&shared.replace("[team-a]", "[team-b]"), Some("sidecar:1")).await.unwrap();
+        assert_eq!((others.exit, others.text.as_str()), (Exit::Problems, ""));
+        assert!(others.notes[0].contains("NotGranted"), "{:?}", others.notes);
     }
 
     #[tokio::test]

@@ -24,6 +24,10 @@ const ENTRY: &str = ".contextmanager.dev";
 /// Label and value of all that the chart makes.
 pub(crate) const PART: &str = "app.kubernetes.io/part-of=context-manager";
 const COMPONENT: &str = "app.kubernetes.io/component";
+/// Label of all that one release has.
+const RELEASE: &str = "app.kubernetes.io/instance";
+/// The configuration of a webhook that is told none.
+const CONFIGURATION: &str = "context-manager";
 
 /// A program of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +98,15 @@ pub(crate) fn asked(registrations: &[MutatingWebhookConfiguration], namespace: &
     }
 }
 
-/// Who makes the webhook's certificate, if not the webhook itself, and in which Secret.
-pub(crate) async fn other_issuer(cluster: &Cluster) -> Result<Option<(String, String)>, Error> {
-    Ok(deployment(cluster, Component::Webhook).await?.as_ref().and_then(issuer_of))
+/// The webhook that a configuration is of, among these Deployments.
+pub(crate) fn registered<'d>(webhooks: &'d [Deployment], configuration: &str) -> Option<&'d Deployment> {
+    webhooks.iter().find(|webhook| {
+        let told = flag(webhook, "--webhook-configuration", "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION");
+        told.as_deref().unwrap_or(CONFIGURATION) == configuration
+    })
 }
 
-/// The same, from the webhook's Deployment.
+/// Who makes the webhook's certificate, if not the webhook itself, and in which Secret.
 pub(crate) fn issuer_of(webhook: &Deployment) -> Option<(String, String)> {
     let issuer = flag(webhook, "--certificate-issuer", "CONTEXT_MANAGER_CERTIFICATE_ISSUER");
     let issuer = issuer.filter(|issuer| issuer != "self-managed")?;
@@ -134,13 +141,64 @@ pub(crate) fn authorities(deployments: &[Deployment]) -> BTreeSet<String> {
     client.chain(webhook).filter(|name| !name.is_empty()).collect()
 }
 
-/// The Deployment of a component.
-pub(crate) async fn deployment(cluster: &Cluster, component: Component) -> Result<Option<Deployment>, Error> {
-    let api = cluster.of::<Deployment>(&cluster.operator_namespace);
+/// The Deployments of a component: one of each release in the operator's namespace, or that of the release that was named.
+pub(crate) async fn deployments(cluster: &Cluster, component: Component) -> Result<Vec<Deployment>, Error> {
+    let Cluster { operator_namespace: namespace, release: wanted, .. } = cluster;
+    let api = cluster.of::<Deployment>(namespace);
     let labels = format!("{PART},{COMPONENT}={}", component.as_str());
-    let action = format!("list the Deployments of namespace {:?}", cluster.operator_namespace);
+    let action = format!("list the Deployments of namespace {namespace:?}");
     let found = call(&action, "list deployments.apps", api.list(&ListParams::default().labels(&labels))).await?;
-    Ok(found.items.into_iter().next())
+    let mut found = found.items;
+    let Some(wanted) = wanted else { return Ok(found) };
+    found.retain(|deployment| release(deployment) == wanted);
+    if found.is_empty() {
+        return Err(Error::Missing {
+            what: format!("the {} of a release {wanted:?} in namespace {namespace:?}", component.as_str()),
+            remedy: "name another one by --release, or its namespace by --operator-namespace".to_owned(),
+        });
+    }
+    Ok(found)
+}
+
+/// The release that a Deployment is of.
+pub(crate) fn release(deployment: &Deployment) -> &str {
+    deployment.labels().get(RELEASE).map(String::as_str).unwrap_or_default()
+}
+
+/// The only one of these Deployments, if there is any: among several nobody but the caller can choose.
+pub(crate) fn only<'d>(found: impl IntoIterator<Item = &'d Deployment>) -> Result<Option<&'d Deployment>, Error> {
+    let found: Vec<_> = found.into_iter().collect();
+    match found.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(*only)),
+        several => Err(ambiguous(&several.iter().map(|deployment| release(deployment)).collect::<Vec<_>>())),
+    }
+}
+
+/// That several releases would do.
+pub(crate) fn ambiguous(releases: &[&str]) -> Error {
+    let quoted: Vec<_> = releases.iter().map(|release| format!("{release:?}")).collect();
+    Error::Refused(format!(
+        "several releases of the operator would do: {}; name the one that is meant by --release",
+        quoted.join(", ")
+    ))
+}
+
+/// The image that pods of a resource get: its own, or else that of the webhook of its class. Nothing if that webhook is none of these.
+pub(crate) fn image_for(webhooks: &[Deployment], resource: &Resource) -> Result<Option<String>, Error> {
+    if let Some(image) = &resource.image {
+        return Ok(Some(image.clone()));
+    }
+    let serves = |webhook: &&Deployment| class(webhook) == resource.class && watches(webhook, &resource.namespace);
+    Ok(only(webhooks.iter().filter(serves))?.and_then(sidecar_image))
+}
+
+/// Why nobody knows that image.
+pub(crate) fn nobody_serves(cluster: &Cluster, resource: &Resource) -> String {
+    format!(
+        "no webhook of class {:?} that serves namespace {:?} is installed in namespace {:?}",
+        resource.class, resource.namespace, cluster.operator_namespace
+    )
 }
 
 /// A flag of a Deployment's program, from its arguments or its environment.
@@ -179,6 +237,12 @@ pub(crate) fn class(webhook: &Deployment) -> String {
 pub(crate) fn watched(deployment: &Deployment) -> Vec<String> {
     let named = flag(deployment, "--watch-namespace", "CONTEXT_MANAGER_WATCH_NAMESPACES").unwrap_or_default();
     named.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether a Deployment's program serves a namespace.
+pub(crate) fn watches(deployment: &Deployment, namespace: &str) -> bool {
+    let watched = watched(deployment);
+    watched.is_empty() || watched.iter().any(|name| name == namespace)
 }
 
 /// The name of the lease by which one replica of the controller of a Deployment leads.
@@ -247,22 +311,6 @@ mod tests {
         assert_eq!((sidecar_image(&bare), on_missing(&bare)), (None, OnMissing::Skip));
     }
 
-    #[test]
-    fn the_secrets_of_an_installation_are_those_that_its_programs_are_told() {
-        let of = |rendered: &str| {
-            let objects: Vec<serde_json::Value> = serde_saphyr::from_multiple(rendered).unwrap();
-            let all = objects.into_iter().filter(|object| object["kind"] == "Deployment");
-            authorities(&all.map(|object| serde_json::from_value(object).unwrap()).collect::<Vec<_>>())
-        };
-        let names = |names: [&str; 2]| BTreeSet::from(names.map(str::to_owned));
-        let blue = of(include_str!("../../tests/golden/chart/namespaced.yaml"));
-        assert_eq!(blue, names(["blue-client-ca", "blue-webhook-ca"]));
-        let given = of(include_str!("../../tests/golden/chart/cert-manager.yaml"));
-        assert_eq!(given, names(["context-manager-client-ca", "context-manager-webhook-tls"]));
-        assert_eq!(authorities(&[]), names(["context-manager-client-ca", "context-manager-webhook-ca"]));
-        assert_eq!(authority_of(None), "context-manager-webhook-ca");
-    }
-}
     fn webhook(release: &str, arguments: &[&str]) -> Deployment {
         serde_json::from_value(json!({
             "metadata": {"name": format!("{release}-webhook"), "labels": {RELEASE: release, COMPONENT: "webhook"}},
@@ -313,3 +361,19 @@ mod tests {
         assert!(only(&webhooks[..0]).unwrap().is_none());
     }
 
+    #[test]
+    fn the_secrets_of_an_installation_are_those_that_its_programs_are_told() {
+        let of = |rendered: &str| {
+            let objects: Vec<serde_json::Value> = serde_saphyr::from_multiple(rendered).unwrap();
+            let all = objects.into_iter().filter(|object| object["kind"] == "Deployment");
+            authorities(&all.map(|object| serde_json::from_value(object).unwrap()).collect::<Vec<_>>())
+        };
+        let names = |names: [&str; 2]| BTreeSet::from(names.map(str::to_owned));
+        let blue = of(include_str!("../../tests/golden/chart/namespaced.yaml"));
+        assert_eq!(blue, names(["blue-client-ca", "blue-webhook-ca"]));
+        let given = of(include_str!("../../tests/golden/chart/cert-manager.yaml"));
+        assert_eq!(given, names(["context-manager-client-ca", "context-manager-webhook-tls"]));
+        assert_eq!(authorities(&[]), names(["context-manager-client-ca", "context-manager-webhook-ca"]));
+        assert_eq!(authority_of(None), "context-manager-webhook-ca");
+    }
+}

@@ -166,11 +166,12 @@ async fn authority(
     let secret = if let Some(secret) = secret {
         secret
     } else {
-        let webhook = operator::deployment(cluster, Component::Webhook).await?;
-        if let Some((issuer, secret)) = webhook.as_ref().and_then(operator::issuer_of) {
+        let webhooks = operator::deployments(cluster, Component::Webhook).await?;
+        let webhook = operator::only(&webhooks)?;
+        if let Some((issuer, secret)) = webhook.and_then(operator::issuer_of) {
             return Err(Error::Refused(foreign(&issuer, &secret, &cluster.operator_namespace)));
         }
-        operator::authority_of(webhook.as_ref())
+        operator::authority_of(webhook)
     };
     let api = cluster.of::<Secret>(&cluster.operator_namespace);
     let missing = || Error::Missing {

@@ -15,7 +15,10 @@ use std::{collections::BTreeMap, time::Duration};
 use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
 use context_manager_operator::upgrade::Request;
 use context_manager_protocol::names;
-use kube::api::{Patch, PatchParams};
+use kube::{
+    ResourceExt as _,
+    api::{Patch, PatchParams},
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -101,6 +104,12 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
     let asked = Wanted { strategy: args.strategy.map(UpgradeStrategy::from), retry: args.retry };
     let mut upgrades = Vec::new();
     for resource in &found {
+        // All there are may be those of several operators; of the others nothing is said but that.
+        if let (true, Some(why)) = (args.all_namespaces, looker.is_of_another(resource)) {
+            let place = format!("{}/{}", resource.namespace().unwrap_or_default(), resource.name_any());
+            notes.push(format!("{place} is left out: {why}; ask again with --operator-namespace"));
+            continue;
+        }
         // One that is being deleted gives no pod anything.
         let Some(mut plan) = looker.plan(resource, asked).await? else { continue };
         if !args.dry_run && plan.needs_request() {

@@ -574,6 +574,85 @@ async fn the_webhooks_ca_is_rotated_and_every_pod_is_admitted_meanwhile() -> Res
     Ok(())
 }
 
+/// The Deployments of a release, which run nothing.
+async fn release(home: &Namespace, name: &str, class: &str, image: &str) -> Result<()> {
+    for component in ["controller", "webhook"] {
+        let labels = json!({
+            "app.kubernetes.io/part-of": "context-manager",
+            "app.kubernetes.io/component": component,
+            "app.kubernetes.io/instance": name,
+        });
+        let arguments = [
+            format!("--controller-class={class}"),
+            format!("--sidecar-image={image}"),
+            format!("--ca-secret={name}-ca"),
+        ];
+        let container = json!({"name": component, "image": "localhost/context-manager-operator:1", "args": arguments});
+        let deployment = json!({"metadata": {"name": format!("{name}-{component}"), "labels": labels}, "spec": {
+            "replicas": 0, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        }});
+        home.make::<Deployment>(&deployment).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_several_releases_in_a_namespace_the_one_of_the_class_counts() -> Result<()> {
+    let webhook = Webhook::shared().await?;
+    let client = cluster::client().await?;
+    let home = Namespace::create(&client, "releases", &[]).await?;
+    release(&home, "first", "default", "localhost/sidecar:1").await?;
+    release(&home, "second", "blue", "localhost/sidecar:2").await?;
+    let namespace = webhook.namespace(&client, "releases", &[]).await?;
+    namespace.make_resource("mine", json!({})).await?;
+    namespace.make_resource("blue", json!({"controllerClassName": "blue"})).await?;
+    let ask = async |arguments: &[&str]| {
+        run(&[arguments, &["-n", &namespace.name, "--operator-namespace", &home.name, "-o", "json"]].concat()).await
+    };
+    let said = ask(&["upgrade-sidecars"]).await?.expect(0)?.json()?;
+    ensure!(said[0]["name"] == "blue" && said[0]["image"] == "localhost/sidecar:2", "{said}");
+    ensure!(said[1]["name"] == "mine" && said[1]["image"] == "localhost/sidecar:1", "{said}");
+    let folder = tempfile::tempdir()?;
+    let path = file(&folder, &[written(annotated(asking("agent"), "contextmanager.dev/name", "blue"))])?;
+    let said = ask(&["explain", "-f", path.to_str().context("a path")?]).await?.expect(0)?.json()?;
+    ensure!(said[0]["outcome"] == "Injected" && said[0]["image"] == "localhost/sidecar:2", "{said}");
+    let said = ask(&["rotate", "ca"]).await?.expect(1)?;
+    ensure!(said.notes.contains("\"first\", \"second\"") && said.notes.contains("--release"), "{said:?}");
+    let said = ask(&["rotate", "ca", "--release", "second"]).await?.expect(1)?;
+    ensure!(said.notes.contains("\"second-ca\""), "{said:?}");
+    let said = ask(&["rotate", "ca", "--release", "third"]).await?.expect(1)?;
+    ensure!(said.notes.contains("the webhook of a release \"third\""), "{said:?}");
+    let scope = webhook.configuration();
+    let said = ask(&["check", "--installed", "--webhook-configuration", scope]).await?.expect(3)?.text;
+    for part in ["first-controller", "first-webhook", "second-controller", "second-webhook"] {
+        ensure!(said.contains(&format!("no replica of {part} is available")), "no {part} in {said}");
+    }
+
+    // Two that would both do.
+    release(&home, "third", "default", "localhost/sidecar:3").await?;
+    let said = ask(&["upgrade-sidecars", "mine"]).await?.expect(1)?;
+    ensure!(said.notes.contains("\"first\", \"third\"") && said.notes.contains("--release"), "{said:?}");
+    let said = ask(&["upgrade-sidecars", "mine", "--release", "third"]).await?.expect(0)?.json()?;
+    ensure!(said[0]["image"] == "localhost/sidecar:3", "{said}");
+    let said = ask(&["upgrade-sidecars", "blue", "--release", "third"]).await?.expect(1)?;
+    ensure!(said.notes.contains("no webhook of class \"blue\""), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn before_an_uninstallation_it_is_said_which_namespaces_were_not_looked_at() -> Result<()> {
+    let client = cluster::client().await?;
+    cluster::install_definition(&client).await?;
+    let namespace = Namespace::create(&client, "uninstall", &[]).await?;
+    let check = ["check", "--before-uninstall", "-n", &namespace.name, "-o", "json"];
+    let findings = run(&check).await?.expect(0)?.json()?;
+    let (found, message) = level(&findings, "held-resources")?;
+    let only = format!("of namespace {:?} were looked at", namespace.name);
+    ensure!(found == "Warning" && message.contains(&only), "{findings}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_report_has_what_support_needs_and_not_a_byte_of_a_secret() -> Result<()> {
     const PASSWORD: &str = "correct-horse-battery-staple";

@@ -62,8 +62,8 @@ pub(super) async fn check(cluster: &Cluster, visible: &Result<Visible, Error>, f
     };
     let used = used(visible.as_ref().map(|visible| visible.found.as_slice()).unwrap_or_default());
     if !all.is_empty() {
-        let webhook = operator::deployment(cluster, Component::Webhook).await.ok().flatten();
-        pod_security(cluster, &all, &used, webhook.as_ref(), findings);
+        let webhooks = operator::deployments(cluster, Component::Webhook).await.unwrap_or_default();
+        pod_security(cluster, &all, &used, &webhooks, findings);
     }
     network(cluster, &used, findings).await;
 }
@@ -96,7 +96,7 @@ fn pod_security(
     cluster: &Cluster,
     all: &[Namespace],
     used: &BTreeMap<String, Vec<i32>>,
-    webhook: Option<&Deployment>,
+    webhooks: &[Deployment],
     findings: &mut Findings,
 ) {
     let mut levels: BTreeMap<&str, usize> = BTreeMap::new();
@@ -107,7 +107,10 @@ fn pod_security(
         }
     }
     let home = all.iter().find(|namespace| namespace.name_any() == cluster.operator_namespace).map(level);
-    let host = webhook.and_then(|webhook| webhook.spec.template.spec.as_ref()?.host_network).unwrap_or_default();
+    let on_host = |webhook: &Deployment| {
+        webhook.spec.template.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default()
+    };
+    let host = webhooks.iter().any(on_host);
     if let (true, Some(Ok(level @ ("baseline" | "restricted")))) = (host, &home) {
         let message =
             format!("webhook.hostNetwork is set, and namespace {:?} enforces {level}", cluster.operator_namespace);

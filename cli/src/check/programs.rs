@@ -1,5 +1,7 @@
 //! The programs of the operator: controller and webhook run, and the controller leads.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease};
 use kube::ResourceExt as _;
@@ -7,36 +9,61 @@ use kube::ResourceExt as _;
 use super::finding::Findings;
 use crate::{
     cluster::{Cluster, call},
+    error::Error,
     operator::{self, Component},
 };
 
 /// The lease of a controller that is told none.
 const LEASE: &str = "context-manager-controller";
 
-/// Looks at both Deployments and the lease.
+/// Looks at the Deployments of every release, and at the leases.
 pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
-    let controller = deployment(cluster, Component::Controller, findings).await;
-    deployment(cluster, Component::Webhook, findings).await;
-    let name = controller.as_ref().and_then(operator::lease);
-    lease(cluster, name.as_deref().unwrap_or(LEASE), findings).await;
+    let controllers = operator::deployments(cluster, Component::Controller).await;
+    let webhooks = operator::deployments(cluster, Component::Webhook).await;
+    let releases = releases(controllers.iter().chain(&webhooks).flatten());
+    programs(Component::Controller, &controllers, &releases, &cluster.operator_namespace, findings);
+    programs(Component::Webhook, &webhooks, &releases, &cluster.operator_namespace, findings);
+    let mut leases: Vec<_> = controllers.iter().flatten().map(operator::lease).collect();
+    if leases.is_empty() {
+        leases.push(None);
+    }
+    for name in leases {
+        lease(cluster, name.as_deref().unwrap_or(LEASE), findings).await;
+    }
 }
 
-async fn deployment(cluster: &Cluster, component: Component, findings: &mut Findings) -> Option<Deployment> {
+/// The releases of these Deployments: each of them should have both programs.
+fn releases<'d>(found: impl Iterator<Item = &'d Deployment>) -> BTreeSet<&'d str> {
+    found.map(operator::release).collect()
+}
+
+fn programs(
+    component: Component,
+    found: &Result<Vec<Deployment>, Error>,
+    releases: &BTreeSet<&str>,
+    namespace: &str,
+    findings: &mut Findings,
+) {
     let check = component.as_str();
-    let namespace = &cluster.operator_namespace;
-    match operator::deployment(cluster, component).await {
-        Ok(Some(found)) => {
-            judge(&found, check, namespace, findings);
-            return Some(found);
+    let found = match found {
+        Ok(found) => found,
+        Err(Error::Missing { what, remedy }) => {
+            return findings.problem(check, format!("{what} does not exist"), remedy);
         }
-        Ok(None) => findings.problem(
-            check,
-            format!("namespace {namespace:?} has no Deployment of it"),
-            "install the chart, or name its namespace by --operator-namespace",
-        ),
-        Err(error) => findings.unknown(check, &error),
+        Err(error) => return findings.unknown(check, error),
+    };
+    for deployment in found {
+        judge(deployment, check, namespace, findings);
     }
-    None
+    let remedy = "install the chart, or name its namespace by --operator-namespace";
+    if releases.is_empty() {
+        findings.problem(check, format!("namespace {namespace:?} has no Deployment of it"), remedy);
+    }
+    let lacks = |release: &&&str| !found.iter().any(|deployment| operator::release(deployment) == **release);
+    for release in releases.iter().filter(lacks) {
+        let message = format!("namespace {namespace:?} has no Deployment of it of release {release:?}");
+        findings.problem(check, message, remedy);
+    }
 }
 
 fn judge(found: &Deployment, check: &'static str, namespace: &str, findings: &mut Findings) {
@@ -79,8 +106,45 @@ async fn lease(cluster: &Cluster, name: &str, findings: &mut Findings) {
         ),
         (Some(_) | None, _) => findings.problem(
             check,
-            "no controller leads, so nobody reconciles",
+            format!("no controller leads by the Lease {name:?}, so nobody reconciles"),
             format!("look at the controller's pods and log in namespace {namespace}"),
         ),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::finding::Level, *};
+
+    fn deployment(release: &str, available: i32) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("{release}-webhook"), "labels": {"app.kubernetes.io/instance": release}},
+            "spec": {"replicas": 2, "selector": {}, "template": {}},
+            "status": {"availableReplicas": available},
+        }))
+        .unwrap()
+    }
+
+    fn found(found: Vec<Deployment>, releases: &[&str]) -> Vec<(Level, String)> {
+        let mut findings = Findings::default();
+        programs(Component::Webhook, &Ok(found), &releases.iter().copied().collect(), "system", &mut findings);
+        findings.0.into_iter().map(|finding| (finding.level, finding.message)).collect()
+    }
+
+    #[test]
+    fn the_programs_of_every_release_are_looked_at() {
+        let both = vec![deployment("green", 2), deployment("blue", 0)];
+        assert_eq!(releases(both.iter()), BTreeSet::from(["blue", "green"]));
+        let said = found(both, &["green", "blue"]);
+        assert_eq!(said.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Fine, Level::Problem]);
+        assert!(said[1].1.contains("blue-webhook"), "{said:?}");
+        // One that has a controller alone lacks its webhook.
+        let said = found(vec![deployment("green", 2)], &["green", "blue"]);
+        assert!(said[1].0 == Level::Problem && said[1].1.contains("of release \"blue\""), "{said:?}");
+        let said = found(Vec::new(), &[]);
+        assert!(said.len() == 1 && said[0].0 == Level::Problem, "{said:?}");
     }
 }

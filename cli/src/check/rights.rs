@@ -96,20 +96,23 @@ pub(super) async fn of_operator(cluster: &Cluster, findings: &mut Findings) {
     for (component, check) in
         [(Component::Controller, "rights-of-controller"), (Component::Webhook, "rights-of-webhook")]
     {
-        // That the Deployment is missing or unreadable is a finding already.
-        let Ok(Some(deployment)) = operator::deployment(cluster, component).await else { continue };
-        let rights = installed::rights(component, &deployment);
-        let account = deployment.spec.template.spec.and_then(|spec| spec.service_account_name);
-        let account = account.unwrap_or_else(|| "default".to_owned());
-        let user = format!("system:serviceaccount:{}:{account}", cluster.operator_namespace);
-        match lacking(cluster, &Who::User(user), &rights).await {
-            Ok(lacking) if lacking.is_empty() => findings.fine(check, format!("ServiceAccount {account} has them all")),
-            Ok(lacking) => findings.problem(
-                check,
-                format!("ServiceAccount {account} may not {}", lacking.join("; ")),
-                "install the chart again: somebody changed its ClusterRole, Role or bindings",
-            ),
-            Err(error) => findings.unknown(check, &error),
+        // That there is none or that they are unreadable is a finding already.
+        for deployment in operator::deployments(cluster, component).await.unwrap_or_default() {
+            let rights = installed::rights(component, &deployment);
+            let account = deployment.spec.template.spec.and_then(|spec| spec.service_account_name);
+            let account = account.unwrap_or_else(|| "default".to_owned());
+            let user = format!("system:serviceaccount:{}:{account}", cluster.operator_namespace);
+            match lacking(cluster, &Who::User(user), &rights).await {
+                Ok(lacking) if lacking.is_empty() => {
+                    findings.fine(check, format!("ServiceAccount {account} has them all"));
+                }
+                Ok(lacking) => findings.problem(
+                    check,
+                    format!("ServiceAccount {account} may not {}", lacking.join("; ")),
+                    "install the chart again: somebody changed its ClusterRole, Role or bindings",
+                ),
+                Err(error) => findings.unknown(check, &error),
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use context_manager_operator::controller::{COPIES_FINALIZER, FINALIZER};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{ResourceExt as _, api::DynamicObject};
+use serde_json::Value;
 
 use super::{
     definition,
@@ -23,20 +24,43 @@ pub(super) async fn check(cluster: &Cluster, findings: &mut Findings) {
         Err(error) => return findings.unknown(DEFINITION, &error),
     };
     match cluster.visible().await {
-        Ok(visible) => judge(&definition, &visible.found, findings),
+        Ok(visible) => {
+            let seen = match &visible.only {
+                Some(only) => Seen::MayOnly(only),
+                None if cluster.namespace_given => Seen::Asked(&cluster.namespace),
+                None => Seen::All,
+            };
+            judge(&definition, &visible.found, seen, findings);
+        }
         Err(error) => findings.unknown(HELD, &error),
     }
 }
 
-fn judge(definition: &CustomResourceDefinition, resources: &[DynamicObject], findings: &mut Findings) {
+/// Of which namespaces the resources were looked at. An uninstallation is about those of all.
+#[derive(Clone, Copy)]
+enum Seen<'n> {
+    All,
+    /// The one that was asked for.
+    Asked(&'n str),
+    /// The only one that the caller may look at.
+    MayOnly(&'n str),
+}
+
+fn judge(definition: &CustomResourceDefinition, resources: &[DynamicObject], seen: Seen<'_>, findings: &mut Findings) {
     let kept = definition.annotations().get(POLICY).is_some_and(|policy| policy == "keep");
     let count = resources.len();
+    let all = match seen {
+        Seen::All => format!("all {count} ContextManagers"),
+        Seen::Asked(only) | Seen::MayOnly(only) => {
+            format!("all ContextManagers, {count} of namespace {only:?} and those of others")
+        }
+    };
     if kept {
-        findings.fine(DEFINITION, format!("helm leaves it where it is, and with it all {count} ContextManagers"));
+        findings.fine(DEFINITION, format!("helm leaves it where it is, and with it {all}"));
     } else {
         findings.warning(
             DEFINITION,
-            format!("if it is the release's, helm deletes it, and with it all {count} ContextManagers, their keys and managed Qdrants"),
+            format!("if it is the release's, helm deletes it, and with it {all}, their keys and managed Qdrants"),
             "set crds.keep: true and upgrade the release first, if they are to stay",
         );
     }
@@ -52,28 +76,48 @@ fn judge(definition: &CustomResourceDefinition, resources: &[DynamicObject], fin
             findings.add(HELD, level, message, Some(remedy));
         }
     }
-    if !held {
-        findings.fine(HELD, format!("none of {count} ContextManagers waits for the operator when it is deleted"));
-    }
+    let (only, remedy) = match seen {
+        Seen::All if held => return,
+        Seen::All => {
+            let message = format!("none of {count} ContextManagers waits for the operator when it is deleted");
+            return findings.fine(HELD, message);
+        }
+        Seen::Asked(only) => (only, "leave --namespace out to look at all"),
+        Seen::MayOnly(only) => (only, "let somebody look who may list the ContextManagers of all namespaces"),
+    };
+    let none = if held { "" } else { ", and none of them waits" };
+    let message = format!(
+        "only the {count} ContextManagers of namespace {only:?} were looked at{none}; those of other namespaces may wait for the operator"
+    );
+    findings.warning(HELD, message, remedy);
 }
 
-/// Why the deletion of a resource takes the operator, and what ends that.
+/// Why the deletion of a resource takes the operator, and what ends that. Of one that is suspended the operator takes no finalizer away, and
+/// deletes no contexts.
 fn reasons(resource: &DynamicObject) -> Vec<(String, String)> {
     let (name, namespace) = (resource.name_any(), resource.namespace().unwrap_or_default());
-    let here = format!("contextmanager/{name} -n {namespace}");
+    let suspended = resource.data.pointer("/spec/suspend").and_then(Value::as_bool).unwrap_or_default();
+    let is_so = if suspended { ", and is suspended" } else { "" };
+    let patch = |changes: &[&str]| {
+        let resumed = suspended.then_some("\"suspend\":false");
+        let changes: Vec<_> = changes.iter().copied().chain(resumed).collect();
+        let changes = changes.join(",");
+        format!("kubectl patch contextmanager/{name} -n {namespace} --type=merge -p '{{\"spec\":{{{changes}}}}}'")
+    };
     let reason = |finalizer: &String| match finalizer.as_str() {
         COPIES_FINALIZER => (
-            "has copies in other namespaces, which only the operator removes".to_owned(),
-            format!(
-                "delete it first, or: kubectl patch {here} --type=merge -p '{{\"spec\":{{\"allowedNamespaces\":null}}}}'"
-            ),
+            format!("has copies in other namespaces, which only the operator removes{is_so}"),
+            format!("delete it first, or: {}", patch(&["\"allowedNamespaces\":null"])),
         ),
-        FINALIZER => (
-            "has reclaimPolicy: Delete, and only the operator deletes its contexts".to_owned(),
-            format!(
-                "delete it first, or: kubectl patch {here} --type=merge -p '{{\"spec\":{{\"reclaimPolicy\":\"Retain\"}}}}'"
-            ),
-        ),
+        FINALIZER => {
+            // Its deletion would wait for the end of the suspension.
+            let delete =
+                if suspended { format!("{}, and delete it first", patch(&[])) } else { "delete it first".to_owned() };
+            (
+                format!("has reclaimPolicy: Delete, and only the operator deletes its contexts{is_so}"),
+                format!("{delete}, or: {}", patch(&["\"reclaimPolicy\":\"Retain\""])),
+            )
+        }
         other => (format!("has the finalizer {other:?}, which is none of this version"), "look who set it".to_owned()),
     };
     resource.finalizers().iter().map(reason).collect()
@@ -86,21 +130,27 @@ mod tests {
 
     use super::*;
 
-    fn resource(finalizers: &[&str]) -> DynamicObject {
+    fn resource(finalizers: &[&str], spec: &Value) -> DynamicObject {
         serde_json::from_value(json!({
             "apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager",
             "metadata": {"name": "memory", "namespace": "team", "finalizers": finalizers},
+            "spec": spec,
         }))
         .unwrap()
     }
 
-    fn found(policy: Option<&str>, finalizers: &[&str]) -> Vec<(&'static str, Level, String)> {
+    fn judged(policy: Option<&str>, resources: &[DynamicObject], seen: Seen<'_>) -> Findings {
         let mut definition = context_manager_crds::crd();
         if let Some(policy) = policy {
             definition.annotations_mut().insert(POLICY.to_owned(), policy.to_owned());
         }
         let mut findings = Findings::default();
-        judge(&definition, &[resource(finalizers)], &mut findings);
+        judge(&definition, resources, seen, &mut findings);
+        findings
+    }
+
+    fn found(policy: Option<&str>, finalizers: &[&str]) -> Vec<(&'static str, Level, String)> {
+        let findings = judged(policy, &[resource(finalizers, &json!({}))], Seen::All);
         findings.0.into_iter().map(|found| (found.check, found.level, found.remedy.unwrap_or_default())).collect()
     }
 
@@ -119,5 +169,35 @@ mod tests {
         assert!(both[2].2.contains(r#""reclaimPolicy":"Retain""#), "{both:?}");
         // With the definition it goes at once, and then it waits at once.
         assert_eq!(levels(&found(None, &[FINALIZER]))[1], (HELD, Level::Problem));
+    }
+
+    #[test]
+    fn a_namespace_that_was_not_looked_at_is_not_taken_as_well() {
+        for (seen, remedy) in [(Seen::Asked("system"), "--namespace"), (Seen::MayOnly("system"), "may list")] {
+            for (resources, count) in [(vec![], 2), (vec![resource(&[FINALIZER], &json!({}))], 3)] {
+                let found = judged(Some("keep"), &resources, seen).0;
+                let last = found.last().unwrap();
+                assert_eq!((found.len(), last.check, last.level), (count, HELD, Level::Warning), "{found:?}");
+                assert!(last.message.contains("namespace \"system\" were looked at"), "{found:?}");
+                assert!(last.remedy.as_ref().is_some_and(|said| said.contains(remedy)), "{found:?}");
+                assert!(found[0].message.ends_with("of namespace \"system\" and those of others"), "{found:?}");
+            }
+        }
+        let all = judged(Some("keep"), &[], Seen::All).0;
+        assert_eq!((all.len(), all[1].level), (2, Level::Fine), "{all:?}");
+    }
+
+    #[test]
+    fn the_remedy_of_a_suspended_resource_ends_its_suspension() {
+        let suspended = resource(&[COPIES_FINALIZER, FINALIZER], &json!({"suspend": true}));
+        let said = reasons(&suspended);
+        assert!(said.iter().all(|(what, _)| what.ends_with(", and is suspended")), "{said:?}");
+        let patch = |changes: &str| {
+            format!("kubectl patch contextmanager/memory -n team --type=merge -p '{{\"spec\":{{{changes}}}}}'")
+        };
+        let copies = patch(r#""allowedNamespaces":null,"suspend":false"#);
+        assert_eq!(said[0].1, format!("delete it first, or: {copies}"));
+        let (resumed, kept) = (patch(r#""suspend":false"#), patch(r#""reclaimPolicy":"Retain","suspend":false"#));
+        assert_eq!(said[1].1, format!("{resumed}, and delete it first, or: {kept}"));
     }
 }

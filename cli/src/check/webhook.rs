@@ -11,7 +11,7 @@ use super::finding::Findings;
 use crate::{
     cluster::Cluster,
     error::Error,
-    operator,
+    operator::{self, Component},
     status::until,
     trust::{self, bundle, not_after},
 };
@@ -34,9 +34,13 @@ pub(super) async fn check(
         let message = "no MutatingWebhookConfiguration has the webhook's entries, so no pod gets a sidecar";
         return findings.problem(REGISTERED, message, "install the chart again");
     }
+    // The programs were looked at before; if they cannot be read, that was said there.
+    let webhooks = operator::deployments(cluster, Component::Webhook).await.unwrap_or_default();
     for configuration in &registrations {
         registered(configuration, findings);
-        trusted(cluster, configuration, findings).await;
+        let webhook = operator::registered(&webhooks, &configuration.name_any());
+        let issuer = webhook.and_then(operator::issuer_of);
+        trusted(cluster, configuration, issuer, findings).await;
     }
 }
 
@@ -62,12 +66,15 @@ fn registered(configuration: &MutatingWebhookConfiguration, findings: &mut Findi
     }
 }
 
-async fn trusted(cluster: &Cluster, configuration: &MutatingWebhookConfiguration, findings: &mut Findings) {
+async fn trusted(
+    cluster: &Cluster,
+    configuration: &MutatingWebhookConfiguration,
+    issuer: Option<(String, String)>,
+    findings: &mut Findings,
+) {
     let now = Timestamp::now();
     let name = configuration.name_any();
     let entries: Vec<_> = operator::entries(configuration).collect();
-    // The programs were looked at before; if they cannot be read, that was said there.
-    let issuer = operator::other_issuer(cluster).await.ok().flatten();
     if let Err(what) = entries.iter().try_for_each(|entry| lasting(entry, now)) {
         let remedy = unset(issuer.as_ref(), &cluster.operator_namespace);
         return findings.problem(TRUST, format!("{name}: {what}"), remedy);

@@ -57,7 +57,9 @@ pub(super) const fn remedy(reason: Reason) -> Option<&'static str> {
         }
         Reason::NoResource => Some("make a ContextManager in the namespace; `spec: {}` is a whole one"),
         Reason::AmbiguousResource => Some("name one by the annotation contextmanager.dev/name of the pod template"),
-        Reason::OtherClass => Some("ask with --operator-namespace of the operator with that spec.controllerClassName"),
+        Reason::OtherClass => {
+            Some("ask with --operator-namespace (and --release) of the operator with that spec.controllerClassName")
+        }
         Reason::InvalidInjectValue
         | Reason::MirrorPod
         | Reason::UnknownResource

@@ -52,11 +52,10 @@ pub(super) async fn run(cluster: &Cluster, name: &str, output: Output) -> Result
     let mut notes = Vec::new();
     let resource = view::resource(&object);
     let image = match &resource {
-        Some(Resource { image: Some(image), .. }) => Some(image.clone()),
-        Some(_) => match operator::deployment(cluster, Component::Webhook).await {
-            Ok(webhook) => webhook.as_ref().and_then(operator::sidecar_image),
-            Err(error) => {
-                notes.push(format!("{error}; so it is not known which pods are outdated"));
+        Some(resource) => match image(cluster, resource).await {
+            Ok(image) => Some(image),
+            Err(why) => {
+                notes.push(format!("{why}; so it is not known which pods are outdated"));
                 None
             }
         },
@@ -79,6 +78,16 @@ pub(super) async fn run(cluster: &Cluster, name: &str, output: Output) -> Result
     let exit = Exit::unless(Health::all(std::iter::once(summary.is_ready())));
     let text = output.write(&Detail { summary, pods }, |detail| page(detail, Timestamp::now()))?;
     Ok(Answer::new(text, exit).noting(notes))
+}
+
+/// The image that pods of a resource get today; why it is not known, otherwise.
+async fn image(cluster: &Cluster, resource: &Resource) -> Result<String, String> {
+    if let Some(image) = &resource.image {
+        return Ok(image.clone());
+    }
+    let webhooks = operator::deployments(cluster, Component::Webhook).await;
+    let image = webhooks.and_then(|webhooks| operator::image_for(&webhooks, resource));
+    image.map_err(|error| error.to_string())?.ok_or_else(|| operator::nobody_serves(cluster, resource))
 }
 
 /// The pods with a sidecar of a resource, in its own namespace and in these others that may use it.

@@ -2,9 +2,11 @@
 
 use context_manager_crds::context_manager::status::FailedImage;
 use context_manager_operator::{
+    inject::Resource,
     upgrade::{Request, Target},
     webhook::view,
 };
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{ResourceExt as _, api::DynamicObject};
 use serde_json::Value;
 
@@ -19,37 +21,59 @@ use crate::{
 /// What is the same for all resources.
 pub(super) struct Looker<'c> {
     cluster: &'c Cluster,
-    /// For resources that name no image.
-    image: Result<String, String>,
+    images: Images,
+}
+
+/// Where the images of resources that name none are from.
+enum Images {
+    Given(String),
+    Of(Vec<Deployment>),
+    Unknown(String),
 }
 
 impl<'c> Looker<'c> {
     pub(super) async fn new(cluster: &'c Cluster, given: Option<String>) -> Self {
-        let image = match given {
-            Some(image) => Ok(image),
-            None => match operator::deployment(cluster, Component::Webhook).await {
-                Ok(webhook) => webhook
-                    .as_ref()
-                    .and_then(operator::sidecar_image)
-                    .ok_or_else(|| format!("no webhook is installed in namespace {:?}", cluster.operator_namespace)),
-                Err(error) => Err(error.to_string()),
+        let images = match given {
+            Some(image) => Images::Given(image),
+            None => match operator::deployments(cluster, Component::Webhook).await {
+                Ok(webhooks) if webhooks.is_empty() => {
+                    Images::Unknown(format!("no webhook is installed in namespace {:?}", cluster.operator_namespace))
+                }
+                Ok(webhooks) => Images::Of(webhooks),
+                Err(error) => Images::Unknown(error.to_string()),
             },
         };
-        Self { cluster, image }
+        Self { cluster, images }
+    }
+
+    /// Why a resource is another operator's, if it is: that one knows what its pods would get.
+    pub(super) fn is_of_another(&self, object: &DynamicObject) -> Option<String> {
+        let resource = view::resource(object)?;
+        let Images::Of(webhooks) = &self.images else { return None };
+        let nobody = matches!(operator::image_for(webhooks, &resource), Ok(None));
+        nobody.then(|| operator::nobody_serves(self.cluster, &resource))
+    }
+
+    fn image(&self, resource: &Resource) -> Result<String, String> {
+        match (&resource.image, &self.images) {
+            (Some(image), _) | (None, Images::Given(image)) => Ok(image.clone()),
+            (None, Images::Unknown(why)) => Err(why.clone()),
+            (None, Images::Of(webhooks)) => {
+                let image = operator::image_for(webhooks, resource).map_err(|error| error.to_string())?;
+                image.ok_or_else(|| operator::nobody_serves(self.cluster, resource))
+            }
+        }
     }
 
     /// A resource with its pods; nothing if it is being deleted.
     pub(super) async fn plan(&self, object: &DynamicObject, wanted: Wanted) -> Result<Option<Plan>, Error> {
         let Some(resource) = view::resource(object) else { return Ok(None) };
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let image = match (&resource.image, &self.image) {
-            (Some(image), _) | (None, Ok(image)) => image.clone(),
-            (None, Err(why)) => {
-                return Err(Error::Refused(format!(
-                    "{why}; so it is not known what the pods of {namespace}/{name} would get: pass --sidecar-image or --operator-namespace"
-                )));
-            }
-        };
+        let image = self.image(&resource).map_err(|why| {
+            Error::Refused(format!(
+                "{why}; so it is not known what the pods of {namespace}/{name} would get: pass --sidecar-image or --operator-namespace"
+            ))
+        })?;
         let pods = pods(self.cluster, &namespace, &name, &resource.allowed_namespaces).await?;
         let target = Target::of(resource, &image);
         let configured = object.data.pointer("/spec/sidecar/upgrade/strategy").cloned().unwrap_or(Value::Null);
