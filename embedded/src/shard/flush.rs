@@ -73,10 +73,7 @@ impl Shard {
         let mut recent = manifest.clone();
         recent.points = points.saturating_sub(deleted);
         recent.newest = before.newest.filter(|_| deleted == 0 && now.replaced == before.replaced);
-        if recent != *manifest {
-            recent.write(&self.options.path)?;
-            *manifest = recent;
-        }
+        self.promise(&mut manifest, recent)?;
         self.recorded.store(*write, Ordering::Release);
         Ok(())
     }
@@ -91,9 +88,7 @@ impl Shard {
         let mut lower = manifest.clone();
         lower.points = manifest.points.min(remaining.saturating_sub(HEADROOM));
         lower.newest = manifest.newest.filter(|_| !names_one);
-        lower.write(&self.options.path)?;
-        *manifest = lower;
-        Ok(())
+        self.promise(manifest, lower)
     }
 
     /// Takes back what the manifest promises of contexts before new ones take their place, which may have earlier versions.
@@ -103,8 +98,15 @@ impl Shard {
         }
         let mut lower = manifest.clone();
         lower.newest = None;
-        lower.write(&self.options.path)?;
-        *manifest = lower;
+        self.promise(manifest, lower)
+    }
+
+    /// Writes another manifest, if it says something else.
+    fn promise(&self, manifest: &mut Manifest, other: Manifest) -> Result<(), Error> {
+        if other != *manifest {
+            other.write(&self.options.path)?;
+            *manifest = other;
+        }
         Ok(())
     }
 }

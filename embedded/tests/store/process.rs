@@ -78,6 +78,15 @@ fn acknowledged_writes_survive_a_killed_process() {
     }
 }
 
+/// What another process left that ended by itself, and its directory.
+fn after_the_crash_of(name: &str) -> (tempfile::TempDir, Shard) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let status = child(name, directory.path()).wait().expect("ended");
+    assert!(!status.success());
+    let shard = Shard::open(options(directory.path())).expect("reopened");
+    (directory, shard)
+}
+
 #[test]
 #[ignore = "the other process of deletions_before_a_crash_do_not_look_like_damage"]
 fn deleting_child() {
@@ -92,10 +101,7 @@ fn deleting_child() {
 
 #[test]
 fn deletions_before_a_crash_do_not_look_like_damage() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let status = child("deleting_child", directory.path()).wait().expect("ended");
-    assert!(!status.success());
-    let shard = Shard::open(options(directory.path())).expect("reopened");
+    let (_directory, shard) = after_the_crash_of("deleting_child");
     assert_eq!(shard.count(&Selection::alive(me(), NOW)).expect("count"), 100);
 }
 
@@ -115,9 +121,6 @@ fn replacing_child() {
 
 #[test]
 fn an_expired_context_that_was_stored_again_before_a_crash_does_not_look_like_damage() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let status = child("replacing_child", directory.path()).wait().expect("ended");
-    assert!(!status.success());
-    let shard = Shard::open(options(directory.path())).expect("reopened");
+    let (_directory, shard) = after_the_crash_of("replacing_child");
     assert_eq!(shard.get(&me(), &[id(1)], NOW).expect("read"), [context(1, "coffee")]);
 }
