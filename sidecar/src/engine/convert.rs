@@ -136,8 +136,7 @@ pub(super) fn message(context: memory::Context, own: &Owner, tokens: u32) -> Con
 /// The contexts whose place the context `id` takes.
 pub(super) fn superseded(id: ContextId, ids: Vec<Uuid>) -> Result<Vec<ContextId>, Error> {
     if ids.len() > MOST_SUPERSEDED {
-        let message = format!("supersedes has {} ids; at most {MOST_SUPERSEDED} are accepted", ids.len());
-        return Err(Error::field("supersedes", message));
+        return Err(Error::too_many("supersedes", ids.len(), "ids", MOST_SUPERSEDED));
     }
     let ids: Vec<ContextId> = ids.into_iter().map(ContextId::new).collect();
     match ids.iter().position(|superseded| *superseded == id) {

@@ -126,6 +126,11 @@ impl Error {
         Self::Field { field: field.into(), message: message.into() }
     }
 
+    /// A list with more than it may have, as the field `field`; `what` it has are entries, for one.
+    pub(super) fn too_many(field: &str, count: usize, what: &str, most: usize) -> Self {
+        Self::field(field, format!("{field} has {count} {what}; at most {most} are accepted"))
+    }
+
     /// A name that is not valid, as the field `field`.
     pub(super) fn name(field: &str) -> impl FnOnce(InvalidName) -> Self {
         move |error| Self::field(field, error.to_string())

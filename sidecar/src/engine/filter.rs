@@ -117,8 +117,7 @@ pub(super) fn levels(levels: Option<Vec<level::Level>>, reach: &Reach) -> Result
             Err(Error::field("levels", "levels is empty; leave it out for all levels"))
         }
         Some(levels) if levels.len() > MOST_LEVELS => {
-            let message = format!("levels has {} entries; at most {MOST_LEVELS} are accepted", levels.len());
-            Err(Error::field("levels", message))
+            Err(Error::too_many("levels", levels.len(), "entries", MOST_LEVELS))
         }
         Some(mut levels) => {
             levels.sort_unstable();

@@ -62,8 +62,7 @@ impl Engine {
                 return Err(Error::field("scopes", "scope and scopes are both given; leave one of them out"));
             }
             (_, scopes) if scopes.len() > MOST_SCOPES => {
-                let message = format!("scopes has {} entries; at most {MOST_SCOPES} are accepted", scopes.len());
-                return Err(Error::field("scopes", message));
+                return Err(Error::too_many("scopes", scopes.len(), "entries", MOST_SCOPES));
             }
             (scope, []) => vec![scope.as_ref()],
             (None, scopes) => scopes.iter().map(Some).collect(),
