@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use context_manager_operator::{
     inject::{NamespaceFacts, OnMissing, Resource},
-    pki, selector,
+    pki,
+    scope::Scope,
+    selector,
 };
 use context_manager_protocol::names;
 use k8s_openapi::api::{
@@ -241,8 +243,7 @@ pub(crate) fn watched(deployment: &Deployment) -> Vec<String> {
 
 /// Whether a Deployment's program serves a namespace.
 pub(crate) fn watches(deployment: &Deployment, namespace: &str) -> bool {
-    let watched = watched(deployment);
-    watched.is_empty() || watched.iter().any(|name| name == namespace)
+    Scope::of(watched(deployment)).contains(namespace)
 }
 
 /// The name of the lease by which one replica of the controller of a Deployment leads.
