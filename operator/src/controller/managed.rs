@@ -73,7 +73,7 @@ pub(super) async fn ensure(
         Err(unmade) => return Box::pin(as_it_is(context, plan, wanted, &material.credentials, unmade, current)).await,
     };
     let steps = Box::pin(steps(context, plan, wanted, &nodes, client.as_deref())).await?;
-    if let Some(restoration) = nodes.restoration.as_ref().filter(|restoration| restoration.done.is_none()) {
+    if let Some(restoration) = nodes.restoration.as_ref().filter(|restoration| restoration.is_open()) {
         let ways = (client.as_ref(), steps.as_slice());
         let found = restoration::ensure(context, plan, wanted, restoration, &nodes, ways).await?;
         return Ok(found.with(steps));
@@ -209,7 +209,7 @@ async fn steps(
 
 /// What goes on that finds replicas where they were when it was begun, if anything does.
 fn keeps_replicas(context: &Context, plan: &Plan, nodes: &Nodes) -> Option<&'static str> {
-    if nodes.restoration.as_ref().is_some_and(|restoration| restoration.done.is_none()) {
+    if nodes.restoration.as_ref().is_some_and(Restoration::is_open) {
         Some("a snapshot is being restored")
     } else if context.snapshots.is_running(&plan.owner.uid) {
         Some("a snapshot is being taken")

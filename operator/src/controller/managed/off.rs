@@ -47,7 +47,7 @@ pub(super) async fn is_in_use(context: &Context, plan: &Plan, wanted: &ManagedPl
     let Some(map) = live.filter(|live| children::is_ours(&live.metadata) || owned(live, plan)) else {
         return Ok(false);
     };
-    let is_whole = Restoration::of(wanted, Some(&map)).is_none_or(|restoration| restoration.done.is_some());
+    let is_whole = Restoration::of(wanted, Some(&map)).is_none_or(|restoration| !restoration.is_open());
     Ok(build::is_formed(&map) && is_whole)
 }
 

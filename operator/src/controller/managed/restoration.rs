@@ -45,14 +45,19 @@ impl Restoration {
         Some(Self { from, is_asked: wanted.restore.is_some(), done: file(config::RESTORED_FILE) })
     }
 
+    /// Whether it goes on: not all is there yet.
+    pub(super) const fn is_open(&self) -> bool {
+        self.done.is_none()
+    }
+
     /// The resource whose snapshots the nodes read, as long as that is another one.
     pub(super) fn source(&self) -> Option<&Source> {
-        self.from.source.as_ref().filter(|_| self.done.is_none())
+        self.from.source.as_ref().filter(|_| self.is_open())
     }
 
     /// The same if the background has ended it meanwhile.
     pub(super) async fn followed(mut self, context: &Context, plan: &Plan) -> Self {
-        if self.done.is_none()
+        if self.is_open()
             && let Seen::Ended(Restored::Done { snapshot, points }) = context.restores.look(&plan.owner.uid)
         {
             let from = RestorePlan { snapshot: snapshot.clone(), ..self.from.clone() };
