@@ -27,6 +27,9 @@ pub mod keys;
 mod lease;
 pub mod managed;
 mod metrics;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
+mod objects;
 mod pages;
 pub mod plan;
 mod pods;

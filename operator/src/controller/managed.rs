@@ -327,10 +327,11 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        off::tests::{KEY, MAP, Objects, Rights, SECRETS, end_of, reason},
+        off::tests::{KEY, MAP, end_of, reason},
         *,
     };
     use crate::controller::{
+        objects::{Objects, Rights, SECRETS},
         plan::{RestorePlan, StoragePlan, tests::resource},
         reconcile::tests::context,
     };

@@ -127,19 +127,13 @@ impl Issue<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{Arc, Mutex, PoisonError},
-        time::Duration,
-    };
+    use std::time::Duration;
 
-    use base64::{Engine as _, prelude::BASE64_STANDARD};
-    use http::{Method, Request, Response};
-    use kube::{Client, client::Body};
-    use serde_json::{Value, json};
-    use tower::service_fn;
+    use serde_json::json;
 
     use super::*;
     use crate::controller::{
+        objects::Objects,
         plan::{StoragePlan, tests::resource},
         reconcile::tests::context_with,
     };
@@ -201,41 +195,6 @@ mod tests {
         }
     }
 
-    /// The one Secret of an API server.
-    #[derive(Clone, Default)]
-    struct Only(Arc<Mutex<Option<Value>>>);
-
-    impl Only {
-        fn answer(&self, method: &Method, body: &[u8]) -> (u16, Value) {
-            let mut secret = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if *method != Method::GET {
-                *secret = Some(serde_json::from_slice(body).expect("a Secret"));
-            }
-            let missing = || json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
-            secret.clone().map_or_else(|| (404, missing()), |secret| (200, secret))
-        }
-
-        fn client(&self) -> Client {
-            let only = self.clone();
-            let service = service_fn(move |request: Request<Body>| {
-                let only = only.clone();
-                async move {
-                    let method = request.method().clone();
-                    let (status, answer) = only.answer(&method, &request.into_body().collect_bytes().await?);
-                    let answer = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
-                    Ok::<_, kube::Error>(answer.expect("an answer"))
-                }
-            });
-            Client::new(service, "default")
-        }
-
-        fn file(&self, file: &str) -> Option<String> {
-            let secret = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let encoded = secret.as_ref()?["data"][file].as_str()?.to_owned();
-            Some(String::from_utf8(BASE64_STANDARD.decode(encoded).expect("Base64")).expect("a text"))
-        }
-    }
-
     #[tokio::test]
     async fn what_the_server_was_not_asked_about_does_not_replace_what_may_be_good() {
         let store = json!({
@@ -250,8 +209,8 @@ mod tests {
         for (file, reason) in
             [(names::QDRANT_API_KEY_FILE, "StoreUnauthorized"), (names::QDRANT_CA_FILE, "StoreNotTrusted")]
         {
-            let only = Only::default();
-            let context = context_with(&only.client(), |settings| settings);
+            let objects = Objects::default();
+            let context = context_with(&objects.client(), |settings| settings);
             let refused: Seen = Err(Trouble::stalled(reason, ""));
             for (text, seen, said, published) in [
                 ("first", None, Published::Settled, "first"),
@@ -264,7 +223,11 @@ mod tests {
                 let scope = scope();
                 let ended = ensure(&context, &plan, wanted, &with(file, text), (&scope, seen)).await;
                 assert_eq!(ended.expect("an answer"), Ok(said), "{file}: {text} {seen:?}");
-                assert_eq!(only.file(file).as_deref(), Some(published), "{file}: {text} {seen:?}");
+                assert_eq!(
+                    objects.file("memory-context-store", file).as_deref(),
+                    Some(published),
+                    "{file}: {text} {seen:?}"
+                );
             }
         }
     }
