@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use anyhow::Result;
+use futures::future::{Either, select};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -23,6 +25,8 @@ use tokio::{
 
 /// The pieces of one request follow one another sooner than this.
 const PIECES: Duration = Duration::from_millis(50);
+/// How long a client may take to close a connection that the server has ended.
+const CLOSES: Duration = Duration::from_secs(10);
 
 /// What happens to what passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +127,8 @@ async fn accept(
     }
 }
 
-/// One connection; whichever way it ends, both sides are closed.
+/// One connection. When the server ends it in order, what the client still sends arrives until the client ends it, too, as with a Service: a
+/// client whose connection is closed while it sends may never read what the server said last. Ended in any other way, both sides are closed.
 async fn connection(
     client: TcpStream,
     target: SocketAddr,
@@ -142,48 +147,70 @@ async fn connection(
     let requests = pass(from_client, to_server, network.clone(), false);
     let answers = pass(from_server, to_client, network.clone(), true);
     let cut = async { network.wait_for(|network| *network == Network::Cut).await.map(drop) };
-    // Who has sent all it had still gets what comes back: only the end of the answers ends the connection.
-    let requests = async {
-        match requests.await {
-            Some(kept) => kept,
-            None => std::future::pending().await,
+    let talk = async {
+        match select(pin!(requests), pin!(answers)).await {
+            Either::Left((End::KeptBack(kept, to_server), _)) => Some((kept, to_server)),
+            // Who has sent all it had still gets what comes back.
+            Either::Left((End::Finished | End::Broken, answers)) => {
+                answers.await;
+                None
+            }
+            Either::Right((End::Finished, requests)) => {
+                let _ = timeout(CLOSES, requests).await;
+                None
+            }
+            Either::Right(_) => None,
         }
     };
-    let (kept, mut to_server) = tokio::select! {
-        kept = requests => kept,
-        _ = answers => return,
-        _ = cut => return,
+    let kept = tokio::select! {
+        kept = talk => kept,
+        _ = cut => None,
     };
+    let Some((kept, mut to_server)) = kept else { return };
     // The client's end is closed by now. Nobody reads the answers, as behind a node that has forgotten the client.
     if let_go.wait_for(|goes| *goes).await.is_ok() && to_server.write_all(&kept).await.is_ok() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Passes on what comes until an end is closed, or returns what is kept back and where it goes.
+/// How one direction of a connection ended.
+enum End {
+    /// The sender had nothing more, and the receiver was told so.
+    Finished,
+    /// An end was closed, or something was lost.
+    Broken,
+    /// These bytes are kept back, and go there.
+    KeptBack(Vec<u8>, OwnedWriteHalf),
+}
+
+/// Passes on what comes until the end of it.
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     network: watch::Receiver<Network>,
     answers: bool,
-) -> Option<(Vec<u8>, OwnedWriteHalf)> {
+) -> End {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return None };
+        let read = match from.read(&mut buffer).await {
+            Ok(0) => return End::Finished,
+            Ok(read) => read,
+            Err(_) => return End::Broken,
+        };
         let now = *network.borrow();
         match now {
-            Network::LosesAnswers if answers => return None,
+            Network::LosesAnswers if answers => return End::Broken,
             Network::KeepsBack if !answers => {
                 buffer.truncate(read);
                 // A request comes in pieces; the client waits for the answer after the last one.
                 while let Ok(Ok(1..)) = timeout(PIECES, from.read_buf(&mut buffer)).await {}
-                return Some((buffer, to));
+                return End::KeptBack(buffer, to);
             }
             Network::Slow(delay) => tokio::time::sleep(delay).await,
             Network::Fine | Network::LosesAnswers | Network::Cut | Network::KeepsBack => {}
         }
         if to.write_all(&buffer[..read]).await.is_err() {
-            return None;
+            return End::Broken;
         }
     }
 }

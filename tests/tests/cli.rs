@@ -389,7 +389,10 @@ async fn somebody_with_few_rights_gets_what_they_may_see_and_is_told_the_rest() 
     ensure!(run(&known).await?.expect(0)?.json()?["state"] == "UpToDate");
     let said = run(&[&["status", "memory"], &mine[..]].concat()).await?;
     ensure!(said.notes.contains("list pods") && said.text.contains("The pods are not known"), "{said:?}");
+    // A problem that can be seen without more rights counts.
+    namespace.make_resource("astray", json!({"vectorStore": {"qdrant": {"url": "http://127.0.0.1:1"}}})).await?;
     let said = run(&[&["check", "--installed", "-o", "json"], &mine[..]].concat()).await?.expect(3)?.json()?;
+    ensure!(level(&said, "context-managers")?.0 == "Problem", "{said}");
     let yours = level(&said, "your-rights")?.1;
     for moving in ["query", "export", "import"] {
         let lacks =

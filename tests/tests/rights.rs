@@ -5,7 +5,10 @@ use std::{
     collections::BTreeSet,
     fs,
     path::Path,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,10 +50,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Mutex, MutexGuard},
-    time::sleep,
-};
+use tokio::{sync::Mutex, time::sleep};
 
 /// How long a step may take. Nothing in a life waits for the resync, which is longer.
 const STEP: Duration = Duration::from_secs(8);
@@ -61,8 +61,40 @@ const RESYNC: Duration = Duration::from_mins(10);
 const LEASE: &str = "context-manager-controller";
 /// How long a lease that another suite left is waited for: longer than the longest of them.
 const LEASES: Duration = Duration::from_secs(75);
-/// Held by a test whose controllers must be the only ones.
-static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Where controllers run, one after another: with a class and a namespace of their own, so that others may run at the same time.
+struct Place {
+    class: String,
+    home: String,
+}
+
+impl Place {
+    /// A class that nobody else has; the namespace ends with what is returned.
+    async fn new(client: &Client) -> Result<(Self, Namespace)> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let home = Namespace::create(client, "home", &[]).await?;
+        let class = format!("rights-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Ok((Self { class, home: home.name.clone() }, home))
+    }
+
+    /// That of an installed operator, whose resources the webhook of the suites knows. One test at a time may have it.
+    async fn of_the_chart(client: &Client) -> Result<Self> {
+        operator::make_home(client).await?;
+        Ok(Self { class: names::DEFAULT_CLASS.to_owned(), home: HOME.to_owned() })
+    }
+
+    fn settings(&self, webhook: &Webhook) -> Result<Settings> {
+        let settings = operator::settings(webhook)?;
+        let authority = pki::client::Settings { namespace: self.home.clone(), ..settings.authority };
+        Ok(Settings { resync: RESYNC, class: self.class.clone(), namespace: self.home.clone(), authority, ..settings })
+    }
+
+    /// Makes a resource of the class.
+    async fn make(&self, namespace: &Namespace, name: &str, mut spec: Value) -> Result<()> {
+        spec["controllerClassName"] = json!(self.class);
+        namespace.make_resource(name, spec).await.map(drop)
+    }
+}
 
 /// Some clusters ask for a right to the owner of an object that is made, to `contextmanagers/finalizers`, where its deletion is to wait for the
 /// object. It is off by default, so it is that of an API server of this suite: that nothing needs the right is proved where it is asked for.
@@ -131,8 +163,8 @@ async fn ready(user: &User, namespace: &Namespace, name: &str) -> Result<Context
 }
 
 /// A grant to another namespace, until it is withdrawn.
-async fn share(user: &User, namespace: &Namespace, guest: &Namespace) -> Result<()> {
-    namespace.make_resource("shared", json!({"allowedNamespaces": [guest.name]})).await?;
+async fn share(user: &User, place: &Place, namespace: &Namespace, guest: &Namespace) -> Result<()> {
+    place.make(namespace, "shared", json!({"allowedNamespaces": [guest.name]})).await?;
     step(user, operator::wait_within(STEP, namespace, "shared", "GrantsReady", |said| said.status == "True")).await?;
     let copy = names::granted(&namespace.name, "shared");
     let (secrets, maps) = (guest.api::<Secret>(), guest.api::<ConfigMap>());
@@ -152,6 +184,7 @@ async fn share(user: &User, namespace: &Namespace, guest: &Namespace) -> Result<
 /// What a controller does where it runs no Qdrant.
 async fn life_without_clusters(
     user: &User,
+    place: &Place,
     client: &Client,
     namespace: &Namespace,
     guest: &Namespace,
@@ -160,7 +193,7 @@ async fn life_without_clusters(
     let resources = namespace.api::<ContextManager>();
     let claim = json!({"volumeClaimTemplate": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     let spec = json!({"vectorStore": {"embedded": {"storage": claim}}, "auth": {"rotation": {"overlap": "1s"}}});
-    namespace.make_resource("memory", spec).await?;
+    place.make(namespace, "memory", spec).await?;
     let mut before =
         ready(user, namespace, "memory").await?.status.and_then(|status| status.keys).context("keys")?.active;
     let events = Api::<Event>::namespaced(client.clone(), &namespace.name);
@@ -203,10 +236,10 @@ async fn life_without_clusters(
         }),
     )
     .await?;
-    share(user, namespace, guest).await?;
+    share(user, place, namespace, guest).await?;
     let url = format!("http://{}", server.address());
-    namespace
-        .make_resource("served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))
+    place
+        .make(namespace, "served", json!({"vectorStore": {"qdrant": {"url": url}}, "reclaimPolicy": "Delete"}))
         .await?;
     let held = ready(user, namespace, "served").await?;
     ensure!(!held.finalizers().is_empty(), "nothing holds the resource");
@@ -222,11 +255,11 @@ async fn life_without_clusters(
 }
 
 /// What a controller does beside for a Qdrant that it runs.
-async fn life_of_a_cluster(user: &User, namespace: &Namespace) -> Result<()> {
+async fn life_of_a_cluster(user: &User, place: &Place, namespace: &Namespace) -> Result<()> {
     let resources = namespace.api::<ContextManager>();
     // Its pods stay where no machine takes them.
     let nowhere = json!({"vectorStore": {"managed": {"scheduling": {"nodeSelector": {"nowhere": "true"}}}}});
-    namespace.make_resource("stored", nowhere).await?;
+    place.make(namespace, "stored", nowhere).await?;
     step(user, operator::wait_within(STEP, namespace, "stored", "StoreReady", |said| said.reason == "Provisioning"))
         .await?;
     repaired::<StatefulSet>(user, namespace, "stored", &names::qdrant("stored")).await?;
@@ -245,20 +278,21 @@ async fn life_of_a_cluster(user: &User, namespace: &Namespace) -> Result<()> {
 }
 
 /// All that a controller does with the chart's defaults.
-async fn life(user: &User, client: &Client, namespace: &Namespace, guest: &Namespace, server: &Qdrant) -> Result<()> {
-    life_without_clusters(user, client, namespace, guest, server).await?;
-    life_of_a_cluster(user, namespace).await
+async fn life(user: &User, stage: &Stage, namespace: &Namespace, guest: &Namespace) -> Result<()> {
+    let Stage { place, client, server, .. } = stage;
+    life_without_clusters(user, place, client, namespace, guest, server).await?;
+    life_of_a_cluster(user, place, namespace).await
 }
 
-async fn holder(client: &Client) -> Result<Option<String>> {
-    let lease = Api::<Lease>::namespaced(client.clone(), HOME).get_opt(LEASE).await?;
+async fn holder(leases: &Api<Lease>) -> Result<Option<String>> {
+    let lease = leases.get_opt(LEASE).await?;
     Ok(lease.and_then(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty()))
 }
 
 /// Waits until nobody leads: a controller that was killed, as other suites do it, holds its lease until it is over.
-async fn nobody_leads(client: &Client) -> Result<()> {
+async fn nobody_leads(leases: &Api<Lease>) -> Result<()> {
     eventually("the end of another controller's lease", LEASES, || async {
-        let lease = Api::<Lease>::namespaced(client.clone(), HOME).get_opt(LEASE).await?;
+        let lease = leases.get_opt(LEASE).await?;
         let Some(spec) = lease.and_then(|lease| lease.spec) else { return Ok(()) };
         let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else { return Ok(()) };
         let end = spec
@@ -273,14 +307,13 @@ async fn nobody_leads(client: &Client) -> Result<()> {
 }
 
 /// Runs a controller with these rules for a life, and says which rights it used.
-async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTreeSet<Right>> {
-    let client = cluster::client().await?;
-    let user = User::create(&client, HOME, rules).await?;
-    let settings = Settings { resync: RESYNC, ..operator::settings(webhook)? };
-    under(&user, settings, async || {
-        let namespace = webhook.namespace(&client, "rights", &[]).await?;
-        let guest = webhook.namespace(&client, "guest", &[]).await?;
-        life(&user, &client, &namespace, &guest, server).await
+async fn trial(stage: &Stage, rules: &Rules) -> Result<BTreeSet<Right>> {
+    let Stage { webhook, place, client, .. } = stage;
+    let user = User::create(client, &place.home, rules).await?;
+    under(&user, place.settings(webhook)?, async || {
+        let namespace = webhook.namespace(client, "rights", &[]).await?;
+        let guest = webhook.namespace(client, "guest", &[]).await?;
+        life(&user, stage, &namespace, &guest).await
     })
     .await?;
     Ok(user.used())
@@ -288,10 +321,9 @@ async fn trial(webhook: &Webhook, server: &Qdrant, rules: &Rules) -> Result<BTre
 
 /// Runs a controller as a user, and something meanwhile.
 async fn under(user: &User, settings: Settings, meanwhile: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
-    let client = cluster::client().await?;
+    let leases = Api::<Lease>::namespaced(cluster::client().await?, &settings.namespace);
     // The first controller of a cluster has to make it.
-    nobody_leads(&client).await?;
-    let leases = Api::<Lease>::namespaced(client.clone(), HOME);
+    nobody_leads(&leases).await?;
     if leases.get_opt(LEASE).await?.is_some() {
         leases.delete(LEASE, &DeleteParams::default()).await?;
     }
@@ -322,7 +354,7 @@ async fn under(user: &User, settings: Settings, meanwhile: impl AsyncFnOnce() ->
     let stopped = controller.stop();
     outcome?;
     stopped?;
-    let holder = holder(&client).await?;
+    let holder = holder(&leases).await?;
     ensure!(holder.is_none(), "the lease is still held by {holder:?}");
     Ok(())
 }
@@ -337,41 +369,40 @@ struct Stage {
     folder: tempfile::TempDir,
     #[expect(dead_code, reason = "it ends when the last test drops it")]
     strict: Arc<ApiServer>,
-    #[expect(dead_code, reason = "others wait for its end")]
-    alone: MutexGuard<'static, ()>,
+    place: Place,
+    #[expect(dead_code, reason = "it is deleted when it is dropped")]
+    home: Namespace,
 }
 
 impl Stage {
     async fn enter() -> Result<Self> {
-        let alone = ALONE.lock().await;
         let webhook = Webhook::shared().await?;
         let client = cluster::client().await?;
-        operator::make_home(&client).await?;
+        let (place, home) = Place::new(&client).await?;
         let folder = tempfile::tempdir()?;
         let server = Qdrant::start(folder.path()).await?;
-        Ok(Self { webhook, server, client, folder, strict: strict().await?, alone })
+        Ok(Self { webhook, server, client, folder, strict: strict().await?, place, home })
     }
 }
 
 /// Fails unless a life fails with these rules, and says why it did.
-async fn fails(webhook: &Webhook, server: &Qdrant, rules: &Rules, what: &str) -> Result<()> {
-    needed(what, trial(webhook, server, rules).await).map(drop)
+async fn fails(stage: &Stage, rules: &Rules, what: &str) -> Result<()> {
+    needed(what, trial(stage, rules).await).map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_controllers_rights_suffice_and_each_of_them_is_needed() -> Result<()> {
     let stage = Stage::enter().await?;
-    let Stage { webhook, server, .. } = &stage;
-    let rules = Rules::of("controller", webhook.configuration())?;
-    let used = trial(webhook, server, &rules).await.context("with all that the chart gives")?;
+    let rules = Rules::of("controller", stage.webhook.configuration())?;
+    let used = trial(&stage, &rules).await.context("with all that the chart gives")?;
     rules.suffice(&used)?;
     let given = rules.rights();
     // No request names these, such as the right to create what server-side apply finds missing.
     for right in given.difference(&used) {
-        fails(webhook, server, &rules.without_right(right), &format!("{right:?}")).await?;
+        fails(&stage, &rules.without_right(right), &format!("{right:?}")).await?;
     }
     for rule in rules.cluster.iter().chain(&rules.home) {
-        fails(webhook, server, &rules.without(rule), &described(rule)).await?;
+        fails(&stage, &rules.without(rule), &described(rule)).await?;
     }
     Ok(())
 }
@@ -437,10 +468,10 @@ async fn life_with_options(user: &User, webhook: &Webhook, client: &Client, name
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Result<()> {
-    let (_alone, _strict) = (ALONE.lock().await, strict().await?);
+    let _strict = strict().await?;
     let webhook = Webhook::shared().await?;
     let client = cluster::client().await?;
-    operator::make_home(&client).await?;
+    let place = Place::of_the_chart(&client).await?;
     let rules = Rules::with_options("controller", webhook.configuration())?;
     let given = rules.rights();
     let default = Rules::of("controller", webhook.configuration())?.rights();
@@ -450,8 +481,8 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
     ensure!(named == [&[("pods", "get"), ("pods", "patch")][..], &of_certificates].concat(), "{more:?}");
     let _definition = Definitions::of_certificates(&client).await?;
     let live = async |rules: &Rules| -> Result<BTreeSet<Right>> {
-        let user = User::create(&client, HOME, rules).await?;
-        let settings = Settings { resync: RESYNC, cert_manager: true, ..operator::settings(&webhook)? };
+        let user = User::create(&client, &place.home, rules).await?;
+        let settings = Settings { cert_manager: true, ..place.settings(&webhook)? };
         // No webhook looks at this namespace yet.
         let namespace = Namespace::create(&client, "options", &[]).await?;
         let lived =
@@ -473,20 +504,20 @@ async fn rights_that_only_some_values_give_are_needed_for_what_these_ask() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_that_runs_no_qdrant_needs_no_right_to_workloads() -> Result<()> {
     let stage = Stage::enter().await?;
-    let Stage { webhook, server, client, .. } = &stage;
+    let Stage { webhook, server, client, place, .. } = &stage;
     let rules = Rules::least("controller", webhook.configuration())?;
     let given = rules.rights();
     for of_workloads in ["statefulsets", "services", "poddisruptionbudgets", "networkpolicies", "pods/eviction"] {
         let right = given.iter().find(|(_, resource, _)| resource == of_workloads);
         ensure!(right.is_none(), "the chart gives {right:?} with controller.managedQdrant=false");
     }
-    let user = User::create(client, HOME, &rules).await?;
-    let settings = Settings { resync: RESYNC, managed_qdrant: false, ..operator::settings(webhook)? };
+    let user = User::create(client, &place.home, &rules).await?;
+    let settings = Settings { managed_qdrant: false, ..place.settings(webhook)? };
     under(&user, settings, async || {
         let namespace = webhook.namespace(client, "rights", &[]).await?;
         let guest = webhook.namespace(client, "guest", &[]).await?;
-        life_without_clusters(&user, client, &namespace, &guest, server).await?;
-        namespace.make_resource("stored", json!({"vectorStore": {"managed": {}}})).await?;
+        life_without_clusters(&user, place, client, &namespace, &guest, server).await?;
+        place.make(&namespace, "stored", json!({"vectorStore": {"managed": {}}})).await?;
         let refused = |said: &Condition| {
             said.reason == "ManagedQdrantOff" && said.message.contains("controller.managedQdrant=true")
         };
@@ -500,32 +531,31 @@ async fn a_controller_that_runs_no_qdrant_needs_no_right_to_workloads() -> Resul
 const AUTHORITY: &str = "context-manager-client-ca-of-namespaces";
 
 /// A controller of some namespaces, the first one of its release: it makes the CA.
-async fn in_namespaces(webhook: &Webhook, watched: &[&str]) -> Result<Settings> {
-    let secrets = Api::<Secret>::namespaced(cluster::client().await?, HOME);
+async fn in_namespaces(Stage { webhook, client, place, .. }: &Stage, watched: &[&str]) -> Result<Settings> {
+    let secrets = Api::<Secret>::namespaced(client.clone(), &place.home);
     if secrets.get_opt(AUTHORITY).await?.is_some() {
         secrets.delete(AUTHORITY, &DeleteParams::default()).await?;
     }
     Ok(Settings {
-        resync: RESYNC,
         scope: Scope::of(watched.iter().map(|&namespace| namespace.to_owned()).collect()),
-        authority: pki::client::Settings::new(HOME, AUTHORITY),
-        ..operator::settings(webhook)?
+        authority: pki::client::Settings::new(&place.home, AUTHORITY),
+        ..place.settings(webhook)?
     })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_namespaces_alone_each_rule_is_needed() -> Result<()> {
     let stage = Stage::enter().await?;
-    let Stage { webhook, server, client, .. } = &stage;
+    let Stage { webhook, client, place, .. } = &stage;
     let trial = async |less: Option<&PolicyRule>| -> Result<()> {
         let namespace = webhook.namespace(client, "narrow", &[]).await?;
         let guest = webhook.namespace(client, "guest", &[]).await?;
         let watched = [namespace.name.as_str(), guest.name.as_str()];
         let rules = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &watched)?;
         let rules = less.map_or_else(|| rules.clone(), |rule| rules.without(rule));
-        let user = User::create(client, HOME, &rules).await?;
-        let settings = in_namespaces(webhook, &watched).await?;
-        under(&user, settings, async || life(&user, client, &namespace, &guest, server).await).await
+        let user = User::create(client, &place.home, &rules).await?;
+        let settings = in_namespaces(&stage, &watched).await?;
+        under(&user, settings, async || life(&user, &stage, &namespace, &guest).await).await
     };
     trial(None).await.context("with all that the chart gives")?;
     let all = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &["a"])?;
@@ -540,18 +570,18 @@ async fn in_namespaces_alone_each_rule_is_needed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
     let stage = Stage::enter().await?;
-    let Stage { webhook, server, client, .. } = &stage;
+    let Stage { webhook, client, place, .. } = &stage;
     let [first, second] =
         [webhook.namespace(client, "first", &[]).await?, webhook.namespace(client, "second", &[]).await?];
     let elsewhere = webhook.namespace(client, "elsewhere", &[]).await?;
     let watched = [first.name.as_str(), second.name.as_str()];
     let rules = Rules::namespaced("controller", webhook.configuration(), AUTHORITY, &watched)?;
-    let user = User::create(client, HOME, &rules).await?;
-    let settings = in_namespaces(webhook, &watched).await?;
-    elsewhere.make_resource("memory", json!({})).await?;
+    let user = User::create(client, &place.home, &rules).await?;
+    let settings = in_namespaces(&stage, &watched).await?;
+    place.make(&elsewhere, "memory", json!({})).await?;
     under(&user, settings, async || {
-        life(&user, client, &first, &second, server).await?;
-        second.make_resource("memory", json!({"allowedNamespaces": [first.name, elsewhere.name]})).await?;
+        life(&user, &stage, &first, &second).await?;
+        place.make(&second, "memory", json!({"allowedNamespaces": [first.name, elsewhere.name]})).await?;
         ready(&user, &second, "memory").await?;
         // Where the operator has no rights it tries nothing, and says so.
         let refused = |said: &Condition| said.reason == "NamespaceNotServed" && said.message.contains(&elsewhere.name);
@@ -576,7 +606,7 @@ async fn in_namespaces_alone_rights_there_suffice() -> Result<()> {
         let said = refusal(Api::<Secret>::namespaced(limited.clone(), namespace).get("any").await)?;
         ensure!(said.contains("forbidden"), "{said}");
     }
-    let said = refusal(Api::<Secret>::namespaced(limited, HOME).get("context-manager-webhook-ca").await)?;
+    let said = refusal(Api::<Secret>::namespaced(limited, &place.home).get("context-manager-webhook-ca").await)?;
     ensure!(said.contains("forbidden"), "{said}");
     Ok(())
 }
