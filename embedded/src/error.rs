@@ -4,7 +4,7 @@
 
 use std::{error::Error as StdError, io, path::PathBuf};
 
-use context_manager_memory::{ContextId, store::UnusableKey};
+use context_manager_memory::store::InvalidCall;
 
 /// Why a call of the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,47 +66,16 @@ pub enum Error {
         /// What the engine said.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// A vector has another length than the store.
-    #[error("a vector of {} has {actual} dimensions, but the store has {expected}", subject(*id))]
-    Dimensions {
-        /// Whose vector it is; none is the query's.
-        id: Option<ContextId>,
-        /// The store's.
-        expected: usize,
-        /// The vector's.
-        actual: usize,
-    },
-    /// A vector has a value that is no number.
-    #[error("a vector of {} has a value that is not a finite number", subject(*id))]
-    NotFinite {
-        /// Whose vector it is; none is the query's.
-        id: Option<ContextId>,
-    },
-    /// A metadata key cannot be filtered by.
+    /// The call itself is wrong.
     #[error(transparent)]
-    MetadataKey(#[from] UnusableKey),
-    /// A context cannot be written as the store's payload.
-    #[error("context {id} cannot be written as JSON")]
-    Encode {
-        /// The context.
-        id: ContextId,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
+    Invalid(#[from] InvalidCall),
 }
 
 impl Error {
     /// Whether the call itself is wrong, so that repeating it cannot help and no damage was done.
     #[must_use]
     pub const fn is_callers(&self) -> bool {
-        match self {
-            Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey(_) | Self::Encode { .. } => true,
-            Self::Locked { .. }
-            | Self::Incompatible { .. }
-            | Self::Damaged { .. }
-            | Self::File { .. }
-            | Self::Engine { .. } => false,
-        }
+        matches!(self, Self::Invalid(_))
     }
 
     pub(crate) fn engine(action: &'static str) -> impl FnOnce(qdrant_edge::OperationError) -> Self {
@@ -116,8 +85,4 @@ impl Error {
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { action, path: path.into(), source }
     }
-}
-
-fn subject(id: Option<ContextId>) -> String {
-    id.map_or_else(|| "the query".to_owned(), |id| format!("context {id}"))
 }

@@ -43,4 +43,4 @@ pub use holder::Holder;
 pub use level::{Level, PerLevel};
 pub use name::{Actor, AgentId, SessionId, SpaceId, TenantId};
 pub use time::{Timestamp, Ttl};
-pub use vectors::{LegScores, QueryVectors, SparseVector, Vectors};
+pub use vectors::{Leg, LegScores, QueryVectors, SparseVector, Vectors};

@@ -3,7 +3,7 @@
 use std::{borrow::Borrow, sync::Arc};
 
 use crate::{
-    Context, LegScores, QueryVectors, SparseVector, Vectors,
+    Context, Leg, LegScores, QueryVectors, SparseVector, Vectors,
     frequencies::{Counts, DocumentFrequencies},
     rank::Candidate,
     vectors::cosine,
@@ -68,13 +68,11 @@ pub fn best(candidates: Vec<Candidate>, most: usize) -> Vec<Candidate> {
     if candidates.len() <= most {
         return candidates;
     }
-    let legs: [fn(&LegScores) -> Option<f32>; 4] =
-        [|of| of.dense_self, |of| of.dense_ctx, |of| of.sparse_self, |of| of.sparse_ctx];
     let mut is_best = vec![false; candidates.len()];
-    for leg in legs {
+    for leg in Leg::ALL {
         let scored = candidates.iter().enumerate();
         let mut scored: Vec<(usize, f32)> =
-            scored.filter_map(|(place, candidate)| leg(&candidate.scores).map(|score| (place, score))).collect();
+            scored.filter_map(|(place, candidate)| candidate.scores.on(leg).map(|score| (place, score))).collect();
         if scored.len() > most {
             scored.select_nth_unstable_by(most, |(_, one), (_, other)| other.total_cmp(one));
         }

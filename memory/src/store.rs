@@ -1,9 +1,10 @@
 //! What a store of contexts is asked and what it answers: the vocabulary that the embedded and the remote store share.
 //!
-//! Owns how a context lies in a collection ([`schema`]), which contexts a call is about ([`Selection`]) and how that is expressed
-//! ([`Clauses`]). It never calls a store.
+//! Owns how a context lies in a collection ([`schema`]), which contexts a call is about ([`Selection`]), how that is expressed
+//! ([`Clauses`]) and what is wrong with a call itself ([`InvalidCall`]). It never calls a store.
 
 mod clause;
+mod invalid;
 mod model;
 pub mod schema;
 mod selection;
@@ -12,7 +13,8 @@ use std::collections::BTreeMap;
 
 use crate::{Context, ContextId, QueryVectors, Timestamp, Vectors, frequencies::DocumentFrequencies};
 
-pub use clause::{Bounds, Clause, Clauses, UnusableKey};
+pub use clause::{Bounds, Clause, Clauses};
+pub use invalid::InvalidCall;
 pub use model::{DenseNames, Model, OnModelChange};
 pub use selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Tenant, Validity};
 

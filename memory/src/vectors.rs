@@ -130,6 +130,24 @@ pub struct QueryVectors {
     pub sparse: Option<SparseVector>,
 }
 
+/// One of the four ways in which a query is compared with a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// By meaning, with the context's own text.
+    DenseSelf,
+    /// By meaning, with the context's text and the previous one.
+    DenseCtx,
+    /// By words, with the context's own text.
+    SparseSelf,
+    /// By words, with the context's text and the previous one.
+    SparseCtx,
+}
+
+impl Leg {
+    /// Every leg.
+    pub const ALL: [Self; 4] = [Self::DenseSelf, Self::DenseCtx, Self::SparseSelf, Self::SparseCtx];
+}
+
 /// The exact score of a context on each leg.
 ///
 /// `None` says that the leg could not compare the two: the query or the context has no vector for it. A context that
@@ -148,6 +166,43 @@ pub struct LegScores {
     /// BM25 of the query and the context's text with the previous one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sparse_ctx: Option<f32>,
+}
+
+impl LegScores {
+    /// The scores of a context from what a store found on the legs that it was asked for. What a lexical leg does not find has no term in
+    /// common with the query, which is a score of nothing; what a dense one does not find has no vector, which is no score.
+    ///
+    /// ```
+    /// use context_manager_memory::{Leg, LegScores};
+    ///
+    /// let scores = LegScores::of_found([(Leg::DenseSelf, None), (Leg::SparseSelf, None), (Leg::SparseCtx, Some(2.0))]);
+    /// assert_eq!((scores.dense_self, scores.dense_ctx), (None, None));
+    /// assert_eq!((scores.sparse_self, scores.sparse_ctx), (Some(0.0), Some(2.0)));
+    /// ```
+    #[must_use]
+    pub fn of_found(found: impl IntoIterator<Item = (Leg, Option<f32>)>) -> Self {
+        let mut scores = Self::default();
+        for (leg, score) in found {
+            match leg {
+                Leg::DenseSelf => scores.dense_self = score,
+                Leg::DenseCtx => scores.dense_ctx = score,
+                Leg::SparseSelf => scores.sparse_self = score.or(Some(0.0)),
+                Leg::SparseCtx => scores.sparse_ctx = score.or(Some(0.0)),
+            }
+        }
+        scores
+    }
+
+    /// The score on a leg.
+    #[must_use]
+    pub const fn on(&self, leg: Leg) -> Option<f32> {
+        match leg {
+            Leg::DenseSelf => self.dense_self,
+            Leg::DenseCtx => self.dense_ctx,
+            Leg::SparseSelf => self.sparse_self,
+            Leg::SparseCtx => self.sparse_ctx,
+        }
+    }
 }
 
 /// The cosine of two dense vectors; 0 if either has no length or their dimensions differ.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use context_manager_memory::{
     Context, ContextId, SparseVector, Vectors,
-    store::{DenseNames, Point, schema},
+    store::{DenseNames, InvalidCall, Point, schema},
 };
 use qdrant_client::{
     Payload,
@@ -18,8 +18,7 @@ use serde_json::Map;
 use crate::{Error, filter};
 
 pub(crate) fn payload(context: &Context) -> Result<HashMap<String, Value>, Error> {
-    let fields = schema::payload(context).map_err(|source| Error::Encode { id: context.id, source: source.into() })?;
-    Ok(Payload::from(fields).into())
+    Ok(Payload::from(schema::payload(context)?).into())
 }
 
 pub(crate) fn row(point: &Point, dense: &DenseNames, dimensions: usize) -> Result<PointStruct, Error> {
@@ -44,22 +43,14 @@ pub(crate) fn row(point: &Point, dense: &DenseNames, dimensions: usize) -> Resul
 }
 
 pub(crate) fn check_dense(id: Option<ContextId>, vector: &[f32], dimensions: usize) -> Result<(), Error> {
-    if vector.len() != dimensions {
-        return Err(Error::Dimensions { id, expected: dimensions, actual: vector.len() });
-    }
-    if !vector.iter().all(|value| value.is_finite()) {
-        return Err(Error::NotFinite { id });
-    }
-    Ok(())
+    Ok(InvalidCall::check_dense(id, vector, dimensions, "collection")?)
 }
 
 pub(crate) fn sparse(
     id: Option<ContextId>,
     vector: &SparseVector,
 ) -> Result<qdrant_client::qdrant::SparseVector, Error> {
-    if !vector.values().iter().all(|value| value.is_finite()) {
-        return Err(Error::NotFinite { id });
-    }
+    InvalidCall::check_sparse(id, vector)?;
     Ok(qdrant_client::qdrant::SparseVector { indices: vector.indices().to_vec(), values: vector.values().to_vec() })
 }
 
@@ -113,4 +104,19 @@ pub(crate) fn dense_vector(values: &[f32]) -> Vector {
 
 fn kind(kind: Kind) -> Vector {
     Vector { vector: Some(kind), ..Vector::default() }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
+mod tests {
+    use super::*;
+    use crate::Failure;
+
+    #[test]
+    fn a_vector_of_another_length_is_the_callers_fault_in_the_words_of_a_collection() {
+        check_dense(None, &[1.0, 0.0], 2).unwrap();
+        let refused = check_dense(None, &[1.0], 2).unwrap_err();
+        assert_eq!(refused.to_string(), "a vector of the query has 1 dimensions, but the collection has 2");
+        assert!(refused.is_callers() && refused.failure() == Failure::Refused, "{refused:?}");
+    }
 }

@@ -2,10 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use context_manager_memory::{
-    ContextId,
-    store::{Model, UnusableKey},
-};
+use context_manager_memory::store::{InvalidCall, Model};
 use tonic::{Code, Status};
 
 use crate::{Distrust, Refusal};
@@ -125,40 +122,16 @@ pub enum Error {
         /// What it said.
         source: Box<Status>,
     },
-    /// A vector has another length than the collection.
-    #[error("a vector of {} has {actual} dimensions, but the collection has {expected}", subject(*id))]
-    Dimensions {
-        /// Whose vector it is; none is the query's.
-        id: Option<ContextId>,
-        /// The collection's.
-        expected: usize,
-        /// The vector's.
-        actual: usize,
-    },
-    /// A vector has a value that is no number.
-    #[error("a vector of {} has a value that is not a finite number", subject(*id))]
-    NotFinite {
-        /// Whose vector it is; none is the query's.
-        id: Option<ContextId>,
-    },
-    /// A metadata key cannot be filtered by.
+    /// The call itself is wrong.
     #[error(transparent)]
-    MetadataKey(#[from] UnusableKey),
-    /// A context cannot be written as a payload.
-    #[error("context {id} cannot be written as JSON")]
-    Encode {
-        /// The context.
-        id: ContextId,
-        /// What is wrong with it.
-        source: Arc<serde_json::Error>,
-    },
+    Invalid(#[from] InvalidCall),
 }
 
 impl Error {
     /// Whether the call itself is wrong, so that repeating it cannot help and no damage was done.
     #[must_use]
     pub const fn is_callers(&self) -> bool {
-        matches!(self, Self::Dimensions { .. } | Self::NotFinite { .. } | Self::MetadataKey(_) | Self::Encode { .. })
+        matches!(self, Self::Invalid(_))
     }
 
     /// Whether the server answered that it does not take this call. It works, and may take others.
@@ -227,8 +200,4 @@ impl Error {
 fn retry_after(status: &Status) -> Duration {
     let seconds = status.metadata().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     seconds.map_or(RETRY_LATER, Duration::from_secs)
-}
-
-fn subject(id: Option<ContextId>) -> String {
-    id.map_or_else(|| "the query".to_owned(), |id| format!("context {id}"))
 }

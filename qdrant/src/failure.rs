@@ -36,13 +36,9 @@ impl Error {
             Self::Url { .. } | Self::Trust { .. } | Self::File { .. } | Self::Identity { .. } | Self::ApiKey => {
                 Failure::Settings
             }
-            Self::Exhausted { .. }
-            | Self::Refused { .. }
-            | Self::NoNewVectors { .. }
-            | Self::Dimensions { .. }
-            | Self::NotFinite { .. }
-            | Self::MetadataKey(_)
-            | Self::Encode { .. } => Failure::Refused,
+            Self::Exhausted { .. } | Self::Refused { .. } | Self::NoNewVectors { .. } | Self::Invalid(_) => {
+                Failure::Refused
+            }
         }
     }
 }

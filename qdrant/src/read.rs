@@ -169,9 +169,14 @@ impl Collection {
         Ok(Stats { points, disk_bytes: None, unflushed_writes: 0, unreadable: 0 })
     }
 
-    /// The filter of a selection. What it says about dense vectors is said about those of the current model.
+    /// The filter of a selection.
     pub(crate) fn selected(&self, selection: &Selection) -> Result<Filter, Error> {
-        Ok(filter::of(&Clauses::of(selection)?.with_dense_named(&self.dense().own)))
+        Ok(filter::of(&self.clauses(selection)?))
+    }
+
+    /// The clauses of a selection. What it says about dense vectors is said about those of the current model.
+    pub(crate) fn clauses(&self, selection: &Selection) -> Result<Clauses, Error> {
+        Ok(Clauses::of(selection)?.with_dense_named(&self.dense().own))
     }
 
     pub(crate) async fn count_by(&self, filter: Filter) -> Result<usize, Error> {
@@ -224,11 +229,7 @@ impl Collection {
         direction: Direction,
         from: Option<i64>,
     ) -> Result<Option<Context>, Error> {
-        let alive = Selection::alive(owner.clone(), Timestamp::from_millis(0));
-        let mut selection = Selection { expiry, sessions: Sessions::Only(session.clone()), ..alive };
-        if expiry == Expiry::Any {
-            selection = selection.with_all_that_was();
-        }
+        let selection = Selection::of_sessions(owner.clone(), Sessions::Only(session.clone()), expiry);
         let order = OrderBy {
             key: schema::SEQUENCE.to_owned(),
             direction: Some(direction.into()),

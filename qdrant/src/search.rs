@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use context_manager_memory::{
-    Context, ContextId, LegScores, QueryVectors,
+    Context, ContextId, Leg, LegScores, QueryVectors,
     frequencies::DocumentFrequencies,
     rank::Candidate,
-    store::{Clauses, DenseNames, Search, schema},
+    store::{Clauses, Search},
 };
 use qdrant_client::qdrant::{
     DenseVector, Filter, IdfParams, Query, QueryBatchPoints, QueryPoints, ScoredPoint, SearchParams, VectorInput,
@@ -14,42 +14,6 @@ use qdrant_client::qdrant::{
 };
 
 use crate::{Collection, Error, convert, filter};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
-    DenseSelf,
-    DenseCtx,
-    SparseSelf,
-    SparseCtx,
-}
-
-impl Leg {
-    fn vector_name(self, dense: &DenseNames) -> &str {
-        match self {
-            Self::DenseSelf => &dense.own,
-            Self::DenseCtx => &dense.with_previous,
-            Self::SparseSelf => schema::SPARSE_SELF,
-            Self::SparseCtx => schema::SPARSE_CTX,
-        }
-    }
-
-    fn score_of(self, scores: &mut LegScores) -> &mut Option<f32> {
-        match self {
-            Self::DenseSelf => &mut scores.dense_self,
-            Self::DenseCtx => &mut scores.dense_ctx,
-            Self::SparseSelf => &mut scores.sparse_self,
-            Self::SparseCtx => &mut scores.sparse_ctx,
-        }
-    }
-
-    /// What a context has that the server does not return: no term in common is a score of nothing, no vector is no score.
-    const fn absent(self) -> Option<f32> {
-        match self {
-            Self::DenseSelf | Self::DenseCtx => None,
-            Self::SparseSelf | Self::SparseCtx => Some(0.0),
-        }
-    }
-}
 
 /// What scoring is called in an error.
 const SCORE: &str = "score candidates";
@@ -99,10 +63,8 @@ impl Collection {
             asked.iter().zip(self.exact(&asked, &unions).await?)
         {
             candidates.extend(contexts.into_iter().filter(|context| search.selection.admits(context)).map(|context| {
-                let mut scores = LegScores::default();
-                for ((leg, _), found) in legs.iter().zip(&by_leg) {
-                    *leg.score_of(&mut scores) = found.get(&context.id).copied().or(leg.absent());
-                }
+                let found = legs.iter().zip(&by_leg).map(|((leg, _), found)| (*leg, found.get(&context.id).copied()));
+                let scores = LegScores::of_found(found);
                 Candidate { context: context.into(), scores }
             }));
         }
@@ -219,7 +181,7 @@ impl Collection {
         QueryPoints {
             collection_name: self.options.collection.clone(),
             query: Some(Query { variant: Some(query::Variant::Nearest(vector.clone())) }),
-            using: Some(leg.vector_name(self.dense()).to_owned()),
+            using: Some(self.dense().name_of(*leg).to_owned()),
             filter: Some(filter.clone()),
             params: Some(SearchParams { exact: Some(exact), idf, ..SearchParams::default() }),
             limit: Some(limit as u64),

@@ -206,8 +206,7 @@ impl Collection {
     /// # Errors
     /// When the selection cannot be expressed, or when the server fails.
     pub async fn delete_selected(&self, selection: &Selection, limit: usize) -> Result<usize, Error> {
-        let clauses = Clauses::of(selection)?.with_dense_named(&self.dense().own);
-        self.delete_some(clauses, limit).await
+        self.delete_some(self.clauses(selection)?, limit).await
     }
 
     /// Deletes at most `limit` contexts of these owners, or of all when none are named, that are expired at `now` and not `spared`, and says

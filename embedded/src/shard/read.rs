@@ -212,11 +212,7 @@ impl Shard {
             return Ok(Vec::new());
         }
         let sessions = session.map_or(Sessions::Without, |session| Sessions::Only(session.clone()));
-        let alive = Selection::alive(owner.clone(), Timestamp::from_millis(0));
-        let mut selection = Selection { expiry, sessions, ..alive };
-        if expiry == Expiry::Any {
-            selection = selection.with_all_that_was();
-        }
+        let selection = Selection::of_sessions(owner.clone(), sessions, expiry);
         let order = OrderBy {
             key: open::path(schema::SEQUENCE)?,
             direction: Some(direction),

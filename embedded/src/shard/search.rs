@@ -9,10 +9,10 @@ use std::{
 };
 
 use context_manager_memory::{
-    Context, ContextId, LegScores, QueryVectors,
+    Context, ContextId, Leg, LegScores, QueryVectors,
     frequencies::DocumentFrequencies,
     rank::Candidate,
-    store::{Clauses, Search, Selection, schema},
+    store::{Clauses, DenseNames, InvalidCall, Search, Selection},
 };
 use qdrant_edge::{
     CountRequest, Filter, IdfCorpusParams, IdfParams, NamedQuery, QueryBatchRequest, QueryEnum, QueryRequest,
@@ -28,42 +28,6 @@ const MORE: usize = 28;
 const WORTH_A_TRY: usize = 500;
 /// Searches that go by without a try after one that was in vain.
 pub(super) const PAUSE: usize = 64;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
-    DenseSelf,
-    DenseCtx,
-    SparseSelf,
-    SparseCtx,
-}
-
-impl Leg {
-    const fn vector_name(self) -> &'static str {
-        match self {
-            Self::DenseSelf => schema::DENSE_SELF,
-            Self::DenseCtx => schema::DENSE_CTX,
-            Self::SparseSelf => schema::SPARSE_SELF,
-            Self::SparseCtx => schema::SPARSE_CTX,
-        }
-    }
-
-    fn score_of(self, scores: &mut LegScores) -> &mut Option<f32> {
-        match self {
-            Self::DenseSelf => &mut scores.dense_self,
-            Self::DenseCtx => &mut scores.dense_ctx,
-            Self::SparseSelf => &mut scores.sparse_self,
-            Self::SparseCtx => &mut scores.sparse_ctx,
-        }
-    }
-
-    /// What a context has that the engine does not return: no term in common is a score of nothing, no vector is no score.
-    const fn absent(self) -> Option<f32> {
-        match self {
-            Self::DenseSelf | Self::DenseCtx => None,
-            Self::SparseSelf | Self::SparseCtx => Some(0.0),
-        }
-    }
-}
 
 /// What a search asks of the engine.
 struct Asked {
@@ -128,7 +92,7 @@ impl Shard {
             legs.extend([Leg::DenseSelf, Leg::DenseCtx].map(|leg| (leg, VectorInternal::Dense(dense.clone()))));
         }
         let terms = query.sparse.clone().unwrap_or_default();
-        write::check_sparse(None, &terms)?;
+        InvalidCall::check_sparse(None, &terms)?;
         let weigh = |frequencies: &DocumentFrequencies| Weighed::by(frequencies, &terms);
         let Weighed { own, with_previous, corpus } = match frequencies {
             Some(frequencies) => weigh(frequencies),
@@ -193,12 +157,13 @@ impl Shard {
     ) -> Result<Vec<Scores>, Error> {
         // The terms have their weights already.
         let corpus = filter::of(&Clauses::nothing())?;
+        let names = DenseNames::default();
         let request = |(leg, vector): &(Leg, VectorInternal)| {
             let idf = match vector {
                 VectorInternal::Sparse(_) => Some(IdfParams::Corpus(IdfCorpusParams { corpus: corpus.clone() })),
                 VectorInternal::Dense(_) | VectorInternal::MultiDense(_) => None,
             };
-            let nearest = NamedQuery::new(vector.clone(), leg.vector_name());
+            let nearest = NamedQuery::new(vector.clone(), names.name_of(*leg));
             QueryRequest {
                 query: Some(ScoringQuery::Vector(QueryEnum::Nearest(nearest))),
                 filter: filter.cloned(),
@@ -221,9 +186,7 @@ fn union(legs: &[Scores]) -> Vec<ContextId> {
 }
 
 fn candidate(context: Arc<Context>, legs: &[(Leg, VectorInternal)], exact: &[HashMap<ContextId, f32>]) -> Candidate {
-    let mut scores = LegScores::default();
-    for ((leg, _), found) in legs.iter().zip(exact) {
-        *leg.score_of(&mut scores) = found.get(&context.id).copied().or(leg.absent());
-    }
+    let found = legs.iter().zip(exact).map(|((leg, _), found)| (*leg, found.get(&context.id).copied()));
+    let scores = LegScores::of_found(found);
     Candidate { context, scores }
 }

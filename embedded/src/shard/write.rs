@@ -7,7 +7,7 @@ use std::{
 
 use context_manager_memory::{
     Context, ContextId, SparseVector, Timestamp, Vectors,
-    store::{Access, Clauses, Owner, Point, Selection, Updated, by_time, schema},
+    store::{Access, Clauses, InvalidCall, Owner, Point, Selection, Updated, by_time, schema},
 };
 use qdrant_edge::{
     Filter, Payload, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, ScrollRequest,
@@ -297,14 +297,7 @@ impl Shard {
     }
 
     pub(super) fn check_dense(&self, id: Option<ContextId>, vector: &[f32]) -> Result<(), Error> {
-        let expected = self.options.model.dimensions;
-        if vector.len() != expected {
-            return Err(Error::Dimensions { id, expected, actual: vector.len() });
-        }
-        if !vector.iter().all(|value| value.is_finite()) {
-            return Err(Error::NotFinite { id });
-        }
-        Ok(())
+        Ok(InvalidCall::check_dense(id, vector, self.options.model.dimensions, "store")?)
     }
 }
 
@@ -344,15 +337,10 @@ fn set_payload(fields: &Value, ids: &[ContextId]) -> UpdateOperation {
 }
 
 fn payload(context: &Context) -> Result<Payload, Error> {
-    let encode = |source| Error::Encode { id: context.id, source };
-    schema::payload(context).map(Payload).map_err(encode)
-}
-
-pub(super) fn check_sparse(id: Option<ContextId>, vector: &SparseVector) -> Result<(), Error> {
-    if vector.values().iter().all(|value| value.is_finite()) { Ok(()) } else { Err(Error::NotFinite { id }) }
+    Ok(Payload(schema::payload(context)?))
 }
 
 pub(super) fn sparse(id: Option<ContextId>, vector: &SparseVector) -> Result<qdrant_edge::SparseVector, Error> {
-    check_sparse(id, vector)?;
+    InvalidCall::check_sparse(id, vector)?;
     Ok(qdrant_edge::SparseVector { indices: vector.indices().to_vec(), values: vector.values().to_vec() })
 }

@@ -1,7 +1,7 @@
 //! Selections: sessions, levels, times, metadata, pages and order.
 
 use context_manager_embedded::{Error, Shard};
-use context_manager_memory::store::{Condition, Dense, Expiry, Operator, Scalar, Selection, Sessions};
+use context_manager_memory::store::{Condition, Dense, Expiry, InvalidCall, Operator, Scalar, Selection, Sessions};
 use context_manager_memory::{Context, Level, SessionId, Timestamp};
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ fn metadata_conditions_select_by_value_type_and_path() {
     }
     let path = vec!["a\"b".to_owned()];
     let unusable = Selection { metadata: vec![Condition { path, operator: Operator::Exists }], ..alive() };
-    assert!(matches!(shard.list(&unusable, None, 9), Err(Error::MetadataKey { .. })));
+    assert!(matches!(shard.list(&unusable, None, 9), Err(Error::Invalid(InvalidCall::MetadataKey(_)))));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use context_manager_embedded::Error;
-use context_manager_memory::store::{Search, Selection};
+use context_manager_memory::store::{InvalidCall, Search, Selection};
 use context_manager_memory::{
     Context, LegScores, Level, QueryVectors, Timestamp, lexical, local,
     rank::{Candidate, QueryFacts, Settings, rank},
@@ -126,7 +126,8 @@ fn query_of_another_length_is_refused() {
     put(&shard, [context(1, "violin")]);
     let wrong = QueryVectors { dense: Some(vec![1.0; DIMENSIONS + 1]), sparse: None };
     let refused = shard.search(&Search { query: wrong, ..search("") }).expect_err("one dimension too many");
-    assert!(matches!(refused, Error::Dimensions { id: None, .. }) && refused.is_callers(), "{refused}");
+    assert!(matches!(refused, Error::Invalid(InvalidCall::Dimensions { id: None, .. })), "{refused}");
+    assert!(refused.is_callers(), "{refused}");
 }
 
 #[test]

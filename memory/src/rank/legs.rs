@@ -1,9 +1,8 @@
 //! Fusion: each leg normalised over the candidates, weighted, added, and the best sum scaled to 1.
 
 use super::{Candidate, Parts, Weights};
-use crate::LegScores;
+use crate::Leg;
 
-type Leg = fn(&LegScores) -> Option<f32>;
 type Part = fn(&mut Parts) -> &mut f64;
 
 /// What makes the lowest value of a leg: lexical scores start at nothing, cosines have no natural zero.
@@ -15,15 +14,15 @@ enum Base {
 
 /// The weighted, normalised legs of each candidate. A leg that no candidate has takes no part, and the others take its weight.
 pub(super) fn fuse(candidates: &[Candidate], weights: &Weights) -> Vec<Parts> {
-    let legs: [(f64, Base, Leg, Part); 4] = [
-        (weights.dense_self, Base::Lowest, |scores| scores.dense_self, |parts| &mut parts.dense_self),
-        (weights.dense_ctx, Base::Lowest, |scores| scores.dense_ctx, |parts| &mut parts.dense_ctx),
-        (weights.sparse_self, Base::Zero, |scores| scores.sparse_self, |parts| &mut parts.sparse_self),
-        (weights.sparse_ctx, Base::Zero, |scores| scores.sparse_ctx, |parts| &mut parts.sparse_ctx),
+    let legs: [(Leg, f64, Base, Part); 4] = [
+        (Leg::DenseSelf, weights.dense_self, Base::Lowest, |parts| &mut parts.dense_self),
+        (Leg::DenseCtx, weights.dense_ctx, Base::Lowest, |parts| &mut parts.dense_ctx),
+        (Leg::SparseSelf, weights.sparse_self, Base::Zero, |parts| &mut parts.sparse_self),
+        (Leg::SparseCtx, weights.sparse_ctx, Base::Zero, |parts| &mut parts.sparse_ctx),
     ];
     let mut all = vec![Parts { recency: 1.0, frequency: 1.0, level: 1.0, ..Parts::default() }; candidates.len()];
-    for (weight, base, leg, part) in legs {
-        let values: Vec<_> = candidates.iter().map(|candidate| leg(&candidate.scores).map(f64::from)).collect();
+    for (leg, weight, base, part) in legs {
+        let values: Vec<_> = candidates.iter().map(|candidate| candidate.scores.on(leg).map(f64::from)).collect();
         for (parts, value) in all.iter_mut().zip(normalised(&values, base)) {
             *part(parts) = weight.max(0.0) * value;
         }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::{
-    schema,
+    InvalidCall, schema,
     selection::{Condition, Dense, Expiry, Operator, Owner, Scalar, Selection, Sessions, Tenant, Validity},
 };
 use crate::{Context, ContextId, Holder, Timestamp};
@@ -53,17 +53,12 @@ pub struct Bounds {
     pub lt: Option<f64>,
 }
 
-/// A metadata key that cannot be filtered by.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot filter by the metadata key {0:?}; a filter's key is not empty and has no '\"' and no '\\'")]
-pub struct UnusableKey(pub String);
-
 impl Clauses {
     /// The selection's.
     ///
     /// # Errors
     /// When a key of the metadata cannot be expressed.
-    pub fn of(selection: &Selection) -> Result<Self, UnusableKey> {
+    pub fn of(selection: &Selection) -> Result<Self, InvalidCall> {
         let Selection {
             owner,
             expiry,
@@ -265,7 +260,7 @@ impl Clauses {
         self
     }
 
-    fn add(&mut self, Condition { path, operator }: &Condition) -> Result<(), UnusableKey> {
+    fn add(&mut self, Condition { path, operator }: &Condition) -> Result<(), InvalidCall> {
         let key = metadata_key(path)?;
         match operator {
             Operator::Equals(value) => self.must.push(equals(&key, value)),
@@ -316,10 +311,10 @@ fn equals(key: &str, value: &Scalar) -> Clause {
 }
 
 /// The path of a metadata key; every part is quoted, so that dots and brackets in it mean nothing.
-fn metadata_key(path: &[String]) -> Result<String, UnusableKey> {
+fn metadata_key(path: &[String]) -> Result<String, InvalidCall> {
     let unusable = |part: &String| part.is_empty() || part.contains(['"', '\\']);
     if path.is_empty() || path.iter().any(unusable) {
-        return Err(UnusableKey(path.join(".")));
+        return Err(InvalidCall::MetadataKey(path.join(".")));
     }
     Ok(path.iter().fold(schema::METADATA.to_owned(), |key, part| format!("{key}.\"{part}\"")))
 }

@@ -1,6 +1,7 @@
 //! Embedding models as a store knows them: vectors of different models are never compared, and never lie under one name.
 
 use super::schema;
+use crate::Leg;
 
 /// A model, told from others by its name and the length of its vectors.
 ///
@@ -65,6 +66,17 @@ impl DenseNames {
         [&self.own, &self.with_previous]
     }
 
+    /// The name of the vectors that a leg compares with; the lexical ones have the same under every model.
+    #[must_use]
+    pub fn name_of(&self, leg: Leg) -> &str {
+        match leg {
+            Leg::DenseSelf => &self.own,
+            Leg::DenseCtx => &self.with_previous,
+            Leg::SparseSelf => schema::SPARSE_SELF,
+            Leg::SparseCtx => schema::SPARSE_CTX,
+        }
+    }
+
     /// Whether a store's vector is a dense one of ours, whichever model's.
     #[must_use]
     pub fn are_any(name: &str) -> bool {
@@ -95,6 +107,9 @@ mod tests {
             [a.both(), b.both(), DenseNames::default().both()].concat().into_iter().map(str::to_owned).collect();
         assert_eq!(names.len(), 6, "{names:?}");
         assert!(names.iter().all(|name| DenseNames::are_any(name)), "{names:?}");
+        let [own, with_previous] = a.both();
+        let of_legs = Leg::ALL.map(|leg| a.name_of(leg));
+        assert_eq!(of_legs, [own, with_previous, schema::SPARSE_SELF, schema::SPARSE_CTX]);
         assert!(!["dense", "dense_selfish", schema::SPARSE_SELF].into_iter().any(DenseNames::are_any));
     }
 }

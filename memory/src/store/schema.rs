@@ -11,6 +11,7 @@
 
 use serde_json::{Map, Value};
 
+use super::InvalidCall;
 use crate::{Context, ContextId};
 
 /// Dense vector of the context's own text.
@@ -87,9 +88,11 @@ pub const INDEXES: [(&str, Index); 9] = [
 ///
 /// # Errors
 /// When the context has no JSON form, which takes a metadata number that JSON does not know.
-pub fn payload(context: &Context) -> Result<Map<String, Value>, serde_json::Error> {
+pub fn payload(context: &Context) -> Result<Map<String, Value>, InvalidCall> {
     // A struct's JSON form is an object; were it another one, this says so without showing it.
-    let mut fields: Map<String, Value> = serde_json::to_value(context).and_then(serde_json::from_value)?;
+    let mut fields: Map<String, Value> = serde_json::to_value(context)
+        .and_then(serde_json::from_value)
+        .map_err(|source| InvalidCall::Encode { id: context.id, source: source.into() })?;
     fields.remove(ID);
     Ok(fields)
 }

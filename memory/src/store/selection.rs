@@ -191,6 +191,14 @@ impl Selection {
         Self { expiry: Expiry::Any, validity: Validity::Any, ..self }
     }
 
+    /// An owner's current contexts of some sessions in this state of life; with [`Expiry::Any`] earlier versions too, because a number in a
+    /// session is never given twice.
+    #[must_use]
+    pub fn of_sessions(owner: Owner, sessions: Sessions, expiry: Expiry) -> Self {
+        let validity = if expiry == Expiry::Any { Validity::Any } else { Validity::Current };
+        Self { expiry, validity, sessions, ..Self::alive(owner, Timestamp::from_millis(0)) }
+    }
+
     /// Whether [`admits`](Self::admits) tells all of it: there is no condition but whose, which levels, and alive and current or not.
     #[must_use]
     pub fn is_of_levels_alone(&self) -> bool {
