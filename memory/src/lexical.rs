@@ -6,9 +6,10 @@
 //! the store's part (Qdrant's sparse `Modifier::Idf`) or that of [`crate::local`]. Okapi BM25: Robertson and Zaragoza, "The
 //! Probabilistic Relevance Framework", 2009. Stems: Porter's English Snowball stemmer.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::{borrow::Cow, collections::HashSet, sync::LazyLock};
 
 use rust_stemmers::{Algorithm, Stemmer};
+use unicode_normalization::{IsNormalized, UnicodeNormalization as _, is_nfc_quick};
 use xxhash_rust::xxh32::xxh32;
 
 use crate::SparseVector;
@@ -95,7 +96,17 @@ const fn is_ideograph(character: char) -> bool {
 
 /// The words of a text in lower case, punctuation left out.
 pub fn words(text: &str) -> impl Iterator<Item = String> {
-    words_as_written(text).map(str::to_lowercase)
+    let words: Vec<String> = words_as_written(&composed(text)).map(str::to_lowercase).collect();
+    words.into_iter()
+}
+
+/// The text in Unicode's form NFC (UAX #15), so that "ü" is one character and not "u" with a mark that no word has. Names of files and texts
+/// out of PDFs often come in the other form.
+fn composed(text: &str) -> Cow<'_, str> {
+    match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => Cow::Borrowed(text),
+        IsNormalized::No | IsNormalized::Maybe => Cow::Owned(text.nfc().collect()),
+    }
 }
 
 /// The stems of the words of a text, in their order, without those that are listed.
@@ -148,10 +159,11 @@ impl Bm25 {
     /// The vector of a text that is stored.
     #[must_use]
     pub fn document(&self, text: &str) -> SparseVector {
-        let terms = terms(text);
+        let text = composed(text);
+        let terms = terms(&text);
         #[expect(clippy::cast_precision_loss, reason = "a text has far fewer than 2^24 terms")]
         let length = terms.len() as f32;
-        let indices = terms.iter().map(|term| index(term)).chain(single_characters(text));
+        let indices = terms.iter().map(|term| index(term)).chain(single_characters(&text));
         let counts = SparseVector::from_pairs(indices.map(|index| (index, 1.0)));
         let norm = self.k1 * (1.0 - self.b + self.b * length / self.average_length);
         SparseVector::from_pairs(counts.iter().map(|(index, count)| (index, count * (self.k1 + 1.0) / (count + norm))))
@@ -184,6 +196,16 @@ mod tests {
         assert_eq!(terms("Painted paintings"), terms("paint painting"));
         assert!(terms("the and of").is_empty());
         assert_eq!(terms("Melanie's"), terms("melanie"));
+    }
+
+    #[test]
+    fn a_word_is_the_same_however_its_marks_are_encoded() {
+        for text in ["Zürich", "résumé", "Tiếng Việt", "한국어", "Ελλάδα", "が"] {
+            let (taken_apart, whole): (String, String) = (text.nfd().collect(), text.nfc().collect());
+            assert_ne!(taken_apart, whole, "{text} has marks");
+            assert_eq!(terms(&taken_apart), terms(&whole), "{text}");
+            assert_eq!(Bm25::default().document(&taken_apart), Bm25::default().document(&whole), "{text}");
+        }
     }
 
     #[test]

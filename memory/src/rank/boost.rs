@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Boosts, Candidate, Parts, QueryFacts};
-use crate::{SessionId, date, lexical};
+use crate::{Context, Holder, SessionId, date, lexical};
+
+/// A session of one memory; those of others may have the same name.
+type Session<'a> = (&'a Holder, &'a SessionId);
 
 /// How many of a session's best contexts speak for it.
 const SESSION_BEST: usize = 3;
@@ -16,14 +19,14 @@ pub(super) fn structure(candidates: &[Candidate], parts: &mut [Parts], query: &Q
     for (place, candidate) in candidates.iter().enumerate() {
         let context = &candidate.context;
         let parts = &mut parts[place];
-        if let Some(session) = &context.session {
+        if let Some(session) = session_of(context) {
             let neighbour = |step: i64| {
                 let sequence = context.sequence.checked_add(step)?;
                 places.get(&(session, sequence)).map(|&place| fused[place])
             };
             parts.neighbours =
                 boosts.next * neighbour(1).unwrap_or(0.0) + boosts.previous * neighbour(-1).unwrap_or(0.0);
-            parts.session = boosts.session * sessions.get(session).copied().unwrap_or(0.0);
+            parts.session = boosts.session * sessions.get(&session).copied().unwrap_or(0.0);
         }
         parts.date = boosts.date * date::closeness(context.event_time(), &query.dates);
         if actor.is_some()
@@ -34,23 +37,23 @@ pub(super) fn structure(candidates: &[Candidate], parts: &mut [Parts], query: &Q
     }
 }
 
-fn places(candidates: &[Candidate]) -> HashMap<(&SessionId, i64), usize> {
-    let place = |(place, candidate): (usize, &'_ Candidate)| (place, candidate.context.sequence);
-    candidates
-        .iter()
-        .enumerate()
-        .filter_map(|(at, candidate)| {
-            let (place, sequence) = place((at, candidate));
-            candidate.context.session.as_ref().map(|session| ((session, sequence), place))
-        })
-        .collect()
+fn session_of(context: &Context) -> Option<Session<'_>> {
+    context.session.as_ref().map(|session| (&context.holder, session))
+}
+
+fn places(candidates: &[Candidate]) -> HashMap<(Session<'_>, i64), usize> {
+    let placed = candidates.iter().enumerate().filter_map(|(place, candidate)| {
+        let context = &candidate.context;
+        session_of(context).map(|session| ((session, context.sequence), place))
+    });
+    placed.collect()
 }
 
 /// The mean of each session's best scores; a session with fewer counts the missing ones as nothing.
-fn session_means<'a>(candidates: &'a [Candidate], fused: &[f64]) -> HashMap<&'a SessionId, f64> {
-    let mut scores: HashMap<&SessionId, Vec<f64>> = HashMap::new();
+fn session_means<'a>(candidates: &'a [Candidate], fused: &[f64]) -> HashMap<Session<'a>, f64> {
+    let mut scores: HashMap<Session<'a>, Vec<f64>> = HashMap::new();
     for (candidate, score) in candidates.iter().zip(fused) {
-        if let Some(session) = &candidate.context.session {
+        if let Some(session) = session_of(&candidate.context) {
             scores.entry(session).or_default().push(*score);
         }
     }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Actor, SessionId, context::tests::sample};
+use crate::{Actor, Holder, SessionId, SpaceId, context::tests::sample};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -47,6 +47,26 @@ fn a_context_beside_a_good_one_rises() {
     let beside = in_session(lexical_only(2, "answer", 0.5), "s", 5);
     let alone = in_session(lexical_only(3, "other", 0.6), "t", 5);
     assert_eq!(order(vec![alone, beside, good], "x", &Settings::default()), [1, 2, 3]);
+}
+
+#[test]
+fn sessions_of_different_memories_are_different_whatever_their_names() {
+    let mine = |number, text, bm25, at| in_session(lexical_only(number, text, bm25), "task-42", at);
+    let shared = |candidate: Candidate, session: &str| {
+        let mut candidate = in_session(candidate, session, 4);
+        Arc::make_mut(&mut candidate.context).holder = Holder::Space(SpaceId::new("team").expect("a name"));
+        candidate
+    };
+    let parts = |session: &str| -> Vec<Parts> {
+        let candidates = vec![
+            mine(1, "question", 3.0, 4),
+            mine(2, "answer", 0.5, 5),
+            shared(lexical_only(3, "of the team", 2.0), session),
+        ];
+        let ranked = rank(candidates, &QueryFacts::of("x"), &Settings::default(), NOW);
+        ranked.into_iter().map(|ranked| ranked.parts).collect()
+    };
+    assert_eq!(parts("task-42"), parts("another"));
 }
 
 #[test]
