@@ -107,6 +107,8 @@ use upkeep::Upkeep;
 
 /// Most pages that are made at once; further ones wait. Each reads up to 8 MiB and holds up to 4.
 const PAGES_AT_ONCE: usize = 4;
+/// Most searches at once while writes wait for the store; as many as are at a Qdrant server at once.
+const SEARCHES_AT_ONCE: usize = 8;
 
 /// Which contexts are listed.
 #[derive(Clone, Debug, Default)]
@@ -174,6 +176,7 @@ struct Inner {
     takes_writes: AtomicBool,
     locks: Locks,
     pages: Semaphore,
+    searches: Semaphore,
     upkeep: Upkeep,
     re_embedding: ReEmbedding,
     /// Shared by all who make or compare vectors, so that those of two models never meet; alone is who changes the model.
@@ -257,6 +260,7 @@ impl Engine {
                 takes_writes: AtomicBool::new(false),
                 locks: Locks::default(),
                 pages: Semaphore::new(PAGES_AT_ONCE),
+                searches: Semaphore::new(SEARCHES_AT_ONCE),
                 upkeep: Upkeep::default(),
                 re_embedding: ReEmbedding::default(),
                 models: RwLock::default(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use context_manager_memory::{
-    ContextId, Level, PerLevel, QueryVectors, Timestamp,
+    ContextId, Leg, Level, PerLevel, QueryVectors, Timestamp,
     budget::{self, Item, Packing},
     lexical, local,
     rank::{self, Candidate, QueryFacts, Ranked},
@@ -58,8 +58,15 @@ impl Inner {
         if query.dense.is_some() && self.re_embedding.is_incomplete() {
             degraded.push(Degradation::ReEmbedding);
         }
-        let is_silent = newest::says_nothing(&query);
+        let mut is_silent = newest::says_nothing(&query);
+        let (has_meaning, known) = (query.dense.is_some(), degraded.clone());
         let mut candidates = self.candidates(&ask, query, now(), &mut degraded).await?;
+        // No word of it is in memory, and by its meaning it cannot be compared: it says as little as one without words.
+        let is_lost = (!has_meaning || known.contains(&Degradation::ReEmbedding)) && nothing_fits(&candidates);
+        if is_lost && !is_silent {
+            (is_silent, degraded) = (true, known);
+            candidates = self.candidates(&ask, QueryVectors::default(), now(), &mut degraded).await?;
+        }
         if is_silent {
             degraded.push(Degradation::Query);
             newest::by_age(&mut candidates);
@@ -159,6 +166,9 @@ impl Inner {
         now: Timestamp,
         degraded: &mut Vec<Degradation>,
     ) -> Result<Vec<Candidate>, Error> {
+        // While something waits, the next journaled write copies a view that somebody holds, and a slow store lets searches hold theirs for long.
+        let waits = self.pending.view().is_some();
+        let _turn = if waits { self.searches.acquire().await.ok() } else { None };
         let view = self.pending.view();
         // Of what was before, the sidecar itself has nothing.
         let is_past = ask.as_of.is_some();
@@ -260,6 +270,13 @@ impl Inner {
         }
         laid_over
     }
+}
+
+/// Whether no leg finds anything of the query in them.
+fn nothing_fits(candidates: &[Candidate]) -> bool {
+    let fits =
+        |candidate: &Candidate| Leg::ALL.iter().any(|leg| candidate.scores.on(*leg).is_some_and(|score| score > 0.0));
+    !candidates.iter().any(fits)
 }
 
 /// Scopes of one search may overlap.

@@ -37,6 +37,7 @@ mod rarity;
 mod replicas;
 mod restarts;
 mod upkeep;
+mod views;
 mod writers;
 
 /// The store, reachable or not.
