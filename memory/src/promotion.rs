@@ -25,15 +25,15 @@ pub fn is_due(context: &Context, min_accesses: Option<i64>, now: Timestamp) -> b
         && min_accesses.is_some_and(|least| context.access_count >= least)
 }
 
-/// The context on another level: a new version, with that level's time to live counted from now.
+/// The context on another level: a new version, with that level's time to live counted from now. A time to live that the caller asked for
+/// has begun when the caller asked, and ends when it was said to.
 #[must_use]
 pub fn moved(context: &Context, level: Level, now: Timestamp, ttls: &expiry::LevelTtls) -> Context {
-    Context {
-        level,
-        version: context.version + 1,
-        expires_at: expiry::expires_at(now, level, context.ttl, ttls),
-        ..context.clone()
-    }
+    let expires_at = match context.ttl {
+        Some(_) => context.expires_at,
+        None => expiry::expires_at(now, level, None, ttls),
+    };
+    Context { level, version: context.version + 1, expires_at, ..context.clone() }
 }
 
 #[cfg(test)]
@@ -60,5 +60,15 @@ mod tests {
         let context = Context { expires_at: Some(Timestamp::from_millis(11)), ..sample(1, Level::ShortTerm, "x") };
         let kept = moved(&context, Level::LongTerm, now, &LevelTtls::default());
         assert_eq!((kept.id, kept.version, kept.expires_at, kept.level), (context.id, 2, None, Level::LongTerm));
+    }
+
+    #[test]
+    fn a_moved_context_gets_the_time_of_its_level_but_not_twice_the_time_that_its_caller_asked_for() {
+        let time = Timestamp::from_millis;
+        let ttls = LevelTtls { short_term: Ttl::try_from(100).ok(), ..LevelTtls::default() };
+        let context = Context { expires_at: Some(time(20)), ..sample(1, Level::Immediate, "x") };
+        let own = Context { ttl: Ttl::try_from(20).ok(), ..context.clone() };
+        assert_eq!(moved(&context, Level::ShortTerm, time(15), &ttls).expires_at, Some(time(115)));
+        assert_eq!(moved(&own, Level::ShortTerm, time(15), &ttls).expires_at, Some(time(20)));
     }
 }

@@ -212,7 +212,7 @@ impl Inner {
                 Some(there) if !gives_way(there, &context, now) => {
                     // It was brought before, and may have been changed since.
                     if came_of(there, &context) || self.was_stored_as(there, &context, now).await? {
-                        drafts.push(Draft::There(context));
+                        drafts.push(Draft::There(there.clone()));
                     } else {
                         conflicts.push(context);
                     }

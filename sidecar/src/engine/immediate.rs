@@ -65,6 +65,16 @@ impl Immediate {
         }
     }
 
+    /// Those of these contexts of the store that belong here, and are not here or only as they were before.
+    pub(super) fn lacking<'a>(&self, stored: impl Iterator<Item = &'a Context>) -> Vec<ContextId> {
+        let ring = self.ring();
+        let belongs =
+            |context: &Context| self.own.owns(context) && context.level == Level::Immediate && context.is_current();
+        let is_held =
+            |context: &Context| ring.contexts.get(&context.id).is_some_and(|(held, _)| held.version == context.version);
+        stored.filter(|&context| belongs(context) && !is_held(context)).map(|context| context.id).collect()
+    }
+
     /// Forgets the dense vectors: another model makes them from now on.
     pub(super) fn forget_dense(&self) {
         for (_, vectors) in self.ring().contexts.values_mut() {

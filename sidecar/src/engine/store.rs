@@ -31,6 +31,8 @@ use crate::{
 const MOST_MOVES: usize = Level::ALL.len() - 1;
 /// Sessions whose ends are read at the same time.
 const SESSIONS_AT_ONCE: usize = 16;
+/// Contexts of one read with their vectors.
+const POINTS_AT_ONCE: usize = 100;
 
 /// A context of the request.
 pub(super) enum Draft {
@@ -235,12 +237,10 @@ impl Inner {
         claimed: &[ContextId],
         now: Timestamp,
     ) -> Result<Vec<ContextId>, Error> {
+        let mut rings = self.put_lacking(self.immediate.lacking(written_before(drafts))).await?;
         let mut ends = self.session_ends(sessions_of(drafts), now).await?;
         let mut points = self.make_points(drafts, &mut ends).await;
-        if points.is_empty() {
-            return Ok(Vec::new());
-        }
-        let written = self.insert(&points, claimed, now).await;
+        let written = if points.is_empty() { Ok(Vec::new()) } else { self.insert(&points, claimed, now).await };
         if !matches!(&written, Ok(taken) if taken.is_empty()) {
             // What was written is unknown, or not all, so the store is asked for the numbers next time.
             for (_, session) in ends.keys() {
@@ -255,7 +255,6 @@ impl Inner {
             }
             self.upkeep.touch(owner, session);
         }
-        let mut rings = HashSet::new();
         for Point { context, vectors } in &points {
             if context.level == Level::Immediate {
                 self.immediate.put(context, vectors);
@@ -263,9 +262,23 @@ impl Inner {
             }
         }
         for session in rings {
-            self.make_room(session.as_ref(), now).await;
+            self.make_room(session.as_ref()).await;
         }
         Ok(taken)
+    }
+
+    /// Puts contexts in L1 that the store has and L1 lacks: they were written by a call whose answer was lost, or by a replica. Says whose
+    /// rings they have come to. The caller holds their locks.
+    pub(super) async fn put_lacking(&self, lacking: Vec<ContextId>) -> Result<HashSet<Option<SessionId>>, Error> {
+        let mut rings = HashSet::new();
+        for ids in lacking.chunks(POINTS_AT_ONCE) {
+            let found = self.store_health.note(self.store.get(&self.owner, ids.to_vec(), now()).await)?;
+            for Point { context, vectors } in found {
+                self.immediate.put(&context, &vectors);
+                rings.insert(context.session);
+            }
+        }
+        Ok(rings)
     }
 
     /// Inserts contexts, and says which of the ids `claimed` are somebody else's. The store keeps the first of two contexts with one id and
@@ -389,10 +402,17 @@ impl Inner {
 
     /// Moves the oldest immediate contexts of a full ring to short-term memory, where they live on as long as that level's
     /// contexts do. What fails is tried again with the next context of the session.
-    async fn make_room(&self, session: Option<&SessionId>, now: Timestamp) {
+    async fn make_room(&self, session: Option<&SessionId>) {
         let policy = self.policy.load_full();
         let Some(capacity) = policy.capacities[Level::Immediate] else { return };
-        for context in self.immediate.surplus(session, capacity, now) {
+        for context in self.immediate.surplus(session, capacity, now()) {
+            // Not the time of the request, which has waited since: nothing lives on that had expired by now.
+            let now = now();
+            // What a waiting deletion is about stays where that deletion finds it.
+            let is_gone = self.pending.view().is_some_and(|view| view.is_gone(&context));
+            if is_gone || context.is_expired(now) {
+                continue;
+            }
             let moved = promotion::moved(&context, Level::ShortTerm, now, &policy.ttls);
             match self.update_with_versions(&context, &moved, None).await {
                 Ok(Updated::Applied) => self.metrics.contexts.evicted.add(convert::level_message(context.level), 1),
@@ -416,6 +436,14 @@ pub(super) type Thread = (Owner, SessionId);
 /// The session of a context.
 pub(super) fn thread_of(context: &Context) -> Option<Thread> {
     context.session.clone().map(|session| (Owner::of(context), session))
+}
+
+/// The contexts that are there already.
+fn written_before(drafts: &[Draft]) -> impl Iterator<Item = &Context> {
+    drafts.iter().filter_map(|draft| match draft {
+        Draft::There(context) => Some(context),
+        Draft::New(_) => None,
+    })
 }
 
 /// The sessions that get new contexts.

@@ -157,12 +157,13 @@ impl Inner {
         self.delete_again(&ids).await?;
         let found = self.store_health.note(self.store.find(ids).await)?;
         let mut there: HashMap<ContextId, Context> = found.into_iter().map(|found| (found.id, found)).collect();
-        let (mut contexts, mut texts) = (Vec::new(), Vec::new());
+        let (mut contexts, mut texts, mut lacking) = (Vec::new(), Vec::new(), Vec::new());
         for (line, context) in batch {
             // An expired one makes way for its owner's, as it does for any other write.
             match there.get(&context.id).filter(|found| !(found.is_expired(now) && is_owned_alike(found, context))) {
                 Some(found) if is_the_same(found, context) => {
                     result.unchanged += 1;
+                    lacking.extend(self.immediate.lacking(std::iter::once(found)));
                     *last = Some(context.clone());
                     continue;
                 }
@@ -190,6 +191,7 @@ impl Inner {
             contexts.push(context.clone());
             *last = Some(context.clone());
         }
+        self.put_lacking(lacking).await?;
         if contexts.is_empty() {
             return Ok(());
         }

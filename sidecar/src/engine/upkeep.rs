@@ -187,14 +187,20 @@ impl Inner {
         for Point { context, .. } in self.store_health.note(self.store.get(owner, ids, now).await)? {
             if access.may_promote(&context) && promotion::is_due(&context, self.policy.load().min_accesses, now) {
                 let _held = self.locks.hold([Key::Context(context.id)]).await;
-                self.promote(&context, now).await?;
+                self.promote(&context).await?;
             }
         }
         Ok(())
     }
 
-    /// Moves a context that has earned it to long-term memory, unless it was changed since it was read. The caller holds its lock.
-    async fn promote(&self, context: &Context, now: Timestamp) -> Result<(), Error> {
+    /// Moves a context that has earned it to long-term memory, unless it was changed or has expired since it was read. The caller holds its
+    /// lock.
+    async fn promote(&self, context: &Context) -> Result<(), Error> {
+        // Not the time at which it was read: what came before it may have taken longer than it lives.
+        let now = now();
+        if context.is_expired(now) {
+            return Ok(());
+        }
         let moved = promotion::moved(context, Level::LongTerm, now, &self.policy.load().ttls);
         if self.update_with_versions(context, &moved, None).await? == Updated::Applied {
             self.metrics.contexts.promoted.inc();
@@ -252,7 +258,7 @@ impl Inner {
         let (due, leaving): (Vec<_>, Vec<_>) =
             contexts.into_iter().partition(|context| promotion::is_due(context, min_accesses, now));
         for context in due {
-            self.promote(&context, now).await?;
+            self.promote(&context).await?;
         }
         self.metrics.contexts.evicted.add(super::convert::level_message(Level::ShortTerm), leaving.len() as u64);
         debug!(contexts = leaving.len(), "The oldest short-term contexts of a full session made room");

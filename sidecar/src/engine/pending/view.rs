@@ -31,8 +31,8 @@ use unresolved::Unresolved;
 pub(in crate::engine) struct Waits {
     pub(in crate::engine) context: Arc<Context>,
     pub(in crate::engine) vectors: Arc<Vectors>,
-    /// Whether the store has never had it.
-    is_new: bool,
+    /// The write by which the store gets its id, as long as it has never had it.
+    brought_by: Option<u64>,
     /// The last write about it.
     number: u64,
 }
@@ -43,12 +43,21 @@ impl Waits {
     }
 }
 
+/// A context that a waiting write deletes.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    /// The write by which the store gets it, as long as it has never had it.
+    brought_by: Option<u64>,
+    /// The write that deletes it.
+    number: u64,
+}
+
 /// What the waiting writes make of the contexts. With each part is the number of the last write about it: what has reached the store
 /// is forgotten.
 #[derive(Clone, Debug, Default)]
 pub(in crate::engine) struct View {
     points: HashMap<ContextId, Waits>,
-    deleted: HashMap<(Owner, ContextId), u64>,
+    deleted: HashMap<(Owner, ContextId), Gone>,
     doomed: Vec<(u64, Arc<Wanted>)>,
     /// Contexts, and which one took their place when.
     superseded: HashMap<ContextId, (u64, ContextId, Timestamp)>,
@@ -107,9 +116,10 @@ impl View {
 
     /// The contexts of the store that the waiting writes change, delete or supersede one by one; some may be another's.
     pub(in crate::engine) fn concerned(&self, owner: &Owner) -> BTreeSet<ContextId> {
-        let changed = |point: &&Waits| !point.is_new && owner.owns(&point.context);
+        let changed = |point: &&Waits| point.brought_by.is_none() && owner.owns(&point.context);
         let put = self.points.values().filter(changed).map(|point| point.context.id);
-        let deleted = self.deleted.keys().filter(|(of, _)| of == owner).map(|(_, id)| *id);
+        let stored = self.deleted.iter().filter(|(_, gone)| gone.brought_by.is_none());
+        let deleted = stored.map(|(key, _)| key).filter(|(of, _)| of == owner).map(|(_, id)| *id);
         put.chain(deleted).chain(self.superseded.keys().copied()).collect()
     }
 
@@ -163,34 +173,35 @@ impl View {
     }
 
     pub(super) fn put(&mut self, number: u64, Point { context, vectors }: Point, is_new: bool) {
-        if !self.deleted.is_empty() {
-            self.deleted.remove(&(Owner::of(&context), context.id));
-        }
+        let gone = if self.deleted.is_empty() { None } else { self.deleted.remove(&(Owner::of(&context), context.id)) };
         self.unresolved.remove(&context.id);
         let by = (number, context.id, context.created_at);
         self.superseded.extend(context.supersedes.iter().map(|id| (*id, by)));
         let before = self.points.get(&context.id);
-        let is_new = is_new || before.is_some_and(|before| before.is_new);
+        // What had its id before gets to the store by an earlier write, or is there.
+        let had = before.map(|before| before.brought_by).or(gone.map(|gone| gone.brought_by));
+        let brought_by = had.unwrap_or(is_new.then_some(number));
         if let Some(before) = before.filter(|before| before.context.version < context.version) {
             self.earlier.entry(context.id).or_default().push((before.clone(), context.updated_at));
         }
-        let waits = Waits { context: Arc::new(context), vectors: Arc::new(vectors), is_new, number };
+        let waits = Waits { context: Arc::new(context), vectors: Arc::new(vectors), brought_by, number };
         self.points.insert(waits.context.id, waits);
     }
 
     pub(super) fn delete(&mut self, number: u64, owner: Owner, id: ContextId) {
+        let mut brought_by = None;
         if self.points.get(&id).is_some_and(|point| owner.owns(&point.context)) {
-            self.points.remove(&id);
+            brought_by = self.points.remove(&id).and_then(|point| point.brought_by);
             self.earlier.remove(&id);
         }
         self.unresolved.retain(|changed, changes| *changed != id || changes[0].owner() != &owner);
-        self.deleted.insert((owner, id), number);
+        self.deleted.insert((owner, id), Gone { brought_by, number });
     }
 
     pub(super) fn delete_matching(&mut self, number: u64, wanted: Wanted) {
         let gone = self.points.extract_if(|_, point| wanted.matches(&point.context));
-        // What the store has of them may be no such thing, and goes with them.
-        let gone = gone.filter(|(_, point)| !point.is_new).map(|(id, _)| ((wanted.owner.clone(), id), number));
+        // What the store has of them, or gets by a write before this one, may be no such thing, and goes with them.
+        let gone = gone.map(|(id, Waits { brought_by, .. })| ((wanted.owner.clone(), id), Gone { brought_by, number }));
         self.deleted.extend(gone);
         self.earlier.retain(|id, _| self.points.contains_key(id));
         self.doomed.push((number, Arc::new(wanted)));
@@ -198,8 +209,15 @@ impl View {
 
     /// Forgets what the writes up to a number were about: they have reached the store.
     pub(super) fn forget(&mut self, number: u64) {
-        self.points.retain(|_, waits| waits.number > number);
-        self.deleted.retain(|_, of| *of > number);
+        let waits_for = |brought_by: Option<u64>| brought_by.filter(|by| *by > number);
+        self.points.retain(|_, waits| {
+            waits.brought_by = waits_for(waits.brought_by);
+            waits.number > number
+        });
+        self.deleted.retain(|_, gone| {
+            gone.brought_by = waits_for(gone.brought_by);
+            gone.number > number
+        });
         self.doomed.retain(|(of, _)| *of > number);
         self.superseded.retain(|_, (of, _, _)| *of > number);
         self.earlier.retain(|_, versions| {

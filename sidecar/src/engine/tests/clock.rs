@@ -1,7 +1,7 @@
 //! The wall clock jumps by hours, either way, while contexts are stored, read, changed, given vectors and deleted.
 
 use super::*;
-use crate::clock::jump_to;
+use crate::{clock::jump_to, engine::locks::Key};
 
 const HOURS: i64 = 3 * 3_600;
 
@@ -80,6 +80,42 @@ async fn a_clock_set_back_hides_nothing_and_stops_nothing() {
     assert_eq!(listed(&fixture).await, ["instead of the second tea"]);
     jump_to(0);
     assert_eq!(listed(&fixture).await, ["instead of the second tea"], "what was deleted stays so");
+}
+
+#[tokio::test]
+async fn a_time_to_live_that_was_asked_for_does_not_begin_again_on_another_level() {
+    let fixture = Fixture::with(|config| config.levels.immediate.capacity = Some(1)).await;
+    let turn = |text: &str| json!({"text": text, "level": "immediate", "session": "s", "ttl": "1h"});
+    let first = fixture.store(turn("first tea")).await.expect("stored");
+    jump_to(1_800);
+    fixture.stored(turn("second tea")).await;
+    let moved = fixture.engine.get(&mine(&fixture.engine), first.id, None).await.expect("there");
+    assert_eq!((moved.level, moved.expires_at), (Level::ShortTerm, first.expires_at));
+    jump_to(3_660);
+    assert!(matches!(fixture.engine.get(&mine(&fixture.engine), first.id, None).await, Err(Error::NotFound(_))));
+    assert_eq!(listed(&fixture).await, ["second tea"]);
+}
+
+/// What is written goes by the time of its request, and what makes room for it by the time at which it does.
+#[tokio::test]
+async fn what_expires_while_a_write_waits_does_not_live_on_on_another_level() {
+    let fixture = Fixture::with(|config| config.levels.immediate.capacity = Some(1)).await;
+    let turn = |text: &str| json!({"text": text, "level": "immediate", "session": "s"});
+    let first = fixture.stored(turn("first tea")).await;
+    let session = convert::session("s").expect("a name");
+    let held = fixture.engine.inner.locks.hold([Key::Session(&session)]).await;
+    jump_to(3_590);
+    let (engine, second) = (fixture.engine.clone(), turn("second tea"));
+    let stored = tokio::spawn(async move { store(&engine, second).await });
+    // As soon as it is a writer, it waits for its session.
+    while fixture.engine.inner.writes.try_write().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    jump_to(3_660);
+    drop(held);
+    stored.await.expect("a task").expect("stored");
+    assert!(matches!(fixture.engine.get(&mine(&fixture.engine), first, None).await, Err(Error::NotFound(_))));
+    assert_eq!(listed(&fixture).await, ["second tea"]);
 }
 
 /// The re-embedding goes by the monotonic clock, and finds contexts whatever the wall clock says of their age.

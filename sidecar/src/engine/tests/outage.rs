@@ -48,6 +48,8 @@ struct Switch {
     mute: AtomicBool,
     /// Only the answers to changes are lost.
     mute_update: AtomicBool,
+    /// Only the answers to calls for new contexts are lost.
+    mute_insert: AtomicBool,
     /// It goes away as soon as it has written new contexts.
     leaves_after_upsert: AtomicBool,
     /// It goes away as soon as it has counted accesses.
@@ -184,7 +186,7 @@ macro_rules! switched {
                 if self.leaves_after_upsert.swap(false, Ordering::AcqRel) {
                     self.away.store(true, Ordering::Release);
                 }
-                self.answer(())
+                if self.mute_insert.load(Ordering::Acquire) { Err(lost()) } else { self.answer(()) }
             }
 
             async fn delete(&self, owner: &Owner, ids: Vec<ContextId>) -> Result<usize, vector_store::Error> {
@@ -260,6 +262,7 @@ async fn begin(config: &SidecarConfig, away: bool) -> (Engine, Arc<Switch>) {
         away: away.into(),
         mute: false.into(),
         mute_update: false.into(),
+        mute_insert: false.into(),
         leaves_after_upsert: false.into(),
         leaves_after_counting: false.into(),
         calls: 0.into(),
@@ -293,6 +296,7 @@ impl Outage {
     async fn back(&self) {
         self.switch.away.store(false, Ordering::Release);
         self.switch.mute.store(false, Ordering::Release);
+        self.switch.mute_insert.store(false, Ordering::Release);
         while self.engine.drain().await.expect("drained") {}
     }
 
@@ -407,8 +411,10 @@ async fn what_was_deleted_while_the_store_was_away_does_not_come_back() {
 async fn a_write_whose_answer_was_lost_is_not_stored_twice() {
     let outage = Outage::new().await;
     let id = outage.store(json!({"text": "tea", "session": "s"})).await.id;
-    outage.switch.mute.store(true, Ordering::Release);
+    outage.switch.mute_insert.store(true, Ordering::Release);
     let lost = outage.store(json!({"text": "more tea", "session": "s"})).await;
+    assert!(outage.switch.has(lost.id).await, "it has taken effect");
+    outage.switch.mute.store(true, Ordering::Release);
     let changed = outage.engine.update(&mine(&outage.engine), id, message(json!({"text": "cold tea"}))).await;
     assert_eq!(lost.status, AckStatus::Journaled);
     assert!(changed.is_err(), "the context is only in the store, which does not answer");
@@ -421,6 +427,45 @@ async fn a_write_whose_answer_was_lost_is_not_stored_twice() {
     ]
     .map(|point| point.expect("stored").context.sequence);
     assert_eq!(numbers, [0, 1]);
+}
+
+/// In L1 it is like any other: it answers while the store is away, and makes room.
+#[tokio::test]
+async fn an_immediate_context_whose_answer_was_lost_is_in_memory_once_it_was_brought_again() {
+    let mut outage = Outage::new().await;
+    outage.config.levels.immediate.capacity = Some(1);
+    outage.engine.reconfigure(&outage.config).await.expect("another capacity");
+    let turn = |text: &str| json!({"text": text, "level": "immediate", "session": "s"});
+    let first = outage.store(turn("first tea")).await.id;
+    outage.switch.mute_insert.store(true, Ordering::Release);
+    let lost = outage.store(turn("second tea")).await;
+    assert_eq!(lost.status, AckStatus::Journaled);
+    assert!(outage.switch.has(lost.id).await, "it has taken effect");
+    outage.back().await;
+    let level = async |id| outage.engine.get(&mine(&outage.engine), id, None).await.expect("there").level;
+    assert_eq!((level(first).await, level(lost.id).await), (Level::ShortTerm, Level::Immediate));
+    outage.cut();
+    assert_eq!(outage.listed().await, [("second tea".to_owned(), 1)]);
+    outage.back().await;
+    outage.store(turn("third tea")).await;
+    assert_eq!(level(lost.id).await, Level::ShortTerm);
+}
+
+#[tokio::test]
+async fn an_immediate_context_is_in_memory_when_the_import_whose_answer_was_lost_is_repeated() {
+    let outage = Outage::new().await;
+    let id = outage.store(json!({"text": "tea", "level": "immediate"})).await.id;
+    let line = outage.engine.export(&mine(&outage.engine), None).await.expect("an export").remove(0);
+    outage.engine.delete(&mine(&outage.engine), id).await.expect("deleted");
+    let granted = mine(&outage.engine);
+    let import = || outage.engine.import(&granted, vec![(1, line.clone())]);
+    outage.switch.mute_insert.store(true, Ordering::Release);
+    assert!(import().await.is_err(), "its answer is lost");
+    outage.switch.mute_insert.store(false, Ordering::Release);
+    let imported = import().await.expect("imported");
+    assert_eq!((imported.imported, imported.unchanged), (0, 1));
+    outage.cut();
+    assert_eq!(outage.listed().await, [("tea".to_owned(), 1)]);
 }
 
 #[tokio::test]
@@ -1062,6 +1107,44 @@ async fn what_was_deleted_by_conditions_while_the_store_was_away_does_not_come_b
     assert_eq!(sorted(outage.listed().await), expected);
     outage.back().await;
     assert_eq!(sorted(outage.listed().await), expected);
+}
+
+/// The store gets it as it was stored first, which the deletion is not about.
+#[tokio::test]
+async fn what_was_deleted_as_a_change_had_left_it_is_not_seen_before_that_change_gets_there() {
+    let outage = Outage::new().await;
+    outage.cut();
+    let draft = json!({"text": "tea", "level": "long_term", "metadata": {"tag": "draft"}});
+    let id = outage.store(draft).await.id;
+    let change = message(json!({"metadata": {"tag": "secret"}}));
+    outage.engine.update(&mine(&outage.engine), id, change).await.expect("journaled");
+    let deleted = delete_matching(&outage.engine, json!({"filter": {"tag": {"eq": "secret"}}})).await;
+    assert_eq!(deleted.expect("journaled").deleted, 1);
+    outage.switch.away.store(false, Ordering::Release);
+    assert!(outage.engine.drain().await.expect("drained"), "the change is next");
+    assert!(outage.switch.has(id).await, "as it was stored first");
+    assert!(matches!(outage.engine.get(&mine(&outage.engine), id, None).await, Err(Error::NotFound(_))));
+    assert_eq!((outage.texts("tea").await, outage.listed().await), (Vec::new(), Vec::new()));
+    let figures = outage.engine.stats(&mine(&outage.engine)).await.expect("figures");
+    assert_eq!(figures.contexts.values().sum::<usize>(), 0);
+    outage.back().await;
+    assert!(!outage.switch.has(id).await);
+}
+
+/// What is brought to the store before the deletion fills the ring, and nothing of it makes room.
+#[tokio::test]
+async fn what_was_deleted_with_its_level_does_not_get_away_to_another_one() {
+    let mut outage = Outage::new().await;
+    outage.config.levels.immediate.capacity = Some(1);
+    outage.engine.reconfigure(&outage.config).await.expect("another capacity");
+    outage.cut();
+    for text in ["first tea", "second tea"] {
+        outage.store(json!({"text": text, "level": "immediate", "session": "s"})).await;
+    }
+    let deleted = delete_matching(&outage.engine, json!({"levels": ["immediate"]})).await.expect("journaled");
+    assert_eq!(deleted.deleted, 2);
+    outage.back().await;
+    assert_eq!(outage.listed().await, []);
 }
 
 #[tokio::test]

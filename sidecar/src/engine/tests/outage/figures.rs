@@ -53,6 +53,21 @@ async fn what_waits_is_counted_as_it_is_read() {
 }
 
 #[tokio::test]
+async fn what_has_got_there_is_counted_once_while_a_change_of_it_waits() {
+    let outage = Outage::new().await;
+    outage.cut();
+    let id = outage.store(json!({"text": "tea", "level": "long_term"})).await.id;
+    let change = message(json!({"metadata": {"cups": 2}}));
+    outage.engine.update(&mine(&outage.engine), id, change).await.expect("journaled");
+    outage.switch.away.store(false, Ordering::Release);
+    assert_eq!(outage.counts().await[&Level::LongTerm], (1, 1));
+    assert!(outage.engine.drain().await.expect("drained"), "the change is next");
+    assert_eq!(outage.counts().await[&Level::LongTerm], (1, 1));
+    outage.back().await;
+    assert_eq!(outage.counts().await[&Level::LongTerm], (1, 1));
+}
+
+#[tokio::test]
 async fn figures_take_few_calls_whatever_is_to_be_deleted() {
     for (sessions, contexts, calls) in [(1, 100, 12), (1, 1_100, 4), (20, 1, 4)] {
         let outage = Outage::new().await;

@@ -150,6 +150,18 @@ async fn all_immediate_contexts_are_compared_with_the_store_some_at_each_turn() 
 }
 
 #[tokio::test]
+async fn what_a_replica_stored_is_in_the_memory_of_who_is_sent_it_again() {
+    let outage = Outage::new().await;
+    let replica = outage.replica().await;
+    let id = Uuid::now_v7();
+    let whistles = json!({"id": id, "text": "the kettle whistles", "level": "immediate", "session": "chat-42"});
+    store(&replica, whistles.clone()).await.expect("stored");
+    assert_eq!(outage.store(whistles).await.status, AckStatus::Stored);
+    outage.cut();
+    assert_eq!(outage.listed().await, [("the kettle whistles".to_owned(), 1)]);
+}
+
+#[tokio::test]
 async fn what_a_replica_deleted_leaves_the_ring_when_it_is_to_make_room() {
     let mut outage = Outage::new().await;
     outage.config.levels.immediate.capacity = Some(1);

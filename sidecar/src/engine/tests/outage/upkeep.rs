@@ -44,6 +44,30 @@ async fn a_promotion_that_the_store_went_away_before_is_made_later() {
 }
 
 #[tokio::test]
+async fn what_expires_while_its_promotion_waits_does_not_live_on() {
+    let mut outage = Outage::new().await;
+    outage.config.levels.promotion.min_accesses = Some(1);
+    outage.engine.reconfigure(&outage.config).await.expect("a valid configuration");
+    let id = outage.store(json!({"text": "the blue door"})).await.id;
+    assert_eq!(outage.texts("blue door").await, ["the blue door"]);
+    let inner = &outage.engine.inner;
+    let held = inner.locks.hold([Key::Context(id.into())]).await;
+    jump_to(3_590);
+    let read = || outage.switch.points_read.load(Ordering::Acquire);
+    let (before, engine) = (read(), outage.engine.clone());
+    let tick = tokio::spawn(async move { engine.tick().await });
+    // As soon as it has read the context, it waits for it.
+    while read() == before {
+        tokio::task::yield_now().await;
+    }
+    jump_to(3_660);
+    drop(held);
+    tick.await.expect("a task").expect("regular work");
+    assert!(matches!(outage.engine.get(&mine(&outage.engine), id, None).await, Err(Error::NotFound(_))));
+    assert_eq!(inner.metrics.contexts.promoted.get(), 0);
+}
+
+#[tokio::test]
 async fn a_context_that_is_moved_or_deleted_when_it_is_to_make_room_does_not_and_no_other_does_for_it() {
     let mut outage = Outage::new().await;
     outage.config.levels.short_term.capacity = Some(3);
