@@ -122,7 +122,13 @@ impl Shared {
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
-    metadata.is_span() && [TARGET, REQUEST, CONTINUED].contains(&metadata.target())
+    is_of_a_request(metadata) || (metadata.is_span() && metadata.target() == TARGET)
+}
+
+/// Whether this is the span of a request.
+#[must_use]
+pub fn is_of_a_request(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && [REQUEST, CONTINUED].contains(&metadata.target())
 }
 
 /// Whether the log may show what has this metadata.

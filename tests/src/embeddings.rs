@@ -80,6 +80,8 @@ struct Inner {
     calls: Vec<HeaderMap>,
     /// Texts with this in them are refused.
     poison: Option<String>,
+    /// Longer texts are refused.
+    most_bytes: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +129,11 @@ impl Embeddings {
     /// Refuses texts that have this in them.
     pub fn refuse(&self, text: &str) {
         self.seen.inner().poison = Some(text.to_owned());
+    }
+
+    /// Refuses texts with more bytes, as a model with a small window does.
+    pub fn takes(&self, bytes: usize) {
+        self.seen.inner().most_bytes = Some(bytes);
     }
 
     /// How many texts of a model got vectors.
@@ -235,7 +242,9 @@ fn vectors(Request { model, input }: &Request, behaviour: Behaviour, seen: &Seen
     let Some(dimensions) = dimensions(model) else { return refused(404) };
     {
         let mut inner = seen.inner();
-        if inner.poison.as_ref().is_some_and(|poison| input.iter().any(|text| text.contains(poison.as_str()))) {
+        let is_poison = |text: &String| inner.poison.as_ref().is_some_and(|poison| text.contains(poison.as_str()));
+        let is_too_long = |text: &String| inner.most_bytes.is_some_and(|most| text.len() > most);
+        if input.iter().any(|text| is_poison(text) || is_too_long(text)) {
             return refused(400);
         }
         *inner.texts.entry(model.clone()).or_default() += input.len();

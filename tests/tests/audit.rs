@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use context_manager_protocol::{
+    codec::Format,
     message::Acknowledgment,
     stream::{RequestFrame, RequestKind},
 };
@@ -27,7 +28,8 @@ fn audited(log: &str) -> Result<Vec<Value>> {
 #[tokio::test]
 async fn each_write_and_each_refusal_is_one_line_without_the_text() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut sidecar = Sidecar::start_as("team-a", folder.path(), "").await?;
+    // What is decided is written down whatever the log's filter says.
+    let mut sidecar = Sidecar::start_as("team-a", folder.path(), "[log]\nlevel = \"off\"\n").await?;
     let client = sidecar.client()?;
     let secret = json!({"text": "xyzzy", "session": "plugh", "metadata": {"plover": 1}});
     let id = client.post("/v1/contexts", &secret).await?.message::<Acknowledgment>()?.id;
@@ -69,6 +71,35 @@ async fn each_write_and_each_refusal_is_one_line_without_the_text() -> Result<()
     }
     assert_eq!((&lines[0]["tenant"], &lines[0]["key.id"]), (&json!("team-a"), &json!("default")), "{}", lines[0]);
     assert_eq!(lines[5]["reason"], "timestamp-outside-window");
+    Ok(())
+}
+
+/// Not even at the level of what the libraries say about each frame.
+#[tokio::test]
+async fn no_text_is_in_the_log_at_any_level() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut sidecar = Sidecar::start(folder.path(), "[log]\nlevel = \"trace,tungstenite=trace\"\n").await?;
+    let mut stream = Stream::open(sidecar.port, &Sidecar::key()?).await?;
+    for (id, format) in [(1_u64, Format::Json), (2, Format::MessagePack)] {
+        stream.format = format;
+        let context = json!({"text": "xyzzy", "level": "immediate"});
+        let stored = stream.ask(&RequestFrame::new(id, RequestKind::ContextStore, Some(context))).await?;
+        ensure!(stored.status == Some(201), "{stored:?}");
+        let query = json!({"query": "xyzzy"});
+        let found = stream.ask(&RequestFrame::new(id + 10, RequestKind::ContextRequest, Some(query))).await?;
+        ensure!(found.message.is_some_and(|message| message.to_string().contains("xyzzy")), "the text comes back");
+    }
+    stream.close().await?;
+    sidecar.client()?.post("/v1/contexts/search", &json!({"query": "xyzzy"})).await?;
+    sidecar.signal(Signal::SIGTERM)?;
+    sidecar.wait(Duration::from_secs(5)).await?;
+
+    let log = sidecar.log()?;
+    ensure!(log.contains("TRACE"), "nothing is said at this level");
+    for secret in ["xyzzy", "78797a7a79", "120, 121, 122, 122, 121"] {
+        let line = log.lines().find(|line| line.to_lowercase().contains(secret));
+        ensure!(line.is_none(), "{secret} is in the log: {line:?}");
+    }
     Ok(())
 }
 

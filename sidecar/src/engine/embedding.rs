@@ -61,12 +61,25 @@ impl Embedding {
     pub(super) async fn documents(&self, texts: &[IndexTexts]) -> Result<Vec<Dense>, Error> {
         let all: Vec<String> =
             texts.iter().flat_map(|texts| [texts.own.clone(), texts.with_previous.clone()]).collect();
-        let called = self.embedder.embed_documents(&all, Deadline::after(self.timeout)).await;
-        let vectors = self.health.note(called)?;
-        if vectors.len() != all.len() {
-            return Err(Error::Count { expected: all.len(), actual: vectors.len() });
-        }
+        let vectors = self.embed(&all).await?;
         Ok(vectors.chunks_exact(2).map(|pair| (pair[0].to_vec(), pair[1].to_vec())).collect())
+    }
+
+    /// The vectors of a context by one text, which stands for both.
+    pub(super) async fn document(&self, text: &str) -> Result<Dense, Error> {
+        let vectors = self.embed(&[text.to_owned()]).await?;
+        let vector = vectors.first().ok_or(Error::Count { expected: 1, actual: 0 })?;
+        Ok((vector.to_vec(), vector.to_vec()))
+    }
+
+    async fn embed(&self, texts: &[String]) -> Result<Vec<Vector>, Error> {
+        let called = self.embedder.embed_documents(texts, Deadline::after(self.timeout)).await;
+        let vectors = self.health.note(called)?;
+        if vectors.len() == texts.len() {
+            Ok(vectors)
+        } else {
+            Err(Error::Count { expected: texts.len(), actual: vectors.len() })
+        }
     }
 
     /// The vector of a query.

@@ -26,6 +26,7 @@ use crate::{
     access::Decision,
     engine::Engine,
     identity::{Identity, Verified},
+    logging::AUDIT,
     metrics::{Label as _, Route},
     ongoing::Ongoing,
 };
@@ -138,7 +139,7 @@ impl Line {
             _ => "refused in part",
         };
         info!(
-            target: "context_manager::audit",
+            target: AUDIT,
             parent: &self.span,
             decision,
             operation = self.route.as_str(),

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     access::Decisions,
+    logging::AUDIT,
     nonces,
     refusal::{Refusal, chain},
     telemetry,
@@ -151,7 +152,7 @@ impl Audit<'_> {
         let plausible = |id: &&str| id.len() <= MAX_KEY_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_graphic());
         self.shared.metrics.auth.refusals.add(code, 1);
         info!(
-            target: "context_manager::audit",
+            target: AUDIT,
             decision = "refused",
             reason = code.as_str(),
             key.id = self.key_id.filter(plausible).unwrap_or_default(),

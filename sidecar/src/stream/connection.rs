@@ -40,6 +40,7 @@ use super::{
 use crate::{
     identity::Verified,
     layers::{admission::Holding, body_limit::Room, measure::outcome},
+    logging::AUDIT,
     metrics::{Frame, Label as _, RequestOutcome, Streams},
 };
 
@@ -98,7 +99,7 @@ impl Connection {
         self.opening.shared.metrics.streams.ended.add(ending.label(), 1);
         if let Ending::KeyRetired(id) = &ending {
             info!(
-                target: "context_manager::audit",
+                target: AUDIT,
                 decision = "closed",
                 reason = ending.label().as_str(),
                 key.id = id,

@@ -1,4 +1,4 @@
-//! Leaves the embedding API alone while its breaker is open.
+//! Leaves the embedding API alone while its breaker is open, which it is as well for as long as the API asks for patience.
 //!
 //! Stands inside the cache, so that a hit needs no API, and outside the retries, so that a call with all its attempts counts once.
 
@@ -8,7 +8,10 @@ use async_trait::async_trait;
 
 use crate::{
     breaker::Breaker,
-    ports::embedder::{Deadline, Embedder, Error, Vector},
+    ports::{
+        Retry,
+        embedder::{Deadline, Embedder, Error, Vector},
+    },
 };
 
 /// The layer.
@@ -32,7 +35,7 @@ impl Guard {
             // What the API does not accept says nothing about whether it works for others.
             Err(Error::Refused { .. } | Error::File { .. } | Error::Setup { .. } | Error::LeftAlone(_)) => drop(permit),
             Err(
-                Error::DeadlineExceeded { .. }
+                error @ (Error::DeadlineExceeded { .. }
                 | Error::Unreachable { .. }
                 | Error::Throttled { .. }
                 | Error::Failed { .. }
@@ -40,8 +43,11 @@ impl Guard {
                 | Error::Oversized { .. }
                 | Error::Count { .. }
                 | Error::Dimensions { .. }
-                | Error::NotFinite,
-            ) => permit.failed(),
+                | Error::NotFinite),
+            ) => match error.retry() {
+                Retry::After(patience) if !patience.is_zero() => permit.told_to_wait(patience),
+                Retry::After(_) | Retry::Backoff | Retry::Never => permit.failed(),
+            },
         }
         result
     }

@@ -183,6 +183,15 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
 }
 
 #[tokio::test]
+async fn an_api_that_asks_for_patience_is_left_alone_by_later_calls_too() {
+    let fixture = Fixture::new([Step::Busy("60")], |_| {}).await;
+    assert!(fixture.embed(&["tea"]).await.is_err());
+    let error = fixture.embed(&["milk"]).await.expect_err("left alone");
+    assert!(matches!(&error, Error::LeftAlone(open) if open.retry_after > Duration::from_secs(50)), "{error}");
+    assert_eq!(fixture.calls().len(), 1);
+}
+
+#[tokio::test]
 async fn no_call_outlives_its_deadline() {
     let fixture = Fixture::new([Step::Hang, Step::Hang], |_| {}).await;
     let deadline = Deadline::after(Duration::from_millis(200));
