@@ -8,7 +8,6 @@ pub mod context_manager;
 pub mod duration;
 pub mod quantity;
 pub mod rules;
-pub mod testing;
 pub mod validate;
 
 mod schema;

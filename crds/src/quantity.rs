@@ -1,28 +1,33 @@
 //! Kubernetes quantities, as a number or a text: `500m`, `2`, `16Mi`.
+//!
+//! [`Amount`] is the only parser of them, with the whole grammar of `k8s.io/apimachinery/pkg/api/resource`. What a person writes
+//! into the resource is a [`Quantity`], for which fewer notations are enough: those of its schema's pattern.
 
-use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A quantity that is not negative, kept as it was written. Quantities are equal when they are written alike; use
-/// [`Quantity::compare`] to compare amounts.
+mod amount;
+
+pub use amount::Amount;
+
+/// A quantity of the resource, kept as it was written; never negative. Quantities are equal when they are written alike; use
+/// [`Quantity::amount`] to compare amounts.
 ///
 /// ```
-/// use std::cmp::Ordering;
-/// use context_manager_crds::quantity::Quantity;
+/// use context_manager_crds::quantity::{Amount, Quantity};
 ///
 /// let memory: Quantity = "64Mi".parse()?;
 /// assert_eq!(memory.bytes(), Some(64 << 20));
-/// assert_eq!("1000m".parse::<Quantity>()?.compare(&"1".parse()?), Ordering::Equal);
+/// assert_eq!("1000m".parse::<Quantity>()?.amount(), Amount::of(1));
 /// assert!("much".parse::<Quantity>().is_err());
 /// # Ok::<(), context_manager_crds::quantity::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
     text: String,
-    /// In billionths, the smallest unit there is.
-    nano: u128,
+    amount: Amount,
 }
 
 /// Why a text is not a quantity.
@@ -30,36 +35,19 @@ pub struct Quantity {
 #[error("{0:?} is not a quantity; write a number with an optional suffix, such as 500m, 2, 64Mi or 10Gi")]
 pub struct Error(String);
 
-const NANO: u128 = 1_000_000_000;
-const UNITS: [(&str, u128); 14] = [
-    ("Ki", NANO << 10),
-    ("Mi", NANO << 20),
-    ("Gi", NANO << 30),
-    ("Ti", NANO << 40),
-    ("Pi", NANO << 50),
-    ("n", 1),
-    ("u", 1_000),
-    ("m", 1_000_000),
-    ("k", NANO * 1_000),
-    ("M", NANO * 1_000_000),
-    ("G", NANO * 1_000_000_000),
-    ("T", NANO * 1_000_000_000_000),
-    ("P", NANO * 1_000_000_000_000_000),
-    ("", NANO),
-];
 const PATTERN: &str = "^[0-9]{1,15}(\\.[0-9]{1,9})?(Ki|Mi|Gi|Ti|Pi|n|u|m|k|M|G|T|P)?$";
 
 impl Quantity {
-    /// Whole bytes; nothing when it is not a whole number that fits.
+    /// Whole bytes, rounded up as Kubernetes does; nothing when it is more than fits.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
-        self.nano.is_multiple_of(NANO).then(|| u64::try_from(self.nano / NANO).ok()).flatten()
+        self.amount.rounded_up()
     }
 
-    /// Compares the amounts.
+    /// How much it is.
     #[must_use]
-    pub fn compare(&self, other: &Self) -> Ordering {
-        self.nano.cmp(&other.nano)
+    pub fn amount(&self) -> Amount {
+        self.amount
     }
 }
 
@@ -67,24 +55,20 @@ impl FromStr for Quantity {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || Error(text.to_owned());
-        let (number, factor) = UNITS
-            .iter()
-            .find_map(|(suffix, factor)| text.strip_suffix(suffix).map(|number| (number, *factor)))
-            .ok_or_else(error)?;
-        let (whole, fraction) = number.split_once('.').map_or((number, None), |(whole, rest)| (whole, Some(rest)));
-        let digits = |part: &str, most: usize| {
-            let valid = (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
-            if valid { part.parse::<u128>().map_err(|_| error()) } else { Err(error()) }
-        };
-        let mut nano = digits(whole, 15)? * factor;
-        if let Some(fraction) = fraction {
-            let scale = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(u32::MAX).min(9));
-            // Rounded up, as Kubernetes does below a billionth.
-            nano += (digits(fraction, 9)? * factor).div_ceil(scale);
+        if !is_plain(text) {
+            return Err(Error(text.to_owned()));
         }
-        Ok(Self { text: text.to_owned(), nano })
+        Ok(Self { text: text.to_owned(), amount: text.parse()? })
     }
+}
+
+/// What the pattern says of the digits; of the suffixes it leaves out `E`, `Ei` and exponents.
+fn is_plain(text: &str) -> bool {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits =
+        |part: &str, most: usize| (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    digits(whole, 15) && digits(fraction, 9) && !text.contains(['e', 'E'])
 }
 
 impl fmt::Display for Quantity {
@@ -109,10 +93,9 @@ enum IntOrString {
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match IntOrString::deserialize(deserializer)? {
-            IntOrString::Int(number) => number.to_string().parse(),
-            IntOrString::String(text) => text.parse(),
+            IntOrString::Int(number) => Ok(Self { text: number.to_string(), amount: Amount::of(number) }),
+            IntOrString::String(text) => text.parse().map_err(de::Error::custom),
         }
-        .map_err(de::Error::custom)
     }
 }
 
@@ -136,6 +119,8 @@ impl JsonSchema for Quantity {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, string::string_regex};
+
     use super::*;
 
     fn quantity(text: &str) -> Quantity {
@@ -145,17 +130,35 @@ mod tests {
     #[test]
     fn amounts_are_compared_across_units() {
         for (smaller, larger) in [("500m", "1"), ("1023Mi", "1Gi"), ("1G", "1Gi"), ("1.5Gi", "1537Mi"), ("0", "1n")] {
-            assert_eq!(quantity(smaller).compare(&quantity(larger)), Ordering::Less, "{smaller} < {larger}");
+            assert!(quantity(smaller).amount() < quantity(larger).amount(), "{smaller} < {larger}");
         }
+        let large = ["1P", "340282366920939P", "999999999999999P"].map(|text| quantity(text).amount());
+        assert!(large.is_sorted() && large[0] < large[1], "all that the pattern lets pass: {large:?}");
+    }
+
+    #[test]
+    fn bytes_are_whole_and_rounded_up() {
         assert_eq!(quantity("1.5Gi").bytes(), Some(1_536 << 20));
-        assert_eq!(quantity("500m").bytes(), None);
+        assert_eq!(quantity("1024.5").bytes(), Some(1_025));
+        assert_eq!(quantity("999999999999999P").bytes(), None);
     }
 
     #[test]
     fn numbers_are_read_and_nonsense_is_refused() {
-        assert_eq!(serde_json::from_str::<Quantity>("2").expect("a number"), quantity("2"));
-        for text in ["", "Mi", "-1", "+1", "1 Mi", "1mi", "1.", ".5", "1e3", "1KiB"] {
+        let number = |json: &str| serde_json::from_str::<Quantity>(json).expect("a number");
+        assert_eq!(number("2"), quantity("2"));
+        assert_eq!(number("9223372036854775807").bytes(), Some(u64::MAX / 2));
+        for text in
+            ["", "Mi", "-1", "+1", "1 Mi", "1mi", "1.", ".5", "1e3", "1E", "1Ei", "1KiB", "1.2.3", "1234567890123456"]
+        {
             assert!(text.parse::<Quantity>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_pattern_lets_pass_is_read(text in string_regex(PATTERN.trim_matches(['^', '$'])).expect("a pattern")) {
+            prop_assert_eq!(quantity(&text).to_string(), text);
         }
     }
 }

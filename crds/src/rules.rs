@@ -330,13 +330,24 @@ pub const OPEN_AI_IS_COMPLETE: CelRule = rule(
 );
 /// What the builtin embedder cannot use.
 pub const BUILTIN_IS_PLAIN: CelRule = rule(
-    "self.?provider.orValue('builtin') != 'builtin' || !(has(self.url) || has(self.model) || has(self.apiKeySecretRef))",
-    "spec.embedding: url, model and apiKeySecretRef are only for provider openAI; remove them, or set provider: openAI",
+    "self.?provider.orValue('builtin') != 'builtin' \
+     || !(has(self.url) || has(self.model) || has(self.apiKeySecretRef) || has(self.tls))",
+    "spec.embedding: url, model, apiKeySecretRef and tls are only for provider openAI; remove them, or set provider: openAI",
 );
 /// A URL that can be called.
 pub const URL: CelRule = rule(
     "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",
     "spec.embedding.url must be a URL that starts with http:// or https://, as https://api.example.com/v1/embeddings",
+);
+/// Nothing to prove without TLS. Who has no url is told so by another rule.
+pub const EMBEDDING_TLS_NEEDS_HTTPS: CelRule = rule(
+    "!has(self.tls) || !has(self.url) || self.url.startsWith('https://')",
+    "spec.embedding.tls needs a url that starts with https://; change the url, or remove tls",
+);
+/// One source.
+pub const ONE_EMBEDDING_CA: CelRule = rule(
+    "!has(self.caSecretRef) || !has(self.caConfigMapRef)",
+    "spec.embedding.tls takes one of caSecretRef and caConfigMapRef; remove the other",
 );
 /// Deadline of an embedding.
 pub const EMBEDDING_TIMEOUT: CelRule = rule(

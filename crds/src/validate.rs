@@ -4,14 +4,12 @@
 //! here, by the reconciler, so that it is refused with the same message instead of doing something odd. What the types
 //! themselves refuse (unknown enum values, texts that are not durations) does not come this far.
 
-use std::cmp::Ordering;
-
 use crate::{
     ContextManager, ContextManagerSpec,
     context_manager::{
         access::{self, AccessRule, Operation, Target},
         auth::{Auth, Rotation, SecretPolicy},
-        embedding::{Embedding, Provider, Retry},
+        embedding::{Embedding, EmbeddingTls, Provider, Retry},
         levels::{Gc, Levels},
         observability::Tracing,
         qdrant::{Qdrant, QdrantTls},
@@ -21,7 +19,7 @@ use crate::{
         vector_store::VectorStore,
     },
     duration::Duration,
-    quantity::Quantity,
+    quantity::{Amount, Quantity},
     rules::{self, CelRule},
 };
 
@@ -177,23 +175,19 @@ impl Check {
     fn fit(&mut self, requests: Option<&ResourceList>, limits: Option<&ResourceList>, [cpu, memory]: [CelRule; 2]) {
         let fits = |part: fn(&ResourceList) -> Option<&Quantity>| {
             let both = requests.and_then(part).zip(limits.and_then(part));
-            both.is_none_or(|(request, limit)| request.compare(limit) != Ordering::Greater)
+            both.is_none_or(|(request, limit)| request.amount() <= limit.amount())
         };
         self.rule(fits(|list| list.cpu.as_ref()), cpu);
         self.rule(fits(|list| list.memory.as_ref()), memory);
     }
 
     fn at_least(&mut self, value: Option<&Quantity>, least: u64, rule: CelRule) {
-        self.rule(value.is_none_or(|value| value.compare(&bytes(least)) != Ordering::Less), rule);
+        self.rule(value.is_none_or(|value| value.amount() >= Amount::of(least)), rule);
     }
 
     fn at_most(&mut self, value: Option<&Quantity>, most: u64, rule: CelRule) {
-        self.rule(value.is_none_or(|value| value.compare(&bytes(most)) != Ordering::Greater), rule);
+        self.rule(value.is_none_or(|value| value.amount() <= Amount::of(most)), rule);
     }
-}
-
-fn bytes(count: u64) -> Quantity {
-    count.to_string().parse().expect("a number of bytes is a quantity")
 }
 
 fn vector_store(check: &mut Check, VectorStore { embedded, qdrant, managed }: &VectorStore, name: &str) {
@@ -278,6 +272,7 @@ fn embedding(check: &mut Check, embedding: &Embedding) {
         model,
         dimensions,
         api_key_secret_ref,
+        tls,
         batch_size,
         timeout,
         cache,
@@ -292,7 +287,7 @@ fn embedding(check: &mut Check, embedding: &Embedding) {
             check.rule(complete, rules::OPEN_AI_IS_COMPLETE);
         }
         Provider::Builtin => {
-            let plain = url.is_none() && model.is_none() && api_key_secret_ref.is_none();
+            let plain = url.is_none() && model.is_none() && api_key_secret_ref.is_none() && tls.is_none();
             check.rule(plain, rules::BUILTIN_IS_PLAIN);
         }
     }
@@ -304,12 +299,26 @@ fn embedding(check: &mut Check, embedding: &Embedding) {
         check.length("spec.embedding.apiKeySecretRef.name", Some(&secret.name), 1, 253);
         check.length("spec.embedding.apiKeySecretRef.key", Some(&secret.key), 1, 253);
     }
+    let has_tls = url.as_ref().is_none_or(|url| url.starts_with("https://"));
+    check.rule(tls.is_none() || has_tls, rules::EMBEDDING_TLS_NEEDS_HTTPS);
+    check.optional(tls.as_ref(), embedding_tls);
     check.range("spec.embedding.batchSize", *batch_size, 1, 2048);
     check.within(*timeout, Duration::from_millis(1), Duration::from_secs(600), rules::EMBEDDING_TIMEOUT);
     check.positive(cache.as_ref().and_then(|cache| cache.ttl), rules::CACHE_TTL);
     check.optional(retry.as_ref(), self::retry);
     check.length("spec.embedding.queryPrefix", query_prefix.as_ref(), 0, 1024);
     check.length("spec.embedding.documentPrefix", document_prefix.as_ref(), 0, 1024);
+}
+
+fn embedding_tls(check: &mut Check, EmbeddingTls { ca_secret_ref, ca_config_map_ref }: &EmbeddingTls) {
+    check.rule(ca_secret_ref.is_none() || ca_config_map_ref.is_none(), rules::ONE_EMBEDDING_CA);
+    let field = |name: &str| format!("spec.embedding.tls.{name}");
+    let secret = ca_secret_ref.as_ref();
+    check.length(&field("caSecretRef.name"), secret.map(|secret| &secret.name), 1, 253);
+    check.length(&field("caSecretRef.key"), secret.map(|secret| &secret.key), 1, 253);
+    let map = ca_config_map_ref.as_ref();
+    check.length(&field("caConfigMapRef.name"), map.map(|map| &map.name), 1, 253);
+    check.length(&field("caConfigMapRef.key"), map.map(|map| &map.key), 1, 253);
 }
 
 fn callable(text: &str) -> bool {
@@ -519,16 +528,16 @@ fn sidecar(check: &mut Check, sidecar: &Sidecar) {
     check.range("spec.sidecar.adminPort", *admin_port, 1_024, 65_535);
     check.rule(protocol_port.unwrap_or(7_419) != admin_port.unwrap_or(7_420), rules::PORTS_DIFFER);
     let size = max_message_size.as_ref();
-    let too_small = size.is_some_and(|size| size.compare(&bytes(1 << 10)) == Ordering::Less);
+    let too_small = size.is_some_and(|size| size.amount() < Amount::of(1 << 10));
     if too_small {
         check.at_least(size, 1 << 10, rules::MESSAGE_SIZE);
     } else {
         check.at_most(size, 1 << 30, rules::MESSAGE_SIZE);
     }
     check.optional(max_bytes_in_flight.as_ref(), |check, most| {
-        let has_room = most.compare(size.unwrap_or(&bytes(10 << 20))) != Ordering::Less;
-        let is_bounded = most.compare(&bytes(16 << 30)) != Ordering::Greater;
-        check.rule(has_room && is_bounded, rules::BYTES_IN_FLIGHT);
+        let least = size.map_or(Amount::of(10 << 20), Quantity::amount);
+        let fits = (least..=Amount::of(16 << 30)).contains(&most.amount());
+        check.rule(fits, rules::BYTES_IN_FLIGHT);
     });
     check.length("spec.sidecar.logLevel", log_level.as_ref(), 1, 256);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_:=,-".contains(&byte);

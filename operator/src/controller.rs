@@ -1,8 +1,9 @@
-//! The controller: for each `ContextManager` it provisions key ring, certificates, configuration and claim, and says in the
-//! status what came of it.
+//! The controller: for each `ContextManager` it provisions what sidecars need, from the key ring to the store, looks after the pods that have
+//! one, and says in the status what came of it.
 //!
-//! One reconciliation is five steps: fetch (by the watch), validate ([`plan`], pure), build ([`build`], pure), apply
-//! ([`apply`], by server-side apply, only what differs), status ([`status`]). One replica leads ([`lease`]); the others wait.
+//! One reconciliation takes the resource as the watch tells it, makes its [`plan`] (pure), and brings one part after another to what it should
+//! be, the configuration after what it names: each is built (for most in [`build`], pure) and applied ([`apply`], by server-side apply, only
+//! what differs). Pods come after that, and the [`status`] last. One replica leads ([`lease`]); the others wait.
 //!
 //! Secrets are read by name and never watched, so the controller needs no right to list them. What somebody does to a
 //! Secret is therefore noticed at the next resync at the latest, while a change of anything else is noticed at once.

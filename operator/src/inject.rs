@@ -24,7 +24,6 @@ mod patch;
 mod pod;
 mod pod_level;
 mod ports;
-mod quantity;
 mod reason;
 mod resource;
 mod select;

@@ -30,7 +30,7 @@ mod secret;
 mod server;
 mod trust;
 
-pub use certificate::check_bundle;
+pub use certificate::{check_bundle, only_certificates};
 pub use maintain::maintain;
 pub use trust::Untrusted;
 

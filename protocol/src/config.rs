@@ -11,11 +11,17 @@ use serde::{Deserialize, Serialize};
 use crate::{duration::HumanDuration, names, size::ByteSize};
 
 mod access;
+mod embedding;
+mod levels;
+mod retrieval;
 mod store;
 mod tracing;
 mod validate;
 
 pub use access::{AccessRule, AccessTarget, Operation};
+pub use embedding::{Cache, Embedding, OnModelChange, Provider, ReEmbedding, Retry};
+pub use levels::{LevelConfig, Levels, Promotion};
+pub use retrieval::{BudgetShare, Legs, Nudges, Retrieval, Tokenizer};
 pub use store::{Durability, EmbeddedStore, QdrantStore, Store};
 pub use tracing::Tracing;
 
@@ -23,9 +29,6 @@ pub use validate::Error;
 
 /// The version of the file's format that this crate reads and writes.
 pub const SCHEMA_VERSION: i32 = 1;
-
-/// The share of the token budget that L1 gets at least.
-const IMMEDIATE_FLOOR: f64 = 0.1;
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,100 +131,6 @@ pub struct Keys {
     pub file: Option<PathBuf>,
 }
 
-/// What makes vectors of texts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Embedding {
-    /// Which kind of provider.
-    pub provider: Provider,
-    /// The full URL of the API, such as `https://api.example.com/v1/embeddings`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// The model's name; part of the store's identity.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// Length of a vector.
-    pub dimensions: usize,
-    /// File with the API key; absolute, or relative to the configuration file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_file: Option<PathBuf>,
-    /// PEM file with the CA bundle that the API's certificate is checked against; the built-in roots when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// Most texts of one call.
-    pub batch_size: usize,
-    /// Deadline of one embedding, retries included.
-    pub timeout: HumanDuration,
-    /// Cache of vectors by text.
-    pub cache: Cache,
-    /// What is tried again, and when.
-    pub retry: Retry,
-    /// Put before a query's text.
-    pub query_prefix: String,
-    /// Put before a stored text.
-    pub document_prefix: String,
-    /// What is done with a store whose vectors are another model's.
-    pub on_model_change: OnModelChange,
-    /// How contexts get vectors that they lack.
-    pub re_embedding: ReEmbedding,
-}
-
-/// What is done with a store whose vectors are another model's, or have another length.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnModelChange {
-    /// Its contexts get vectors of the new model in the background, and are found by their words until then.
-    #[default]
-    ReEmbed,
-    /// It is refused and left as it is.
-    Refuse,
-}
-
-/// How contexts get vectors that they lack.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReEmbedding {
-    /// Most contexts a second, on average; each is two texts for the embedding API.
-    pub contexts_per_second: f64,
-    /// How long vectors of the former model are kept after all contexts have new ones, so that going back costs nothing.
-    pub keep_former_for: HumanDuration,
-}
-
-/// Which kind of embedding provider.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Provider {
-    /// In the sidecar's own process; no download, no network.
-    #[default]
-    Builtin,
-    /// Any OpenAI-compatible HTTP API.
-    OpenAi,
-}
-
-/// Cache of vectors by text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Cache {
-    /// Most bytes of vectors; 0 switches the cache off.
-    pub capacity: ByteSize,
-    /// How long a vector stays.
-    pub ttl: HumanDuration,
-}
-
-/// Exponential backoff with jitter.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retry {
-    /// Most attempts, the first included.
-    pub max_attempts: usize,
-    /// Delay after the first failure; doubled after each further one.
-    pub initial_delay: HumanDuration,
-    /// Longest delay.
-    pub max_delay: HumanDuration,
-    /// Each delay varies by this share, either way.
-    pub jitter: f64,
-}
-
 /// When a neighbour that fails, the Qdrant server or the embedding API, is left alone for a while. A change takes effect at the next
 /// start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,163 +173,6 @@ fn is_default_memory(size: &ByteSize) -> bool {
 pub struct History {
     /// How long it is kept; 0 keeps nothing.
     pub keep_for: HumanDuration,
-}
-
-/// The three levels. What a table leaves out has the default of its level.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "GivenLevels")]
-pub struct Levels {
-    /// L1.
-    pub immediate: LevelConfig,
-    /// L2.
-    pub short_term: LevelConfig,
-    /// L3.
-    pub long_term: LevelConfig,
-    /// From L2 to L3.
-    pub promotion: Promotion,
-}
-
-/// The levels as they are written.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct GivenLevels {
-    immediate: LevelConfig,
-    short_term: LevelConfig,
-    long_term: LevelConfig,
-    promotion: Promotion,
-}
-
-impl From<GivenLevels> for Levels {
-    fn from(given: GivenLevels) -> Self {
-        let GivenLevels { immediate, short_term, long_term, promotion } = given;
-        let or = |given: LevelConfig, default: LevelConfig| LevelConfig {
-            capacity: given.capacity.or(default.capacity),
-            ttl: given.ttl.or(default.ttl),
-        };
-        let default = Self::default();
-        Self {
-            immediate: or(immediate, default.immediate),
-            short_term: or(short_term, default.short_term),
-            long_term: or(long_term, default.long_term),
-            promotion: Promotion { min_accesses: promotion.min_accesses.or(default.promotion.min_accesses) },
-        }
-    }
-}
-
-/// One level. Without a capacity it is not bounded, without a TTL its contexts are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LevelConfig {
-    /// Most contexts of a session in this level; the oldest make room.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub capacity: Option<usize>,
-    /// How long a context lives.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<HumanDuration>,
-}
-
-/// From L2 to L3.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Promotion {
-    /// A short-term context that was returned this often is kept as a long-term one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_accesses: Option<i64>,
-}
-
-/// How answers are ranked and packed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retrieval {
-    /// Weights of the four legs.
-    pub legs: Legs,
-    /// Bounded multiplicative nudges.
-    pub nudges: Nudges,
-    /// Age at which the recency signal is one half.
-    pub recency_half_life: HumanDuration,
-    /// Shares of the token budget of L1; the floor is 0.1 when absent.
-    #[serde(deserialize_with = "immediate_share")]
-    pub immediate: BudgetShare,
-    /// Shares of the token budget of L2.
-    pub short_term: BudgetShare,
-    /// Shares of the token budget of L3.
-    pub long_term: BudgetShare,
-    /// Budget of a search that names none.
-    pub default_token_budget: usize,
-    /// Least score of a returned context.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_score: Option<f64>,
-    /// What counts the tokens of contexts. Left out unless chosen, because sidecars before it refuse fields that they do not know.
-    #[serde(skip_serializing_if = "is_estimate")]
-    pub tokenizer: Tokenizer,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
-fn is_estimate(tokenizer: &Tokenizer) -> bool {
-    *tokenizer == Tokenizer::Estimate
-}
-
-/// What counts the tokens of contexts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tokenizer {
-    /// An estimate of the tokens of `o200k_base`, which needs no memory.
-    #[default]
-    Estimate,
-    /// The vocabulary of GPT-4o and later models.
-    #[serde(rename = "o200k_base")]
-    O200kBase,
-    /// The vocabulary of GPT-4 and GPT-3.5.
-    #[serde(rename = "cl100k_base")]
-    Cl100kBase,
-}
-
-/// Weights of the four legs: dense and sparse, over the context itself and over the context with the one before it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Legs {
-    /// Dense, the context itself.
-    pub dense: f64,
-    /// Dense, with the one before it.
-    pub dense_with_previous: f64,
-    /// Sparse (BM25), the context itself.
-    pub sparse: f64,
-    /// Sparse (BM25), with the one before it.
-    pub sparse_with_previous: f64,
-}
-
-/// Bounded multiplicative nudges, each from 0 (off) to 0.1.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Nudges {
-    /// For young contexts.
-    pub recency: f64,
-    /// For contexts that were often returned.
-    pub frequency: f64,
-    /// For fresher levels.
-    pub level: f64,
-}
-
-/// Shares of the token budget that a level gets at least and at most.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BudgetShare {
-    /// At least, if it has that much to offer.
-    pub floor: f64,
-    /// At most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cap: Option<f64>,
-}
-
-fn immediate_share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BudgetShare, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Given {
-        floor: Option<f64>,
-        cap: Option<f64>,
-    }
-    let Given { floor, cap } = Given::deserialize(deserializer)?;
-    Ok(BudgetShare { floor: floor.unwrap_or(IMMEDIATE_FLOOR), cap })
 }
 
 /// Garbage collection of expired contexts.
@@ -564,50 +316,6 @@ impl Default for Admin {
     }
 }
 
-impl Default for Embedding {
-    fn default() -> Self {
-        Self {
-            provider: Provider::default(),
-            url: None,
-            model: None,
-            dimensions: 384,
-            api_key_file: None,
-            ca_file: None,
-            batch_size: 32,
-            timeout: HumanDuration::from_secs(10),
-            cache: Cache::default(),
-            retry: Retry::default(),
-            query_prefix: String::new(),
-            document_prefix: String::new(),
-            on_model_change: OnModelChange::default(),
-            re_embedding: ReEmbedding::default(),
-        }
-    }
-}
-
-impl Default for ReEmbedding {
-    fn default() -> Self {
-        Self { contexts_per_second: 50.0, keep_former_for: HumanDuration::from_secs(3_600) }
-    }
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self { capacity: ByteSize::new(4 << 20), ttl: HumanDuration::from_secs(3_600) }
-    }
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            max_attempts: 3,
-            initial_delay: HumanDuration::from_millis(200),
-            max_delay: HumanDuration::from_secs(30),
-            jitter: 0.25,
-        }
-    }
-}
-
 impl Default for CircuitBreaker {
     fn default() -> Self {
         Self { failure_threshold: 5, success_threshold: 2, open_for: HumanDuration::from_secs(30) }
@@ -623,39 +331,6 @@ impl Default for Journal {
 impl Default for History {
     fn default() -> Self {
         Self { keep_for: HumanDuration::from_secs(30 * 24 * 3_600) }
-    }
-}
-
-impl Default for Levels {
-    fn default() -> Self {
-        Self {
-            immediate: LevelConfig { capacity: Some(10), ttl: Some(HumanDuration::from_secs(3_600)) },
-            short_term: LevelConfig { capacity: Some(100), ttl: Some(HumanDuration::from_secs(3_600)) },
-            long_term: LevelConfig::default(),
-            promotion: Promotion { min_accesses: Some(3) },
-        }
-    }
-}
-
-impl Default for Retrieval {
-    fn default() -> Self {
-        Self {
-            legs: Legs::default(),
-            nudges: Nudges::default(),
-            recency_half_life: HumanDuration::from_secs(24 * 3_600),
-            immediate: BudgetShare { floor: IMMEDIATE_FLOOR, cap: None },
-            short_term: BudgetShare::default(),
-            long_term: BudgetShare::default(),
-            default_token_budget: 2_000,
-            min_score: None,
-            tokenizer: Tokenizer::Estimate,
-        }
-    }
-}
-
-impl Default for Legs {
-    fn default() -> Self {
-        Self { dense: 0.2, dense_with_previous: 0.2, sparse: 0.3, sparse_with_previous: 0.3 }
     }
 }
 

@@ -17,7 +17,7 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// Every code, in the order of the documentation.
+            /// Every code.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The code as it is written in a problem document, in metrics and in logs.

@@ -1,4 +1,8 @@
-//! Sizes in bytes as Kubernetes quantities write them: `10Mi`, `512Ki`, `1G`.
+//! Sizes in bytes, as the sidecar's configuration file has them: `10Mi`, `512Ki`, `1G`.
+//!
+//! A size is a whole number with one of the suffixes `Ki`, `Mi`, `Gi`, `k`, `M` and `G`, or none. Of what Kubernetes takes for a quantity
+//! that is a part: no sign, no point, no exponent, nothing larger than `Gi` and nothing smaller than a byte. The operator reads quantities,
+//! and writes sizes.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 

@@ -1,6 +1,6 @@
 //! The HTTP client with its trust in certificates, for the embedding API and the trace collector.
 //!
-//! With a CA file, only that bundle is trusted, and the client is made anew when the file's content changes. Without
+//! With a CA bundle, only that is trusted, and the client is made anew when the content of its file changes. Without
 //! one, the roots built into the binary are trusted, so that an image needs no certificates of its own.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -57,6 +57,16 @@ impl Client {
         Ok(Self { ca_file, current: Mutex::new(current) })
     }
 
+    /// A client that trusts these certificates, in PEM.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub fn trusting(bundle: &str) -> Result<Self, Error> {
+        let certificates = certificates(bundle.as_bytes()).map_err(Error::Setup)?;
+        let current = Current { bundle_digest: None, client: client(certificates)? };
+        Ok(Self { ca_file: None, current: Mutex::new(current) })
+    }
+
     /// The client, with the trust that the file says now.
     ///
     /// # Errors
@@ -81,27 +91,35 @@ fn setup(source: reqwest::Error) -> Error {
 }
 
 fn build(bundle: Option<(&PathBuf, Vec<u8>)>) -> Result<Current, Error> {
-    // The process has one cryptography provider; whoever comes first installs it.
-    _ = rustls::crypto::ring::default_provider().install_default();
     let (certificates, bundle_digest) = match bundle {
         Some((path, pem)) => {
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|source| unusable(path, source))?;
-            if certificates.is_empty() {
-                return Err(unusable(path, std::io::Error::other("no certificate in it")));
-            }
-            (certificates, Some(Sha256::digest(&pem).into()))
+            let found = certificates(&pem).map_err(|source| Error::Bundle { path: path.clone(), source })?;
+            (found, Some(Sha256::digest(&pem).into()))
         }
         None => (built_in_roots()?, None),
     };
-    let client = reqwest::Client::builder()
+    Ok(Current { bundle_digest, client: client(certificates)? })
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, Cause> {
+    let found = Certificate::from_pem_bundle(pem).map_err(|source| Arc::new(source) as Cause)?;
+    if found.is_empty() {
+        return Err(Arc::new(std::io::Error::other("no certificate in the CA bundle")));
+    }
+    Ok(found)
+}
+
+fn client(certificates: Vec<Certificate>) -> Result<reqwest::Client, Error> {
+    // The process has one cryptography provider; whoever comes first installs it.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
         .tls_certs_only(certificates)
         .connect_timeout(CONNECT_TIMEOUT)
         // A redirect would carry the texts and the key to a place that nobody configured.
         .redirect(redirect::Policy::none())
         .user_agent(concat!("context-manager/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(setup)?;
-    Ok(Current { bundle_digest, client })
+        .map_err(setup)
 }
 
 fn built_in_roots() -> Result<Vec<Certificate>, Error> {

@@ -4,9 +4,10 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::{
-    ContextManager, testing,
+    ContextManager,
     validate::{validate, validate_update},
 };
+use context_manager_test_crds::{BrokenChange, BrokenSpec, broken_changes, broken_specs};
 use context_manager_tests::cluster::{self, Namespace, definition, refusal, resource_type};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
@@ -42,7 +43,7 @@ async fn apply_strictly(namespace: &Namespace, name: &str, spec: &Value) -> kube
 async fn every_broken_rule_is_refused_in_the_words_of_the_rule() -> Result<()> {
     let (_, namespace) = namespace("rules").await?;
     let mut wrong = Vec::new();
-    for testing::BrokenSpec { case, name, spec, message } in testing::broken_specs() {
+    for BrokenSpec { case, name, spec, message } in broken_specs() {
         match refusal(namespace.resources().create(&dry_run(), &object(&name, &spec)).await) {
             Ok(said) if said.contains(message) => {}
             Ok(said) => wrong.push(format!("{case}: the API server says {said:?}, and not {message:?}")),
@@ -61,8 +62,7 @@ async fn every_broken_rule_is_refused_in_the_words_of_the_rule() -> Result<()> {
 async fn every_forbidden_change_is_refused_in_the_words_of_the_rule() -> Result<()> {
     let (_, namespace) = namespace("changes").await?;
     let mut wrong = Vec::new();
-    for (index, testing::BrokenChange { case, old, new, message }) in testing::broken_changes().into_iter().enumerate()
-    {
+    for (index, BrokenChange { case, old, new, message }) in broken_changes().into_iter().enumerate() {
         let name = format!("memory-{index}");
         let before = namespace.resources().create(&PostParams::default(), &object(&name, &old)).await;
         let mut after = before.with_context(|| format!("{case}: the API server refuses what was before"))?;
@@ -166,9 +166,17 @@ fn good_specs() -> Vec<(&'static str, Value)> {
             json!({"embedding": {
                 "provider": "openAI", "url": "https://api.example.com/v1/embeddings", "model": "m", "dimensions": 1536,
                 "apiKeySecretRef": {"name": "embedding", "key": "key"}, "batchSize": 16, "timeout": "5s",
+                "tls": {"caSecretRef": {"name": "embedding", "key": "ca.crt"}},
                 "cache": {"capacity": "8Mi", "ttl": "30m"},
                 "retry": {"maxAttempts": 5, "initialDelay": "100ms", "maxDelay": "10s", "jitter": 0.1},
                 "queryPrefix": "query: ", "documentPrefix": "passage: ",
+            }}),
+        ),
+        (
+            "an HTTP embedder with a CA in a ConfigMap",
+            json!({"embedding": {
+                "provider": "openAI", "url": "https://api.example.com/v1/embeddings", "model": "m", "dimensions": 1536,
+                "tls": {"caConfigMapRef": {"name": "embedding", "key": "ca.crt"}},
             }}),
         ),
         ("a builtin embedder of another length", json!({"embedding": {"provider": "builtin", "dimensions": 256}})),

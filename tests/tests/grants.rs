@@ -29,6 +29,7 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
 /// How long a rotation may take on a machine that is busy with other suites.
@@ -421,11 +422,15 @@ async fn what_pods_need_of_the_owners_secrets_is_copied_and_waited_for() -> Resu
         "allowedNamespaces": [stage.guest.name],
         "vectorStore": {"qdrant": {"url": "http://127.0.0.1:1", "apiKeySecretRef": {"name": "provider", "key": "token"}}},
         "embedding": {
-            "provider": "openAI", "url": "http://127.0.0.1:1/v1/embeddings", "model": "m", "dimensions": 8,
+            "provider": "openAI", "url": "https://127.0.0.1:1/v1/embeddings", "model": "m", "dimensions": 8,
             "apiKeySecretRef": {"name": "embedder", "key": "token"},
+            "tls": {"caConfigMapRef": {"name": "embedder-ca", "key": "ca.crt"}},
         },
     });
     stage.owner.make::<Secret>(&key("store-key")).await?;
+    let ca = CertificateParams::default().self_signed(&KeyPair::generate()?)?.pem();
+    let map = json!({"metadata": {"name": "embedder-ca"}, "data": {"ca.crt": ca}});
+    stage.owner.make::<ConfigMap>(&map).await?;
     stage.owner.make_resource("memory", spec).await?;
     let waits = wait_for(&stage.owner, "memory", "GrantsReady", "False", Some("SecretNotFound")).await?;
     let message = condition(&waits, "GrantsReady").context("the condition")?.message;
@@ -439,6 +444,9 @@ async fn what_pods_need_of_the_owners_secrets_is_copied_and_waited_for() -> Resu
     stage.in_step().await?;
     let copy = secrets.get(&stage.copy()).await?;
     ensure!(file(&copy, names::EMBEDDING_API_KEY_FILE)?.0 == b"first");
+    let text = maps.get(&stage.copy()).await?.data.and_then(|mut data| data.remove(names::CONFIG_FILE));
+    let config = SidecarConfig::from_toml(&text.context("no configuration")?)?;
+    ensure!(config.embedding.ca == Some(ca), "{:?}", config.embedding);
     let store = stage.owner.api::<Secret>().get(&names::store_secret("memory")).await?;
     let token = file(&store, names::QDRANT_API_KEY_FILE)?;
     ensure!(file(&copy, names::QDRANT_API_KEY_FILE)? == token && token.0 != b"store-key", "pods get a token");

@@ -84,9 +84,12 @@ async fn the_policy_of_the_examples_refuses_what_would_give_secrets_away() -> Re
         let said = refused(&namespace, &spec).await?;
         ensure!(said.is_none(), "{spec} is refused: {said:?}");
     }
+    let mut with_ca = embedding("https://embeddings.example.com/v1", "memory-key");
+    with_ca["embedding"]["tls"] = json!({"caSecretRef": key("database")});
     let (secrets, urls, images) = ("begin with \"memory-\"", "Services of the cluster", "registry.example.com alone");
     for (spec, words) in [
         (embedding("https://embeddings.example.com/v1", "database"), secrets),
+        (with_ca, secrets),
         (qdrant("https://qdrant.stores.svc:6334", "database"), secrets),
         (json!({"auth": {"secretPolicy": "UseExisting", "secretRef": {"name": "database"}}}), secrets),
         (bucket("database"), secrets),

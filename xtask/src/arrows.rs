@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::{command, paths};
 
 /// Support for suites, which nothing may use but as a dev-dependency.
-const SUPPORT: &[&str] = &["tests", "test-qdrant"];
+const SUPPORT: &[&str] = &["tests", "test-crds", "test-qdrant"];
 
 /// The edges that are allowed, as `from -> to`.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -23,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("journal", &[]),
     ("sidecar", &["embedded", "journal", "memory", "protocol", "qdrant"]),
     ("example-agent", &["protocol"]),
+    ("test-crds", &["crds"]),
     ("test-fuzz", &["journal", "memory", "protocol"]),
     ("test-qdrant", &[]),
     ("tests", &["crds", "embedded", "journal", "memory", "operator", "protocol", "qdrant", "sidecar"]),

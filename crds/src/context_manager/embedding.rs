@@ -4,11 +4,16 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::qdrant::ConfigMapKeyRef;
 use crate::{duration::Duration, quantity::Quantity, rules};
 
 /// What makes vectors of texts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = rules::OPEN_AI_IS_COMPLETE, validation = rules::BUILTIN_IS_PLAIN)]
+#[x_kube(
+    validation = rules::OPEN_AI_IS_COMPLETE,
+    validation = rules::BUILTIN_IS_PLAIN,
+    validation = rules::EMBEDDING_TLS_NEEDS_HTTPS
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Embedding {
     /// Which kind of provider. Default: builtin.
@@ -30,6 +35,9 @@ pub struct Embedding {
     /// The API key, in a Secret of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret_ref: Option<SecretKeyRef>,
+    /// How the API proves who it is. Default: by a certificate that the roots of the web vouch for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EmbeddingTls>,
     /// Most texts of one call. Default: 32.
     #[schemars(range(min = 1, max = 2048))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +63,19 @@ pub struct Embedding {
     /// What becomes of contexts when provider, model or dimensions change. Default: ReEmbed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_model_change: Option<OnModelChange>,
+}
+
+/// How the API proves who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = rules::ONE_EMBEDDING_CA)]
+#[serde(rename_all = "camelCase")]
+pub struct EmbeddingTls {
+    /// The CA certificates in PEM, in a Secret of this namespace. Then only they are trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The same, in a ConfigMap of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_config_map_ref: Option<ConfigMapKeyRef>,
 }
 
 /// What becomes of contexts when provider, model or dimensions change. Default: ReEmbed.

@@ -1,12 +1,10 @@
 //! Every rule of the schema has its twin here, and both refuse the same objects.
 
+use context_manager_test_crds::{BrokenChange, BrokenSpec, broken_changes, broken_specs};
 use serde_json::{Value, json};
 
 use super::{validate, validate_update};
-use crate::{
-    ContextManager, crd, crd_yaml, rules,
-    testing::{BrokenChange, BrokenSpec, broken_changes, broken_specs},
-};
+use crate::{ContextManager, crd, crd_yaml, rules};
 
 fn problems(name: &str, spec: &Value) -> Vec<String> {
     let spec = serde_json::from_value(spec.clone()).expect("a spec of the right types");

@@ -1,7 +1,5 @@
 //! Rules about changes: what a spec may not become.
 
-use std::cmp::Ordering;
-
 use super::{Check, Problem};
 use crate::{
     ContextManagerSpec,
@@ -33,8 +31,8 @@ pub fn validate_update(old: &ContextManagerSpec, new: &ContextManagerSpec) -> Ve
     let (claim_before, claim_now) = (claim(old), claim(new));
     check.rule(claim_before.is_some() == claim_now.is_some(), rules::STORAGE_KIND_IS_FIXED);
     if let (Some(before), Some(now)) = (claim_before, claim_now) {
-        let size = |claim: &VolumeClaimTemplate| claim.resources.requests.storage.clone();
-        check.rule(size(now).compare(&size(before)) != Ordering::Less, rules::CLAIM_ONLY_GROWS);
+        let size = |claim: &VolumeClaimTemplate| claim.resources.requests.storage.amount();
+        check.rule(size(now) >= size(before), rules::CLAIM_ONLY_GROWS);
         let same = now.storage_class_name == before.storage_class_name
             && now.access_modes == before.access_modes
             && now.volume_name == before.volume_name;

@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 
-use context_manager_crds::quantity::Quantity;
+use context_manager_crds::quantity::Amount;
 use context_manager_protocol::names;
 use kube::{
     Api,
@@ -80,9 +80,9 @@ fn covered(live: &Value, desired: &Value, key: &str) -> bool {
     match (live, desired) {
         // The API server writes an amount in its own way: 1024Mi as 1Gi.
         (Value::Object(live), Value::Object(desired)) if matches!(key, "requests" | "limits") => {
-            let amount = |value: &Value| value.as_str()?.parse::<Quantity>().ok();
+            let amount = |value: &Value| value.as_str()?.parse::<Amount>().ok();
             let same = |live: &Value, desired: &Value| match (amount(live), amount(desired)) {
-                (Some(live), Some(desired)) => live.compare(&desired).is_eq(),
+                (Some(has), Some(wanted)) => has == wanted,
                 (Some(_) | None, _) => live == desired,
             };
             desired.iter().all(|(key, desired)| live.get(key).is_some_and(|live| same(live, desired)))
@@ -131,6 +131,8 @@ mod tests {
         assert!(!covers(&live, &json!({"data": {"b": "1"}})));
         let live = json!({"ports": [{"port": 1, "protocol": "TCP"}], "requests": {"memory": "1Gi"}});
         assert!(covers(&live, &json!({"ports": [{"port": 1}], "requests": {"memory": "1024Mi"}})));
+        let large = json!({"requests": {"storage": "1E"}});
+        assert!(covers(&large, &json!({"requests": {"storage": "1000P"}})), "the API server's words for it");
         assert!(!covers(&live, &json!({"ports": [{"port": 2}]})));
         assert!(!covers(&live, &json!({"requests": {"memory": "2Gi"}})));
         assert!(!covers(&json!({"modes": ["a", "b"]}), &json!({"modes": ["a"]})));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use context_manager_protocol::{keyring::KeyRing, names};
+use context_manager_protocol::{config::SidecarConfig, keyring::KeyRing, names};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, Secret, VolumeResourceRequirements},
@@ -55,10 +55,10 @@ pub fn metadata(plan: &Plan, name: String, owned: bool) -> ObjectMeta {
 
 /// The sidecar's configuration.
 #[must_use]
-pub fn config_map(plan: &Plan) -> ConfigMap {
+pub fn config_map(plan: &Plan, config: &SidecarConfig) -> ConfigMap {
     ConfigMap {
         metadata: metadata(plan, names::config_map(&plan.name), true),
-        data: Some([(names::CONFIG_FILE.to_owned(), plan.config.to_toml())].into()),
+        data: Some([(names::CONFIG_FILE.to_owned(), config.to_toml())].into()),
         ..ConfigMap::default()
     }
 }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn children_belong_to_the_resource_and_can_be_found() {
         let plan = Plan::of(&resource(&json!({}))).unwrap();
-        let made = config_map(&plan);
+        let made = config_map(&plan, &plan.config);
         assert_eq!(
             serde_json::to_value(&made.metadata).unwrap(),
             json!({

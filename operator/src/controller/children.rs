@@ -1,6 +1,6 @@
 //! The children without secrets: configuration and claim; and what is only looked at: the webhook, the user's Secrets.
 
-use context_manager_crds::{ContextManagerStatus, quantity::Quantity};
+use context_manager_crds::{ContextManagerStatus, quantity::Amount};
 use context_manager_protocol::{config::SidecarConfig, names};
 use k8s_openapi::{
     api::{
@@ -23,7 +23,7 @@ use super::{
     status::{Finding, Good, Trouble, listed},
     store,
 };
-use crate::selector;
+use crate::{pki::only_certificates, selector};
 
 /// Brings the configuration to what it should be.
 pub(super) async fn config(context: &Context, plan: &Plan) -> Result<Finding, Error> {
@@ -33,11 +33,23 @@ pub(super) async fn config(context: &Context, plan: &Plan) -> Result<Finding, Er
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(&live.metadata) && !owned(*live, plan)) {
         return Ok(Err(name_taken(foreign, &name)));
     }
-    let wanted = build::config_map(plan);
+    let published = live.as_ref().and_then(published);
+    let (ca, trouble) = match embedding_ca(context, plan).await? {
+        Ok(ca) => (ca, None),
+        Err(trouble) => match published.as_ref().and_then(|published| published.embedding.ca.clone()) {
+            // What sidecars have is worth more than nothing.
+            Some(ca) => (Some(ca), Some(trouble)),
+            // They would trust other CAs than they are to.
+            None => return Ok(Err(trouble)),
+        },
+    };
+    let mut config = plan.config.clone();
+    config.embedding.ca = ca;
+    let wanted = build::config_map(plan, &config);
     if live.as_ref().is_none_or(|live| !covers(live, &wanted)) {
         if plan.suspended {
-            return Ok(match live.as_ref().and_then(published) {
-                Some(published) if says_the_same(&published, &plan.config) => {
+            return Ok(match published {
+                Some(published) if says_the_same(&published, &config) => {
                     Ok(Good("Provisioned", format!("generation {} is published", published.generation)))
                 }
                 Some(_) | None => Err(suspended("The configuration is not up to date")),
@@ -46,7 +58,17 @@ pub(super) async fn config(context: &Context, plan: &Plan) -> Result<Finding, Er
         apply(&api, &name, &wanted, &context.manager(Manager::Config), "write the configuration").await?;
         context.wrote("config_map");
     }
-    Ok(Ok(Good("Provisioned", format!("generation {} is published", plan.config.generation))))
+    let good = Good("Provisioned", format!("generation {} is published", config.generation));
+    Ok(trouble.map_or(Ok(good), Err))
+}
+
+/// The CA of the embedding API, if it has one of its own. Whoever may read the configuration reads it, so nothing that stands beside the
+/// certificates gets there.
+async fn embedding_ca(context: &Context, plan: &Plan) -> Result<Result<Option<String>, Trouble>, Error> {
+    let Some(source) = &plan.embedding_ca else { return Ok(Ok(None)) };
+    let fields = ["spec.embedding.tls.caSecretRef", "spec.embedding.tls.caConfigMapRef"];
+    let found = given::checked_ca(context, &plan.namespace, fields, source).await?;
+    Ok(found.map(|pem| Some(only_certificates(&pem))))
 }
 
 /// The configuration that is published.
@@ -159,7 +181,7 @@ fn keep_what_cannot_change(desired: &mut PersistentVolumeClaim, live: &Persisten
     }
     let has = live.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
     let grows = |resource::Quantity(has): &resource::Quantity| {
-        has.parse::<Quantity>().is_ok_and(|has| wanted.size.compare(&has).is_gt())
+        has.parse::<Amount>().is_ok_and(|has| wanted.size.amount() > has)
     };
     if has.is_some_and(|has| !grows(has)) {
         desired.resources.clone_from(&live.resources);
@@ -232,9 +254,66 @@ fn reached(plan: &Plan, left_out: &[String]) -> Finding {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
     use serde_json::json;
 
     use super::*;
+    use crate::controller::{
+        objects::{Objects, SECRETS},
+        plan::tests::resource,
+        reconcile::tests::context_with,
+    };
+
+    /// The key and the certificate of a new CA.
+    fn authority() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        (key.serialize_pem(), certificate)
+    }
+
+    #[tokio::test]
+    async fn the_ca_of_the_embedding_api_is_published_in_the_configuration_and_a_broken_one_does_not_replace_it() {
+        let objects = Objects::default();
+        let client = objects.client();
+        let context = context_with(&client, |settings| settings);
+        let plan = |dimensions: i32| {
+            let embedding = json!({
+                "provider": "openAI", "url": "https://embeddings/v1/embeddings", "model": "m", "dimensions": dimensions,
+                "tls": {"caSecretRef": {"name": "mine", "key": "ca.crt"}},
+            });
+            Plan::of(&resource(&json!({"embedding": embedding}))).unwrap()
+        };
+        let maps = Api::<ConfigMap>::namespaced(client.clone(), "team");
+        let live = async || maps.get_opt("memory-context-config").await.unwrap().as_ref().and_then(published);
+        let ended = async |dimensions| config(&context, &plan(dimensions)).await.unwrap();
+        let write = |ca: &str| objects.put(&format!("{SECRETS}/mine"), &[("ca.crt", ca)]);
+
+        let trouble = ended(8).await.unwrap_err();
+        assert_eq!(trouble.reason, "SecretNotFound");
+        assert!(trouble.message.starts_with("spec.embedding.tls.caSecretRef: "), "{}", trouble.message);
+        assert_eq!(live().await, None, "sidecars would trust other CAs than they are to");
+
+        let ((key, first), (_, second)) = (authority(), authority());
+        write(&format!("{key}{first}a note\n{second}"));
+        ended(8).await.unwrap();
+        let both = live().await.unwrap().embedding.ca;
+        assert_eq!(both, Some(format!("{first}{second}")), "and nothing else");
+
+        write("no certificate");
+        let trouble = ended(16).await.unwrap_err();
+        assert_eq!(trouble.reason, "SecretInvalid");
+        let remedy = "has no certificate in PEM; write the certificates of the CAs in PEM to it";
+        assert!(trouble.message.contains(remedy), "{}", trouble.message);
+        let kept = live().await.unwrap().embedding;
+        assert_eq!(kept.ca, both, "sidecars keep what was good");
+        assert_eq!(kept.dimensions, 16, "and get the rest");
+
+        write(&second);
+        ended(16).await.unwrap();
+        assert_eq!(live().await.unwrap().embedding.ca, Some(second));
+    }
 
     #[test]
     fn an_existing_claim_grows_and_changes_nothing_else() {

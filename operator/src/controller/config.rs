@@ -7,8 +7,12 @@ use context_manager_crds::{
     ContextManagerSpec,
     context_manager::{
         access::{self, AccessRule, Target},
-        embedding::{self, OnModelChange, Provider},
-        levels, observability, retrieval,
+        auth::Auth,
+        embedding::{self, Cache, OnModelChange, Provider, Retry},
+        levels::{self, Gc, LongTerm, Promotion},
+        observability::{self, Observability},
+        retrieval::{self, Legs, LevelShares, Nudges, Share, Tokenizer},
+        sidecar::Sidecar,
     },
     duration::Duration,
     quantity::Quantity,
@@ -33,42 +37,79 @@ use context_manager_protocol::{
 /// ```
 #[must_use]
 pub fn sidecar_config(spec: &ContextManagerSpec, (namespace, name): (&str, &str), generation: i64) -> SidecarConfig {
+    // Fields that are not bound to a name say nothing to the sidecar.
+    let ContextManagerSpec {
+        controller_class_name: _,
+        vector_store,
+        embedding,
+        levels,
+        retrieval,
+        gc,
+        auth,
+        tls: _,
+        sidecar,
+        injection: _,
+        allowed_namespaces: _,
+        observability,
+        reclaim_policy: _,
+        suspend: _,
+    } = spec;
     let mut config = SidecarConfig::embedded(names::DATA_DIRECTORY);
     config.generation = generation;
-    store::set(&mut config, spec.vector_store.as_ref(), (namespace, name));
+    store::set(&mut config, vector_store.as_ref(), (namespace, name));
     config.keys.file = Some(names::KEYS_FILE.into());
     config.admin.port = names::DEFAULT_ADMIN_PORT;
-    if let Some(sidecar) = &spec.sidecar {
-        set(&mut config.protocol.port, sidecar.protocol_port.and_then(|port| u16::try_from(port).ok()));
-        set(&mut config.admin.port, sidecar.admin_port.and_then(|port| u16::try_from(port).ok()));
-        let size = sidecar.max_message_size.as_ref().and_then(Quantity::bytes);
-        set(&mut config.protocol.max_message_size, size.map(ByteSize::new));
-        let most = sidecar.max_bytes_in_flight.as_ref().and_then(Quantity::bytes);
-        config.protocol.max_bytes_in_flight = most.map(ByteSize::new);
-        set(&mut config.log.level, sidecar.log_level.clone());
+    if let Some(given) = sidecar {
+        self::sidecar(&mut config, given);
     }
-    if let Some(auth) = &spec.auth {
-        set(&mut config.protocol.timestamp_window, duration(auth.timestamp_window));
-        config.access = auth.access.iter().flatten().map(access_rule).collect();
+    if let Some(given) = auth {
+        self::auth(&mut config, given);
     }
-    if let Some(given) = &spec.embedding {
-        embedding(&mut config.embedding, given);
+    if let Some(given) = embedding {
+        self::embedding(&mut config.embedding, given);
     }
-    if let Some(given) = &spec.levels {
-        levels(&mut config.levels, given);
+    if let Some(given) = levels {
+        self::levels(&mut config.levels, given);
     }
-    if let Some(given) = &spec.retrieval {
-        retrieval(&mut config.retrieval, given);
+    if let Some(given) = retrieval {
+        self::retrieval(&mut config.retrieval, given);
     }
-    if let Some(gc) = &spec.gc {
-        set(&mut config.gc.interval, duration(gc.interval));
-        set(&mut config.gc.batch_size, count(gc.batch_size));
-        set(&mut config.gc.dry_run, gc.dry_run);
+    if let Some(Gc { interval, batch_size, dry_run }) = gc {
+        set(&mut config.gc.interval, duration(*interval));
+        set(&mut config.gc.batch_size, count(*batch_size));
+        set(&mut config.gc.dry_run, *dry_run);
     }
-    if let Some(given) = spec.observability.as_ref().and_then(|observability| observability.tracing.as_ref()) {
+    if let Some(Observability { tracing: Some(given) }) = observability {
         tracing(&mut config.tracing, given);
     }
     config
+}
+
+fn sidecar(config: &mut SidecarConfig, given: &Sidecar) {
+    let Sidecar {
+        image: _,
+        mode: _,
+        resources: _,
+        protocol_port,
+        admin_port,
+        // It is a start parameter, because pods without its volume read the same file.
+        socket: _,
+        max_message_size,
+        max_bytes_in_flight,
+        log_level,
+        upgrade: _,
+    } = given;
+    set(&mut config.protocol.port, protocol_port.and_then(|port| u16::try_from(port).ok()));
+    set(&mut config.admin.port, admin_port.and_then(|port| u16::try_from(port).ok()));
+    set(&mut config.protocol.max_message_size, bytes(max_message_size.as_ref()));
+    config.protocol.max_bytes_in_flight = bytes(max_bytes_in_flight.as_ref());
+    set(&mut config.log.level, log_level.clone());
+}
+
+fn auth(config: &mut SidecarConfig, given: &Auth) {
+    let Auth { secret_policy: _, secret_ref: _, timestamp_window, rotation: _, access } = given;
+    set(&mut config.protocol.timestamp_window, duration(*timestamp_window));
+    config.access = access.iter().flatten().map(access_rule).collect();
 }
 
 fn tracing(config: &mut config::Tracing, given: &observability::Tracing) {
@@ -114,83 +155,102 @@ fn access_rule(AccessRule { agents, operations, levels, target }: &AccessRule) -
 }
 
 fn embedding(config: &mut config::Embedding, given: &embedding::Embedding) {
-    config.provider = match given.provider.unwrap_or_default() {
+    let embedding::Embedding {
+        provider,
+        url,
+        model,
+        dimensions,
+        api_key_secret_ref,
+        // The CA that it refers to comes in when it is published.
+        tls: _,
+        batch_size,
+        timeout,
+        cache,
+        retry,
+        query_prefix,
+        document_prefix,
+        on_model_change,
+    } = given;
+    config.provider = match provider.unwrap_or_default() {
         Provider::Builtin => config::Provider::Builtin,
         Provider::OpenAi => config::Provider::OpenAi,
     };
-    config.url.clone_from(&given.url);
-    config.model.clone_from(&given.model);
-    set(&mut config.dimensions, count(given.dimensions));
-    config.api_key_file = given.api_key_secret_ref.as_ref().map(|_| names::EMBEDDING_API_KEY_FILE.into());
-    set(&mut config.batch_size, count(given.batch_size));
-    set(&mut config.timeout, duration(given.timeout));
-    if let Some(cache) = &given.cache {
-        set(&mut config.cache.capacity, cache.capacity.as_ref().and_then(Quantity::bytes).map(ByteSize::new));
-        set(&mut config.cache.ttl, duration(cache.ttl));
+    config.url.clone_from(url);
+    config.model.clone_from(model);
+    set(&mut config.dimensions, count(*dimensions));
+    config.api_key_file = api_key_secret_ref.as_ref().map(|_| names::EMBEDDING_API_KEY_FILE.into());
+    set(&mut config.batch_size, count(*batch_size));
+    set(&mut config.timeout, duration(*timeout));
+    if let Some(Cache { capacity, ttl }) = cache {
+        set(&mut config.cache.capacity, bytes(capacity.as_ref()));
+        set(&mut config.cache.ttl, duration(*ttl));
     }
-    if let Some(retry) = &given.retry {
-        set(&mut config.retry.max_attempts, count(retry.max_attempts));
-        set(&mut config.retry.initial_delay, duration(retry.initial_delay));
-        set(&mut config.retry.max_delay, duration(retry.max_delay));
-        set(&mut config.retry.jitter, retry.jitter);
+    if let Some(Retry { max_attempts, initial_delay, max_delay, jitter }) = retry {
+        set(&mut config.retry.max_attempts, count(*max_attempts));
+        set(&mut config.retry.initial_delay, duration(*initial_delay));
+        set(&mut config.retry.max_delay, duration(*max_delay));
+        set(&mut config.retry.jitter, *jitter);
     }
-    set(&mut config.query_prefix, given.query_prefix.clone());
-    set(&mut config.document_prefix, given.document_prefix.clone());
-    config.on_model_change = match given.on_model_change.unwrap_or_default() {
+    set(&mut config.query_prefix, query_prefix.clone());
+    set(&mut config.document_prefix, document_prefix.clone());
+    config.on_model_change = match on_model_change.unwrap_or_default() {
         OnModelChange::ReEmbed => config::OnModelChange::ReEmbed,
         OnModelChange::Refuse => config::OnModelChange::Refuse,
     };
 }
 
 fn levels(config: &mut config::Levels, given: &levels::Levels) {
+    let levels::Levels { immediate, short_term, long_term, promotion } = given;
     let level = |config: &mut config::LevelConfig, given: &Option<levels::Level>| {
-        if let Some(given) = given {
-            config.capacity = count(given.capacity).or(config.capacity);
-            config.ttl = duration(given.ttl).or(config.ttl);
+        if let Some(levels::Level { capacity, ttl }) = given {
+            config.capacity = count(*capacity).or(config.capacity);
+            config.ttl = duration(*ttl).or(config.ttl);
         }
     };
-    level(&mut config.immediate, &given.immediate);
-    level(&mut config.short_term, &given.short_term);
-    if let Some(long_term) = &given.long_term {
-        config.long_term.ttl = duration(long_term.ttl).or(config.long_term.ttl);
+    level(&mut config.immediate, immediate);
+    level(&mut config.short_term, short_term);
+    if let Some(LongTerm { ttl }) = long_term {
+        config.long_term.ttl = duration(*ttl).or(config.long_term.ttl);
     }
-    if let Some(promotion) = &given.promotion {
-        config.promotion.min_accesses = promotion.min_accesses.or(config.promotion.min_accesses);
+    if let Some(Promotion { min_accesses }) = promotion {
+        config.promotion.min_accesses = min_accesses.or(config.promotion.min_accesses);
     }
 }
 
 fn retrieval(config: &mut config::Retrieval, given: &retrieval::Retrieval) {
-    if let Some(legs) = &given.legs {
-        set(&mut config.legs.dense, legs.dense);
-        set(&mut config.legs.dense_with_previous, legs.dense_with_previous);
-        set(&mut config.legs.sparse, legs.sparse);
-        set(&mut config.legs.sparse_with_previous, legs.sparse_with_previous);
+    let retrieval::Retrieval { legs, nudges, recency_half_life, levels, default_token_budget, min_score, tokenizer } =
+        given;
+    if let Some(Legs { dense, dense_with_previous, sparse, sparse_with_previous }) = legs {
+        set(&mut config.legs.dense, *dense);
+        set(&mut config.legs.dense_with_previous, *dense_with_previous);
+        set(&mut config.legs.sparse, *sparse);
+        set(&mut config.legs.sparse_with_previous, *sparse_with_previous);
     }
-    if let Some(nudges) = &given.nudges {
-        set(&mut config.nudges.recency, nudges.recency);
-        set(&mut config.nudges.frequency, nudges.frequency);
-        set(&mut config.nudges.level, nudges.level);
+    if let Some(Nudges { recency, frequency, level }) = nudges {
+        set(&mut config.nudges.recency, *recency);
+        set(&mut config.nudges.frequency, *frequency);
+        set(&mut config.nudges.level, *level);
     }
-    set(&mut config.recency_half_life, duration(given.recency_half_life));
-    if let Some(shares) = &given.levels {
-        let share = |config: &mut config::BudgetShare, given: &Option<retrieval::Share>| {
-            if let Some(given) = given {
-                set(&mut config.floor, given.floor);
-                config.cap = given.cap.or(config.cap);
+    set(&mut config.recency_half_life, duration(*recency_half_life));
+    if let Some(LevelShares { immediate, short_term, long_term }) = levels {
+        let share = |config: &mut config::BudgetShare, given: &Option<Share>| {
+            if let Some(Share { floor, cap }) = given {
+                set(&mut config.floor, *floor);
+                config.cap = cap.or(config.cap);
             }
         };
-        share(&mut config.immediate, &shares.immediate);
-        share(&mut config.short_term, &shares.short_term);
-        share(&mut config.long_term, &shares.long_term);
+        share(&mut config.immediate, immediate);
+        share(&mut config.short_term, short_term);
+        share(&mut config.long_term, long_term);
     }
-    set(&mut config.default_token_budget, count(given.default_token_budget));
-    config.min_score = given.min_score.or(config.min_score);
+    set(&mut config.default_token_budget, count(*default_token_budget));
+    config.min_score = min_score.or(config.min_score);
     set(
         &mut config.tokenizer,
-        given.tokenizer.map(|given| match given {
-            retrieval::Tokenizer::Estimate => config::Tokenizer::Estimate,
-            retrieval::Tokenizer::O200kBase => config::Tokenizer::O200kBase,
-            retrieval::Tokenizer::Cl100kBase => config::Tokenizer::Cl100kBase,
+        tokenizer.map(|given| match given {
+            Tokenizer::Estimate => config::Tokenizer::Estimate,
+            Tokenizer::O200kBase => config::Tokenizer::O200kBase,
+            Tokenizer::Cl100kBase => config::Tokenizer::Cl100kBase,
         }),
     );
 }
@@ -203,6 +263,10 @@ fn set<T>(value: &mut T, given: Option<T>) {
 
 fn duration(given: Option<Duration>) -> Option<HumanDuration> {
     given.map(HumanDuration::from)
+}
+
+fn bytes(given: Option<&Quantity>) -> Option<ByteSize> {
+    given.and_then(Quantity::bytes).map(ByteSize::new)
 }
 
 fn count(given: Option<i32>) -> Option<usize> {

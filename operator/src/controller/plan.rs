@@ -10,7 +10,7 @@ use context_manager_crds::{
     context_manager::{
         ReclaimPolicy,
         auth::SecretPolicy,
-        embedding::SecretKeyRef,
+        embedding::{EmbeddingTls, SecretKeyRef},
         qdrant::ConfigMapKeyRef,
         sidecar::UpgradeStrategy,
         tls::{Issuer, IssuerRef, Tls},
@@ -53,9 +53,11 @@ pub struct Plan {
     pub rotation: RotationPlan,
     /// The Secret with the embedding API's key; made by the user, mounted by pods.
     pub embedding_key: Option<SecretKeyRef>,
+    /// The CA that the embedding API's certificate is checked against; made by the user, published in the configuration.
+    pub embedding_ca: Option<CaSource>,
     /// The certificate of its sidecars.
     pub certificate: CertificatePlan,
-    /// The sidecar's configuration.
+    /// The sidecar's configuration, without the CA of the embedding API.
     pub config: SidecarConfig,
     /// Where contexts are kept.
     pub storage: StoragePlan,
@@ -240,6 +242,7 @@ impl Plan {
             keys: key_source(resource),
             rotation: rotation(resource),
             embedding_key: embedding.and_then(|embedding| embedding.api_key_secret_ref.clone()),
+            embedding_ca: embedding.and_then(|embedding| embedding_ca(embedding.tls.as_ref()?)),
             certificate: certificate(resource, Identity::new(&namespace, &name)),
             storage: storage(resource, &name, &config),
             grants: grants(resource, &namespace),
@@ -252,6 +255,10 @@ impl Plan {
             owner,
         })
     }
+}
+
+fn embedding_ca(EmbeddingTls { ca_secret_ref, ca_config_map_ref }: &EmbeddingTls) -> Option<CaSource> {
+    CaSource::of(ca_secret_ref.as_ref(), ca_config_map_ref.as_ref())
 }
 
 fn key_source(resource: &ContextManager) -> KeySource {

@@ -60,7 +60,7 @@ pub struct Report {
     pub tls: Finding,
     /// The configuration.
     pub config: Finding,
-    /// The volume.
+    /// Where contexts are kept: the volume, or the server.
     pub store: Finding,
     /// What is said beside of a store that the operator runs, by the conditions' types.
     pub store_beside: Vec<(&'static str, Finding)>,

@@ -1,10 +1,10 @@
 //! What a pod's annotations say about its sidecar, checked; each refusal names the annotation and the remedy.
 
-use context_manager_crds::context_manager::sidecar::Mode;
+use context_manager_crds::{context_manager::sidecar::Mode, quantity::Amount};
 use context_manager_protocol::names;
 use serde_json::{Map, Value, json};
 
-use super::{Denial, Reason, Resource, agent, pod::Pod, ports::Wanted, quantity};
+use super::{Denial, Reason, Resource, agent, pod::Pod, ports::Wanted};
 
 /// Annotations that a pod may carry.
 const KNOWN: &[&str] = &[
@@ -140,7 +140,7 @@ fn resources(pod: Pod<'_>, resource: &Resource) -> Result<Value, Denial> {
     let mut merged = resource.resources.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
     for &(key, bound, unit) in QUANTITIES {
         let Some(text) = pod.annotation(key) else { continue };
-        if quantity::parse(text).is_none_or(|value| value <= 0.0) {
+        if !text.parse().is_ok_and(Amount::is_positive) {
             let what = format!("{text:?} is not a quantity above zero, such as \"50m\" for cpu or \"64Mi\" for memory");
             return Err(invalid(key, what));
         }
@@ -165,6 +165,11 @@ pub(super) fn get(resources: &Map<String, Value>, bound: &str, unit: &str) -> Op
     }
 }
 
+/// How much it is; nothing when it is not a quantity, about which the API server has its own words.
+pub(super) fn amount(text: &str) -> Option<Amount> {
+    text.parse().ok()
+}
+
 pub(super) fn set(resources: &mut Map<String, Value>, bound: &str, unit: &str, text: &str) {
     let entry = resources.entry(bound).or_insert_with(|| json!({}));
     if !entry.is_object() {
@@ -176,9 +181,7 @@ pub(super) fn set(resources: &mut Map<String, Value>, bound: &str, unit: &str, t
 }
 
 fn fit(bound: &str, default: &str, other: Option<&str>) -> String {
-    let Some((other, value, by_default)) =
-        other.and_then(|text| Some((text, quantity::parse(text)?, quantity::parse(default)?)))
-    else {
+    let Some((other, value, by_default)) = other.and_then(|text| Some((text, amount(text)?, amount(default)?))) else {
         return default.to_owned();
     };
     let contradicts = if bound == "requests" { by_default > value } else { by_default < value };
@@ -193,7 +196,7 @@ fn check_bounds(resources: &Map<String, Value>) -> Result<(), Denial> {
         let (Some(request), Some(limit)) = (get(resources, "requests", unit), get(resources, "limits", unit)) else {
             continue;
         };
-        if quantity::parse(&request).zip(quantity::parse(&limit)).is_some_and(|(request, limit)| request > limit) {
+        if amount(&request).zip(amount(&limit)).is_some_and(|(request, limit)| request > limit) {
             let what = format!("the request {request} is above the limit {limit}; raise {limit_key} or lower it");
             return Err(invalid(request_key, what));
         }

@@ -2,23 +2,21 @@
 //! containers that together request more than the pod; it gives a pod that has limits alone the requests that its containers had before
 //! the sidecar came.
 
+use context_manager_crds::quantity::Amount;
 use context_manager_protocol::names;
 use serde_json::{Map, Value};
 
 use super::{
     Decision, Denial, Origin, Reason,
-    options::{Options, get, set},
+    options::{Options, amount, get, set},
     pod::{Container, List, Pod},
-    quantity, unsuitable,
+    unsuitable,
 };
 
 const UNITS: [(&str, &str, &str); 2] = [
     ("cpu", names::SIDECAR_CPU_REQUEST, names::SIDECAR_CPU_LIMIT),
     ("memory", names::SIDECAR_MEMORY_REQUEST, names::SIDECAR_MEMORY_LIMIT),
 ];
-
-/// Rounding of a sum of quantities, in the unit that it is written in.
-const ROUNDING: f64 = 1e-6;
 
 /// Fits what the sidecar asks for into what the pod has. What an annotation demands is refused where it does not fit. All else gives way and
 /// loses nothing by it: where the pod has figures of its own, scheduler and kernel go by those.
@@ -47,24 +45,24 @@ struct Bound {
     said: String,
     /// As a quantity.
     text: String,
-    value: f64,
+    amount: Amount,
 }
 
 impl Bound {
     fn read(whole: &Map<String, Value>, bound: &str, unit: &str) -> Option<Self> {
         let text = get(whole, bound, unit)?;
-        let value = quantity::parse(&text)?;
-        Some(Self { said: format!("spec.resources.{bound}.{unit} of the pod, which is {text}"), text, value })
+        let amount = amount(&text)?;
+        Some(Self { said: format!("spec.resources.{bound}.{unit} of the pod, which is {text}"), text, amount })
     }
 
     /// What is left of it beside so much.
-    fn without(self, taken: f64, unit: &str) -> Self {
-        let left = (self.value - taken).max(0.0);
+    fn without(self, taken: Amount, unit: &str) -> Self {
+        let left = self.amount.minus(taken).max(Amount::default());
         let text = match unit {
-            "cpu" => format!("{:.0}m", (left * 1000.0 + ROUNDING).floor()),
-            _ => format!("{:.0}", (left + ROUNDING).floor()),
+            "cpu" => format!("{}m", left.milli_rounded_down()),
+            _ => left.rounded_down().to_string(),
         };
-        Self { said: format!("what the other containers leave of {}", self.said), value: left, text }
+        Self { said: format!("what the other containers leave of {}", self.said), text, amount: left }
     }
 }
 
@@ -80,7 +78,7 @@ fn check_room(
     else {
         return Ok(());
     };
-    if quantity::parse(&needed).is_none_or(|needed| needed <= limit.value) {
+    if amount(&needed).is_none_or(|needed| needed <= limit.amount) {
         return Ok(());
     }
     let message =
@@ -96,7 +94,7 @@ fn lower(
     most: &Bound,
 ) -> Result<(), Decision> {
     let Some(wanted) = get(sidecar, bound, unit) else { return Ok(()) };
-    if quantity::parse(&wanted).is_none_or(|wanted| wanted <= most.value + ROUNDING / 1000.0) {
+    if amount(&wanted).is_none_or(|wanted| wanted <= most.amount) {
         return Ok(());
     }
     if pod.annotation(key).is_some() {
@@ -109,24 +107,24 @@ fn lower(
 }
 
 /// What the other containers request at once, as the scheduler counts it: of those that start one after another the largest.
-fn others(pod: Pod<'_>, unit: &str) -> f64 {
-    let (mut running, mut most) = (0.0_f64, 0.0_f64);
+fn others(pod: Pod<'_>, unit: &str) -> Amount {
+    let (mut running, mut most) = (Amount::default(), Amount::default());
     for container in pod.others() {
         let wanted = requested(container, unit);
         let stays = container.list == List::Main
             || container.json.get("restartPolicy").is_some_and(|policy| policy == "Always");
-        most = most.max(running + wanted);
+        most = most.max(running.plus(wanted));
         if stays {
-            running += wanted;
+            running = running.plus(wanted);
         }
     }
     most.max(running)
 }
 
 /// A container that has a limit alone requests as much.
-fn requested(container: Container<'_>, unit: &str) -> f64 {
+fn requested(container: Container<'_>, unit: &str) -> Amount {
     let resources = container.json.get("resources").and_then(Value::as_object);
     let text =
         resources.and_then(|resources| get(resources, "requests", unit).or_else(|| get(resources, "limits", unit)));
-    text.and_then(|text| quantity::parse(&text)).unwrap_or_default()
+    text.and_then(|text| amount(&text)).unwrap_or_default()
 }

@@ -501,6 +501,7 @@ fn each_annotation_with_a_bad_value_is_denied_by_name() {
         (names::SIDECAR_MEMORY_REQUEST, "0"),
         (names::SIDECAR_CPU_LIMIT, "-1"),
         (names::SIDECAR_MEMORY_LIMIT, "64MB"),
+        (names::SIDECAR_MEMORY_LIMIT, "-1e9"),
     ] {
         let (reason, message) = denial(decide_one(&asking(&[(key, value)])));
         assert_eq!(reason, Reason::InvalidAnnotation, "{key}={value}");
@@ -600,10 +601,14 @@ fn requests_and_limits_of_annotations_win_over_the_resource_and_defaults_give_wa
 
 #[test]
 fn a_request_above_the_limit_is_denied() {
-    let pod = asking(&[(names::SIDECAR_MEMORY_REQUEST, "2Gi"), (names::SIDECAR_MEMORY_LIMIT, "1Gi")]);
-    let (reason, message) = denial(decide_one(&pod));
-    assert_eq!(reason, Reason::InvalidAnnotation);
-    assert!(message.contains("2Gi") && message.contains(names::SIDECAR_MEMORY_LIMIT), "{message}");
+    for (request, limit) in [("2Gi", "1Gi"), ("9007199254740993", "9007199254740992"), ("1Gi", "1e9"), ("9Ei", "9E")] {
+        let pod = asking(&[(names::SIDECAR_MEMORY_REQUEST, request), (names::SIDECAR_MEMORY_LIMIT, limit)]);
+        let (reason, message) = denial(decide_one(&pod));
+        assert_eq!(reason, Reason::InvalidAnnotation);
+        assert!(message.contains(request) && message.contains(names::SIDECAR_MEMORY_LIMIT), "{message}");
+    }
+    let equal = asking(&[(names::SIDECAR_MEMORY_REQUEST, "+1e9"), (names::SIDECAR_MEMORY_LIMIT, "1G")]);
+    assert_eq!(seen(&decide_one(&equal)).0, "inject");
 }
 
 // Clashes.

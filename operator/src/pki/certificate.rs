@@ -23,6 +23,10 @@ pub(super) const BACKDATED: Duration = Duration::from_mins(5);
 /// Longest time before its end that a certificate of somebody else counts as ending soon.
 const NOTICE: Duration = Duration::from_hours(30 * 24);
 
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+/// The last line of a certificate in PEM.
+pub(super) const END: &str = "-----END CERTIFICATE-----";
+
 /// A CA certificate with its key.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Authority {
@@ -133,6 +137,14 @@ pub fn check_bundle(pem: &[u8]) -> Result<(), String> {
         roots.add(certificate).map_err(|error| format!("has a certificate that cannot be used ({error})"))?;
     }
     if roots.is_empty() { Err("has no certificate in PEM".to_owned()) } else { Ok(()) }
+}
+
+/// The certificates of a PEM text, each as text, without what stands between them.
+#[must_use]
+pub fn only_certificates(pem: &[u8]) -> String {
+    let text = String::from_utf8_lossy(pem);
+    let bodies = text.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END));
+    bodies.flat_map(|(body, _)| [BEGIN, body, END, "\n"]).collect()
 }
 
 /// When the first certificate of a PEM text ends.

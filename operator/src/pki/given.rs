@@ -17,12 +17,10 @@ use rustls::{
 
 use super::{
     Error, Settings, Validity,
-    certificate::{Leaf, bundle, given_validity, later, not_after},
+    certificate::{END, Leaf, bundle, given_validity, later, not_after},
     maintain::bounded,
     trust::Entry,
 };
-
-const END: &str = "-----END CERTIFICATE-----";
 
 /// What the `Secret` holds.
 #[derive(Debug)]

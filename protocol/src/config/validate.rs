@@ -1,8 +1,8 @@
 //! What a configuration must fulfil beyond its types; every message names the key, the value and the remedy.
 
 use super::{
-    AccessRule, AccessTarget, CircuitBreaker, Embedding, Legs, LevelConfig, Nudges, Operation, Provider, QdrantStore,
-    Retrieval, SCHEMA_VERSION, SidecarConfig, Store, Tracing,
+    AccessRule, AccessTarget, Admin, CircuitBreaker, EmbeddedStore, Gc, History, Journal, Keys, Log, Operation,
+    Protocol, QdrantStore, SCHEMA_VERSION, SidecarConfig, Store, Tracing,
 };
 use crate::level::Level;
 
@@ -24,13 +24,19 @@ pub enum Error {
     },
 }
 
-type Result = std::result::Result<(), Error>;
+/// Whether a part is as it must be.
+pub(super) type Result = std::result::Result<(), Error>;
 
-fn refuse(key: impl Into<String>, value: impl std::fmt::Display, remedy: impl Into<String>) -> Result {
+pub(super) fn refuse(key: impl Into<String>, value: impl std::fmt::Display, remedy: impl Into<String>) -> Result {
     Err(Error::Value { key: key.into(), value: value.to_string(), remedy: remedy.into() })
 }
 
-fn within<T: PartialOrd + Copy + std::fmt::Display>(key: impl Into<String>, value: &T, least: T, most: T) -> Result {
+pub(super) fn within<T: PartialOrd + Copy + std::fmt::Display>(
+    key: impl Into<String>,
+    value: &T,
+    least: T,
+    most: T,
+) -> Result {
     if (&least..=&most).contains(&value) {
         return Ok(());
     }
@@ -38,59 +44,81 @@ fn within<T: PartialOrd + Copy + std::fmt::Display>(key: impl Into<String>, valu
 }
 
 pub(super) fn check(config: &SidecarConfig) -> Result {
-    if config.schema_version != SCHEMA_VERSION {
-        return refuse("schema_version", config.schema_version, format!("this sidecar reads version {SCHEMA_VERSION}"));
+    let SidecarConfig {
+        schema_version,
+        generation: _,
+        protocol,
+        admin,
+        keys: Keys { file: _ },
+        access: rules,
+        store,
+        embedding,
+        circuit_breaker,
+        journal,
+        levels,
+        retrieval,
+        history: History { keep_for: _ },
+        gc: Gc { interval, batch_size, dry_run: _ },
+        // The filter is for the program to read.
+        log: Log { level: _, format: _ },
+        tracing,
+    } = config;
+    if *schema_version != SCHEMA_VERSION {
+        return refuse("schema_version", schema_version, format!("this sidecar reads version {SCHEMA_VERSION}"));
     }
-    let protocol = &config.protocol;
-    within("protocol.max_message_size", &protocol.max_message_size.bytes(), 1_024, 1 << 30)?;
-    within("protocol.timestamp_window (seconds)", &protocol.timestamp_window.get().as_secs(), 1, 3_600)?;
-    within("protocol.max_in_flight", &protocol.max_in_flight, 1, 65_536)?;
-    if let Some(bytes) = protocol.max_bytes_in_flight {
-        let least = protocol.max_message_size;
-        if bytes < least || bytes.bytes() > 16 << 30 {
-            let remedy = format!("it must lie between protocol.max_message_size ({least}) and 16Gi");
-            return refuse("protocol.max_bytes_in_flight", bytes, remedy);
-        }
+    listeners(protocol, admin)?;
+    self::store(store)?;
+    access(rules, store)?;
+    embedding.check()?;
+    let CircuitBreaker { failure_threshold, success_threshold, open_for } = circuit_breaker;
+    within("circuit_breaker.failure_threshold", failure_threshold, 1, 1_000)?;
+    within("circuit_breaker.success_threshold", success_threshold, 1, 1_000)?;
+    within("circuit_breaker.open_for (milliseconds)", &open_for.as_millis_i64(), 10, 3_600_000)?;
+    let Journal { path: _, max_size, max_memory } = journal;
+    within("journal.max_size", &max_size.bytes(), 1 << 20, 4 << 30)?;
+    within("journal.max_memory", &max_memory.bytes(), 1 << 20, 4 << 30)?;
+    levels.check()?;
+    retrieval.check()?;
+    within("gc.interval (milliseconds)", &interval.as_millis_i64(), 10, 86_400_000)?;
+    within("gc.batch_size", batch_size, 1, 10_000)?;
+    self::tracing(tracing)
+}
+
+fn listeners(protocol: &Protocol, Admin { address: _, port: admin_port }: &Admin) -> Result {
+    let Protocol {
+        port,
+        socket,
+        max_message_size,
+        timestamp_window,
+        max_in_flight,
+        max_bytes_in_flight,
+        request_timeout,
+        max_streams,
+        heartbeat_interval,
+    } = protocol;
+    within("protocol.max_message_size", &max_message_size.bytes(), 1_024, 1 << 30)?;
+    within("protocol.timestamp_window (seconds)", &timestamp_window.get().as_secs(), 1, 3_600)?;
+    within("protocol.max_in_flight", max_in_flight, 1, 65_536)?;
+    if let Some(bytes) = max_bytes_in_flight
+        && (bytes < max_message_size || bytes.bytes() > 16 << 30)
+    {
+        let remedy = format!("it must lie between protocol.max_message_size ({max_message_size}) and 16Gi");
+        return refuse("protocol.max_bytes_in_flight", bytes, remedy);
     }
-    within("protocol.request_timeout (milliseconds)", &protocol.request_timeout.as_millis_i64(), 10, 600_000)?;
-    within("protocol.max_streams", &protocol.max_streams, 0, 1_024)?;
-    within("protocol.heartbeat_interval (milliseconds)", &protocol.heartbeat_interval.as_millis_i64(), 100, 600_000)?;
-    if protocol.socket.as_ref().is_some_and(|path| path.file_name().is_none()) {
+    within("protocol.request_timeout (milliseconds)", &request_timeout.as_millis_i64(), 10, 600_000)?;
+    within("protocol.max_streams", max_streams, 0, 1_024)?;
+    within("protocol.heartbeat_interval (milliseconds)", &heartbeat_interval.as_millis_i64(), 100, 600_000)?;
+    if socket.as_ref().is_some_and(|path| path.file_name().is_none()) {
         return refuse(
             "protocol.socket",
             "not the path of a file",
             "name the socket, such as /run/context-manager/protocol.sock",
         );
     }
-    if protocol.port != 0 && protocol.port == config.admin.port {
-        return refuse("admin.port", config.admin.port, "it must differ from protocol.port");
+    if *port != 0 && port == admin_port {
+        return refuse("admin.port", admin_port, "it must differ from protocol.port");
     }
-    store(&config.store)?;
-    access(config)?;
-    embedding(&config.embedding)?;
-    let CircuitBreaker { failure_threshold, success_threshold, open_for } = &config.circuit_breaker;
-    within("circuit_breaker.failure_threshold", failure_threshold, 1, 1_000)?;
-    within("circuit_breaker.success_threshold", success_threshold, 1, 1_000)?;
-    within("circuit_breaker.open_for (milliseconds)", &open_for.as_millis_i64(), 10, 3_600_000)?;
-    within("journal.max_size", &config.journal.max_size.bytes(), 1 << 20, 4 << 30)?;
-    for (name, level) in [
-        ("immediate", &config.levels.immediate),
-        ("short_term", &config.levels.short_term),
-        ("long_term", &config.levels.long_term),
-    ] {
-        self::level(name, level)?;
-    }
-    if let Some(capacity) = config.levels.long_term.capacity {
-        let remedy = "leave it out: what was kept on purpose makes no room for others";
-        return refuse("levels.long_term.capacity", capacity, remedy);
-    }
-    if let Some(accesses) = config.levels.promotion.min_accesses {
-        within("levels.promotion.min_accesses", &accesses, 1, 1_000_000)?;
-    }
-    retrieval(&config.retrieval)?;
-    within("gc.interval (milliseconds)", &config.gc.interval.as_millis_i64(), 10, 86_400_000)?;
-    within("gc.batch_size", &config.gc.batch_size, 1, 10_000)?;
-    tracing(&config.tracing)
+    Ok(())
 }
 
 fn tracing(tracing: &Tracing) -> Result {
@@ -111,21 +139,24 @@ fn tracing(tracing: &Tracing) -> Result {
     within("tracing.queue", queue, 1, 65_536)
 }
 
-fn level(name: &str, level: &LevelConfig) -> Result {
-    if let Some(capacity) = level.capacity {
-        within(format!("levels.{name}.capacity"), &capacity, 1, 1_000_000)?;
-    }
-    if let Some(ttl) = level.ttl
-        && ttl.get().is_zero()
-    {
-        return refuse(format!("levels.{name}.ttl"), ttl, "it must be longer than zero; leave it out to keep contexts");
-    }
-    Ok(())
-}
-
 fn store(store: &Store) -> Result {
-    let Store::Qdrant(store) = store else { return Ok(()) };
-    let QdrantStore { url, collection, timeout, shards, replication_factor, write_consistency, .. } = store;
+    let store = match store {
+        Store::Embedded(EmbeddedStore { path: _, durability: _ }) => return Ok(()),
+        Store::Qdrant(store) => store,
+    };
+    let QdrantStore {
+        url,
+        collection,
+        api_key_file: _,
+        ca_file: _,
+        cert_file,
+        key_file,
+        verify: _,
+        timeout,
+        shards,
+        replication_factor,
+        write_consistency,
+    } = store;
     if !is_http(url) {
         return refuse("store.qdrant.url", url, "it must be a URL such as https://qdrant.example.com:6334");
     }
@@ -134,7 +165,7 @@ fn store(store: &Store) -> Result {
         let remedy = "it must be 1 to 200 letters, digits, `-` and `_`";
         return refuse("store.qdrant.collection", collection, remedy);
     }
-    let missing = match (&store.cert_file, &store.key_file) {
+    let missing = match (cert_file, key_file) {
         (Some(_), None) => Some("key_file"),
         (None, Some(_)) => Some("cert_file"),
         (Some(_), Some(_)) | (None, None) => None,
@@ -160,17 +191,17 @@ const MOST_RULES: usize = 256;
 const LONGEST_ID: usize = 253;
 const LONGEST_SESSION: usize = 256;
 
-fn access(config: &SidecarConfig) -> Result {
-    if config.access.is_empty() {
+fn access(rules: &[AccessRule], store: &Store) -> Result {
+    if rules.is_empty() {
         return Ok(());
     }
-    if let Store::Embedded(_) = config.store {
+    if let Store::Embedded(_) = store {
         let remedy = "it needs store.qdrant, because each agent's embedded store is a directory that no other agent sees; \
             remove the rules, or use a Qdrant server";
-        return refuse("access", format!("{} rules", config.access.len()), remedy);
+        return refuse("access", format!("{} rules", rules.len()), remedy);
     }
-    within("access (rules)", &config.access.len(), 1, MOST_RULES)?;
-    config.access.iter().enumerate().try_for_each(|(place, rule)| access_rule(&format!("access[{place}]"), rule))
+    within("access (rules)", &rules.len(), 1, MOST_RULES)?;
+    rules.iter().enumerate().try_for_each(|(place, rule)| access_rule(&format!("access[{place}]"), rule))
 }
 
 fn access_rule(key: &str, AccessRule { agents, operations, levels, target }: &AccessRule) -> Result {
@@ -235,68 +266,8 @@ fn id(key: &str, text: &str) -> Result {
     refuse(key, format!("{text:?}"), remedy)
 }
 
-fn embedding(embedding: &Embedding) -> Result {
-    within("embedding.dimensions", &embedding.dimensions, 1, 8_192)?;
-    within("embedding.batch_size", &embedding.batch_size, 1, 2_048)?;
-    within("embedding.timeout (milliseconds)", &embedding.timeout.as_millis_i64(), 1, 600_000)?;
-    within("embedding.retry.max_attempts", &embedding.retry.max_attempts, 1, 20)?;
-    within("embedding.retry.jitter", &embedding.retry.jitter, 0.0, 1.0)?;
-    within("embedding.re_embedding.contexts_per_second", &embedding.re_embedding.contexts_per_second, 0.01, 100_000.0)?;
-    match (embedding.provider, &embedding.url, &embedding.model) {
-        (Provider::OpenAi, None, _) => {
-            refuse("embedding.url", "not set", "provider \"open_ai\" needs the full URL of the embeddings API")
-        }
-        (Provider::OpenAi, Some(_), None) => {
-            refuse("embedding.model", "not set", "provider \"open_ai\" needs the model's name")
-        }
-        (Provider::OpenAi, Some(url), Some(_)) if !is_http(url) => {
-            refuse("embedding.url", url, "it must be a URL that starts with http:// or https://")
-        }
-        (Provider::OpenAi | Provider::Builtin, _, _) => Ok(()),
-    }
-}
-
-fn is_http(url: &str) -> bool {
+pub(super) fn is_http(url: &str) -> bool {
     url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
-}
-
-fn retrieval(retrieval: &Retrieval) -> Result {
-    let Legs { dense, dense_with_previous, sparse, sparse_with_previous } = retrieval.legs;
-    let legs = [
-        ("dense", dense),
-        ("dense_with_previous", dense_with_previous),
-        ("sparse", sparse),
-        ("sparse_with_previous", sparse_with_previous),
-    ];
-    for (name, weight) in legs {
-        within(format!("retrieval.legs.{name}"), &weight, 0.0, 1.0)?;
-    }
-    if legs.iter().all(|(_, weight)| *weight == 0.0) {
-        return refuse("retrieval.legs", "all 0", "at least one leg needs a weight above 0");
-    }
-    let Nudges { recency, frequency, level } = retrieval.nudges;
-    for (name, nudge) in [("recency", recency), ("frequency", frequency), ("level", level)] {
-        within(format!("retrieval.nudges.{name}"), &nudge, 0.0, 0.1)?;
-    }
-    let shares = [
-        ("immediate", &retrieval.immediate),
-        ("short_term", &retrieval.short_term),
-        ("long_term", &retrieval.long_term),
-    ];
-    for (name, share) in shares {
-        within(format!("retrieval.{name}.floor"), &share.floor, 0.0, 1.0)?;
-        if let Some(cap) = share.cap {
-            within(format!("retrieval.{name}.cap"), &cap, share.floor, 1.0)?;
-        }
-    }
-    let floors: f64 = shares.iter().map(|(_, share)| share.floor).sum();
-    if floors > 1.0 {
-        return refuse("retrieval.*.floor", floors, "the floors of all levels together must be at most 1");
-    }
-    if retrieval.recency_half_life.get().is_zero() {
-        return refuse("retrieval.recency_half_life", retrieval.recency_half_life, "it must be longer than zero");
-    }
-    within("retrieval.default_token_budget", &retrieval.default_token_budget, 1, 1_000_000)
 }
 
 #[cfg(test)]
@@ -401,6 +372,19 @@ mod tests {
             ("[levels.short_term]\nttl = \"0s\"\n", "levels.short_term.ttl is 0s; it must be longer than zero"),
             ("[levels.long_term]\ncapacity = 5\n", "levels.long_term.capacity is 5; leave it out"),
             ("[embedding]\nprovider = \"open_ai\"\n", "embedding.url is not set; provider \"open_ai\" needs"),
+            (
+                "[embedding.retry]\ninitial_delay = \"0s\"\n",
+                "embedding.retry.initial_delay is 0s; it must be longer than zero and at most",
+            ),
+            (
+                "[embedding.retry]\ninitial_delay = \"2s\"\nmax_delay = \"1s\"\n",
+                "embedding.retry.initial_delay is 2s; it must be longer than zero and at most embedding.retry",
+            ),
+            ("[embedding]\nca = \"a\"\nca_file = \"b\"\n", "embedding.ca is set beside embedding.ca_file; remove one"),
+            ("[embedding.cache]\nttl = \"0s\"\n", "embedding.cache.ttl is 0s; it must be longer than zero; set"),
+            ("[journal]\nmax_memory = \"0\"\n", "journal.max_memory is 0; it must lie between 1048576 and 4294967296"),
+            ("[retrieval]\nmin_score = nan\n", "retrieval.min_score is NaN; it must lie between -10 and 10"),
+            ("[retrieval]\nmin_score = 10.5\n", "retrieval.min_score is 10.5; it must lie between -10 and 10"),
             ("[retrieval.nudges]\nrecency = 0.2\n", "retrieval.nudges.recency is 0.2; it must lie between 0 and 0.1"),
             ("[retrieval.immediate]\nfloor = 0.6\n[retrieval.long_term]\nfloor = 0.6\n", "retrieval.*.floor is 1.2"),
             ("[protocol]\nport = 8080\n", "admin.port is 8080; it must differ from protocol.port"),

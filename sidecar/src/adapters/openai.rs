@@ -54,7 +54,7 @@ impl OpenAi {
     /// An adapter for the endpoint that the configuration names.
     ///
     /// # Errors
-    /// When the URL is missing, or the CA file cannot be used.
+    /// When the URL is missing, or the CA bundle cannot be used.
     pub fn new(config: &config::Embedding, token: Option<&SecretString>) -> Result<Self, Error> {
         let url = config.url.as_deref().ok_or_else(|| Error::Setup { source: cause("embedding.url is not set") })?;
         let url = Url::parse(url).map_err(|source| Error::Setup { source: Arc::new(source) })?;
@@ -63,8 +63,12 @@ impl OpenAi {
             (None, Some(token)) => ApiKey::Fixed(token.clone()),
             (None, None) => ApiKey::None,
         };
+        let client = match &config.ca {
+            Some(bundle) => Client::trusting(bundle),
+            None => Client::new(config.ca_file.clone()),
+        };
         Ok(Self {
-            client: Client::new(config.ca_file.clone()).map_err(no_client)?,
+            client: client.map_err(no_client)?,
             url,
             model: config.model.clone().unwrap_or_default(),
             dimensions: config.dimensions,

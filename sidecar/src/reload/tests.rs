@@ -181,6 +181,30 @@ async fn a_configuration_that_fails_for_what_is_beside_it_is_tried_until_it_work
 }
 
 #[tokio::test]
+async fn another_ca_in_the_configuration_is_taken_over_and_one_that_cannot_be_used_is_refused() {
+    let Fixture { mut volume, mut reload, live, metrics, data } = fixture().await;
+    reload.check().await;
+    let mut write = |generation: i64, ca: &str| {
+        let api = format!(
+            "generation = {generation}\n[embedding]\nprovider = \"open_ai\"\nurl = \"https://localhost/v1\"\nmodel = \"m\"\n\
+             dimensions = 384\nca = {ca:?}"
+        );
+        volume.swap(&toml(data.path(), &api), &KeyRing::new(key("k1")).to_json());
+    };
+    let certificate =
+        || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate").cert.pem();
+    for (generation, ca, in_force) in
+        [(2, certificate(), 2), (3, "no certificate".to_owned(), 2), (4, certificate(), 4)]
+    {
+        write(generation, &ca);
+        reload.check().await;
+        assert_eq!(live.config().generation, in_force, "{:?}", live.error(WatchedFile::Config));
+        assert_eq!(live.config().embedding.ca == Some(ca), generation == in_force);
+    }
+    assert_eq!(metrics.files.reload_failures.get(WatchedFile::Config), 1);
+}
+
+#[tokio::test]
 async fn good_keys_are_taken_over_beside_a_bad_configuration() {
     let Fixture { mut volume, mut reload, live, data, .. } = fixture().await;
     reload.check().await;

@@ -3,7 +3,7 @@
 use context_manager_crds::context_manager::{
     managed::Managed,
     qdrant::{Qdrant, QdrantTls},
-    vector_store::{Durability, VectorStore},
+    vector_store::{Durability, Embedded, VectorStore},
 };
 use context_manager_protocol::{
     config::{self, EmbeddedStore, QdrantStore, SidecarConfig, Store},
@@ -16,20 +16,22 @@ const TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
 
 /// Sets the store, and where the journal lies beside a Qdrant server: on the pod's own volume, which the sidecar's restarts leave alone.
 pub(super) fn set(config: &mut SidecarConfig, given: Option<&VectorStore>, (namespace, name): (&str, &str)) {
-    if let Some(given) = given.and_then(|given| given.managed.as_ref()) {
-        config.store = Store::Qdrant(managed(given, (namespace, name)));
+    let none = VectorStore::default();
+    let VectorStore { embedded, qdrant, managed } = given.unwrap_or(&none);
+    if let Some(given) = managed {
+        config.store = Store::Qdrant(self::managed(given, (namespace, name)));
         config.journal.path = Some(names::JOURNAL_DIRECTORY.into());
         return;
     }
-    if let Some(given) = given.and_then(|given| given.qdrant.as_ref()) {
-        config.store = Store::Qdrant(qdrant(given, given.collection(namespace, name)));
+    if let Some(given) = qdrant {
+        config.store = Store::Qdrant(self::qdrant(given, given.collection(namespace, name)));
         config.journal.path = Some(names::JOURNAL_DIRECTORY.into());
         return;
     }
-    let embedded = given.and_then(|given| given.embedded.as_ref());
+    let Embedded { storage: _, durability } = embedded.clone().unwrap_or_default();
     config.store = Store::Embedded(EmbeddedStore {
         path: names::DATA_DIRECTORY.into(),
-        durability: match embedded.and_then(|embedded| embedded.durability).unwrap_or_default() {
+        durability: match durability.unwrap_or_default() {
             Durability::Process => config::Durability::Process,
             Durability::Node => config::Durability::Node,
         },
@@ -37,6 +39,20 @@ pub(super) fn set(config: &mut SidecarConfig, given: Option<&VectorStore>, (name
 }
 
 fn managed(given: &Managed, (namespace, name): (&str, &str)) -> QdrantStore {
+    let Managed {
+        replicas: _,
+        image: _,
+        storage: _,
+        resources: _,
+        tls: _,
+        scheduling: _,
+        shards,
+        replication_factor: _,
+        write_consistency,
+        timeout,
+        snapshots: _,
+        restore_from: _,
+    } = given;
     let count = |given: i32| u32::try_from(given).ok();
     let scheme = if given.is_encrypted() { "https" } else { "http" };
     QdrantStore {
@@ -48,10 +64,10 @@ fn managed(given: &Managed, (namespace, name): (&str, &str)) -> QdrantStore {
         cert_file: None,
         key_file: None,
         verify: true,
-        timeout: given.timeout.map_or(TIMEOUT, HumanDuration::from),
-        shards: count(given.shards.unwrap_or_else(|| given.replicas())),
+        timeout: timeout.map_or(TIMEOUT, HumanDuration::from),
+        shards: count(shards.unwrap_or_else(|| given.replicas())),
         replication_factor: count(given.replication_factor()),
-        write_consistency: count(given.write_consistency.unwrap_or(1)),
+        write_consistency: count(write_consistency.unwrap_or(1)),
     }
 }
 

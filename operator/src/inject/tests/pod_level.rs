@@ -1,5 +1,7 @@
 //! Pods that have resources as a whole.
 
+use context_manager_crds::quantity::Amount;
+
 use super::*;
 
 fn given(pod: &Value) -> Value {
@@ -43,6 +45,20 @@ fn what_nobody_demanded_gives_way_to_what_the_pod_has() {
 }
 
 #[test]
+fn what_the_others_leave_is_exact_to_the_byte_and_the_thousandth() {
+    let whole = json!({"requests": {"cpu": "0.3", "memory": "9007199254740993"}});
+    let agent = json!({"requests": {"cpu": "200m", "memory": "9007199254740992"}});
+    let mut pod = with(&whole, &agent);
+    pod["metadata"]["annotations"][names::SIDECAR_CPU_REQUEST] = json!("0.1");
+    pod["metadata"]["annotations"][names::SIDECAR_MEMORY_REQUEST] = json!("1");
+    assert_eq!(given(&pod)["requests"], json!({"cpu": "0.1", "memory": "1"}));
+    pod["metadata"]["annotations"] = json!({names::INJECT: "true"});
+    assert_eq!(given(&pod)["requests"], json!({"cpu": "10m", "memory": "1"}));
+    pod["spec"]["resources"]["requests"]["cpu"] = json!("0.2019");
+    assert_eq!(given(&pod)["requests"]["cpu"], "1m");
+}
+
+#[test]
 fn what_an_annotation_demands_is_refused_where_it_does_not_fit() {
     let whole = json!({"requests": {"cpu": "100m", "memory": "100Mi"}, "limits": {"cpu": "200m", "memory": "200Mi"}});
     let agent = json!({"requests": {"cpu": "50m", "memory": "50Mi"}});
@@ -77,20 +93,25 @@ fn a_pod_without_room_for_a_sidecar_is_left_alone_unless_it_asks() {
     assert_eq!(given(&wanted)["limits"]["memory"], "31Mi", "the remedy of the message");
 }
 
-fn quantity_of(resources: &Value, bound: &str, unit: &str) -> Option<f64> {
-    resources[bound][unit].as_str().and_then(quantity::parse)
+fn amount_of(resources: &Value, bound: &str, unit: &str) -> Option<Amount> {
+    resources[bound][unit].as_str()?.parse().ok()
+}
+
+fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
+    amounts.fold(Amount::default(), Amount::plus)
 }
 
 /// What the containers of a pod request together, by the words of the Kubernetes documentation: the sum of those that stay, or what one that
 /// ends needs beside those that started before it.
-fn together(pod: &Value, unit: &str) -> f64 {
-    let of = |container: &Value| quantity_of(&container["resources"], "requests", unit).unwrap_or_default();
+fn together(pod: &Value, unit: &str) -> Amount {
+    let of = |container: &Value| amount_of(&container["resources"], "requests", unit).unwrap_or_default();
     let stays = |container: &&Value| container["restartPolicy"] == "Always";
     let init = pod["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
-    let main: f64 = pod["spec"]["containers"].as_array().into_iter().flatten().map(of).sum();
-    let staying = |until: usize| init[..until].iter().filter(stays).map(of).sum::<f64>();
-    let alone = (0..init.len()).filter(|&index| !stays(&&init[index])).map(|index| staying(index) + of(&init[index]));
-    alone.fold(main + staying(init.len()), f64::max)
+    let main = sum(pod["spec"]["containers"].as_array().into_iter().flatten().map(of));
+    let staying = |until: usize| sum(init[..until].iter().filter(stays).map(of));
+    let ending = (0..init.len()).filter(|&index| !stays(&&init[index]));
+    let alone = ending.map(|index| staying(index).plus(of(&init[index])));
+    alone.fold(main.plus(staying(init.len())), Amount::max)
 }
 
 /// What the API server asks of a pod with resources as a whole.
@@ -99,13 +120,13 @@ fn is_admitted(pod: &Value) -> bool {
     ["cpu", "memory"].into_iter().all(|unit| {
         let lists =
             ["initContainers", "containers"].map(|list| pod["spec"][list].as_array().cloned().unwrap_or_default());
-        let limit = quantity_of(whole, "limits", unit).unwrap_or(f64::MAX);
-        let request = quantity_of(whole, "requests", unit).unwrap_or(f64::MAX);
+        let [request, limit] =
+            ["requests", "limits"].map(|bound| amount_of(whole, bound, unit).unwrap_or(Amount::of(u64::MAX)));
         let of_one = |container: &Value| {
-            let [request, most] = ["requests", "limits"].map(|bound| quantity_of(&container["resources"], bound, unit));
+            let [request, most] = ["requests", "limits"].map(|bound| amount_of(&container["resources"], bound, unit));
             most.is_none_or(|most| most <= limit && request.unwrap_or_default() <= most)
         };
-        lists.concat().iter().all(of_one) && together(pod, unit) <= request + 1e-9
+        lists.concat().iter().all(of_one) && together(pod, unit) <= request
     })
 }
 
@@ -121,7 +142,7 @@ prop_compose! {
     fn any_pod()(
         init in prop::collection::vec(any_container(), 0..4),
         main in prop::collection::vec(any_container(), 1..4),
-        (cpu, memory) in (0_u32..40, 0_u32..300),
+        (cpu, memory) in (0_u64..40, 0_u64..300),
         has_requests in any::<bool>(),
         has_limits in any::<bool>(),
         mode in prop_oneof![Just("Native"), Just("Classic")],
@@ -141,9 +162,9 @@ prop_compose! {
                 container.remove("restartPolicy");
             }
         }
-        let [requested, allowed] = [0.0, 1.0].map(|more| json!({
-            "cpu": format!("{:.0}m", together(&pod, "cpu") * 1000.0 + f64::from(cpu) * (1.0 + more)),
-            "memory": format!("{:.0}", together(&pod, "memory") + f64::from(memory << 20) * (1.0 + more)),
+        let [requested, allowed] = [1_u64, 2].map(|times| json!({
+            "cpu": format!("{}m", together(&pod, "cpu").milli_rounded_down() + cpu * times),
+            "memory": (together(&pod, "memory").rounded_down() + (memory << 20) * times).to_string(),
         }));
         // A pod with limits alone has the requests of its containers by the time that it is seen.
         if has_requests || has_limits { pod["spec"]["resources"]["requests"] = requested; }
@@ -160,7 +181,8 @@ proptest! {
             Decision::Inject(injection) => prop_assert!(is_admitted(&applied(&pod, &injection)), "{}", injection.sidecar["resources"]),
             Decision::Deny(denial) => {
                 prop_assert_eq!(denial.reason, Reason::PodTooSmall);
-                prop_assert!(quantity_of(&pod["spec"]["resources"], "limits", "memory").is_some_and(|most| most < 33_554_432.0));
+                let most = amount_of(&pod["spec"]["resources"], "limits", "memory");
+                prop_assert!(most.is_some_and(|most| most < Amount::of(32 << 20)));
             }
             Decision::Skip(skip) => return Err(TestCaseError::fail(format!("{skip:?}"))),
         }

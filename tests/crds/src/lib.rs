@@ -1,8 +1,7 @@
-//! Objects that break one rule each, for tests of this crate and for suites that ask a real API server.
+//! Resources that break one rule each, for the tests of `crds` and for suites that ask a real API server.
 
+use context_manager_crds::rules;
 use serde_json::{Value, json};
-
-use crate::rules;
 
 /// A resource that breaks a rule.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,7 +12,7 @@ pub struct BrokenSpec {
     pub name: String,
     /// Its spec.
     pub spec: Value,
-    /// What a person must be told; the API server and [`crate::validate`] say the same.
+    /// What a person must be told; the API server and [`context_manager_crds::validate`] say the same.
     pub message: &'static str,
 }
 
@@ -262,6 +261,22 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             embedding(json!({"provider": "builtin", "apiKeySecretRef": {"name": "a", "key": "b"}})),
             rules::BUILTIN_IS_PLAIN,
         ),
+        broken("builtin with a CA", embedding(json!({"tls": {"caConfigMapRef": secret}})), rules::BUILTIN_IS_PLAIN),
+        broken(
+            "a CA of an embeddings API without TLS",
+            open_ai(
+                json!({"url": "http://a.example/v1", "model": "m", "dimensions": 8, "tls": {"caSecretRef": secret}}),
+            ),
+            rules::EMBEDDING_TLS_NEEDS_HTTPS,
+        ),
+        broken(
+            "two CAs of an embeddings API",
+            open_ai(json!({
+                "url": "https://a.example/v1", "model": "m", "dimensions": 8,
+                "tls": {"caSecretRef": secret, "caConfigMapRef": secret},
+            })),
+            rules::ONE_EMBEDDING_CA,
+        ),
         broken(
             "a url without scheme",
             open_ai(json!({"url": "a.example/v1", "model": "m", "dimensions": 8})),
@@ -418,6 +433,11 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
         broken(
             "more memory than allowed",
             sidecar(json!({"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "512Mi"}}})),
+            rules::MEMORY_FITS,
+        ),
+        broken(
+            "more memory than there is",
+            sidecar(json!({"resources": {"requests": {"memory": "340282366920939P"}, "limits": {"memory": "1P"}}})),
             rules::MEMORY_FITS,
         ),
     ]
