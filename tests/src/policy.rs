@@ -39,19 +39,43 @@ impl Policy {
     /// # Errors
     /// When it does not come into force.
     pub async fn refuse(namespace: &Namespace, operations: &[&str], resources: &[&str]) -> Result<Self> {
-        let client = cluster::client().await?;
-        let name = format!("suite-{}-{:06x}", namespace.name, rand::random::<u32>() & 0xff_ffff);
         let expression = format!(
             "request.name != '{PROBE}' && !(request.operation in {} && request.resource.resource in {})",
             json!(operations),
             json!(resources)
         );
+        Self::by_expression(namespace, &expression, &rules(), ("Invalid", 422)).await
+    }
+
+    /// Refuses every eviction in a namespace, with the status 403 of a policy whose reason is `Forbidden`.
+    ///
+    /// # Errors
+    /// When it does not come into force.
+    pub async fn forbid_evictions(namespace: &Namespace) -> Result<Self> {
+        let rule = json!({
+            "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps", "pods/eviction"],
+        });
+        let expression = format!("request.name != '{PROBE}' && request.resource.resource != 'pods'");
+        Self::by_expression(namespace, &expression, &json!([rule]), ("Forbidden", 403)).await
+    }
+
+    /// Refuses what the rules are about and the expression is not true of, with a reason and its status.
+    async fn by_expression(
+        namespace: &Namespace,
+        expression: &str,
+        rules: &Value,
+        (reason, code): (&str, u16),
+    ) -> Result<Self> {
+        let client = cluster::client().await?;
+        let name = format!("suite-{}-{:06x}", namespace.name, rand::random::<u32>() & 0xff_ffff);
+        let validation =
+            json!({"expression": expression, "message": "nothing of Context Manager here", "reason": reason});
         let policy = json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
             "spec": {
                 "failurePolicy": "Fail",
-                "matchConstraints": {"resourceRules": rules()},
-                "validations": [{"expression": expression, "message": "nothing of Context Manager here"}],
+                "matchConstraints": {"resourceRules": rules},
+                "validations": [validation],
             },
         });
         let binding = json!({
@@ -64,7 +88,7 @@ impl Policy {
         let made = Self { name };
         create::<ValidatingAdmissionPolicy>(&client, policy).await?;
         create::<ValidatingAdmissionPolicyBinding>(&client, binding).await?;
-        in_force(namespace, 422).await?;
+        in_force(namespace, code).await?;
         Ok(made)
     }
 

@@ -15,7 +15,7 @@ use context_manager_tests::{
     client::Client,
     cluster::{self, Namespace, eventually},
     gate::{Authority, Gate, Strangers},
-    operator::{Operator, PATIENCE, wait_for, wait_within},
+    operator::{HOME, Operator, PATIENCE, wait_for, wait_within},
     qdrant::Qdrant,
     sidecar::Sidecar,
 };
@@ -24,12 +24,17 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, Secret},
     apimachinery::pkg::apis::meta::v1::Condition,
 };
-use kube::api::{Patch, PatchParams};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const NAME: &str = "memory";
+/// The Secret with the CA that signs for all resources.
+const CA: &str = "context-manager-client-ca";
 
 /// A server behind a gate, and a resource that uses it.
 struct Stage {
@@ -177,6 +182,48 @@ async fn a_server_that_asks_who_calls_lets_in_the_operator_and_sidecars_also_aft
     let key = stage.file(names::PRIVATE_KEY_FILE).await?;
     let secret = key.lines().nth(1).context("a key")?;
     ensure!(!sidecar.log()?.contains(secret), "a key is in the log");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_whose_secret_is_deleted_signs_on_beside_its_successor() -> Result<()> {
+    let stage = Stage::set("deleted-ca", json!({})).await?;
+    wait_for(&stage.namespace, NAME, "TLSReady", "True", Some("Provisioned")).await?;
+    let before = stage.file(names::CA_FILE).await?;
+    stage.gate.ask_for(&before, Strangers::Refused)?;
+    wait_for(&stage.namespace, NAME, "StoreReady", "True", None).await?;
+    let first = stage.fingerprint().await?;
+    let folder = TempDir::new()?;
+    stage.mount(folder.path()).await?;
+    let sidecar = Sidecar::start(folder.path(), &stage.store().await?).await?;
+    let client = sidecar.client()?;
+    remembers(&client, "the CA is there").await?;
+    let refused = stage.gate.refused();
+
+    let secrets = Api::<Secret>::namespaced(cluster::client().await?, HOME);
+    secrets.delete(CA, &DeleteParams::default()).await?;
+    let end = "-----END CERTIFICATE-----";
+    let after = eventually("the CA with a successor", PATIENCE, || async {
+        ensure!(secrets.get_opt(CA).await?.is_some(), "its Secret is not there");
+        let after = stage.file(names::CA_FILE).await?;
+        ensure!(after.matches(end).count() > 1, "there is one CA alone: {after}");
+        Ok::<_, anyhow::Error>(after)
+    })
+    .await?;
+    for authority in before.split_inclusive(end).map(str::trim).filter(|pem| !pem.is_empty()) {
+        ensure!(after.contains(authority), "{authority} is trusted no more: {after}");
+    }
+    ensure!(stage.fingerprint().await? == first, "another certificate was made");
+
+    // A server that knows nothing of a successor yet lets them in as before.
+    stage.mount(folder.path()).await?;
+    drop(stage.gate.passed());
+    stage.gate.disconnect();
+    eventually("the sidecar's next connection", PATIENCE, || remembers(&client, "so it is again")).await?;
+    wait_within(PATIENCE, &stage.namespace, NAME, "StoreReady", |said| said.status == "True").await?;
+    let passed = stage.gate.passed();
+    ensure!(!passed.is_empty() && passed.iter().all(|shown| *shown == Some(first.clone())), "{passed:?}");
+    ensure!(stage.gate.refused() == refused, "{} were turned away", stage.gate.refused() - refused);
     Ok(())
 }
 

@@ -3,17 +3,24 @@
 use std::{collections::BTreeSet, env, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use context_manager_crds::ContextManager;
+use context_manager_operator::controller::ABANDON;
 use context_manager_protocol::message::Acknowledgment;
 use context_manager_tests::{
-    cluster::{self, eventually},
+    cluster::{self, Namespace, eventually},
     gate::Authority,
     objects::asking,
-    operator::{Operator, provision},
+    operator::{Operator, PATIENCE, provision},
     program,
     sidecar::Sidecar,
+    unreadable::Unreadable,
     webhook::{dead_address, sidecar_image},
 };
 use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -52,6 +59,18 @@ fn alerts_fire_where_they_should_and_nowhere_else() -> Result<()> {
         }
     }
     ensure!(missing.is_empty(), "{}", missing.join("\n"));
+    Ok(())
+}
+
+/// The page has a heading for each, which is where a link to what to do leads.
+#[test]
+fn every_alert_has_its_place_among_those_that_say_what_to_do() -> Result<()> {
+    let page = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md"))?;
+    let rules: Rules = read("alerts.yaml")?;
+    let alerts = rules.groups.iter().flat_map(|group| &group.rules).map(|rule| rule.alert.as_str());
+    let alerts: BTreeSet<&str> = alerts.collect();
+    let headings: BTreeSet<&str> = page.lines().filter_map(|line| line.strip_prefix("#### ")).collect();
+    ensure!(alerts == headings, "docs/metrics.md and alerts.yaml differ: {:?}", alerts.symmetric_difference(&headings));
     Ok(())
 }
 
@@ -113,6 +132,20 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("context_manager_")).map(base).collect()
 }
 
+/// Deletes a resource whose contexts are to go first, from a server that is away.
+async fn leave(namespace: &Namespace, name: &str) -> Result<()> {
+    let away = json!({"qdrant": {"url": format!("http://{}", dead_address()?)}});
+    namespace.make_resource(name, json!({"vectorStore": away, "reclaimPolicy": "Delete"})).await?;
+    let resources = namespace.api::<ContextManager>();
+    eventually("the finalizer", PATIENCE, || async {
+        ensure!(!resources.get(name).await?.finalizers().is_empty(), "there is none");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    resources.delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
     let folder_of_sidecar = tempfile::tempdir()?;
@@ -137,12 +170,22 @@ async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
         "scheduling": {"nodeSelector": {"nowhere": "true"}}, "storage": {"storageClassName": "", "size": "1Gi"}, "snapshots": snapshots,
     });
     namespace.make_resource("managed", json!({"vectorStore": {"managed": managed}})).await?;
-    eventually("metrics of the snapshots", Duration::from_secs(30), || async {
-        let page = operator.metrics().await?;
-        ensure!(page.contains("context_manager_snapshot_due_timestamp_seconds{"), "{page}");
-        Ok::<_, anyhow::Error>(())
-    })
-    .await?;
+    // And some about resources that go no further: one that cannot be read, and one whose deletion waits.
+    let _odd = Unreadable::make(&namespace, "odd", json!({})).await?;
+    leave(&namespace, "leaving").await?;
+    let of = |metric: &str, name: &str| {
+        format!("context_manager_{metric}{{resource=\"{name}\",resource_namespace=\"{}\"}}", namespace.name)
+    };
+    let failing = of("reconcile_failing", "leaving");
+    let snapshots = of("snapshot_due_timestamp_seconds", "managed");
+    for metric in [&snapshots, &failing, &of("invalid_resources", "odd")] {
+        eventually(metric, PATIENCE, || async {
+            let page = operator.metrics().await?;
+            ensure!(page.contains(metric), "{page}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+    }
     // A webhook whose certificate was given; nobody calls it.
     let (address, image) = (dead_address()?.to_string(), sidecar_image());
     let flags = [
@@ -180,5 +223,13 @@ async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
         let missing: Vec<_> = asked.difference(&there).collect();
         ensure!(missing.is_empty(), "{file} asks for metrics that no program has: {missing:?}");
     }
-    Ok(())
+    // What is gone is shown no more.
+    let abandon = Patch::Merge(json!({"metadata": {"annotations": {ABANDON: "true"}}}));
+    namespace.api::<ContextManager>().patch("leaving", &PatchParams::default(), &abandon).await?;
+    eventually("the end of the metric", PATIENCE, || async {
+        let page = operator.metrics().await?;
+        ensure!(!page.contains(&failing), "{page}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
 }

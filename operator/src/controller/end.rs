@@ -12,6 +12,7 @@ use super::{
     Object,
     error::Error,
     grants,
+    metrics::Outcome,
     reconcile::{Context, FAILURES_SHOWN, LONGEST_WAIT, WAITING, backoff, jittered, refuse, write_status},
     status::{self, Trouble},
     store::reclaim,
@@ -32,7 +33,7 @@ pub(super) enum Released {
 
 /// The end of a resource. Children go with their owner; what lies on a Qdrant server goes first, if the resource says so, and then the copies
 /// in other namespaces.
-pub(super) async fn end(object: &Object, context: &Context) -> Result<Action, Error> {
+pub(super) async fn end(object: &Object, context: &Context) -> Result<(Outcome, Action), Error> {
     let metadata = object.meta();
     let released = match release(object, context).await {
         Ok(released) => released,
@@ -44,17 +45,19 @@ pub(super) async fn end(object: &Object, context: &Context) -> Result<Action, Er
     let pause = match released {
         Released::Yes => {
             context.forget_invalid(metadata);
+            context.succeeded(metadata);
             let this = metadata.uid.as_deref().unwrap_or_default();
             context.keep_resources(|uid| uid != this);
-            return Ok(Action::await_change());
+            return Ok((Outcome::Ready, Action::await_change()));
         }
         Released::Busy => BUSY,
         Released::Waits(trouble) => {
+            context.show_failing(metadata);
             show(object, context, &trouble).await?;
             backoff(context.failed(metadata)).max(WAITING.min(context.resync)).min(LONGEST_WAIT)
         }
     };
-    Ok(Action::requeue(jittered(pause, rand::random())))
+    Ok((Outcome::NotReady, Action::requeue(jittered(pause, rand::random()))))
 }
 
 async fn release(object: &Object, context: &Context) -> Result<Released, Error> {
@@ -96,6 +99,7 @@ async fn confess(object: &Object, context: &Context, error: &Error) {
     if context.failures_of(object.meta()) < FAILURES_SHOWN {
         return;
     }
+    context.show_failing(object.meta());
     let message = format!("the deletion waits: {error}; it is tried again, and the controller's log says more");
     if let Err(error) = show(object, context, &Trouble::passing("ReconcileError", message)).await {
         debug!(error = %error, "The failure could not be shown in the status");

@@ -61,6 +61,12 @@ impl Error {
         Ok(Trouble::stalled(reason, say(words)))
     }
 
+    /// Whether the right to do this is missing, in the words of the API server's authorizer. An admission policy may answer 403 as well.
+    pub(super) fn lacks_right(&self, verb: &str) -> bool {
+        let words = format!("cannot {verb} resource");
+        self.status().is_some_and(|status| status.code == 403 && status.message.contains(&words))
+    }
+
     /// What the API server answered, if it did.
     pub(super) fn status(&self) -> Option<&kube::core::Status> {
         match self {

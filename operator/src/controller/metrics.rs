@@ -70,6 +70,7 @@ pub(super) struct Metrics {
     /// Those of certificates.
     pub(super) certificates: CertificateMetrics,
     invalid: IntGaugeVec,
+    failing: IntGaugeVec,
     /// Those of pods.
     pub(super) pods: PodMetrics,
     /// Those of snapshots.
@@ -140,6 +141,13 @@ impl Metrics {
                 ),
                 &OF_RESOURCE,
             )?,
+            failing: IntGaugeVec::new(
+                Opts::new(
+                    "context_manager_reconcile_failing",
+                    "1 for each resource whose reconciliation fails again and again, or whose deletion waits.",
+                ),
+                &OF_RESOURCE,
+            )?,
             pods: PodMetrics::register(&registry)?,
             snapshots: SnapshotMetrics::register(&registry)?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
@@ -167,6 +175,7 @@ impl Metrics {
             key_waits,
             certificates: _,
             invalid,
+            failing,
             pods: _,
             snapshots: _,
             leader,
@@ -182,6 +191,7 @@ impl Metrics {
         registry.register(Box::new(key_since.clone()))?;
         registry.register(Box::new(key_waits.clone()))?;
         registry.register(Box::new(invalid.clone()))?;
+        registry.register(Box::new(failing.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         Ok(metrics)
     }
@@ -219,6 +229,17 @@ impl Metrics {
         let _ = self.invalid.remove_label_values(&[namespace, name]);
     }
 
+    /// Notes that a resource fails again and again.
+    pub(super) fn failing(&self, namespace: &str, name: &str) {
+        self.failing.with_label_values(&[namespace, name]).set(1);
+    }
+
+    /// Notes that it does so no more.
+    pub(super) fn recovered(&self, namespace: &str, name: &str) {
+        // Most have never failed.
+        let _ = self.failing.remove_label_values(&[namespace, name]);
+    }
+
     /// Notes that this replica leads.
     pub(super) fn lead(&self) {
         self.leader.set(1);
@@ -237,6 +258,7 @@ impl Metrics {
         let mut families = self.key_since.collect();
         families.extend(self.certificates.by_resource());
         families.extend(self.invalid.collect());
+        families.extend(self.failing.collect());
         families.extend(self.pods.by_resource());
         families.extend(self.snapshots.by_resource());
         for family in families.iter().flat_map(MetricFamily::get_metric) {
@@ -251,6 +273,7 @@ impl Metrics {
                 let _ = self.key_waits.remove_label_values(&[&namespace, &name]);
                 self.certificates.forget(&namespace, &name);
                 self.valid(&namespace, &name);
+                self.recovered(&namespace, &name);
                 self.pods.forget(&namespace, &name);
                 self.snapshots.forget(&namespace, &name);
             }
@@ -298,9 +321,10 @@ mod tests {
         metrics.pods.stopped(&plan, true);
         metrics.snapshots.set(&plan, Some((Timestamp::UNIX_EPOCH, 5)), Some(Timestamp::UNIX_EPOCH));
         metrics.invalid("team", "other");
+        metrics.failing("team", "another");
         metrics.sweepable(7);
         let of_resources = |page: &str| page.lines().filter(|line| line.contains("resource_namespace=")).count();
-        assert_eq!(of_resources(&metrics.render().unwrap()), 14);
+        assert_eq!(of_resources(&metrics.render().unwrap()), 15);
         metrics.resign();
         let after = metrics.render().unwrap();
         assert_eq!(after, before.replace("leader 1\n", "leader 0\n"));

@@ -49,7 +49,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 /// Deletions on Qdrant servers at once; fewer than reconciliations, so that servers that are away do not hold them all.
 const DELETIONS: usize = 4;
-/// Failures in a row after which the status shows them.
+/// Failures in a row after which status and metrics show them.
 pub(super) const FAILURES_SHOWN: u32 = 2;
 /// Least time between two reconciliations of an object: what changes meanwhile is worked off together. The debouncing of kube would put
 /// the next one off with each change, for ever if there are enough of them.
@@ -229,20 +229,20 @@ impl Context {
 
     /// Publishes an event on the resource.
     pub(super) async fn tell(&self, plan: &Plan, reason: &str, note: &str) {
-        info!(namespace = plan.namespace, name = plan.name, reason, note);
+        info!(namespace = plan.namespace, name = plan.name, reason, note, "Event");
         self.publish((&plan.namespace, &plan.name, &plan.owner.uid), EventType::Normal, reason, note).await;
     }
 
     /// Publishes a warning on the resource.
     pub(super) async fn warn(&self, plan: &Plan, reason: &str, note: &str) {
-        warn!(namespace = plan.namespace, name = plan.name, reason, note);
+        warn!(namespace = plan.namespace, name = plan.name, reason, note, "Event");
         self.publish((&plan.namespace, &plan.name, &plan.owner.uid), EventType::Warning, reason, note).await;
     }
 
     /// The same on a resource whose spec may break a rule.
     pub(super) async fn warn_about(&self, metadata: &ObjectMeta, reason: &str, note: &str) {
         let ((namespace, name), uid) = (place(metadata), metadata.uid.as_deref().unwrap_or_default());
-        warn!(namespace, name, reason, note);
+        warn!(namespace, name, reason, note, "Event");
         self.publish((namespace, name, uid), EventType::Warning, reason, note).await;
     }
 
@@ -264,6 +264,15 @@ impl Context {
     pub(super) fn succeeded(&self, metadata: &ObjectMeta) {
         let uid = metadata.uid.as_deref().unwrap_or_default();
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        let (namespace, name) = place(metadata);
+        self.metrics.recovered(namespace, name);
+    }
+
+    /// Shows by a metric that an object goes no further, until it succeeds or is gone. Among many that are well its failures would be lost in
+    /// the count of all.
+    pub(super) fn show_failing(&self, metadata: &ObjectMeta) {
+        let (namespace, name) = place(metadata);
+        self.metrics.failing(namespace, name);
     }
 
     /// Forgets all resources but these: what is known of them has secrets, and goes on. A resource without a finalizer is gone before anybody
@@ -306,12 +315,23 @@ pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Res
 async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Error> {
     let since = Instant::now();
     if !context.serves(object).await? {
+        // Whether it fails is for another controller to say.
+        context.succeeded(object.meta());
         return Ok(Action::await_change());
     }
+    let result = if object.meta().deletion_timestamp.is_some() {
+        end::end(object, context).await
+    } else {
+        maintain(object, context).await
+    };
+    let outcome = result.as_ref().map_or(Outcome::Error, |(outcome, _)| *outcome);
+    context.metrics.reconciled(outcome, since.elapsed());
+    result.map(|(_, action)| action)
+}
+
+/// The reconciliation of a resource that nobody has deleted.
+async fn maintain(object: &Object, context: &Context) -> Result<(Outcome, Action), Error> {
     let metadata = object.meta();
-    if metadata.deletion_timestamp.is_some() {
-        return end::end(object, context).await;
-    }
     let result = match &object.0 {
         Ok(resource) => Box::pin(provision(resource, context)).await,
         Err(unreadable) => {
@@ -319,21 +339,22 @@ async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Err
             refuse(context, metadata, None, &message).await
         }
     };
-    if let (Err(error), Ok(resource)) = (&result, &object.0) {
-        confess(context, resource, error).await;
+    if let Err(error) = &result
+        && context.failures_of(metadata) >= FAILURES_SHOWN
+    {
+        // It is more than a hiccup.
+        context.show_failing(metadata);
+        if let Ok(resource) = &object.0 {
+            confess(context, resource, error).await;
+        }
     }
-    let outcome = result.as_ref().map_or(Outcome::Error, |(outcome, _)| *outcome);
-    context.metrics.reconciled(outcome, since.elapsed());
-    let (_, pause) = result?;
+    let (outcome, pause) = result?;
     context.succeeded(metadata);
-    Ok(Action::requeue(jittered(pause, rand::random())))
+    Ok((outcome, Action::requeue(jittered(pause, rand::random()))))
 }
 
-/// Says in the status that reconciling fails, once it is more than a hiccup. What the API server said goes to the log alone.
+/// Says in the status that reconciling fails. What the API server said goes to the log alone.
 async fn confess(context: &Context, resource: &ContextManager, error: &Error) {
-    if context.failures_of(&resource.metadata) < FAILURES_SHOWN {
-        return;
-    }
     let message = format!("{error}; it is tried again, and the controller's log says more");
     let current = resource.status.as_ref();
     let status = status::failing(&message, resource.metadata.generation, current, Timestamp::now());
@@ -493,11 +514,17 @@ pub(super) fn jittered(pause: Duration, random: f64) -> Duration {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use kube::runtime::events::Reporter;
+    use http::{Request, Response};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use kube::{client::Body, core::DeserializeGuard, runtime::events::Reporter};
     use tokio::time::Instant as Moment;
+    use tower::service_fn;
 
     use super::*;
-    use crate::{controller::store::sweep, pki};
+    use crate::{
+        controller::{plan::tests::resource, store::sweep},
+        pki,
+    };
 
     /// What reconciliations share, without an API server.
     pub(in super::super) fn context() -> Context {
@@ -546,6 +573,39 @@ pub(super) mod tests {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner).len();
             failures + self.invalid.lock().unwrap_or_else(PoisonError::into_inner).len()
         }
+    }
+
+    #[tokio::test]
+    async fn a_resource_that_fails_for_ever_is_shown_by_itself_until_it_succeeds() {
+        let away = service_fn(|_: Request<Body>| async {
+            Ok::<_, kube::Error>(Response::builder().status(403).body(Body::empty()).expect("an answer"))
+        });
+        let context = Arc::new(context_with(&Client::new(away, "default"), |settings| settings));
+        let shown = |metric: &str| {
+            let page = context.metrics.render().expect("the metrics");
+            page.lines().filter(|line| line.starts_with(metric)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let failing = || shown("context_manager_reconcile_failing{");
+        let settled = resource(&json!({}));
+        let mut ending = resource(&json!({
+            "vectorStore": {"qdrant": {"url": "http://127.0.0.1:1"}}, "reclaimPolicy": "Delete",
+        }));
+        ending.metadata.uid = Some("ending".to_owned());
+        ending.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        ending.metadata.finalizers = Some(vec![reclaim::FINALIZER.to_owned()]);
+        for object in [settled, ending].map(|resource| Arc::new(DeserializeGuard(Ok(resource)))) {
+            for failures in 0..=FAILURES_SHOWN {
+                assert!(failing().is_empty(), "{failures} failures may be a hiccup");
+                let error = reconcile_now(&object, &context).await.expect_err("the API server refuses all");
+                after_error(Arc::clone(&object), &error, Arc::clone(&context));
+            }
+            let line = r#"context_manager_reconcile_failing{resource="memory",resource_namespace="team"} 1"#;
+            assert_eq!(failing(), [line], "{:?}", object.meta().uid);
+            context.succeeded(object.meta());
+        }
+        assert!(failing().is_empty(), "it is well again");
+        let counted = format!(r#"context_manager_reconciles_total{{outcome="error"}} {}"#, 2 * (FAILURES_SHOWN + 1));
+        assert!(shown("context_manager_reconciles_total").contains(&counted), "deletions are counted as well");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use kube::Api;
 
 use super::{
     error::{Error, call},
-    evict::{Evicted, evict},
+    evict::{Evicted, Held, evict},
     fleet::{Fleet, PodName},
     plan::Plan,
     pods::{Identity, Owner},
@@ -143,11 +143,20 @@ pub(super) async fn watch(
         context.warn(plan, "SidecarMissing", &message).await;
     }
     let evicts = context.watchdog == Mode::Evict && !plan.suspended && injection.is_ok();
-    if evicts && let Some(pod) = evict_one(context, plan, fleet, missing).await? {
+    let tried = if evicts { evict_one(context, fleet, missing).await? } else { Tried::default() };
+    if let Some(pod) = tried.evicted {
+        let pod = pod.title(plan);
         context.metrics.pods.evicted();
         context.tell(plan, "PodEvicted", &format!("Evicted {pod}, which had asked for a sidecar and got none")).await;
     }
-    Ok((Err(Trouble::passing("SidecarMissing", message)), evicts.then_some(PAUSE)))
+    let trouble = match tried.forbidden {
+        Some(pod) => {
+            let Trouble { reason, message: why, stalled } = Held::Forbidden.trouble(&pod.title(plan));
+            Trouble { reason, message: format!("{message}; {why}"), stalled }
+        }
+        None => Trouble::passing("SidecarMissing", message),
+    };
+    Ok((Err(trouble), evicts.then_some(PAUSE)))
 }
 
 /// What is said when nothing can be done for any pod.
@@ -159,34 +168,39 @@ fn all_injected(left_out: &[String]) -> Good {
     Good("AllInjected", message)
 }
 
-/// Evicts the first that may be, and names it.
-async fn evict_one(
-    context: &Context,
-    plan: &Plan,
-    fleet: &Fleet,
-    missing: &[PodName],
-) -> Result<Option<String>, Error> {
-    let Some(target) = &fleet.target else { return Ok(None) };
+/// What came of a turn.
+#[derive(Default)]
+struct Tried<'m> {
+    /// The pod that was evicted.
+    evicted: Option<&'m PodName>,
+    /// One that the operator has not the right to evict.
+    forbidden: Option<&'m PodName>,
+}
+
+/// Evicts the first that may be.
+async fn evict_one<'m>(context: &Context, fleet: &Fleet, missing: &'m [PodName]) -> Result<Tried<'m>, Error> {
+    let Some(target) = &fleet.target else { return Ok(Tried::default()) };
     let came = |owner: &Owner, Awaited { namespace, known, .. }: &Awaited| {
         !context.pods_of(namespace).made_by(namespace, *owner).is_subset(known)
     };
     let turn = evictions(context).take(Instant::now(), came);
-    let Some(turn) = turn else { return Ok(None) };
-    let evicted = evict_first(context, target, missing).await;
-    if !matches!(evicted, Ok(Some(_))) {
+    let Some(turn) = turn else { return Ok(Tried::default()) };
+    let tried = evict_first(context, target, missing).await;
+    if !matches!(tried, Ok(Tried { evicted: Some(_), .. })) {
         evictions(context).give_back(&turn);
     }
-    Ok(evicted?.map(|found| found.title(plan)))
+    tried
 }
 
 /// Goes on with the next one where one has to stay.
-async fn evict_first<'m>(
-    context: &Context,
-    target: &Target,
-    missing: &'m [PodName],
-) -> Result<Option<&'m PodName>, Error> {
+async fn evict_first<'m>(context: &Context, target: &Target, missing: &'m [PodName]) -> Result<Tried<'m>, Error> {
+    let mut tried = Tried::default();
     for found in missing {
         let PodName { namespace, name, owner } = found;
+        // Rights are those of a namespace, and its pods stand together.
+        if tried.forbidden.is_some_and(|other| other.namespace == *namespace) {
+            continue;
+        }
         let Some(owner) = owner.filter(|owner| evictions(context).permits(*owner, Instant::now())) else { continue };
         let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
         let Some(pod) = call("read a pod without a sidecar", api.get_opt(name)).await? else { continue };
@@ -202,13 +216,16 @@ async fn evict_first<'m>(
         match evict(context, action, (namespace, name), uid).await? {
             Evicted::Yes => {
                 evictions(context).count(owner, namespace, known, Instant::now());
-                return Ok(Some(found));
+                tried.evicted = Some(found);
+                return Ok(tried);
             }
             Evicted::Gone => {}
+            // That is no matter of its owner, and shall be said for as long as it is so.
+            Evicted::Held(Held::Forbidden) => tried.forbidden = Some(found),
             Evicted::Held(_) => evictions(context).hold(owner, Instant::now()),
         }
     }
-    Ok(None)
+    Ok(tried)
 }
 
 fn evictions(context: &Context) -> MutexGuard<'_, Evictions> {

@@ -201,11 +201,17 @@ impl Facts {
     }
 }
 
-/// Reads the CAs, makes them if there are none, and does the step of the rotation that is due.
+/// Reads the CAs, makes them if there are none, and does the step of the rotation that is due. Those that are `remembered` outlive a `Secret`
+/// that has vanished or was damaged: servers trust them, and everything that they signed.
 ///
 /// # Errors
 /// When the `Secret` cannot be read or written, or somebody else wrote it meanwhile.
-pub async fn keep(client: &Client, settings: &Settings, now: Timestamp) -> Result<Trust, Error> {
+pub async fn keep(
+    client: &Client,
+    settings: &Settings,
+    remembered: Option<&Trust>,
+    now: Timestamp,
+) -> Result<Trust, Error> {
     let Settings { namespace, secret, lifetimes } = settings;
     let place = super::Settings {
         namespace: namespace.clone(),
@@ -216,12 +222,16 @@ pub async fn keep(client: &Client, settings: &Settings, now: Timestamp) -> Resul
         lifetimes: lifetimes.clone(),
         poll: Duration::ZERO,
     };
+    let restored = || Authorities::restore(remembered.map(|trust| trust.authorities.clone()), now, lifetimes);
     let (authorities, version) = match secret::fetch(client, &place).await? {
-        Stored::Absent => (Authorities::start(now, lifetimes)?, None),
+        Stored::Absent => {
+            tracing::info!(%secret, "Making the secret with the CA of the sidecars");
+            (restored()?, None)
+        }
         Stored::Present { version, content: Err(what), .. } => {
             let error = Error::InvalidSecret { secret: secret.clone(), what };
-            tracing::warn!(%error, "Making a new CA in place of a damaged one");
-            (Authorities::start(now, lifetimes)?, version)
+            tracing::warn!(%error, "Replacing a damaged CA of the sidecars");
+            (restored()?, version)
         }
         Stored::Present { version, content: Ok(found), requested } => {
             let due = found.due(now, Published::Everywhere, lifetimes);

@@ -143,6 +143,45 @@ fn chart_contains_the_generated_definition_and_keeps_it_when_uninstalled() {
     assert_eq!(rules(&kept), rules(&definition));
 }
 
+/// The paths of all values that a schema has and that have no values below them.
+fn leaves(schema: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+    let Some(properties) = schema["properties"].as_object() else {
+        found.push(path.to_owned());
+        return;
+    };
+    for (name, schema) in properties {
+        leaves(schema, &format!("{path}/{name}"), found);
+    }
+}
+
+#[test]
+fn every_value_is_in_the_readme_with_its_default() {
+    let read = |file: &str| fs::read_to_string(paths::repository().join(CHART).join(file)).expect(file);
+    let schema: serde_json::Value = serde_json::from_str(&read("values.schema.json")).expect("JSON");
+    let defaults: serde_json::Value = serde_saphyr::from_str(&read("values.yaml")).expect("YAML");
+    let readme = read("README.md");
+    let shown = command::output(helm().args(["show", "readme", CHART])).expect("helm shows it");
+    assert!(shown.contains(readme.trim()), "a packaged chart has no README.md, or another one: {shown}");
+    // Lists and maps with something in them are in the page as people write them.
+    let is_filled = |value: &serde_json::Value| {
+        let is_filled_list = value.as_array().is_some_and(|items| !items.is_empty());
+        is_filled_list || value.as_object().is_some_and(|items| !items.is_empty())
+    };
+    let mut values = Vec::new();
+    leaves(&schema, "", &mut values);
+    assert!(values.len() > 80, "only these values were found: {values:?}");
+    for path in values {
+        let name = path.trim_start_matches('/').replace('/', ".");
+        let default = match defaults.pointer(&path) {
+            Some(serde_json::Value::String(text)) if !text.is_empty() => format!("`{text}` |"),
+            Some(value) if !is_filled(value) => format!("`{value}` |"),
+            Some(_) | None => String::new(),
+        };
+        let row = format!("\n| `{name}` | {default}");
+        assert!(readme.contains(&row), "the chart's README.md has no row {row:?}");
+    }
+}
+
 #[test]
 fn helm_finds_nothing_wrong_with_the_chart() {
     let said = command::output(helm().args(["lint", CHART, "--strict"])).expect("helm lint succeeds");
@@ -172,6 +211,7 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("watchNamespaces={team-a}", "scope: Namespaced"),
         ("monitoring.interval=often", "interval"),
         ("monitoring.podMonitors.enabled=true", "podMonitors"),
+        ("monitoring.prometheusRule.runbooks=docs/metrics.md", "runbooks"),
         // What the API server, or the program at its start, would refuse later and with fewer words.
         ("nameOverride=Foo_Bar", "nameOverride"),
         ("fullnameOverride=-memory", "fullnameOverride"),
@@ -297,6 +337,22 @@ fn rendering_depends_on_the_values_alone() {
             });
             assert!(!used, "{} calls {function}", path.display());
         }
+    }
+}
+
+#[test]
+fn alerts_link_to_runbooks_where_it_is_said_where_these_are() {
+    let with = |more: &[&str]| {
+        let values = [&["crds.install=false", "monitoring.prometheusRule.enabled=true"][..], more].concat();
+        render(&values).expect("the chart renders")
+    };
+    assert!(!with(&[]).contains("runbook_url"));
+    let rendered = with(&["monitoring.prometheusRule.runbooks=https://docs.example.com/metrics"]);
+    let alerts: Vec<_> = rendered.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 20, "{alerts:?}");
+    for alert in alerts {
+        let link = format!("https://docs.example.com/metrics#{}\n", alert.to_lowercase());
+        assert!(rendered.contains(&link), "{alert} has no {link}");
     }
 }
 

@@ -39,7 +39,9 @@ impl Authority {
         if let Some((_, trust)) = current.as_ref().filter(|(since, _)| since.elapsed() < REMEMBERED) {
             return Ok(Arc::clone(trust));
         }
-        let trust = Arc::new(keep(client, &self.settings, Timestamp::now()).await.map_err(Error::Authority)?);
+        let remembered = current.as_ref().map(|(_, trust)| &**trust);
+        let kept = keep(client, &self.settings, remembered, Timestamp::now()).await.map_err(Error::Authority)?;
+        let trust = Arc::new(kept);
         *current = Some((Instant::now(), Arc::clone(&trust)));
         Ok(trust)
     }
@@ -92,6 +94,26 @@ fn until(renewal: Timestamp, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::objects::{Objects, SECRETS};
+
+    #[tokio::test]
+    async fn a_ca_whose_secret_has_vanished_or_was_damaged_signs_on_beside_its_successor() {
+        let (settings, identity) = (Settings::new("team", "ca"), Identity::new("team", "memory"));
+        let now = Timestamp::now();
+        let first = keep(&Objects::default().client(), &settings, None, now).await.expect("a CA");
+        let damaged = Objects::default();
+        damaged.put(&format!("{SECRETS}/ca"), &[("tls.crt", "damaged")]);
+        for (what, objects) in [("vanished", Objects::default()), ("damaged", damaged)] {
+            let kept = keep(&objects.client(), &settings, Some(&first), now).await.expect("a CA");
+            for (signing, trusting) in [(&first, &kept), (&kept, &first)] {
+                let pair = signing.issue(&identity, now, Duration::from_hours(1)).expect("a certificate");
+                assert!(trusting.check(&pair, &identity, now).is_ok(), "{what}");
+            }
+            let (before, after) = (first.bundle(), kept.bundle());
+            assert!(after.starts_with(&before) && after.len() > before.len(), "{what}: there is no successor");
+            assert_eq!(objects.file("ca", "ca.crt"), Some(after), "{what}");
+        }
+    }
 
     #[test]
     fn a_renewal_is_awaited_to_the_moment_and_never_in_a_hurry() {

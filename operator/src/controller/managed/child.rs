@@ -37,7 +37,7 @@ where
     if let Some(foreign) = live.as_ref().filter(|live| !build::is_ours(live.meta()) && !owned(*live, plan)) {
         return Ok(Err(name_taken(foreign, &name)));
     }
-    let digest = digest(&desired);
+    let digest = digest(&desired, action)?;
     desired.annotations_mut().insert(APPLIED.to_owned(), digest);
     if live.is_some_and(|live| covers(&live, &desired)) {
         return Ok(Ok(false));
@@ -59,7 +59,25 @@ where
     Ok(Ok(true))
 }
 
-fn digest(desired: &impl Serialize) -> String {
-    let text = serde_json::to_vec(desired).unwrap_or_default();
-    hexadecimal(&Sha256::digest(text)[..8])
+/// The digest of an object. What cannot be written down has none: one of nothing would be the same for all objects.
+fn digest(desired: &impl Serialize, action: &'static str) -> Result<String, Error> {
+    let text = serde_json::to_vec(desired)
+        .map_err(|error| Error::Api { action, source: Box::new(kube::Error::SerdeError(error)) })?;
+    Ok(hexadecimal(&Sha256::digest(text)[..8]))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_down_has_no_digest() {
+        let of = |number: u8| digest(&BTreeMap::from([("number", number)]), "write").unwrap();
+        assert!(of(1) == of(1) && of(1) != of(2));
+        let unwritable = BTreeMap::from([((1, 2), "a key that is no text")]);
+        assert!(matches!(digest(&unwritable, "write"), Err(Error::Api { action: "write", .. })));
+    }
 }
