@@ -101,13 +101,46 @@ impl Error {
     /// What the API server's answer means. `action` continues "failed to"; `right` is a verb and a resource.
     pub(crate) fn from_api(action: &str, right: &str, source: kube::Error) -> Self {
         let action = action.to_owned();
-        let code = if let kube::Error::Api(status) = &source { status.code } else { 0 };
+        let (code, said) =
+            if let kube::Error::Api(status) = &source { (status.code, status.message.as_str()) } else { (0, "") };
         let silent = matches!(&source, kube::Error::HyperError(_) | kube::Error::Service(_));
         match code {
             401 => Self::Unauthorized { action },
-            403 => Self::Forbidden { action, right: right.to_owned() },
+            403 if lacks_right(right, said) => Self::Forbidden { action, right: right.to_owned() },
             _ if silent => Self::Unreachable { action, source: Box::new(source) },
             _ => Self::Api { action, source: Box::new(source) },
         }
+    }
+}
+
+/// Whether a 403 is about a right, as nothing else keeps anybody from reading, or as the API server's authorizer says so. Pod Security, quotas and
+/// admission webhooks refuse what is written with the same status, and their own words say more.
+pub(crate) fn lacks_right(right: &str, said: &str) -> bool {
+    let reads = ["get ", "list ", "watch "].iter().any(|verb| right.starts_with(verb));
+    reads || said.contains("cannot ") && said.contains(" resource \"")
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn who_may_do_it_and_is_refused_all_the_same_is_told_why() {
+        let refused = |right: &str, said: &str| {
+            let status = Status { code: 403, message: said.to_owned(), ..Status::default() };
+            Error::from_api("do it", right, kube::Error::Api(Box::new(status)))
+        };
+        let rights =
+            r#"pods "a" is forbidden: User "ann" cannot patch resource "pods" in API group "" in the namespace "team""#;
+        let patch = "patch pods";
+        assert!(matches!(refused(patch, rights), Error::Forbidden { .. }));
+        assert!(
+            matches!(refused("list pods", "no entry"), Error::Forbidden { .. }),
+            "nothing else guards what is read"
+        );
+        let policy = r#"admission webhook "calm.example.com" denied the request: not now"#;
+        assert!(matches!(refused(patch, policy), Error::Api { .. }), "the webhook's own words say more");
     }
 }

@@ -302,6 +302,46 @@ async fn pods_are_evicted_within_their_budget_for_what_takes_new_ones() -> Resul
 }
 
 #[tokio::test]
+async fn a_pod_that_its_budget_keeps_lets_all_others_go() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "kept", "RollingRestart").await?;
+    // By its name it is the first.
+    let mut single = deployment(1);
+    single["metadata"]["name"] = json!("a-single");
+    single["spec"]["selector"] = json!({"matchLabels": {"app": "a-single"}});
+    single["spec"]["template"]["metadata"]["labels"] = json!({"app": "a-single", INJECT: "true"});
+    namespace.make::<Deployment>(&single).await?;
+    let budget = json!({
+        "metadata": {"name": "a-single"},
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "a-single"}}},
+    });
+    namespace.make::<PodDisruptionBudget>(&budget).await?;
+    namespace.make::<Deployment>(&deployment(2)).await?;
+    let before = ready(&namespace, 2).await?;
+    let running = || async {
+        let pods = namespace.api::<Pod>().list(&ListParams::default().labels("app=a-single")).await?.items;
+        let ready = pods.iter().find(|pod| is_ready(pod)).map(ResourceExt::name_any);
+        ready.with_context(|| format!("none of {} pods is ready", pods.len()))
+    };
+    let kept = eventually("the pod that stays", START, running).await?;
+    change(&namespace, json!({"adminPort": 9_001})).await?;
+    eventually("the other pods", UPGRADE, || async {
+        let after = ready(&namespace, 2).await?;
+        ensure!(before.is_disjoint(&after), "{before:?} became {after:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    let found = says(&namespace, "SidecarsCurrent", "DisruptionBudget").await?;
+    let said = condition(&found, "SidecarsCurrent").context("a condition")?.message;
+    ensure!(said.contains(&format!("the PodDisruptionBudget of {kept} ")), "{said}");
+    ensure!(running().await? == kept, "a pod went in spite of its budget");
+    namespace.api::<PodDisruptionBudget>().delete("a-single", &DeleteParams::default()).await?;
+    says(&namespace, "SidecarsCurrent", "UpToDate").await?;
+    ensure!(running().await? != kept, "it is the same pod");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_restart_whose_new_pods_are_refused_loses_one_batch_and_goes_on_when_they_come() -> Result<()> {
     let operator = Operator::shared().await?;
     let (client, namespace) = namespace(&operator, "refused", "RollingRestart").await?;

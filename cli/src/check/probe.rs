@@ -8,11 +8,13 @@ use serde_json::json;
 use super::finding::Findings;
 use crate::{
     cluster::{Cluster, Visible},
-    error::Error,
+    error::{Error, lacks_right},
     status::summary,
 };
 
 const CHECK: &str = "injection";
+/// What it takes.
+const RIGHT: &str = "create pods";
 
 /// Tries a pod in a namespace with a `ContextManager`: that of the caller, or else the first.
 pub(super) async fn check(cluster: &Cluster, visible: &Result<Visible, Error>, findings: &mut Findings) {
@@ -40,11 +42,11 @@ pub(super) async fn check(cluster: &Cluster, visible: &Result<Visible, Error>, f
             "look whether the namespace is left out by webhook.excludedNamespaces, and at `kubectl context explain`",
         ),
         // The webhook's own refusals, Pod Security and quotas come as 403 too; those say more than that a right is missing.
-        Err(kube::Error::Api(status)) if status.code == 403 && !status.message.contains("cannot create resource") => {
+        Err(kube::Error::Api(status)) if status.code == 403 && !lacks_right(RIGHT, &status.message) => {
             refused(namespace, &status.message, findings);
         }
         Err(error) => {
-            let error = Error::from_api(&format!("try a pod in namespace {namespace:?}"), "create pods", error);
+            let error = Error::from_api(&format!("try a pod in namespace {namespace:?}"), RIGHT, error);
             if let Error::Api { source, .. } = &error {
                 refused(namespace, &source.to_string(), findings);
             } else {

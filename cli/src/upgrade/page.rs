@@ -59,6 +59,7 @@ const fn words(state: State) -> &'static str {
         State::Requested => "requested",
         State::NoStrategy => "choose a --strategy, or recreate the pods",
         State::Suspended => "suspended; set spec.suspend: false first",
+        State::HeldUp => "pods may not be changed now; see below",
         State::Stopped => "stopped",
         State::NeedNewPods => "delete the pods yourself",
     }

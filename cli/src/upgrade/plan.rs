@@ -2,7 +2,7 @@
 
 use context_manager_crds::context_manager::sidecar::UpgradeStrategy;
 use context_manager_operator::{
-    pods::{has_ended, sidecar, sidecar_status, title},
+    pods::{has_ended, sidecar, sidecar_status, title, used_from},
     upgrade::{Note, Outcome, Standing, Target, replacer},
 };
 use jiff::Timestamp;
@@ -66,6 +66,8 @@ pub(super) enum State {
     NoStrategy,
     /// The operator only observes.
     Suspended,
+    /// The operator says that pods have to stay as they are for now; it goes on when they may be changed.
+    HeldUp,
     /// The operator says that it goes no further.
     Stopped,
     /// What is left takes new pods, and nobody makes them.
@@ -77,7 +79,7 @@ impl State {
     pub(super) const fn is_final(self) -> bool {
         match self {
             Self::UpToDate | Self::NoStrategy | Self::Suspended | Self::Stopped | Self::NeedNewPods => true,
-            Self::Upgrading | Self::NotRequested | Self::Requested => false,
+            Self::Upgrading | Self::NotRequested | Self::Requested | Self::HeldUp => false,
         }
     }
 }
@@ -155,15 +157,19 @@ impl Plan {
     ) -> Self {
         let in_force = asked.before.unwrap_or(asked.configured);
         let strategy = asked.wanted.strategy.unwrap_or(in_force);
-        let again = asked.granted();
-        let alive = || pods.iter().filter(|pod| !has_ended(pod) && pod.metadata.deletion_timestamp.is_none());
-        let taken_back = |pod: &Pod| {
+        let restored = |pod: &Pod| {
             let failed = |note: &Note| note.to == target.image && note.outcome == Outcome::Restored;
-            Note::of(pod).filter(failed).is_some_and(|note| again.counts(whole(note.at)))
-                && target.standing(pod) != Standing::Current
+            Note::of(pod).filter(failed).map(|note| whole(note.at))
         };
+        // What failed in other namespaces alone stands on the pods there.
+        let failed = asked.failed.max(pods.iter().filter_map(restored).max());
+        let again = Asked { failed: asked.failed, ..Asked { failed, ..asked }.granted() };
+        let alive = || pods.iter().filter(|pod| !has_ended(pod) && pod.metadata.deletion_timestamp.is_none());
+        let taken_back =
+            |pod: &Pod| restored(pod).is_some_and(|at| again.counts(at)) && target.standing(pod) != Standing::Current;
+        let own_taken_back = |pod: &Pod| used_from(pod).is_none() && taken_back(pod);
         let remembered = again.failed.is_some_and(|at| again.counts(at));
-        let stopped = remembered || strategy == UpgradeStrategy::InPlace && alive().any(taken_back);
+        let stopped = remembered || strategy == UpgradeStrategy::InPlace && alive().any(own_taken_back);
         let line = |pod: &Pod| {
             let standing = target.standing(pod);
             let step = match (standing, strategy) {
@@ -227,6 +233,7 @@ impl Plan {
             (State::NoStrategy | State::Suspended, _) => self.upgrade.state,
             (_, Some("UpgradeStopped" | "Forbidden")) => State::Stopped,
             (_, Some("NeedNewPods")) => State::NeedNewPods,
+            (_, Some("DisruptionBudget" | "PodRefused")) => State::HeldUp,
             _ => State::Upgrading,
         };
         self.upgrade.message = self.said.as_ref().filter(|_| answered).map(|said| said.message.clone());
@@ -351,6 +358,23 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_of_another_namespace_in_which_the_image_failed_stops_no_other_and_is_tried_again_like_any() {
+        let note = json!({"from": "sidecar:1", "fromTemplate": "t", "to": "sidecar:2", "at": "2030-01-01T00:00:00Z",
+            "restarts": 1, "wasReady": true, "outcome": "Restored"});
+        let mut failed = pod("a", "sidecar:1", None);
+        failed.annotations_mut().insert(names::UPGRADE.to_owned(), note.to_string());
+        failed.labels_mut().insert(names::INJECTED_FROM.to_owned(), "team".to_owned());
+        let pods = [failed, pod("b", "sidecar:1", None)];
+        let asked = Asked { configured: UpgradeStrategy::InPlace, ..Asked::default() };
+        let going_on = plan(asked, &pods);
+        assert_eq!(going_on.upgrade.state, State::Upgrading);
+        assert!(steps(&going_on).contains(&Step::TakenBack) && steps(&going_on).contains(&Step::Replace));
+        let again = plan(Asked { wanted: Wanted { retry: true, ..Wanted::default() }, ..asked }, &pods);
+        assert!(again.needs_request() && !steps(&again).contains(&Step::TakenBack));
+        assert_eq!(again.forgives().map(|at| at.0), "2030-01-01T00:00:00Z".parse::<Timestamp>().ok());
+    }
+
+    #[test]
     fn an_image_that_failed_in_pods_that_are_gone_is_tried_again_when_a_person_says_so() {
         let pods = [pod("a", "sidecar:1", Some("ReplicaSet"))];
         let failed = Timestamp::from_second(1_000_000).ok();
@@ -384,6 +408,7 @@ mod tests {
             upgraded.upgrade.state
         };
         assert_eq!(upgraded("Upgrading"), State::Upgrading, "a pod that is watched may still be taken back");
+        assert_eq!(upgraded("PodRefused"), State::HeldUp, "another pod may not be changed");
         assert_eq!(upgraded("UpToDate"), State::UpToDate);
     }
 }

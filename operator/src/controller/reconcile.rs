@@ -104,6 +104,8 @@ pub(super) struct Context {
     pods: HashMap<Option<String>, Arc<Pods>>,
     /// What the watchdog evicted.
     pub(super) evictions: watchdog::Shared,
+    /// Pods that could not be upgraded for now.
+    pub(super) rested: upgrade::Rested,
     pub(super) resync: Duration,
     /// How often each object failed in a row, by its uid.
     failures: Mutex<HashMap<String, u32>>,
@@ -145,6 +147,7 @@ impl Context {
             watchdog: settings.watchdog,
             pods: settings.scope.places().into_iter().map(|place| (place.map(str::to_owned), Arc::default())).collect(),
             evictions: watchdog::Shared::default(),
+            rested: upgrade::Rested::default(),
             resync: settings.resync,
             failures: Mutex::default(),
             invalid: Mutex::default(),

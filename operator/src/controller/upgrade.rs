@@ -6,11 +6,15 @@
 
 mod decide;
 mod memory;
+mod rests;
 mod seen;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use context_manager_crds::{
     ContextManagerStatus,
@@ -24,13 +28,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
 use super::{
     error::{Error, call},
-    evict::{Evicted, evict, refused},
+    evict::{Evicted, Held, evict, refused},
     fleet::{self, Fleet},
     grants::Grants,
     metrics::Upgraded,
@@ -40,12 +44,18 @@ use super::{
 };
 use crate::upgrade::{Note, Outcome, Target};
 use decide::{Act, Verdict, Wish};
+use rests::Rests;
 use seen::Seen;
 
 /// The condition that says how far an upgrade is.
 const CONDITION: &str = "SidecarsCurrent";
-/// Pause before a pod is tried again that could not be changed.
+/// Pause before another look when a pod could not be changed: others may be, meanwhile.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Longest time in which pods are changed at one look. Where a webhook takes its time, the next look goes on, and all else need not wait.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// The pods of all resources that had to stay as they are.
+pub(super) type Rested = Mutex<Rests>;
 
 /// How far an upgrade is.
 #[derive(Default)]
@@ -73,7 +83,7 @@ pub(super) async fn ensure(
     let upgrade = plan.upgrade.asked(plan.upgrade_request.as_ref(), &target.image);
     let forgiven = plan.upgrade_request.as_ref().and_then(|request| request.forgives(&target.image));
     let memory = memory::recall(current.and_then(|status| status.upgrade.as_ref()), target, forgiven, now);
-    let mut pods = Vec::new();
+    let mut pods = Vec::<Seen>::new();
     match upgrade.strategy {
         // Most resources ask for nothing, and then nobody has to know what each pod would have got.
         UpgradeStrategy::OnRecreate => {}
@@ -85,6 +95,10 @@ pub(super) async fn ensure(
             }
             let see = |pod: &Pod| pods.extend(Seen::of(pod, target));
             fleet::each_injected(context, plan, grants.namespaces(), see).await?;
+            let rests = rests(context);
+            for pod in &mut pods {
+                pod.rest = rests.of(pod);
+            }
         }
     }
     let wish = Wish { image: &target.image, plan: upgrade, forgiven };
@@ -92,7 +106,7 @@ pub(super) async fn ensure(
         context.metrics.pods.stopped(plan, false);
         return Ok(Found::default());
     };
-    context.metrics.pods.stopped(plan, finding.as_ref().is_err_and(|trouble| decide::stops(trouble.reason)));
+    context.metrics.pods.stopped(plan, finding.as_ref().is_err_and(|trouble| trouble.stalled));
     if plan.suspended {
         acts.clear();
     }
@@ -102,11 +116,17 @@ pub(super) async fn ensure(
         return Ok(Found { finding, next: Some(AGAIN), memory: Some(memory) });
     }
     announce(context, plan, upgrade.strategy, &finding, current).await;
-    let (mut done, mut trouble) = (Done::default(), None);
+    let (mut done, mut trouble, mut again) = (Done::default(), None, false);
+    let begun = Instant::now();
     for act in acts {
+        if begun.elapsed() > AT_ONCE {
+            again = true;
+            break;
+        }
         let Some(pod) = pods.iter().find(|pod| pod.name == act.pod()) else { continue };
-        match carry_out(context, target, pod, &act, now).await {
-            Ok(Carried::Out) => {
+        match carry_out(context, target, pod, &act, now).await? {
+            Carried::Out => {
+                rests(context).forget(pod);
                 if act.evicts() {
                     memory = memory::with_eviction(&memory, &pods, pod, now);
                 }
@@ -115,23 +135,27 @@ pub(super) async fn ensure(
                 }
                 done.note(context, act);
             }
-            Ok(Carried::Overtaken) => {}
-            // The budget of one holds up no other.
-            Ok(Carried::Held(held)) => trouble = trouble.or(Some(held)),
-            Err(error) => match forbidden(&error) {
-                Some(forbidden) => {
-                    trouble = Some(forbidden);
-                    break;
-                }
-                None if is_passing(&error) => {}
-                None if is_refused(&error) => trouble = trouble.or_else(|| Some(refused(act.pod()))),
-                None => return Err(error),
-            },
+            Carried::Overtaken => {}
+            // What holds up one holds up no other, now and at the next looks.
+            Carried::Held(held) => {
+                rests(context).hold(pod, held.clone(), Timestamp::now());
+                (trouble, again) = (trouble.or(Some(held)), true);
+            }
         }
     }
     done.tell(context, plan, target).await;
-    let (finding, next) = trouble.map_or((finding, next), |trouble| (Err(trouble), Some(AGAIN)));
+    let said = finding.as_ref().err().map(|said| said.reason);
+    let finding = match trouble {
+        // What is said of those that had to stay before says more.
+        Some(trouble) if said != Some(trouble.reason) => Err(trouble),
+        Some(_) | None => finding,
+    };
+    let next = next.into_iter().chain(again.then_some(AGAIN)).min();
     Ok(Found { finding: Some(finding), next, memory: Some(memory) })
+}
+
+fn rests(context: &Context) -> MutexGuard<'_, Rests> {
+    context.rested.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the last look at the pods found them up to date, nothing is watched any more, and none has become outdated since. Then they need not
@@ -190,11 +214,12 @@ async fn carry_out(
     match act {
         Act::Evict(title) | Act::Try(title, _) => {
             let evicted = evict(context, "evict a pod", (namespace, name), pod.uid.as_deref()).await?;
-            return Ok(match evicted {
+            Ok(match evicted {
                 Evicted::Yes => Carried::Out,
                 Evicted::Gone => Carried::Overtaken,
+                Evicted::Held(Held::Forbidden) => Carried::Held(forbidden()),
                 Evicted::Held(held) => Carried::Held(held.trouble(title)),
-            });
+            })
         }
         Act::Replace(_) => {
             let Some(from_template) = pod.template.clone() else { return Ok(Carried::Overtaken) };
@@ -208,15 +233,39 @@ async fn carry_out(
                 outcome: Outcome::Begun,
             };
             let template = if pod.granted { target.granted().template } else { target.template.clone() };
-            replace(&api, &manager, pod, &target.image, &template, &note).await?;
+            let answer = replace(&api, &manager, pod, &target.image, &template, &note).await;
+            answered(&api, target, pod, answer).await
         }
         Act::Restore(..) => {
             let Some(note) = pod.note.clone() else { return Ok(Carried::Overtaken) };
             let restored = Note { outcome: Outcome::Restored, ..note.clone() };
-            replace(&api, &manager, pod, &note.from, &note.from_template, &restored).await?;
+            let answer = replace(&api, &manager, pod, &note.from, &note.from_template, &restored).await;
+            answered(&api, target, pod, answer).await
         }
     }
-    Ok(Carried::Out)
+}
+
+/// What the answer to a replacement means for the pod. A policy that is against it answers like an API server whose pod is not what it was; so
+/// the pod is read again.
+async fn answered(api: &Api<Pod>, target: &Target, pod: &Seen, answer: Result<(), Error>) -> Result<Carried, Error> {
+    let Err(error) = answer else { return Ok(Carried::Out) };
+    let is_refused = match Answer::of(&error) {
+        Answer::Forbidden => return Ok(Carried::Held(forbidden())),
+        Answer::Refused => true,
+        Answer::Passing => false,
+        Answer::Invalid => is_unchanged(api, target, pod).await?,
+        Answer::Error => return Err(error),
+    };
+    Ok(if is_refused { Carried::Held(refused(&pod.name)) } else { Carried::Overtaken })
+}
+
+/// Whether the pod is what it was when it was looked at. The controller has no right to read one alone, but to list it.
+async fn is_unchanged(api: &Api<Pod>, target: &Target, pod: &Seen) -> Result<bool, Error> {
+    let alone = ListParams::default().fields(&format!("metadata.name={}", pod.place.1));
+    let found = call("read a pod that could not be changed", api.list(&alone)).await?;
+    let mut found = found.iter().filter_map(|found| Seen::of(found, target));
+    let place = |seen: &Seen| (seen.list, seen.index);
+    Ok(found.any(|now| now.uid == pod.uid && now.image == pod.image && place(&now) == place(pod)))
 }
 
 /// Replaces the image, if the pod is what it was when it was looked at.
@@ -243,24 +292,44 @@ async fn replace(
 }
 
 /// What a want of rights means to a person.
-fn forbidden(error: &Error) -> Option<Trouble> {
-    error.status().filter(|status| status.code == 403)?;
-    Some(Trouble::stalled(
+fn forbidden() -> Trouble {
+    Trouble::stalled(
         "Forbidden",
         "the operator may not change pods; install the chart with controller.upgradeSidecars=true, or set \
          spec.sidecar.upgrade.strategy to OnRecreate and take the annotation contextmanager.dev/upgrade-sidecars away",
-    ))
+    )
 }
 
-/// Whether an admission policy or webhook of the pod's namespace is against the change, or does not answer. What a policy says of the changed
-/// pod is taken for a change by somebody else, by whom it may be as well.
-fn is_refused(error: &Error) -> bool {
-    error.status().is_some_and(|status| matches!(status.code, 400 | 500))
+/// What it means that a pod could not be patched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// The operator has not the right to.
+    Forbidden,
+    /// An admission policy or webhook of the pod's namespace is against the change, or does not answer.
+    Refused,
+    /// The pod is gone, or was changed by somebody else, or the API server has no time.
+    Passing,
+    /// The change does not fit the pod, which somebody else changed, or a policy is against it.
+    Invalid,
+    /// It is not the pod's.
+    Error,
 }
 
-/// Whether the pod is gone, or was changed by somebody else.
-fn is_passing(error: &Error) -> bool {
-    error.status().is_some_and(|status| matches!(status.code, 404 | 409 | 422 | 429))
+impl Answer {
+    fn of(error: &Error) -> Self {
+        if matches!(error, Error::Timeout { .. }) {
+            // The API server waits longer for a webhook than is waited for here.
+            return Self::Refused;
+        }
+        match error.status().map(|status| status.code) {
+            Some(403) if error.lacks_right("patch") => Self::Forbidden,
+            // Pod Security and most webhooks.
+            Some(400 | 403 | 500) => Self::Refused,
+            Some(404 | 409 | 429) => Self::Passing,
+            Some(422) => Self::Invalid,
+            Some(_) | None => Self::Error,
+        }
+    }
 }
 
 /// What was done, for the events.
@@ -297,7 +366,7 @@ impl Done {
         }
         if !self.restored.is_empty() {
             let note = format!(
-                "{image} failed in {}, which have the image before again; no other pod gets it",
+                "{image} failed in {}, which have the image before again; the condition {CONDITION} says what becomes of others",
                 listed(&self.restored)
             );
             context.warn(plan, decide::STOPPED, &note).await;

@@ -1,24 +1,34 @@
 //! Namespaces that refuse what the operator does there: it is their own trouble, and not that of the resource.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
 use context_manager_operator::controller::ABANDON_COPIES;
 use context_manager_protocol::names;
 use context_manager_tests::{
-    cluster::eventually,
+    cluster::{eventually, refusal},
+    objects::{INJECT, asking, pod},
     operator::{PATIENCE, condition, provision, wait_for},
     pods::sidecar_image,
     policy::Policy,
 };
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Pod, Secret},
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Namespace as NamespaceObject, Pod, Secret},
     events::v1::Event,
 };
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{ROTATION, Stage, file, merge};
+
+/// How long the eviction of a pod is awaited that could not be evicted for a while: the pauses between two tries grow.
+const EVICTED: Duration = Duration::from_mins(3);
 
 impl Stage {
     /// Asks for another key, and waits until it alone is in force; what else the operator does for the owner happens meanwhile.
@@ -112,19 +122,66 @@ async fn a_pod_that_may_not_be_changed_holds_up_its_upgrade_alone() -> Result<()
     stage.provision(spec(1)).await?;
     stage.guest.make::<Pod>(&stage.asking()).await?;
     let pods = stage.guest.api::<Pod>();
-    let policy = Policy::nobody_to_ask(&stage.guest).await?;
-    stage.spec(spec(2)).await?;
-    let message = stage.says("SidecarsCurrent", "PodRefused").await?;
-    ensure!(message.contains(&format!("{}/agent", stage.guest.name)), "{message}");
-    stage.goes_on("upgrade").await?;
-    ensure!(sidecar_image(&pods.get("agent").await?) == Some(image(1)), "it was changed");
-    drop(policy);
-    eventually("the new image", PATIENCE, || async {
-        let found = sidecar_image(&pods.get("agent").await?);
-        ensure!(found == Some(image(2)), "{found:?}");
-        Ok(())
+    // By a webhook that does not answer (500), and by a policy (422), as an API server answers whose pod is another one by now.
+    for (turn, number) in [("webhook", 2), ("policy", 3)] {
+        let policy = match turn {
+            "policy" => Policy::refuse(&stage.guest, &["UPDATE"], &["pods"]).await?,
+            _ => Policy::nobody_to_ask(&stage.guest).await?,
+        };
+        stage.spec(spec(number)).await?;
+        let message = stage.says("SidecarsCurrent", "PodRefused").await?;
+        ensure!(message.contains(&format!("{}/agent", stage.guest.name)), "{message}");
+        stage.goes_on(turn).await?;
+        ensure!(sidecar_image(&pods.get("agent").await?) == Some(image(number - 1)), "it was changed");
+        drop(policy);
+        // By now it may be tried once a minute.
+        eventually("the new image", 2 * PATIENCE, || async {
+            let found = sidecar_image(&pods.get("agent").await?);
+            ensure!(found == Some(image(number)), "{found:?}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_pod_security_keeps_lets_the_next_one_be_upgraded() -> Result<()> {
+    let stage = Stage::set("restricted").await?;
+    let image = |number: u8| format!("localhost/another-sidecar:{number}");
+    let spec = |number: u8| {
+        let upgrade = json!({"strategy": "InPlace", "batchPercent": 10, "observe": "1s"});
+        json!({"sidecar": {"image": image(number), "upgrade": upgrade}})
+    };
+    stage.provision(spec(1)).await?;
+    // By its name it is the first.
+    let mut lax = asking("a-lax");
+    lax["spec"]["containers"][0]["securityContext"] = json!({});
+    stage.owner.make::<Pod>(&lax).await?;
+    stage.owner.make::<Pod>(&asking("strict")).await?;
+    let namespaces = Api::<NamespaceObject>::all(stage.client.clone());
+    let enforce = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    merge(&namespaces, &stage.owner.name, enforce).await?;
+    lax["metadata"]["name"] = json!("probe");
+    eventually("Pod Security", PATIENCE, || async {
+        let said = refusal(stage.owner.try_pod(&lax).await)?;
+        ensure!(said.contains("violates PodSecurity"), "{said}");
+        Ok::<_, anyhow::Error>(())
     })
-    .await
+    .await?;
+
+    stage.spec(spec(2)).await?;
+    let pods = stage.owner.api::<Pod>();
+    eventually("the new image of the next one", PATIENCE, || async {
+        let found = sidecar_image(&pods.get("strict").await?);
+        ensure!(found == Some(image(2)), "{found:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await?;
+    let message = stage.says("SidecarsCurrent", "PodRefused").await?;
+    ensure!(message.contains("a change of a-lax, "), "{message}");
+    ensure!(sidecar_image(&pods.get("a-lax").await?) == Some(image(1)), "it was changed");
+    Ok(())
 }
 
 /// Waits for the event of a deletion that waits.
@@ -219,4 +276,40 @@ async fn a_deletion_that_fails_says_so() -> Result<()> {
     event(&stage, words).await?;
     drop(policy);
     end_of_the_resource(&stage).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_a_policy_forbids_to_evict_holds_up_nothing_else() -> Result<()> {
+    let stage = Stage::set("unevicted").await?;
+    stage.provision(json!({"auth": {"rotation": {"overlap": "1s"}}})).await?;
+    let policy = Policy::forbid_evictions(&stage.guest).await?;
+    // It asks only when it is there, so the webhook was not asked about it.
+    let mut template = pod("agent");
+    template["metadata"] = json!({"labels": {"app": "agent"}});
+    let deployment = json!({
+        "metadata": {"name": "agent"},
+        "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template},
+    });
+    stage.guest.make::<Deployment>(&deployment).await?;
+    let pods = stage.guest.api::<Pod>();
+    let made = eventually("the pod", PATIENCE, || async {
+        let found = pods.list(&ListParams::default().labels("app=agent")).await?;
+        found.items.into_iter().next().context("there is none")
+    })
+    .await?;
+    let asks = json!({"labels": {INJECT: "true"}, "annotations": {names::NAME: stage.full_name()}});
+    merge(&pods, &made.name_any(), json!({"metadata": asks})).await?;
+    let message = stage.says("PodsInjected", "SidecarMissing").await?;
+    ensure!(message.contains(&format!("{}/{}", stage.guest.name, made.name_any())), "{message}");
+    stage.goes_on("eviction").await?;
+    let there = pods.get(&made.name_any()).await?;
+    ensure!(there.uid() == made.uid() && there.metadata.deletion_timestamp.is_none(), "it was evicted");
+    // Nothing but the policy kept it.
+    drop(policy);
+    eventually("its end", EVICTED, || async {
+        let left = pods.get_opt(&made.name_any()).await?;
+        ensure!(left.is_none_or(|left| left.metadata.deletion_timestamp.is_some()), "it is there");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
 }

@@ -60,7 +60,7 @@ impl PodMetrics {
             upgrade_stopped: IntGaugeVec::new(
                 Opts::new(
                     "context_manager_sidecar_upgrade_stopped",
-                    "1 while an upgrade of sidecars goes no further, because it failed in some pods.",
+                    "1 while an upgrade of sidecars goes no further, because it failed in some pods or they may not be changed.",
                 ),
                 &OF_RESOURCE,
             )?,

@@ -1,7 +1,8 @@
 //! What the next step of an upgrade is: pure, so that every state can be tried.
 //!
 //! At most a batch of pods is under way at a time, and a pod is under way until its sidecar has been ready for a while. The first batch
-//! are the canaries: when one of them fails, no other pod follows, and that is remembered ([`super::memory`]).
+//! are the canaries: when one of them fails, no other pod follows, and that is remembered ([`super::memory`]). What one pod has by itself
+//! holds up no other: that it may not be changed ([`super::rests`]), that it was not ready before, or what fails in another namespace.
 
 mod evictions;
 mod restart;
@@ -22,6 +23,8 @@ use crate::{
 
 /// How long an upgraded sidecar may take to become ready.
 pub(super) const DEADLINE: Duration = Duration::from_mins(2);
+/// How long all pods that are left have to stay until a person is called.
+const HELD_UP: Duration = Duration::from_mins(10);
 /// Least pause before another look.
 const SOONEST: Duration = Duration::from_millis(500);
 
@@ -119,50 +122,133 @@ struct Step<'s> {
 
 impl<'s> Step<'s> {
     fn in_place(&self) -> Verdict {
-        let regressed: Vec<_> =
-            self.upgraded().filter_map(|pod| self.regression(pod).map(|why| (pod.name.clone(), why))).collect();
-        if !regressed.is_empty() {
-            let named: Vec<_> = regressed.iter().map(|(pod, why)| format!("{pod} ({why})")).collect();
-            let failed: Vec<_> = regressed.iter().map(|(pod, _)| pod.clone()).collect();
-            let acts = regressed.into_iter().map(|(pod, why)| Act::Restore(pod, why)).collect();
-            return Verdict { acts, ..self.stop(&named, &failed) };
+        let regressed: Vec<_> = self.upgraded().filter_map(|pod| Some((pod, self.regression(pod)?))).collect();
+        let restorations: Vec<_> =
+            regressed.iter().map(|(pod, why)| Act::Restore(pod.name.clone(), why.clone())).collect();
+        if regressed.iter().any(|(pod, _)| !self.is_guest(pod)) {
+            let named: Vec<_> = regressed.iter().map(|(pod, why)| format!("{} ({why})", pod.name)).collect();
+            let failed: Vec<_> = regressed.iter().map(|(pod, _)| pod.name.clone()).collect();
+            return Verdict { acts: restorations, ..self.stop(&named, &failed) };
         }
-        let restored: Vec<_> = self
-            .pods
-            .iter()
-            .filter(|pod| !pod.ended && self.began(pod, Outcome::Restored) && pod.standing != Standing::Current)
-            .map(|pod| pod.name.clone())
-            .collect();
-        if !restored.is_empty() {
-            return self.stop(&restored, &restored);
+        let is_restored =
+            |pod: &&Seen| !pod.ended && self.began(pod, Outcome::Restored) && pod.standing != Standing::Current;
+        let (guests, own): (Vec<_>, Vec<_>) = self.pods.iter().filter(is_restored).partition(|pod| self.is_guest(pod));
+        if !own.is_empty() {
+            let own = names(&own);
+            return Verdict { acts: restorations, ..self.stop(&own, &own) };
         }
         let waiting = self.standing(Standing::OtherImage);
         if let Some(failed) = self.memory.failed.as_ref().filter(|_| !waiting.is_empty()) {
-            return self.stop(&failed.pods, &[]);
+            return Verdict { acts: restorations, ..self.stop(&failed.pods, &[]) };
         }
-        let watched: Vec<_> = self.upgraded().filter(|pod| !self.is_proven(pod)).collect();
+        let failed: Vec<_> = guests.into_iter().chain(regressed.iter().map(|(pod, _)| *pod)).collect();
+        let unproven = self.upgraded().filter(|pod| !self.is_proven(pod));
+        let (unknown, watched): (Vec<_>, Vec<_>) = unproven.partition(|pod| self.says_nothing(pod));
+        // Where no pod says that the image is good, no other one gets it that would say nothing either.
+        let is_known = unknown.is_empty() || self.fresh().any(|pod| pod.ready && self.is_proven(pod));
+        let is_next = |pod: &&Seen| pod.standing == Standing::OtherImage && (pod.ready || is_known);
+        let candidates = Self::in_turn(self.alive().filter(is_next), &failed);
         let room = self.batch().saturating_sub(watched.len());
-        let acts = waiting.iter().take(room).map(|name| Act::Replace(name.clone())).collect();
-        let next = watched.iter().filter_map(|pod| Some(self.look(watched_since(pod, pod.note.as_ref()?.at)))).min();
-        let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
-        Verdict { acts, finding: self.progress(&waiting, &watched), next, memory: self.memory.clone() }
+        let chosen: Vec<_> = candidates.iter().filter(|pod| !pod.rests(self.now)).take(room).collect();
+        let rested = self.next_rest(&candidates).filter(|_| chosen.len() < room);
+        let next = watched.iter().filter_map(|pod| Some(self.look(watched_since(pod, pod.note.as_ref()?.at))));
+        let next = next.chain(rested).min();
+        let finding = if waiting.is_empty() || !candidates.is_empty() || !watched.is_empty() {
+            self.held_up(self.progress(&waiting, &names(&watched)), &candidates, watched.len())
+        } else if is_known {
+            Err(self.guests_failed(&failed))
+        } else {
+            Err(self.nothing_known(&unknown))
+        };
+        let replacements = chosen.into_iter().map(|pod| Act::Replace(pod.name.clone()));
+        let acts = restorations.into_iter().chain(replacements).collect();
+        Verdict { acts, finding, next, memory: self.memory.clone() }
+    }
+
+    /// Those of these pods that may be changed, in their turn: those that had to stay come last, and those that are ready first, because they
+    /// show whether the image is good. Pods of other namespaces wait for the resource's own, and for nothing where the image `failed` in
+    /// another pod of theirs.
+    fn in_turn(pods: impl Iterator<Item = &'s Seen>, failed: &[&Seen]) -> Vec<&'s Seen> {
+        let is_spared = |pod: &&Seen| failed.iter().any(|failed| failed.place.0 == pod.place.0);
+        let mut pods: Vec<_> = pods.filter(|pod| !is_spared(pod)).collect();
+        let turn = |pod: &&'s Seen| {
+            (pod.rest.as_ref().map(|rest| rest.until), !pod.ready, pod.granted, !pod.ran, pod.name.as_str())
+        };
+        pods.sort_unstable_by(|a, b| turn(a).cmp(&turn(b)));
+        pods
+    }
+
+    /// When the first of those that rest may be tried again.
+    fn next_rest(&self, candidates: &[&Seen]) -> Option<Duration> {
+        let rests =
+            candidates.iter().filter_map(|pod| Some(pod.rest.as_ref()?.until)).filter(|until| *until > self.now);
+        let next = rests.min()?;
+        Some(Duration::try_from(next.duration_since(self.now)).unwrap_or_default().max(SOONEST))
+    }
+
+    /// The same with what holds up the pods that had to stay. Where there are no others, and so many are `under_way`, it may be that only a
+    /// person can change it.
+    fn held_up(&self, finding: Finding, candidates: &[&Seen], under_way: usize) -> Finding {
+        let progress = match finding {
+            Err(trouble) if !trouble.stalled => trouble,
+            Ok(_) | Err(_) => return finding,
+        };
+        let mut held: Vec<_> =
+            candidates.iter().filter_map(|pod| Some((pod.rest.as_ref()?, pod.name.clone()))).collect();
+        held.sort_unstable_by(|(a, one), (b, other)| (a.since, one).cmp(&(b.since, other)));
+        let Some(((rest, _), others)) = held.split_first() else { return Err(progress) };
+        let is_long = held.iter().all(|(rest, _)| self.is_over(rest.since, HELD_UP));
+        let is_alone = under_way == 0 && held.len() == candidates.len();
+        let mut message = rest.why.message.clone();
+        if !others.is_empty() {
+            let others: Vec<_> = others.iter().map(|(_, name)| name.clone()).collect();
+            message = format!("{message}; also held up: {}", listed(&others));
+        }
+        let message = format!("{message}; {}", progress.message);
+        Err(Trouble { reason: rest.why.reason, message, stalled: is_alone && (is_long || rest.why.stalled) })
+    }
+
+    /// Nothing is known of the image, because these pods were not ready before it either.
+    fn nothing_known(&self, unknown: &[&Seen]) -> Trouble {
+        let trouble = self.under_way(&[]);
+        let message = format!(
+            "{}; not ready with it, and not before it either: {}; others that are not ready wait until one with it is",
+            trouble.message,
+            listed(&names(unknown))
+        );
+        Trouble { message, ..trouble }
     }
 
     /// The image failed in these pods, as they are `named`, and no other pod gets it.
     fn stop(&self, named: &[String], failed: &[String]) -> Verdict {
-        let remedy = match self.plan.strategy {
-            UpgradeStrategy::InPlace => "those that are there have the image before again. Name another image, or have",
-            UpgradeStrategy::RollingRestart | UpgradeStrategy::OnRecreate => {
-                "it goes on when they are ready, or pods that took their place. Or name another image, or have"
-            }
-        };
-        let message = format!(
-            "{} failed in {}; {remedy} the same one tried again: kubectl context upgrade-sidecars --retry",
-            self.image,
-            listed(named)
-        );
+        let message = format!("{} failed in {}; {}", self.image, listed(named), self.remedy());
         let memory = with_failure(self.memory, self.image, failed, self.now);
         Verdict { acts: Vec::new(), finding: Err(Trouble::stalled(STOPPED, message)), next: None, memory }
+    }
+
+    /// The image failed in pods of other namespaces alone, and they are all that is left.
+    fn guests_failed(&self, failed: &[&Seen]) -> Trouble {
+        let message = format!(
+            "{} failed in {}, so no other pod of their namespaces gets it; {}",
+            self.image,
+            listed(&names(failed)),
+            self.remedy()
+        );
+        Trouble::stalled(STOPPED, message)
+    }
+
+    /// What becomes of pods in which the image failed, and what a person can do.
+    const fn remedy(&self) -> &'static str {
+        match self.plan.strategy {
+            UpgradeStrategy::InPlace => {
+                "those that are there have the image before again. Name another image, or have the same one tried again: kubectl context \
+                 upgrade-sidecars --retry"
+            }
+            UpgradeStrategy::RollingRestart | UpgradeStrategy::OnRecreate => {
+                "it goes on when they are ready, or pods that took their place. Or name another image, or have the same one tried again: \
+                 kubectl context upgrade-sidecars --retry"
+            }
+        }
     }
 
     fn progress(&self, waiting: &[String], watched: &[String]) -> Finding {
@@ -201,10 +287,18 @@ impl<'s> Step<'s> {
     }
 
     fn standing(&self, standing: Standing) -> Vec<String> {
-        let mut names: Vec<_> =
-            self.alive().filter(|pod| pod.standing == standing).map(|pod| pod.name.clone()).collect();
-        names.sort_unstable();
-        names
+        names(&self.alive().filter(|pod| pod.standing == standing).collect::<Vec<_>>())
+    }
+
+    /// Pods that have what they are to have.
+    fn fresh(&self) -> impl Iterator<Item = &'s Seen> {
+        self.alive().filter(|pod| pod.standing == Standing::Current)
+    }
+
+    /// Whether a pod is of another namespace, and there are others of the resource's own. Where the image fails for reasons of that namespace,
+    /// it must not stop those.
+    fn is_guest(&self, pod: &Seen) -> bool {
+        pod.granted && self.alive().any(|pod| !pod.granted)
     }
 
     /// Pods that have the new image by an upgrade in place.
@@ -221,7 +315,8 @@ impl<'s> Step<'s> {
 
     /// What speaks against the new image in an upgraded pod.
     fn regression(&self, pod: &Seen) -> Option<String> {
-        let note = pod.note.as_ref()?;
+        // What keeps one from being ready that was not so before may be what kept it then.
+        let note = pod.note.as_ref().filter(|note| note.was_ready)?;
         // Much later it is another matter.
         if self.is_proven(pod) || self.is_past(pod) {
             return None;
@@ -229,11 +324,16 @@ impl<'s> Step<'s> {
         if pod.restarts > note.restarts {
             return Some(format!("{} restarts", pod.restarts - note.restarts));
         }
-        // One that was not ready before may still say why it was not.
-        if let Some(stuck) = pod.stuck.as_ref().filter(|_| note.was_ready) {
+        if let Some(stuck) = &pod.stuck {
             return Some(stuck.clone());
         }
         (!pod.ready && self.is_over(note.at, DEADLINE)).then(|| "is not ready in time".to_owned())
+    }
+
+    /// Whether an upgraded pod speaks neither for the new image nor against it, so that nobody waits for it.
+    fn says_nothing(&self, pod: &Seen) -> bool {
+        let is_late = |note: &Note| !note.was_ready && self.is_over(note.at, DEADLINE);
+        !pod.ready && (self.is_past(pod) || pod.note.as_ref().is_some_and(is_late))
     }
 
     /// Whether an upgraded sidecar has run well for long enough.
@@ -264,6 +364,13 @@ impl<'s> Step<'s> {
         let elapsed = Duration::try_from(self.now.duration_since(since)).unwrap_or_default();
         self.plan.observe.saturating_sub(elapsed).max(SOONEST)
     }
+}
+
+/// What pods are called, in order.
+fn names(pods: &[&Seen]) -> Vec<String> {
+    let mut names: Vec<_> = pods.iter().map(|pod| pod.name.clone()).collect();
+    names.sort_unstable();
+    names
 }
 
 /// From when on a sidecar is watched that was changed then: a slow pull may start it much later, and each start begins anew.

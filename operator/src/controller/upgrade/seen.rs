@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::ResourceExt as _;
 
+use super::rests::Rest;
 use crate::{
     pods,
     upgrade::{Note, Standing, Target, workload},
@@ -60,6 +61,8 @@ pub(super) struct Seen {
     pub(super) workload: Option<String>,
     pub(super) created: Timestamp,
     pub(super) note: Option<Note>,
+    /// What is known if it had to stay as it is.
+    pub(super) rest: Option<Rest>,
 }
 
 impl Seen {
@@ -90,12 +93,18 @@ impl Seen {
             workload: workload(pod),
             created: pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             note: Note::of(pod),
+            rest: None,
         })
     }
 
     /// Whether it is neither ended nor about to be.
     pub(super) const fn is_alive(&self) -> bool {
         !self.leaving && !self.ended
+    }
+
+    /// Whether it is left alone for now.
+    pub(super) fn rests(&self, now: Timestamp) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.until > now)
     }
 }
 

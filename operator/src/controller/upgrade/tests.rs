@@ -1,5 +1,6 @@
 //! Upgrades step by step, on pods that behave as those of a kubelet do.
 
+mod held;
 mod missing;
 
 use std::time::Duration;
@@ -18,10 +19,11 @@ use serde_json::{Value, json};
 use super::{
     decide::{Act, DEADLINE, STAY_OUTDATED, STOPPED, Verdict, Wish, decide},
     is_quiet, memory,
+    rests::Rests,
     seen::Seen,
 };
 use crate::{
-    controller::{fleet, plan, plan::UpgradePlan},
+    controller::{evict::refused, fleet, plan, plan::UpgradePlan},
     upgrade::{Note, Outcome, Standing, Target},
 };
 
@@ -54,6 +56,7 @@ fn pod(number: usize) -> Seen {
         workload: Some("team/ReplicaSet/agent".to_owned()),
         created: Timestamp::UNIX_EPOCH,
         note: None,
+        rest: None,
     }
 }
 
@@ -80,6 +83,7 @@ enum Webhook {
 }
 
 /// A cluster with a clock; what the operator decides is carried out as it would be, and sidecars need a while to start.
+#[expect(clippy::struct_excessive_bools, reason = "each is a way of its own in which things may go")]
 struct World {
     pods: Vec<Seen>,
     now: Timestamp,
@@ -97,6 +101,14 @@ struct World {
     /// What stands in the status.
     memory: Option<Upgrade>,
     forgiven: Option<Timestamp>,
+    /// What the process knows of pods that had to stay.
+    rests: Rests,
+    /// Pods that a policy or a budget keeps as they are.
+    kept: Vec<String>,
+    /// Pods whose sidecar is not ready, whatever its image.
+    never_ready: Vec<String>,
+    /// Whether the new image starts in other namespaces too.
+    works_for_guests: bool,
     /// Pods that ever had the new image.
     touched: Vec<String>,
     evicted: usize,
@@ -118,6 +130,10 @@ impl World {
             target: target(NEW),
             memory: None,
             forgiven: None,
+            rests: Rests::default(),
+            kept: Vec::new(),
+            never_ready: Vec::new(),
+            works_for_guests: true,
             touched: Vec::new(),
             evicted: 0,
             born: pods,
@@ -143,8 +159,9 @@ impl World {
             let since = pod.note.as_ref().map_or(pod.created, |note| note.at);
             let start = since.checked_add(jiff::SignedDuration::from_secs(self.start)).expect("a time");
             let started = now >= start;
-            let good = pod.image == OLD || self.works;
-            pod.ready = started && good;
+            let good = pod.image == OLD || self.works && (self.works_for_guests || !pod.granted);
+            pod.ready = started && good && !self.never_ready.contains(&pod.name);
+            pod.rest = self.rests.of(pod);
             let since = if self.starts_again && pod.image == NEW { now } else { start };
             pod.running = pod.ready.then_some(since);
             pod.stuck = (started && !good).then(|| "ImagePullBackOff".to_owned());
@@ -167,6 +184,11 @@ impl World {
             let pod = seen.iter().find(|pod| pod.name == act.pod()).expect("the pod is there");
             let stands = |one: &Eviction| Some(&one.uid) == pod.uid.as_ref();
             assert!(!act.evicts() || known.evicted.iter().any(stands), "{} was not written down before", pod.name);
+            if self.kept.contains(&pod.name) {
+                self.rests.hold(pod, refused(&pod.name), now);
+                continue;
+            }
+            self.rests.forget(pod);
             if act.evicts() {
                 memory = memory::with_eviction(&memory, &seen, pod, now);
             }
@@ -212,8 +234,15 @@ impl World {
             }
             Act::Evict(_) | Act::Try(..) => {
                 pod.leaving = true;
+                let evicted = pod.clone();
                 self.evicted += 1;
+                let before = self.pods.len();
                 self.bear();
+                for another in &mut self.pods[before..] {
+                    another.granted = evicted.granted;
+                    another.place.0.clone_from(&evicted.place.0);
+                    another.workload.clone_from(&evicted.workload);
+                }
             }
         }
     }

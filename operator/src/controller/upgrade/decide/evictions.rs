@@ -21,7 +21,7 @@ pub(super) const MOST: usize = 100;
 
 /// What is known of the evictions at this look.
 pub(super) fn follow(pods: &[Seen], known: &[Eviction], now: Timestamp) -> Vec<Eviction> {
-    let mut evictions: Vec<_> = known.iter().filter(|one| is_wanted(pods, one)).cloned().collect();
+    let mut evictions: Vec<_> = known.iter().filter(|one| is_wanted(pods, one, now)).cloned().collect();
     // A later one has fewer pods that may be in its place, so it comes first.
     evictions.sort_by_key(|one| std::cmp::Reverse(one.at.0));
     let mut taken: HashSet<_> = evictions.iter().filter_map(|one| one.successor.clone()).collect();
@@ -53,13 +53,6 @@ pub(super) fn follow(pods: &[Seen], known: &[Eviction], now: Timestamp) -> Vec<E
 }
 
 impl<'s> Step<'s> {
-    /// Outdated pods that were chosen, and run.
-    pub(super) fn chosen(&self) -> Vec<&'s Seen> {
-        let mut pods: Vec<_> = self.memory.evicted.iter().filter_map(|one| chosen(self.pods, one)).collect();
-        pods.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        pods
-    }
-
     /// Evictions in whose place there is no pod.
     pub(super) fn missing(&self) -> Vec<&'s Eviction> {
         let is_missing =
@@ -82,9 +75,9 @@ fn chosen<'s>(pods: &'s [Seen], eviction: &Eviction) -> Option<&'s Seen> {
     pods.iter().find(|pod| is(pod, eviction) && pod.is_alive())
 }
 
-/// Whether it was evicted, or is still outdated.
-fn is_wanted(pods: &[Seen], eviction: &Eviction) -> bool {
-    chosen(pods, eviction).is_none_or(|pod| pod.standing != Standing::Current)
+/// Whether it was evicted, or is still to be. One that had to stay is chosen again when its turn comes.
+fn is_wanted(pods: &[Seen], eviction: &Eviction, now: Timestamp) -> bool {
+    chosen(pods, eviction).is_none_or(|pod| pod.standing != Standing::Current && !pod.rests(now))
 }
 
 /// The pod in its place, if it is there.

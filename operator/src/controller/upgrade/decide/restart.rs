@@ -11,7 +11,7 @@ use std::time::Duration;
 use context_manager_crds::context_manager::status::{Eviction, FailedImage, Upgrade};
 use jiff::Timestamp;
 
-use super::{Act, DEADLINE, SOONEST, STOPPED, Seen, Step, Verdict, evictions::MOST, watched_since};
+use super::{Act, DEADLINE, SOONEST, STOPPED, Seen, Step, Verdict, evictions::MOST, names, watched_since};
 use crate::{
     controller::{
         status::{Trouble, listed},
@@ -39,10 +39,11 @@ impl<'s> Step<'s> {
         if outdated.is_empty() {
             return self.done();
         }
-        let is_late = |pod: &&Seen| !pod.ready && self.is_over(pod.created, DEADLINE);
-        let late: Vec<_> = self.fresh().filter(is_late).map(|pod| pod.name.clone()).collect();
-        if !late.is_empty() {
-            return self.stop(&late, &late);
+        let failed = self.fresh().filter(|pod| self.is_late(pod) && self.is_tried(pod));
+        let (guests, own): (Vec<_>, Vec<_>) = failed.partition(|pod| self.is_guest(pod));
+        if !own.is_empty() {
+            let own = names(&own);
+            return self.stop(&own, &own);
         }
         let overdue = self.overdue();
         if !overdue.is_empty() {
@@ -55,31 +56,37 @@ impl<'s> Step<'s> {
         if !vain.is_empty() || self.awaits_trial() {
             return self.stay_outdated(&vain, &memory);
         }
-        let watched: Vec<_> = self.fresh().filter(|pod| !self.is_settled(pod)).collect();
+        let watched: Vec<_> = self.fresh().filter(|pod| !self.is_settled(pod) && !self.is_late(pod)).collect();
         let leaving = self.there().filter(|pod| pod.leaving).count();
         let begun = self.is_over(self.memory.since.0, TICK);
         let under_way = watched.len() + leaving + self.without_fresh();
         let room = if begun { self.batch().min(MOST).saturating_sub(under_way) } else { 0 };
         let replaceable = self.replaceable();
-        let acts: Vec<_> = self.chosen().into_iter().take(room).map(|pod| Act::Evict(pod.name.clone())).collect();
+        let candidates = Self::in_turn(replaceable.iter().copied().filter(|pod| has_started(pod)), &guests);
+        let due = candidates.iter().copied().filter(|pod| !pod.rests(self.now));
+        let (chosen, others): (Vec<_>, Vec<_>) = due.partition(|pod| self.is_chosen(pod));
+        let acts: Vec<_> = chosen.into_iter().take(room).map(|pod| Act::Evict(pod.name.clone())).collect();
         let left = room - acts.len();
-        let others: Vec<_> = replaceable.iter().copied().filter(|pod| !self.is_chosen(pod)).take(left).collect();
+        let others: Vec<_> = others.into_iter().take(left).collect();
+        let rested = self.next_rest(&candidates).filter(|_| others.len() < left);
         memory = with_chosen(&memory, self.pods, &others, self.now);
         let chose = memory.evicted.len() > self.memory.evicted.len();
-        let times = [(!begun).then_some(TICK), chose.then_some(SOONEST), self.next_overdue()];
+        let times = [(!begun).then_some(TICK), chose.then_some(SOONEST), self.next_overdue(), rested];
         let next = watched
             .iter()
             .map(|pod| self.look(watched_since(pod, pod.created)))
             .chain(times.into_iter().flatten())
             .min();
-        let watched: Vec<_> = watched.iter().map(|pod| pod.name.clone()).collect();
         let finding = if replaceable.is_empty() {
             Err(Trouble::passing(
                 "NeedNewPods",
                 format!("no controller would make another pod in place of {}; delete them yourself", listed(&outdated)),
             ))
+        } else if candidates.is_empty() && under_way == 0 {
+            Err(if guests.is_empty() { not_started(&replaceable) } else { self.guests_failed(&guests) })
         } else {
-            self.progress(&outdated, &watched).map_err(|trouble| self.waiting(trouble))
+            let progress = self.progress(&outdated, &names(&watched)).map_err(|trouble| self.waiting(trouble));
+            self.held_up(progress, &candidates, under_way)
         };
         Verdict { acts, finding, next, memory }
     }
@@ -156,9 +163,15 @@ impl<'s> Step<'s> {
         self.pods.iter().filter(|pod| !pod.ended)
     }
 
-    /// Pods that have what they are to have.
-    fn fresh(&self) -> impl Iterator<Item = &'s Seen> {
-        self.alive().filter(|pod| pod.standing == Standing::Current)
+    /// Whether a new pod should be ready by now.
+    fn is_late(&self, pod: &Seen) -> bool {
+        !pod.ready && self.is_over(pod.created, DEADLINE)
+    }
+
+    /// Whether a new pod shows what the image is worth. One that is in place of an evicted one is missed even if it has not started.
+    fn is_tried(&self, pod: &Seen) -> bool {
+        let in_place_of = |one: &Eviction| one.successor.is_some() && one.successor == pod.uid;
+        has_started(pod) || self.memory.evicted.iter().any(in_place_of)
     }
 
     /// Whether a new pod has been ready for long enough.
@@ -218,8 +231,9 @@ impl<'s> Step<'s> {
         let (since, pause) = if trials < TRIALS { (newest, PAUSE) } else { (tried.unwrap_or(newest), LEFT_ALONE) };
         let is_due = self.is_over(since, pause);
         // One of those that came in vain, or any other if nobody would make another one in their place.
-        let first = vain.iter().copied().filter(|pod| pod.workload.is_some()).min_by(|a, b| a.name.cmp(&b.name));
-        let first = first.or_else(|| self.replaceable().into_iter().next());
+        let may_go = |pod: &&'s Seen| pod.workload.is_some() && !pod.rests(self.now);
+        let first = vain.iter().copied().filter(may_go).min_by(|a, b| a.name.cmp(&b.name));
+        let first = first.or_else(|| self.replaceable().into_iter().find(may_go));
         let alone = self.there().all(|pod| !pod.leaving) && self.missing().is_empty();
         let first = first.filter(|_| is_due && alone);
         let (tried, chosen): (Vec<_>, Vec<_>) = first.into_iter().partition(|pod| self.is_chosen(pod));
@@ -227,8 +241,8 @@ impl<'s> Step<'s> {
             (false, _) => Some(left(self.now, since, pause)),
             (true, Some(_)) if tried.is_empty() => Some(SOONEST),
             (true, Some(_)) => Some(PAUSE),
-            // It waits for a pod that goes or comes.
-            (true, None) => None,
+            // It waits for a pod that goes or comes, or may be evicted again.
+            (true, None) => self.next_rest(&self.pods.iter().collect::<Vec<_>>()).filter(|_| alone),
         };
         Verdict {
             acts: tried.into_iter().map(|pod| Act::Try(pod.name.clone(), trials)).collect(),
@@ -237,6 +251,22 @@ impl<'s> Step<'s> {
             memory: with_chosen(memory, self.pods, &chosen, self.now),
         }
     }
+}
+
+/// Whether the kubelet came to the sidecar at all. What keeps a pod from that, as a place on a node, has nothing to do with the image.
+const fn has_started(pod: &Seen) -> bool {
+    pod.ran || pod.stuck.is_some()
+}
+
+/// Nothing is left but pods that have not started.
+fn not_started(waiting: &[&Seen]) -> Trouble {
+    let waiting = listed(&names(waiting));
+    Trouble::passing(
+        "NeedNewPods",
+        format!(
+            "{waiting} have not started, and are not evicted before they have; see what keeps them, or delete them"
+        ),
+    )
 }
 
 /// What is left of a pause.
