@@ -88,4 +88,18 @@ mod tests {
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
     }
+
+    #[test]
+    fn every_subcommand_and_option_is_documented() {
+        fn look_at(command: &clap::Command, page: &str) {
+            for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(page.contains(&format!("`--{option}")) || page.contains(&format!(" --{option}")), "--{option}");
+            }
+            for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+                assert!(page.contains(subcommand.get_name()), "{}", subcommand.get_name());
+                look_at(subcommand, page);
+            }
+        }
+        look_at(&Args::command(), include_str!("../../docs/cli.md"));
+    }
 }

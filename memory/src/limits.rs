@@ -322,6 +322,56 @@ mod tests {
         }
     }
 
+    /// A number as people read it: 65,536.
+    fn grouped(number: &impl ToString) -> String {
+        let digits = number.to_string();
+        let mut text = String::new();
+        for (place, digit) in digits.chars().enumerate() {
+            if place > 0 && (digits.len() - place).is_multiple_of(3) {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        text
+    }
+
+    #[test]
+    fn every_limit_is_documented() {
+        let page = include_str!("../../docs/protocol.md");
+        let table = page.split("\n## Limits\n").nth(1).expect("docs/protocol.md has a chapter of limits");
+        let Limits {
+            text_bytes,
+            query_bytes,
+            metadata_keys,
+            metadata_key_chars,
+            metadata_bytes,
+            metadata_depth,
+            filter_conditions,
+            filter_values,
+            filter_value_bytes,
+            batch,
+            results,
+            token_budget,
+        } = Limits::default();
+        for (what, limit) in [
+            ("`text` of a context", format!("{} bytes", grouped(&text_bytes))),
+            ("`query` of a search", format!("{} bytes", grouped(&query_bytes))),
+            ("keys of `metadata`", grouped(&metadata_keys)),
+            ("a key of `metadata` or of a `filter`", format!("{} characters", grouped(&metadata_key_chars))),
+            ("`metadata` as JSON", format!("{} bytes", grouped(&metadata_bytes))),
+            ("nesting of a value of `metadata`", format!("{} levels", grouped(&metadata_depth))),
+            ("conditions of a `filter`", grouped(&filter_conditions)),
+            ("values of all `any` of a `filter` together", grouped(&filter_values)),
+            ("a value of a `filter`", format!("{} bytes", grouped(&filter_value_bytes))),
+            ("contexts of a batch", grouped(&batch)),
+            ("`limit` of a search or a page", format!("{} contexts", grouped(&results))),
+            ("`token_budget`", format!("{} tokens", grouped(&token_budget))),
+        ] {
+            let row = format!("\n| {what} | {limit} |");
+            assert!(table.contains(&row), "docs/protocol.md lacks {row:?}");
+        }
+    }
+
     #[test]
     fn ordinary_values_are_accepted() {
         let limits = Limits::default();

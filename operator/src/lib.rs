@@ -10,3 +10,6 @@ pub mod selector;
 pub mod upgrade;
 pub mod watches;
 pub mod webhook;
+
+#[cfg(test)]
+mod documented;

@@ -27,7 +27,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Provision keys, certificates, configuration and claims; one replica leads
+    /// Provision what sidecars need, from keys to stores, and look after the pods that have one; one replica leads
     Controller(Box<controller::Args>),
     /// Inject sidecars in pods that ask for one; any number of replicas
     Webhook(Box<webhook::Args>),
@@ -80,4 +80,37 @@ async fn terminate(shutdown: CancellationToken) {
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "Failed to listen for signals; stopping"),
     }
     shutdown.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_is_documented_with_its_variable_and_default() {
+        let page = include_str!("../../docs/operator.md");
+        let command = Args::command();
+        let of_command = |command: &clap::Command, chapter: &str| {
+            let rows = page.split("\n## ").find_map(|text| text.strip_prefix(chapter)?.strip_prefix('\n'));
+            let rows = rows.expect("docs/operator.md has a chapter for each command");
+            for argument in command.get_arguments() {
+                // What clap adds itself has no variable.
+                let (Some(flag), Some(variable)) = (argument.get_long(), argument.get_env()) else { continue };
+                let start = format!("| `--{flag}` | `{}` |", variable.display());
+                let row = rows.lines().find(|row| row.starts_with(&start));
+                assert!(row.is_some(), "docs/operator.md has no row {start:?} for {chapter}");
+                for value in argument.get_default_values() {
+                    let value = format!("`{}`", value.display());
+                    let is_said = row.is_some_and(|row| row.contains(&value));
+                    assert!(is_said, "docs/operator.md does not say {value} for --{flag} of {chapter}");
+                }
+            }
+        };
+        of_command(&command, "Both");
+        for command in command.get_subcommands() {
+            of_command(command, command.get_name());
+        }
+    }
 }

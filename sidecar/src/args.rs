@@ -20,7 +20,7 @@ const AFTER_HELP: &str = "\
 Run by hand, these environment variables hold secrets:
   PROTOCOL_SECRET   the key of the protocol, at least 32 bytes; its key id is \"default\". Used when keys.file is not set
   CHUTES_API_TOKEN  the key of the embedding API. Used when embedding.api_key_file is not set
-  QDRANT_API_KEY    the key of a remote vector store
+  QDRANT_API_KEY    the key of a remote vector store. Used when store.qdrant.api_key_file is not set
 
 Exit codes: 0 ended as asked, 1 failed, 2 the command line, the configuration or the key ring is not valid.";
 
@@ -139,6 +139,17 @@ mod tests {
         for argument in Args::command().get_arguments() {
             let standard = ["help", "version"].contains(&argument.get_id().as_str());
             assert!(standard || argument.get_env().is_some(), "{}", argument.get_id());
+        }
+    }
+
+    #[test]
+    fn every_flag_is_documented() {
+        let page = include_str!("../../docs/sidecar.md");
+        for argument in Args::command().get_arguments() {
+            if let (Some(flag), Some(variable)) = (argument.get_long(), argument.get_env()) {
+                let row = format!("\n| `--{flag}` | `{}` |", variable.to_string_lossy());
+                assert!(page.contains(&row), "docs/sidecar.md lacks {row:?}");
+            }
         }
     }
 

@@ -691,6 +691,26 @@ mod tests {
     }
 
     #[test]
+    fn every_metric_is_documented_with_its_type() {
+        let page = include_str!("../../docs/metrics.md");
+        let row = |name: &str| page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        // Families with labels that nothing was observed of yet are not rendered, so the names are read from this file.
+        let is_name = |text: &&str| {
+            let rest = text.strip_prefix("context_manager_").unwrap_or_default();
+            !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
+        let names: Vec<_> = include_str!("metrics.rs").split('"').filter(is_name).collect();
+        assert!(names.len() > 60, "only these names were found: {names:?}");
+        for name in names {
+            assert!(row(name).is_some(), "docs/metrics.md has no row for {name}");
+        }
+        let text = Metrics::new().render().expect("printable metrics");
+        for (name, kind) in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {
+            assert!(row(name).is_some_and(|row| row.contains(&format!("| {kind}"))), "{name} is a {kind}");
+        }
+    }
+
+    #[test]
     fn resident_memory_and_uptime_are_measured() {
         let metrics = Metrics::new();
         let text = metrics.render().expect("printable metrics");

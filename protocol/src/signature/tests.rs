@@ -38,6 +38,23 @@ fn the_published_test_vector_is_reproduced() {
 }
 
 #[test]
+fn the_values_of_the_documentation_are_right() {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    let page = include_str!("../../../docs/protocol.md");
+    let secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let key = Key::new("k-2026-11", BASE64_STANDARD.decode(secret).expect("Base64")).expect("32 bytes");
+    let body = br#"{"query": "where is the exit"}"#;
+    let request = Request { method: "POST", path: "/v1/contexts/search", query: None, body };
+    let signed = sign(&key, &request, NOW, "4vGm0Yq3yQmJ8d0u");
+    let headers = signed.to_header_map();
+    let presented = Presented::from_headers(&headers).expect("a signed request");
+    let base = signature_base(&presented.covered, &request, &headers).expect("all components");
+    for value in [secret, base.as_str(), signed.signature.as_str()] {
+        assert!(page.contains(value), "docs/protocol.md lacks {value:?}");
+    }
+}
+
+#[test]
 fn the_base_has_the_form_of_the_rfc() {
     let headers = signed();
     let presented = Presented::from_headers(&headers).expect("a signed request");

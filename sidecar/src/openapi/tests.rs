@@ -92,6 +92,29 @@ fn examples_are_messages() {
 }
 
 #[test]
+fn every_field_of_every_message_is_documented() {
+    let (document, page) = (build(), include_str!("../../../docs/protocol.md"));
+    let section = |name: &str| {
+        let rest = page.split(&format!("\n### `{name}`\n")).nth(1);
+        rest.and_then(|rest| rest.split("\n##").next()).unwrap_or_default()
+    };
+    let schemas = document["components"]["schemas"].as_object().expect("schemas");
+    // Problem documents have a page of their own.
+    for (name, schema) in schemas.iter().filter(|(name, _)| *name != "Problem") {
+        let sections = match name.as_str() {
+            "Retrieved" => [section("Retrieved"), section("Context")],
+            "RefusedLine" => [section("Imported"); 2],
+            "ExportEnd" => [section("ExportedContext"); 2],
+            "Range" => [section("Filter"); 2],
+            name => [section(name); 2],
+        };
+        for field in schema["properties"].as_object().into_iter().flatten().map(|(field, _)| format!("`{field}`")) {
+            assert!(sections.iter().any(|text| text.contains(&field)), "docs/protocol.md lacks {field} of {name}");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_referred_to_that_is_not_there() {
     let document = build();
     let text = document.to_string();
