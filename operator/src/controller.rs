@@ -15,6 +15,7 @@ pub mod build;
 mod certificate;
 mod children;
 pub mod config;
+mod context;
 mod end;
 mod error;
 mod evict;
@@ -65,13 +66,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 pub use args::Args;
+use context::Context;
 pub use error::Error;
 use fence::Fence;
 pub use grants::{ABANDON as ABANDON_COPIES, FINALIZER as COPIES_FINALIZER};
 use lease::Lease;
 use metrics::Metrics;
 use pods::Concerned;
-use reconcile::Context;
 pub use store::{
     reclaim::{ABANDON, FINALIZER},
     sweep,
@@ -355,7 +356,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_of_a_resource_goes_with_it() {
-        let context = Arc::new(reconcile::tests::context());
+        let context = Arc::new(context::tests::context());
         let (store, mut writer) = reflector::store::<Object>();
         let [here, gone] = ["here", "gone"].map(|name| {
             let mut resource = plan::tests::resource(&serde_json::json!({}));

@@ -17,11 +17,11 @@ use kube::Api;
 use super::{
     apply::{Manager, apply, covers},
     build,
+    context::Context,
     error::{Error, call},
     keys::{name_taken, owned, suspended},
     metrics::Due,
     plan::{CertificatePlan, Plan},
-    reconcile::Context,
     status::{Finding, Good, Trouble},
 };
 use crate::pki::client::{Facts, Given, Pair};

@@ -14,12 +14,12 @@ use kube::Api;
 use super::{
     apply::{Manager, apply, covers},
     build,
+    context::Context,
     error::{Error, call},
     given,
     keys::{name_taken, owned, suspended},
     managed,
     plan::{ClaimPlan, Plan, StoragePlan},
-    reconcile::Context,
     status::{Finding, Good, Trouble, listed},
     store,
 };
@@ -259,9 +259,9 @@ mod tests {
 
     use super::*;
     use crate::controller::{
+        context::tests::context_with,
         objects::{Objects, SECRETS},
         plan::tests::resource,
-        reconcile::tests::context_with,
     };
 
     /// The key and the certificate of a new CA.

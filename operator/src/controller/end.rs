@@ -10,10 +10,11 @@ use tracing::debug;
 
 use super::{
     Object,
+    context::Context,
     error::Error,
     grants,
     metrics::Outcome,
-    reconcile::{Context, FAILURES_SHOWN, LONGEST_WAIT, WAITING, backoff, jittered, refuse, write_status},
+    reconcile::{FAILURES_SHOWN, LONGEST_WAIT, WAITING, backoff, jittered, refuse, write_status},
     status::{self, Trouble},
     store::reclaim,
 };
@@ -38,7 +39,7 @@ pub(super) async fn end(object: &Object, context: &Context) -> Result<(Outcome, 
     let released = match release(object, context).await {
         Ok(released) => released,
         Err(error) => {
-            confess(object, context, &error).await;
+            report_failure(object, context, &error).await;
             return Err(error);
         }
     };
@@ -95,7 +96,7 @@ pub(super) fn waits(
 }
 
 /// Says why a deletion fails, once it is more than a hiccup. What the API server said goes to the log alone.
-async fn confess(object: &Object, context: &Context, error: &Error) {
+async fn report_failure(object: &Object, context: &Context, error: &Error) {
     if context.failures_of(object.meta()) < FAILURES_SHOWN {
         return;
     }

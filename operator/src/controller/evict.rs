@@ -7,8 +7,8 @@ use kube::{
 };
 
 use super::{
+    context::Context,
     error::{Error, call},
-    reconcile::Context,
     status::Trouble,
 };
 

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{
     Object,
+    context::Context,
     error::{Error, call},
-    reconcile::Context,
 };
 
 /// Whether a resource has a finalizer.

@@ -8,12 +8,12 @@ use kube::{
 };
 
 use super::{
+    context::Context,
     error::{Error, call},
     grants::Grants,
     pages::each_pod,
     plan::Plan,
     pods::Owner,
-    reconcile::Context,
 };
 use crate::{
     inject,
@@ -147,7 +147,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::controller::reconcile::tests::context_with;
+    use crate::controller::context::tests::context_with;
 
     #[tokio::test]
     async fn pods_that_the_webhook_is_not_asked_about_are_not_missing_a_sidecar() {

@@ -9,9 +9,9 @@ use k8s_openapi::{
 use kube::Api;
 
 use super::{
+    context::Context,
     error::{Error, call},
     plan::CaSource,
-    reconcile::Context,
     status::Trouble,
 };
 use crate::pki::check_bundle;

@@ -28,12 +28,12 @@ use tracing::info;
 use super::{
     apply::{Manager, apply},
     build::GRANTED_BY,
+    context::Context,
     end::{Released, is_asked, waits},
     error::{Error, call},
     finalizers,
     keys::{name_taken, suspended},
     plan::Plan,
-    reconcile::Context,
     status::{Finding, Good, Trouble, listed},
 };
 use crate::scope;

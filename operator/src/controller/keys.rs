@@ -28,10 +28,10 @@ use kube::{Api, api::PostParams};
 use super::{
     apply::{Manager, covers},
     build,
+    context::Context,
     error::{Error, call},
     grants::Grants,
     plan::{KeySource, Plan},
-    reconcile::Context,
     status::{Finding, Good, Trouble, listed},
 };
 pub(super) use answers::Answers;

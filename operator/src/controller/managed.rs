@@ -32,13 +32,11 @@ use k8s_openapi::api::{
 use kube::Api;
 
 pub(super) use self::snapshots::{Restores, Runs as Snapshots};
-use self::{
-    build::Builder, child::bring, client::Client, restoration::Restoration, rollout::Found as Said, secret::Lost,
-};
+use self::{build::Builder, child::bring, client::Client, restoration::Restoration, rollout::Progress, secret::Lost};
 use super::{
+    context::Context,
     error::{Error, call},
     plan::{ManagedPlan, Plan},
-    reconcile::Context,
     status::{Good, Trouble},
     store::{self, Found},
 };
@@ -159,9 +157,9 @@ impl Found {
     }
 
     /// The same with what is said of steps beside.
-    fn with(self, steps: Vec<(&'static str, Said)>) -> Self {
+    fn with(self, steps: Vec<(&'static str, Progress)>) -> Self {
         let Self { finding, next, mut beside, mut step, snapshots } = self;
-        for (kind, Said { finding, next }) in steps {
+        for (kind, Progress { finding, next }) in steps {
             beside.push((kind, finding));
             step = step.into_iter().chain(next).min();
         }
@@ -177,11 +175,11 @@ async fn steps(
     wanted: &ManagedPlan,
     nodes: &Nodes,
     client: Option<&Client>,
-) -> Result<Vec<(&'static str, Said)>, Error> {
+) -> Result<Vec<(&'static str, Progress)>, Error> {
     let Some(client) = client else { return Ok(Vec::new()) };
     let Some(live) = &nodes.live else {
         let changed = || Trouble::passing("Updating", "the StatefulSet was changed just now");
-        let said = |kind| (kind, Said { finding: Err(changed()), next: Some(SOON) });
+        let said = |kind| (kind, Progress { finding: Err(changed()), next: Some(SOON) });
         let kinds: &[_] = if wanted.nodes > 1 { &[CURRENT, BALANCED] } else { &[CURRENT] };
         return Ok(kinds.iter().filter(|_| nodes.formed).map(|kind| said(*kind)).collect());
     };
@@ -191,14 +189,14 @@ async fn steps(
         return Ok(if restarts.next.is_some() { vec![(CURRENT, restarts)] } else { Vec::new() });
     }
     let balance = match (&nodes.held, restarts.finding.is_ok()) {
-        (Some(trouble), _) => Some(Said { finding: Err(trouble.clone()), next: Some(WAITING) }),
+        (Some(trouble), _) => Some(Progress { finding: Err(trouble.clone()), next: Some(WAITING) }),
         (None, true) => {
             scale::ensure(context, plan, wanted, live, &pods, client, keeps_replicas(context, plan, nodes)).await
         }
         (None, false) if wanted.nodes == 1 && live.spec.replicas == Some(1) => None,
         (None, false) => {
             let trouble = Trouble::passing("Restarting", "replicas are moved when all nodes have the newest template");
-            Some(Said { finding: Err(trouble), next: None })
+            Some(Progress { finding: Err(trouble), next: None })
         }
     };
     Ok([(CURRENT, Some(restarts)), (BALANCED, balance)]
@@ -331,9 +329,9 @@ mod tests {
         *,
     };
     use crate::controller::{
+        context::tests::context,
         objects::{Objects, Rights, SECRETS},
         plan::{RestorePlan, StoragePlan, tests::resource},
-        reconcile::tests::context,
     };
 
     #[test]

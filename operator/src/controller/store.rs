@@ -18,9 +18,9 @@ use std::{sync::Arc, time::Duration};
 use context_manager_crds::{ContextManagerStatus, context_manager::status::Snapshots};
 
 use super::{
+    context::Context,
     error::Error,
     plan::{Plan, QdrantPlan},
-    reconcile::Context,
     status::{Finding, Good, Trouble},
 };
 pub(super) use credentials::Credentials;

@@ -33,13 +33,13 @@ use kube::{
 use serde_json::json;
 
 use super::{
+    context::Context,
     error::{Error, call},
     evict::{Evicted, Held, evict, refused},
     fleet::{self, Fleet},
     grants::Grants,
     metrics::Upgraded,
     plan::Plan,
-    reconcile::Context,
     status::{Finding, Trouble, listed},
 };
 use crate::upgrade::{Note, Outcome, Target};

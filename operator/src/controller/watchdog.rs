@@ -15,12 +15,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 
 use super::{
+    context::Context,
     error::{Error, call},
     evict::{Evicted, Held, evict},
     fleet::{Fleet, PodName},
     plan::Plan,
     pods::{Identity, Owner},
-    reconcile::Context,
     status::{Finding, Good, Trouble, listed},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Takes reviews in within a bound on memory: on bodies while they arrive, and on what is read from them until the answer is sent.
 //!
 //! Room is taken by the length that is announced, before a byte is read. The two bounds are apart, so that nobody who has room waits for
-//! somebody who waits for more. Whose turn it is when there is none: [`super::room`].
+//! somebody who waits for more. Whose turn it is when there is none: [`super::memory_budget`].
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    memory_budget::{Full, Guest, Room},
     review::{Answer, Review},
-    room::{Full, Guest, Room},
     server::Caller,
     weight::weigh,
 };

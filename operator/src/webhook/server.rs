@@ -1,4 +1,5 @@
-//! The TLS server: connections in bounded number ([`places`]), each with a bounded handshake and a bounded age, and an orderly [end](ending).
+//! The TLS server: connections in bounded number ([`connection_limits`]), each with a bounded handshake and a bounded age, and an orderly
+//! [end](ending).
 //!
 //! No connection outlives the certificate it was made with: an API server keeps one open for as long as it may, and would
 //! go on trusting a certificate that has ended.
@@ -31,13 +32,13 @@ use tracing::{debug, info, warn};
 use super::Error;
 use crate::pki::Certificates;
 use callers::Callers;
+pub(super) use connection_limits::Peer;
+use connection_limits::{Limits, Place, Places};
 use ending::{CLOCK, End, UNUSED, linger};
-pub(super) use places::Peer;
-use places::{Limits, Place, Places};
 
 pub(super) mod callers;
+mod connection_limits;
 mod ending;
-mod places;
 #[cfg(test)]
 mod tests;
 

@@ -21,11 +21,11 @@ use crate::{
     controller::{
         apply::{Manager, apply, covers},
         build,
+        context::Context,
         error::{Error, call},
         keys::{name_taken, owned, suspended},
         metrics::Due,
         plan::{CertManagerPlan, Plan},
-        reconcile::Context,
         status::Trouble,
     },
     pki::client::Given,

@@ -10,10 +10,10 @@ use kube::Api;
 use super::{Wanted, before_end, take};
 use crate::{
     controller::{
+        context::Context,
         error::{Error, call},
         metrics::Due,
         plan::Plan,
-        reconcile::Context,
         status::{Good, Trouble},
     },
     pki::client::{Facts, Given},

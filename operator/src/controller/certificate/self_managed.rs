@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use super::{Wanted, before_end, good, pair_in};
 use crate::{
-    controller::{error::Error, keys::suspended, metrics::Due, plan::Plan, reconcile::Context, status::Trouble},
+    controller::{context::Context, error::Error, keys::suspended, metrics::Due, plan::Plan, status::Trouble},
     pki::client::{Identity, Settings, Trust, keep},
 };
 

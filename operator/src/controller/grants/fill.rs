@@ -14,11 +14,11 @@ use super::{
 };
 use crate::controller::{
     apply::{Manager, apply, covers},
+    context::Context,
     error::{Error, call},
     given,
     keys::suspended,
     plan::Plan,
-    reconcile::Context,
     status::Trouble,
 };
 

@@ -31,11 +31,11 @@ use super::{
 };
 use crate::{
     controller::{
+        context::Context,
         error::Error,
         exchange::{BROKEN, exchange},
         pages::each_pod,
         plan::Plan,
-        reconcile::Context,
         status::listed,
     },
     pods,

@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 use crate::controller::{
     apply::{Manager, apply, covers},
     build,
+    context::Context,
     error::Error,
     keys::{name_taken, owned, suspended},
     plan::Plan,
-    reconcile::Context,
     status::Trouble,
 };
 use context_manager_protocol::hexadecimal::hexadecimal;

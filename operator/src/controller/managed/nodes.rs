@@ -12,9 +12,9 @@ use kube::{Api, ResourceExt as _, api::ListParams};
 
 use super::{build, config};
 use crate::controller::{
+    context::Context,
     error::{Error, call},
     plan::Plan,
-    reconcile::Context,
 };
 
 /// Label by which the controller of a `StatefulSet` says from which template it made a pod.

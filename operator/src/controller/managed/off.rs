@@ -14,10 +14,10 @@ use super::{
 };
 use crate::controller::{
     build as children,
+    context::Context,
     error::{Error, call},
     keys::owned,
     plan::{ManagedPlan, Plan},
-    reconcile::Context,
     status::Trouble,
     store::{self, Found},
 };

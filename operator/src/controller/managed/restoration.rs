@@ -9,13 +9,13 @@ use super::{
     CURRENT, Nodes, build,
     client::Client,
     config, nodes,
-    rollout::Found as Said,
+    rollout::Progress,
     snapshots::{self, Restored, Seen},
 };
 use crate::controller::{
+    context::Context,
     error::Error,
     plan::{ManagedPlan, Plan, RestorePlan, Source},
-    reconcile::Context,
     status::Trouble,
     store::Found,
 };
@@ -76,14 +76,14 @@ pub(super) async fn ensure(
     wanted: &ManagedPlan,
     restoration: &Restoration,
     nodes: &Nodes,
-    (client, steps): (Option<&Arc<Client>>, &[(&'static str, Said)]),
+    (client, steps): (Option<&Arc<Client>>, &[(&'static str, Progress)]),
 ) -> Result<Found, Error> {
     let found = |trouble, next| Ok(Found::of(Err(trouble), Some(next)));
     let restoring = |message: String| Trouble::passing("Restoring", message);
     let Some(client) = client.filter(|_| nodes.formed && nodes.ready >= nodes.wanted && nodes.live.is_some()) else {
         return found(nodes.trouble(plan), PAUSE);
     };
-    if let Some((_, Said { finding: Err(trouble), .. })) = steps.iter().find(|(kind, _)| *kind == CURRENT) {
+    if let Some((_, Progress { finding: Err(trouble), .. })) = steps.iter().find(|(kind, _)| *kind == CURRENT) {
         return found(restoring(format!("first all nodes are as they should be: {}", trouble.message)), PAUSE);
     }
     let name = &restoration.from;

@@ -13,10 +13,10 @@ use super::{
     view::{self, View},
 };
 use crate::controller::{
+    context::Context,
     error::Error,
     evict::{Evicted, evict},
     plan::Plan,
-    reconcile::Context,
     status::{Finding, Good, Trouble},
 };
 
@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// How long a node may take to come back before it is reported.
 const COMING_BACK: Duration = Duration::from_mins(5);
 
-/// How far the restarts are.
-pub(super) struct Found {
+/// How far the restarts are, or the moves of replicas.
+pub(super) struct Progress {
     pub(super) finding: Finding,
     pub(super) next: Option<Duration>,
 }
@@ -74,19 +74,19 @@ pub(super) async fn ensure(
     nodes: &[Node],
     client: &Client,
     formed: bool,
-) -> Result<Found, Error> {
+) -> Result<Progress, Error> {
     let set = Set::of(live);
     let views = if formed && !set.outdated(nodes).is_empty() { view::ask_all(client, nodes).await } else { Vec::new() };
-    let wait = |trouble| Found { finding: Err(trouble), next: Some(PAUSE) };
+    let wait = |trouble| Progress { finding: Err(trouble), next: Some(PAUSE) };
     Ok(match decide(&set, nodes, &views, Timestamp::now()) {
         Step::Current => {
             let message = format!("all {} nodes are as the resource wants them", set.wanted);
-            Found { finding: Ok(Good("Current", message)), next: None }
+            Progress { finding: Ok(Good("Current", message)), next: None }
         }
         Step::Wait(trouble) => wait(trouble),
         Step::Restart(node) if plan.suspended => {
             let message = format!("{} is to be restarted; nothing is changed while spec.suspend is true", node.name);
-            Found { finding: Err(Trouble::passing("Suspended", message)), next: None }
+            Progress { finding: Err(Trouble::passing("Suspended", message)), next: None }
         }
         Step::Restart(node) => wait(restart(context, plan, &node, (&set, nodes)).await?),
     })

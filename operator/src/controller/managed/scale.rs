@@ -15,13 +15,13 @@ use super::{
     client::Client,
     nodes::{self, Node},
     pod,
-    rollout::Found,
+    rollout::Progress,
     view::{self, View},
 };
 use crate::controller::{
+    context::Context,
     error::{Error, call},
     plan::{ManagedPlan, Plan},
-    reconcile::Context,
     status::{Finding, Good, Trouble},
 };
 
@@ -114,7 +114,7 @@ pub(super) async fn ensure(
     nodes: &[Node],
     client: &Client,
     held: Option<&str>,
-) -> Option<Found> {
+) -> Option<Progress> {
     let pods = live.spec.replicas.unwrap_or(1);
     if pods == 1 && wanted.nodes == 1 {
         return None;
@@ -136,7 +136,7 @@ pub(super) async fn ensure(
         }
         (Ok((first, Some(step))), None) => carry_out(context, plan, client, first, &step).await,
     };
-    Some(Found { finding, next })
+    Some(Progress { finding, next })
 }
 
 /// The node that is asked, and the next step.

@@ -31,9 +31,9 @@ use super::{
     nodes,
 };
 use crate::controller::{
+    context::Context,
     error::Error,
     plan::{ManagedPlan, Plan, SnapshotPlan},
-    reconcile::Context,
     status::{Finding, Good, Trouble, seconds},
 };
 pub(super) use restore::{Job as Restoring, Restored};

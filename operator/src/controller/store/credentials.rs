@@ -7,11 +7,11 @@ use secrecy::SecretString;
 
 use crate::controller::{
     build, certificate,
+    context::Context,
     error::{Error, call},
     given,
     keys::owned,
     plan::{Plan, QdrantPlan},
-    reconcile::Context,
     status::Trouble,
 };
 use crate::pki::client::Pair;

@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{
     controller::{
+        context::Context,
         fence::Fence,
         plan::{Plan, QdrantPlan, RunBy},
-        reconcile::Context,
         status::Trouble,
     },
     pki::client::Pair,

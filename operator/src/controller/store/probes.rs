@@ -146,8 +146,8 @@ mod tests {
 
     use super::*;
     use crate::controller::{
+        context::tests::context,
         plan::{Plan, StoragePlan, tests::resource},
-        reconcile::tests::context,
         store::credentials::Credentials,
     };
 

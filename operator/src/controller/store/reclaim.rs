@@ -15,11 +15,11 @@ use tracing::info;
 use super::{credentials, probe::Target, server, sharing::sharing};
 use crate::controller::{
     Object,
+    context::Context,
     end::{self, Released, is_asked},
     error::Error,
     finalizers, fleet,
     plan::{Plan, QdrantPlan, StoragePlan},
-    reconcile::Context,
     status::Trouble,
 };
 use crate::scope::Scope;

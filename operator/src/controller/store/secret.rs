@@ -15,10 +15,10 @@ use super::{
 use crate::controller::{
     apply::{Manager, apply, covers},
     build,
+    context::Context,
     error::{Error, call},
     keys::{name_taken, owned, suspended},
     plan::{Plan, QdrantPlan},
-    reconcile::Context,
     status::Trouble,
 };
 
@@ -133,9 +133,9 @@ mod tests {
 
     use super::*;
     use crate::controller::{
+        context::tests::context_with,
         objects::Objects,
         plan::{StoragePlan, tests::resource},
-        reconcile::tests::context_with,
     };
 
     const HOUR: Duration = Duration::from_hours(1);

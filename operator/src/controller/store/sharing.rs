@@ -14,9 +14,9 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::controller::{
+    context::Context,
     error::{Error, call},
     plan::{Overlap, Plan, QdrantPlan},
-    reconcile::Context,
     status::{Trouble, listed},
 };
 

@@ -16,13 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::probe::Target;
-use crate::controller::{
-    Object,
-    metrics::Swept,
-    pages::each_pod,
-    plan::Plan,
-    reconcile::{Context, jittered},
-};
+use crate::controller::{Object, context::Context, metrics::Swept, pages::each_pod, plan::Plan, reconcile::jittered};
 
 /// Contexts of one deletion.
 const BATCH: usize = 500;

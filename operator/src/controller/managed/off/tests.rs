@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     controller::{
-        Settings, keys, managed,
+        Settings,
+        context::tests::context_with,
+        keys, managed,
         objects::{Objects, Rights, SECRETS},
         plan::{StoragePlan, tests::resource},
-        reconcile::tests::context_with,
     },
     pki::{
         self,

@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::controller::{
     children,
+    context::Context,
     error::{Error, call},
     given,
     plan::{CaSource, ManagedPlan, Plan, SnapshotPlace},
-    reconcile::Context,
     status::Trouble,
 };
 
