@@ -23,8 +23,10 @@ use crate::{
 
 /// How long an upgraded sidecar may take to become ready.
 pub(super) const DEADLINE: Duration = Duration::from_mins(2);
-/// How long all pods that are left have to stay until a person is called.
+/// How long all pods that are left have to stay, or say nothing of the image, until a person is called.
 const HELD_UP: Duration = Duration::from_mins(10);
+/// Most pods that get an image of which nothing is known after the first batch, one each time that the last has had it for [`HELD_UP`].
+const MORE: usize = 3;
 /// Least pause before another look.
 const SOONEST: Duration = Duration::from_millis(500);
 
@@ -123,42 +125,59 @@ struct Step<'s> {
 impl<'s> Step<'s> {
     fn in_place(&self) -> Verdict {
         let regressed: Vec<_> = self.upgraded().filter_map(|pod| Some((pod, self.regression(pod)?))).collect();
-        let restorations: Vec<_> =
-            regressed.iter().map(|(pod, why)| Act::Restore(pod.name.clone(), why.clone())).collect();
+        let is_restored =
+            |pod: &&Seen| !pod.ended && self.began(pod, Outcome::Restored) && pod.standing != Standing::Current;
+        let restored = self.pods.iter().filter(is_restored);
+        let failed: Vec<_> = restored.chain(regressed.iter().map(|(pod, _)| *pod)).collect();
+        let lost = self.upgraded().filter(|pod| self.is_lost(pod) && self.is_bad_for(pod, &failed));
+        let lost = lost.map(|pod| (pod, pod.stuck.clone().unwrap_or_else(|| "is not ready with it".to_owned())));
+        let restorations = regressed.iter().cloned().chain(lost);
+        let restorations: Vec<_> = restorations.map(|(pod, why)| Act::Restore(pod.name.clone(), why)).collect();
         if regressed.iter().any(|(pod, _)| !self.is_guest(pod)) {
             let named: Vec<_> = regressed.iter().map(|(pod, why)| format!("{} ({why})", pod.name)).collect();
             let failed: Vec<_> = regressed.iter().map(|(pod, _)| pod.name.clone()).collect();
             return Verdict { acts: restorations, ..self.stop(&named, &failed) };
         }
-        let is_restored =
-            |pod: &&Seen| !pod.ended && self.began(pod, Outcome::Restored) && pod.standing != Standing::Current;
-        let (guests, own): (Vec<_>, Vec<_>) = self.pods.iter().filter(is_restored).partition(|pod| self.is_guest(pod));
+        let own: Vec<_> = failed.iter().copied().filter(|pod| !self.is_guest(pod)).collect();
         if !own.is_empty() {
             let own = names(&own);
             return Verdict { acts: restorations, ..self.stop(&own, &own) };
         }
         let waiting = self.standing(Standing::OtherImage);
-        if let Some(failed) = self.memory.failed.as_ref().filter(|_| !waiting.is_empty()) {
-            return Verdict { acts: restorations, ..self.stop(&failed.pods, &[]) };
+        let is_left = !waiting.is_empty() || !restorations.is_empty();
+        if let Some(known) = self.memory.failed.as_ref().filter(|_| is_left) {
+            return Verdict { acts: restorations, ..self.stop(&known.pods, &[]) };
         }
-        let failed: Vec<_> = guests.into_iter().chain(regressed.iter().map(|(pod, _)| *pod)).collect();
         let unproven = self.upgraded().filter(|pod| !self.is_proven(pod));
         let (unknown, watched): (Vec<_>, Vec<_>) = unproven.partition(|pod| self.says_nothing(pod));
         // Where no pod says that the image is good, no other one gets it that would say nothing either.
         let is_known = unknown.is_empty() || self.fresh().any(|pod| pod.ready && self.is_proven(pod));
-        let is_next = |pod: &&Seen| pod.standing == Standing::OtherImage && (pod.ready || is_known);
-        let candidates = Self::in_turn(self.alive().filter(is_next), &failed);
-        let room = self.batch().saturating_sub(watched.len());
+        let outdated = |all: bool| {
+            let is_next = |pod: &&Seen| pod.standing == Standing::OtherImage && (pod.ready || all);
+            Self::in_turn(self.alive().filter(is_next), &failed)
+        };
+        let candidates = outdated(is_known);
+        // What keeps those that have it from being ready may be their own, and it may be what the others need: so one more gets it now and
+        // then. Not all do, for what keeps them from being ready may pass, and the image may be bad.
+        let last = unknown.iter().filter_map(|pod| Some(pod.note.as_ref()?.at)).max();
+        let is_long = last.is_none_or(|at| self.is_over(at, HELD_UP));
+        let is_stuck = !is_known && candidates.is_empty() && watched.is_empty();
+        let (candidates, room) = if is_stuck && is_long && unknown.len() < self.batch() + MORE {
+            (outdated(true), 1)
+        } else {
+            (candidates, self.batch().saturating_sub(watched.len()))
+        };
         let chosen: Vec<_> = candidates.iter().filter(|pod| !pod.rests(self.now)).take(room).collect();
         let rested = self.next_rest(&candidates).filter(|_| chosen.len() < room);
         let next = watched.iter().filter_map(|pod| Some(self.look(watched_since(pod, pod.note.as_ref()?.at))));
         let next = next.chain(rested).min();
-        let finding = if waiting.is_empty() || !candidates.is_empty() || !watched.is_empty() {
-            self.held_up(self.progress(&waiting, &names(&watched)), &candidates, watched.len())
-        } else if is_known {
+        let is_idle = candidates.is_empty() && watched.is_empty();
+        let finding = if is_idle && !is_known && (is_left || unknown.iter().any(|pod| self.is_lost(pod))) {
+            Err(self.nothing_known(&unknown, &failed, is_long))
+        } else if is_idle && !waiting.is_empty() {
             Err(self.guests_failed(&failed))
         } else {
-            Err(self.nothing_known(&unknown))
+            self.held_up(self.progress(&waiting, &names(&watched)), &candidates, watched.len())
         };
         let replacements = chosen.into_iter().map(|pod| Act::Replace(pod.name.clone()));
         let acts = restorations.into_iter().chain(replacements).collect();
@@ -208,15 +227,25 @@ impl<'s> Step<'s> {
         Err(Trouble { reason: rest.why.reason, message, stalled: is_alone && (is_long || rest.why.stalled) })
     }
 
-    /// Nothing is known of the image, because these pods were not ready before it either.
-    fn nothing_known(&self, unknown: &[&Seen]) -> Trouble {
-        let trouble = self.under_way(&[]);
+    /// Nothing is known of the image, because these pods are not ready with it, maybe for another reason. It may also have `failed` in pods of
+    /// other namespaces. After a long time a person is called.
+    fn nothing_known(&self, unknown: &[&Seen], failed: &[&Seen], is_long: bool) -> Trouble {
+        let progress = self.under_way(&[]);
+        let others = if self.standing(Standing::OtherImage).is_empty() {
+            String::new()
+        } else {
+            format!("; others that are not ready wait for one that is, but for one every ten minutes, {MORE} at most")
+        };
         let message = format!(
-            "{}; not ready with it, and not before it either: {}; others that are not ready wait until one with it is",
-            trouble.message,
+            "{}; not ready with it, maybe for another reason: {}{others}; make one of them ready, or delete it",
+            progress.message,
             listed(&names(unknown))
         );
-        Trouble { message, ..trouble }
+        if failed.is_empty() {
+            return Trouble { message, stalled: is_long, ..progress };
+        }
+        let failed = self.guests_failed(failed);
+        Trouble { message: format!("{}; {message}", failed.message), ..failed }
     }
 
     /// The image failed in these pods, as they are `named`, and no other pod gets it.
@@ -334,6 +363,20 @@ impl<'s> Step<'s> {
     fn says_nothing(&self, pod: &Seen) -> bool {
         let is_late = |note: &Note| !note.was_ready && self.is_over(note.at, DEADLINE);
         !pod.ready && (self.is_past(pod) || pod.note.as_ref().is_some_and(is_late))
+    }
+
+    /// Whether it may be the new image that keeps such a pod from being ready. One that was ready before and only is not so much later has
+    /// another reason, as a store that is away.
+    fn is_lost(&self, pod: &Seen) -> bool {
+        let was_ready = pod.note.as_ref().is_some_and(|note| note.was_ready);
+        self.says_nothing(pod) && (pod.stuck.is_some() || !was_ready)
+    }
+
+    /// Whether the new image counts as bad for a pod, because it `failed` in these or before. What failed in another namespace says nothing
+    /// outside of it.
+    fn is_bad_for(&self, pod: &Seen, failed: &[&Seen]) -> bool {
+        let counts = |failed: &&Seen| !self.is_guest(failed) || failed.place.0 == pod.place.0;
+        self.memory.failed.is_some() || failed.iter().any(counts)
     }
 
     /// Whether an upgraded sidecar has run well for long enough.

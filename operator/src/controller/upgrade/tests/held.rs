@@ -121,13 +121,98 @@ fn a_new_pod_that_no_node_takes_stops_nobody_unless_another_one_went_for_it() {
 fn an_image_of_which_nothing_is_known_goes_to_one_batch_of_pods_that_are_not_ready() {
     let mut world = World::new(10, plan(UpgradeStrategy::InPlace, 10), true);
     world.never_ready = named(0..10);
-    let said = world.trouble(2_000);
-    assert_eq!((said.reason, world.touched.len()), ("Upgrading", 1), "{}", said.message);
-    assert!(said.message.contains("not ready with it, and not before it either: pod-00;"), "{}", said.message);
+    let said = world.trouble(590);
+    assert_eq!((said.reason, said.stalled, world.touched.len()), ("Upgrading", false, 1), "{}", said.message);
+    assert!(said.message.contains("not ready with it, maybe for another reason: pod-00;"), "{}", said.message);
+    // Then to one more now and then, a few in all.
+    world.run(20);
+    assert_eq!(world.touched, named(0..2));
+    let said = world.trouble(2 * 3_600);
+    assert_eq!((said.reason, said.stalled, world.touched.len()), ("Upgrading", true, 4), "{}", said.message);
     // One that is ready shows it.
     world.never_ready.retain(|pod| pod != "pod-05");
     world.run(2_000).finding.expect("it goes on");
     assert_eq!(outdated(&world), [""; 0]);
+}
+
+#[test]
+fn an_image_that_makes_pods_ready_comes_to_all_past_one_with_a_trouble_of_its_own() {
+    let mut world = World::new(10, plan(UpgradeStrategy::InPlace, 10), true);
+    world.never_ready = named(0..10);
+    for _ in 0..1_500 {
+        world.tick();
+        let still = outdated(&world);
+        world.never_ready.retain(|pod| pod == "pod-00" || still.contains(pod));
+    }
+    world.tick().finding.expect("all have it");
+    assert_eq!((outdated(&world).len(), world.down()), (0, 1));
+}
+
+#[test]
+fn pods_that_were_not_ready_have_the_image_before_again_when_the_new_one_is_bad() {
+    // In the same batch as one that shows it.
+    let mut world = World::new(2, plan(UpgradeStrategy::InPlace, 100), false);
+    world.never_ready = named(0..1);
+    world.tick();
+    world.never_ready.clear();
+    let said = world.trouble(300);
+    assert!(said.reason == STOPPED && said.message.contains("pod-01"), "{}", said.message);
+    assert_eq!((world.touched.len(), outdated(&world), world.down()), (2, named(0..2), 0));
+    // Long before one that shows it.
+    let mut world = World::new(10, plan(UpgradeStrategy::InPlace, 10), false);
+    world.never_ready = named(0..10);
+    world.run(2 * 3_600);
+    world.never_ready.clear();
+    assert_eq!(world.trouble(60).reason, STOPPED);
+    assert_eq!((world.touched.len(), outdated(&world), world.down()), (5, named(0..10), 0));
+}
+
+#[test]
+fn a_canary_that_failed_while_nobody_looked_has_the_image_before_again() {
+    let mut world = World::new(10, plan(UpgradeStrategy::InPlace, 10), false);
+    world.tick();
+    world.now = world.now.checked_add(Duration::from_mins(10)).expect("a time");
+    assert_eq!(world.trouble(60).reason, STOPPED);
+    assert_eq!((world.touched.len(), outdated(&world), world.down()), (2, named(0..10), 0));
+}
+
+#[test]
+fn pods_that_are_not_ready_long_after_keep_an_image_that_failed_in_another_one() {
+    let mut world = World::new(3, plan(UpgradeStrategy::InPlace, 10), true);
+    while world.touched.len() < 2 {
+        world.tick();
+    }
+    world.pods[0].note.as_mut().expect("a note").at = Timestamp::UNIX_EPOCH;
+    // Its store is away: it runs, and is not ready.
+    (world.pods[0].ready, world.pods[0].stuck) = (false, None);
+    world.pods[1].stuck = Some("ImagePullBackOff".to_owned());
+    let verdict = first(&world.pods, NEW, world.plan, world.now).expect("a verdict");
+    assert_eq!(verdict.acts, [Act::Restore("pod-01".to_owned(), "ImagePullBackOff".to_owned())]);
+}
+
+#[test]
+fn the_only_pod_is_not_said_to_be_up_to_date_with_an_image_of_which_nothing_is_known() {
+    let mut world = World::new(1, plan(UpgradeStrategy::InPlace, 10), false);
+    world.never_ready = named(0..1);
+    let said = world.trouble(300);
+    assert_eq!((said.reason, said.stalled), ("Upgrading", false), "{}", said.message);
+    let said = world.trouble(600);
+    assert_eq!((said.reason, said.stalled), ("Upgrading", true), "{}", said.message);
+    assert!(said.message.ends_with(": pod-00; make one of them ready, or delete it"), "{}", said.message);
+}
+
+#[test]
+fn pods_that_are_not_ready_do_not_hide_that_the_image_failed_in_another_namespace() {
+    let mut world = World::new(4, plan(UpgradeStrategy::InPlace, 10), true);
+    for guest in &mut world.pods[..2] {
+        guest.granted = true;
+        guest.place.0 = "guest".to_owned();
+    }
+    (world.works_for_guests, world.never_ready) = (false, named(2..4));
+    let said = world.trouble(300);
+    assert!(said.reason == STOPPED && said.stalled, "{}", said.message);
+    assert!(said.message.contains("failed in pod-00, so no other pod of their namespaces"), "{}", said.message);
+    assert!(said.message.contains("not ready with it, maybe for another reason: pod-02;"), "{}", said.message);
 }
 
 #[test]
