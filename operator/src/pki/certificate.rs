@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -23,7 +24,6 @@ pub(super) const BACKDATED: Duration = Duration::from_mins(5);
 /// Longest time before its end that a certificate of somebody else counts as ending soon.
 const NOTICE: Duration = Duration::from_hours(30 * 24);
 
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 /// The last line of a certificate in PEM.
 pub(super) const END: &str = "-----END CERTIFICATE-----";
 
@@ -139,12 +139,12 @@ pub fn check_bundle(pem: &[u8]) -> Result<(), String> {
     if roots.is_empty() { Err("has no certificate in PEM".to_owned()) } else { Ok(()) }
 }
 
-/// The certificates of a PEM text, each as text, without what stands between them.
+/// The certificates of a PEM text, written anew: without what stands between them, such as keys, and as whoever checked the text read them.
 #[must_use]
 pub fn only_certificates(pem: &[u8]) -> String {
-    let text = String::from_utf8_lossy(pem);
-    let bodies = text.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END));
-    bodies.flat_map(|(body, _)| [BEGIN, body, END, "\n"]).collect()
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    let encode = |der: &CertificateDer<'_>| pem::encode_config(&Pem::new("CERTIFICATE", der.to_vec()), config);
+    bundle(pem).iter().map(encode).collect()
 }
 
 /// When the first certificate of a PEM text ends.
@@ -207,4 +207,23 @@ pub(super) fn set_times(params: &mut CertificateParams, now: Timestamp, lifetime
     params.not_before = epoch + Duration::from_secs(seconds(earlier(now, BACKDATED)));
     params.not_after = epoch + Duration::from_secs(seconds(not_after));
     not_after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_written_as_they_were_read_and_nothing_beside_them() {
+        let key = KeyPair::generate().expect("a key");
+        let made = || CertificateParams::default().self_signed(&key).expect("a certificate").pem();
+        let (one, other, former) = (made(), made(), made());
+        let commented: String = former.lines().flat_map(|line| ["# ", line, "\n"]).collect();
+        let text = format!("{commented}of the root:\n{one}{}\n  {other}", key.serialize_pem());
+        assert_eq!(check_bundle(text.as_bytes()), Ok(()));
+        let written = only_certificates(text.as_bytes());
+        assert_eq!(check_bundle(written.as_bytes()), Ok(()));
+        assert_eq!(bundle(written.as_bytes()), bundle(text.as_bytes()));
+        assert!(written.contains(&one) && !written.contains('#') && !written.contains("KEY"), "{written}");
+    }
 }
