@@ -1,5 +1,6 @@
-//! What a query gets that has nothing to compare: only stop words, and no embedding. "And then?" asks for what was last, so the newest
-//! contexts answer, and the answer says in `degraded` that the query had no part in it.
+//! What a query gets that has nothing to compare: it has stop words alone, or no word that is in memory, and its meaning cannot be
+//! compared. "And then?" asks for what was last, so the newest contexts answer, and the answer says in `degraded` that the query had no part
+//! in it.
 
 use std::cmp::Reverse;
 

@@ -12,6 +12,7 @@ use std::{
 use context_manager_memory::{
     ContextId, Leg, Level, PerLevel, QueryVectors, Timestamp,
     budget::{self, Item, Packing},
+    frequencies::DocumentFrequencies,
     lexical, local,
     rank::{self, Candidate, QueryFacts, Ranked},
     tokens::Tokenizer,
@@ -48,29 +49,70 @@ struct Ask {
     explain: bool,
 }
 
+/// What may answer.
+struct Found {
+    candidates: Vec<Candidate>,
+    /// Whether the query had no part in it, so that these are the newest.
+    is_silent: bool,
+    degraded: Vec<Degradation>,
+}
+
+/// One look for what may answer.
+#[derive(Clone, Copy)]
+struct Look<'a> {
+    ask: &'a Ask,
+    query: &'a QueryVectors,
+    /// What waits for the store.
+    view: Option<&'a View>,
+    now: Timestamp,
+}
+
+impl Look<'_> {
+    /// Whether it is for what was before: of that the sidecar itself has nothing.
+    fn is_past(&self) -> bool {
+        self.ask.as_of.is_some()
+    }
+
+    /// What is in the store, with what waits for it laid over it.
+    fn with_waiting(self, stored: Stored, in_store: &[&Wanted]) -> Vec<Candidate> {
+        let Stored { mut candidates, frequencies } = stored;
+        let Some(view) = self.view else { return candidates };
+        candidates.retain(|candidate| !view.hides(&candidate.context));
+        for wanted in in_store {
+            let waiting = immediate::waiting(view, wanted, self.now);
+            let scored = match frequencies.get(&wanted.owner) {
+                Some(frequencies) => local::score_by(self.query, &waiting, frequencies),
+                None => local::score(self.query, &waiting),
+            };
+            candidates.extend(local::best(scored, Search::PER_LEG));
+        }
+        candidates
+    }
+}
+
+/// What is to be searched where.
+#[derive(Default)]
+struct Plan<'a> {
+    searches: Vec<Search>,
+    /// The memories that L1 answers for by itself.
+    in_memory: Vec<&'a Wanted>,
+    /// Those that the store answers for.
+    in_store: Vec<&'a Wanted>,
+}
+
+/// What the store has.
+struct Stored {
+    candidates: Vec<Candidate>,
+    /// The counts that they were scored by, of each memory if writes wait.
+    frequencies: HashMap<Owner, DocumentFrequencies>,
+}
+
 impl Inner {
     pub(super) async fn retrieve(&self, reaches: &[&Reach], request: ContextRequest) -> Result<ContextResponse, Error> {
         let since = Instant::now();
         let policy = self.policy.load_full();
         let ask = self.understand(reaches, request, &policy)?;
-        let mut degraded = Vec::new();
-        let query = self.query_vectors(&ask.query, &mut degraded).await;
-        if query.dense.is_some() && self.re_embedding.is_incomplete() {
-            degraded.push(Degradation::ReEmbedding);
-        }
-        let mut is_silent = newest::says_nothing(&query);
-        let (has_meaning, known) = (query.dense.is_some(), degraded.clone());
-        let mut candidates = self.candidates(&ask, query, now(), &mut degraded).await?;
-        // No word of it is in memory, and by its meaning it cannot be compared: it says as little as one without words.
-        let is_lost = (!has_meaning || known.contains(&Degradation::ReEmbedding)) && nothing_fits(&candidates);
-        if is_lost && !is_silent {
-            (is_silent, degraded) = (true, known);
-            candidates = self.candidates(&ask, QueryVectors::default(), now(), &mut degraded).await?;
-        }
-        if is_silent {
-            degraded.push(Degradation::Query);
-            newest::by_age(&mut candidates);
-        }
+        let Found { candidates, is_silent, degraded } = self.find(&ask).await?;
         // Embedding and store may have taken their time; what expired meanwhile is not returned.
         let now = now();
         let ranking = telemetry::ranking(candidates.len()).entered();
@@ -89,7 +131,10 @@ impl Inner {
             (ranked, items, packing)
         });
         drop(ranking);
-        self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.as_ref()), now);
+        // What came for want of anything to compare was not asked for.
+        if !is_silent {
+            self.upkeep.count_accesses(packing.taken.iter().map(|taken| ranked[taken.place].context.as_ref()), now);
+        }
         let response = respond(ranked, &items, &packing, &ask, &degraded, (&self.owner, policy.tokenizer));
         for (level, tokens) in &response.tokens_by_level {
             self.metrics.contexts.tokens_returned.add(*level, *tokens as u64);
@@ -99,6 +144,32 @@ impl Inner {
         }
         self.metrics.contexts.retrieve_duration.observe(since.elapsed().as_secs_f64());
         Ok(response)
+    }
+
+    /// What may answer, before it is ranked.
+    async fn find(&self, ask: &Ask) -> Result<Found, Error> {
+        let mut degraded = Vec::new();
+        let query = self.query_vectors(&ask.query, &mut degraded).await;
+        if query.dense.is_some() && self.re_embedding.is_incomplete() {
+            degraded.push(Degradation::ReEmbedding);
+        }
+        let mut is_silent = newest::says_nothing(&query);
+        let (is_meant, known) = (query.dense.is_some() && degraded.is_empty(), degraded.clone());
+        let mut candidates = self.candidates(ask, query, now(), &mut degraded).await?;
+        // No word of it is in memory, and by its meaning it cannot be compared with all: it says as little as one without words.
+        if !is_silent && !is_meant && nothing_fits(&candidates) {
+            // A store that has just failed is not waited for again: without it all that L1 has is here already.
+            if !degraded.contains(&Degradation::Store) {
+                degraded = known;
+                candidates = self.candidates(ask, QueryVectors::default(), now(), &mut degraded).await?;
+            }
+            is_silent = !candidates.is_empty();
+        }
+        if is_silent {
+            degraded.push(Degradation::Query);
+            newest::by_age(&mut candidates);
+        }
+        Ok(Found { candidates, is_silent, degraded })
     }
 
     fn understand(&self, reaches: &[&Reach], request: ContextRequest, policy: &Policy) -> Result<Ask, Error> {
@@ -157,8 +228,7 @@ impl Inner {
         self.immediate.is_complete() && !self.store.is_shared()
     }
 
-    /// The immediate level is searched apart from the others, so that a floor of the budget for it can be filled whatever the best of each
-    /// leg are elsewhere. The store scores both, so that the scores can be compared.
+    /// What may answer, with scores. Without the store it is what L1 has, but of the past L1 knows nothing.
     async fn candidates(
         &self,
         ask: &Ask,
@@ -167,93 +237,100 @@ impl Inner {
         degraded: &mut Vec<Degradation>,
     ) -> Result<Vec<Candidate>, Error> {
         // While something waits, the next journaled write copies a view that somebody holds, and a slow store lets searches hold theirs for long.
-        let waits = self.pending.view().is_some();
+        let waits = self.pending.is_active() && !self.answers_from_memory(ask);
         let _turn = if waits { self.searches.acquire().await.ok() } else { None };
         let view = self.pending.view();
-        // Of what was before, the sidecar itself has nothing.
-        let is_past = ask.as_of.is_some();
-        let held = |wanted: &[&Wanted]| -> Vec<Candidate> {
-            let of = |wanted: &&Wanted| self.immediate.candidates(&query, wanted, view.as_deref(), now);
-            wanted.iter().flat_map(of).collect()
-        };
-        let mut searches = Vec::new();
-        let (mut in_memory, mut in_store) = (Vec::new(), Vec::new());
-        for wanted in &ask.wanted {
-            let (fresh, stored): (Vec<Level>, Vec<Level>) =
-                wanted.levels.iter().partition(|level| **level == Level::Immediate);
-            let is_known = !is_past && wanted.owner == self.owner && self.knows_all_immediate();
-            if stored.is_empty() && is_known {
-                in_memory.push(wanted);
-                continue;
-            }
-            in_store.push(wanted);
-            // What L1 knows not to be there is not searched for.
-            let nothing_fresh = is_known && self.immediate.matching(wanted, now).is_empty();
-            let fresh = if nothing_fresh { Vec::new() } else { fresh };
-            searches.extend([fresh, stored].into_iter().filter(|levels| !levels.is_empty()).map(|levels| Search {
-                query: query.clone(),
-                selection: wanted.selection(levels, now),
-                per_leg: Search::PER_LEG,
-                frequencies: None,
-            }));
-        }
+        let look = Look { ask, query: &query, view: view.as_deref(), now };
+        let Plan { searches, mut in_memory, in_store } = self.plan(look);
         if searches.is_empty() {
-            return Ok(once_each(held(&in_memory)));
+            return Ok(once_each(self.held(look, &in_memory)));
         }
-        let found = async {
-            if newest::says_nothing(&query) {
-                return Ok((self.newest(searches).await?, HashMap::new()));
+        match self.store_health.note(self.stored(look, searches, &in_store).await) {
+            Ok(stored) if look.is_past() => {
+                Ok(without_doubles(once_each(self.past(look, stored.candidates, &in_store))))
             }
-            // What waits is scored here and what is stored there, by the same counts of both.
-            let frequencies = match &view {
-                Some(view) if !is_past && view.has_writes() => self.frequencies(&query, &in_store, view, now).await?,
-                Some(_) | None => HashMap::new(),
-            };
-            for search in &mut searches {
-                search.frequencies = frequencies.get(&search.selection.owner).cloned();
-            }
-            Ok::<_, vector_store::Error>((self.store.candidates(searches).await?, frequencies))
-        };
-        match self.store_health.note(found.await) {
-            Ok((candidates, _)) if is_past => {
-                let candidates = self.past(candidates, view.as_deref(), (ask, &query), &in_store, now);
-                Ok(without_doubles(once_each(candidates)))
-            }
-            Ok((mut candidates, frequencies)) => {
-                if let Some(view) = &view {
-                    candidates.retain(|candidate| !view.hides(&candidate.context));
-                    for wanted in in_store {
-                        let waiting = immediate::waiting(view, wanted, now);
-                        let scored = match frequencies.get(&wanted.owner) {
-                            Some(frequencies) => local::score_by(&query, &waiting, frequencies),
-                            None => local::score(&query, &waiting),
-                        };
-                        candidates.extend(local::best(scored, Search::PER_LEG));
-                    }
-                }
-                candidates.extend(held(&in_memory));
+            Ok(stored) => {
+                let mut candidates = look.with_waiting(stored, &in_store);
+                candidates.extend(self.held(look, &in_memory));
                 Ok(once_each(candidates))
             }
-            Err(error) if is_past => Err(error.into()),
+            Err(error) if look.is_past() => Err(error.into()),
             Err(error) => {
                 warn!(error = chain(&error), "Searched without the store");
                 degraded.push(Degradation::Store);
                 in_memory.extend(in_store);
-                Ok(once_each(held(&in_memory)))
+                Ok(once_each(self.held(look, &in_memory)))
             }
         }
     }
 
-    /// What was so at a time, with what waits for the store laid over it.
-    fn past(
+    /// Whether nothing but L1 has a part in the answer.
+    fn answers_from_memory(&self, ask: &Ask) -> bool {
+        let is_known = |wanted: &Wanted| wanted.owner == self.owner && *wanted.levels == [Level::Immediate];
+        ask.as_of.is_none() && self.knows_all_immediate() && ask.wanted.iter().all(is_known)
+    }
+
+    /// What is to be searched where; nobody is asked yet.
+    ///
+    /// The immediate level is searched apart from the others, so that a floor of the budget for it can be filled whatever the best of each
+    /// leg are elsewhere. The store scores both, so that the scores can be compared.
+    fn plan<'a>(&self, look: Look<'a>) -> Plan<'a> {
+        let mut plan = Plan::default();
+        for wanted in &look.ask.wanted {
+            let (fresh, stored): (Vec<Level>, Vec<Level>) =
+                wanted.levels.iter().partition(|level| **level == Level::Immediate);
+            let is_known = !look.is_past() && wanted.owner == self.owner && self.knows_all_immediate();
+            if stored.is_empty() && is_known {
+                plan.in_memory.push(wanted);
+                continue;
+            }
+            plan.in_store.push(wanted);
+            // What L1 knows not to be there is not searched for.
+            let nothing_fresh = is_known && self.immediate.matching(wanted, look.now).is_empty();
+            let fresh = if nothing_fresh { Vec::new() } else { fresh };
+            let searched = [fresh, stored].into_iter().filter(|levels| !levels.is_empty());
+            plan.searches.extend(searched.map(|levels| Search {
+                query: look.query.clone(),
+                selection: wanted.selection(levels, look.now),
+                per_leg: Search::PER_LEG,
+                frequencies: None,
+            }));
+        }
+        plan
+    }
+
+    /// What L1 has, and what waits for the store.
+    fn held(&self, look: Look<'_>, wanted: &[&Wanted]) -> Vec<Candidate> {
+        let of = |wanted: &&Wanted| self.immediate.candidates(look.query, wanted, look.view, look.now);
+        wanted.iter().flat_map(of).collect()
+    }
+
+    /// What the store has.
+    async fn stored(
         &self,
-        candidates: Vec<Candidate>,
-        view: Option<&View>,
-        (ask, query): (&Ask, &QueryVectors),
-        searched: &[&Wanted],
-        now: Timestamp,
-    ) -> Vec<Candidate> {
-        let (Some(view), Some(at)) = (view, ask.as_of.map(Timestamp::from_millis)) else { return candidates };
+        look: Look<'_>,
+        mut searches: Vec<Search>,
+        in_store: &[&Wanted],
+    ) -> Result<Stored, vector_store::Error> {
+        if newest::says_nothing(look.query) {
+            return Ok(Stored { candidates: self.newest(searches).await?, frequencies: HashMap::new() });
+        }
+        // What waits is scored here and what is stored there, by the same counts of both.
+        let frequencies = match look.view {
+            Some(view) if !look.is_past() && view.has_writes() => {
+                self.frequencies(look.query, in_store, view, look.now).await?
+            }
+            Some(_) | None => HashMap::new(),
+        };
+        for search in &mut searches {
+            search.frequencies = frequencies.get(&search.selection.owner).cloned();
+        }
+        Ok(Stored { candidates: self.store.candidates(searches).await?, frequencies })
+    }
+
+    /// What was so at a time, with what waits for the store laid over it.
+    fn past(&self, look: Look<'_>, candidates: Vec<Candidate>, in_store: &[&Wanted]) -> Vec<Candidate> {
+        let (Some(view), Some(at)) = (look.view, look.ask.as_of.map(Timestamp::from_millis)) else { return candidates };
         let policy = self.policy.load();
         let keep = |until| policy.history_until(until);
         let mut laid_over = Vec::with_capacity(candidates.len());
@@ -263,10 +340,10 @@ impl Inner {
             }
         }
         let waiting = view.waiting_at(at, &keep);
-        for wanted in searched {
-            let is_wanted = |(context, _): &&Held| !context.is_expired(now) && wanted.matches(context);
+        for wanted in in_store {
+            let is_wanted = |(context, _): &&Held| !context.is_expired(look.now) && wanted.matches(context);
             let waiting: Vec<Held> = waiting.iter().filter(is_wanted).cloned().collect();
-            laid_over.extend(local::best(local::score(query, &waiting), Search::PER_LEG));
+            laid_over.extend(local::best(local::score(look.query, &waiting), Search::PER_LEG));
         }
         laid_over
     }

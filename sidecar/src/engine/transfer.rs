@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use context_manager_memory::{
-    Actor, AgentId, Context, ContextId, Holder, Metadata, SessionId, SpaceId, Timestamp, index_text::index_texts,
+    Actor, AgentId, Context, ContextId, Holder, Metadata, SessionId, SpaceId, Timestamp,
+    index_text::{IndexTexts, index_texts},
 };
 use context_manager_protocol::{
     duration::HumanDuration,
@@ -156,58 +157,68 @@ impl Inner {
         let ids: Vec<ContextId> = batch.iter().map(|(_, context)| context.id).collect();
         self.delete_again(&ids).await?;
         let found = self.store_health.note(self.store.find(ids).await)?;
-        let mut there: HashMap<ContextId, Context> = found.into_iter().map(|found| (found.id, found)).collect();
-        let (mut contexts, mut texts, mut lacking) = (Vec::new(), Vec::new(), Vec::new());
-        for (line, context) in batch {
-            // An expired one makes way for its owner's, as it does for any other write.
-            match there.get(&context.id).filter(|found| !(found.is_expired(now) && is_owned_alike(found, context))) {
-                Some(found) if is_the_same(found, context) => {
-                    result.unchanged += 1;
-                    lacking.extend(self.immediate.lacking(std::iter::once(found)));
-                    *last = Some(context.clone());
-                    continue;
-                }
-                Some(_) => {
+        let (mut unchanged, mut new, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        for ((line, context), verdict) in batch.iter().zip(verdicts(batch, &found, now)) {
+            match verdict {
+                Verdict::Unchanged(there) => unchanged.push(there),
+                Verdict::Refused => {
                     result.refuse(refused(*line, Error::IdTaken(context.id)));
                     continue;
                 }
-                None => {}
+                Verdict::New => {
+                    let previous = self.preceding(last.take(), context, now).await?;
+                    texts.push(index_texts(context, previous.as_ref()));
+                    new.push(context.clone());
+                }
             }
-            // The same id twice in one import is compared as if the first had been there.
-            there.insert(context.id, context.clone());
-            let previous = match (last.take(), &context.session) {
-                (_, None) => None,
-                (Some(last), Some(session))
-                    if last.session.as_ref() == Some(session) && last.holder == context.holder =>
-                {
-                    Some(last)
-                }
-                (_, Some(session)) => {
-                    let before = self.store.before(&Owner::of(context), session, context.sequence, now).await;
-                    self.store_health.note(before)?
-                }
-            };
-            texts.push(index_texts(context, previous.as_ref()));
-            contexts.push(context.clone());
             *last = Some(context.clone());
         }
-        self.put_lacking(lacking).await?;
-        if contexts.is_empty() {
+        result.unchanged += unchanged.len();
+        self.put_lacking(self.immediate.lacking(unchanged.into_iter())).await?;
+        if new.is_empty() {
             return Ok(());
         }
+        let written = new.len();
+        let taken = self.write_imported(new, &texts, now).await?;
+        for (line, context) in batch.iter().filter(|(_, context)| taken.contains(&context.id)) {
+            result.refuse(refused(*line, Error::IdTaken(context.id)));
+        }
+        result.imported += written - taken.len();
+        Ok(())
+    }
+
+    /// The context before this one in its session: the `last` one of the import, or else what the store has.
+    async fn preceding(
+        &self,
+        last: Option<Context>,
+        context: &Context,
+        now: Timestamp,
+    ) -> Result<Option<Context>, Error> {
+        let Some(session) = &context.session else { return Ok(None) };
+        let is_before = |last: &Context| last.session.as_ref() == Some(session) && last.holder == context.holder;
+        if let Some(last) = last.filter(is_before) {
+            return Ok(Some(last));
+        }
+        let before = self.store.before(&Owner::of(context), session, context.sequence, now).await;
+        self.store_health.note(before).map_err(Error::from)
+    }
+
+    /// Writes new contexts to the store and puts them in L1. Says which of their ids somebody else has taken meanwhile.
+    async fn write_imported(
+        &self,
+        contexts: Vec<Context>,
+        texts: &[IndexTexts],
+        now: Timestamp,
+    ) -> Result<Vec<ContextId>, Error> {
         let owners = contexts.iter().map(Owner::of).collect();
-        let dense = self.dense_or_later(&texts, &owners).await;
+        let dense = self.dense_or_later(texts, &owners).await;
         let points: Vec<Point> = contexts
             .into_iter()
-            .zip(with_lexical(&texts, dense))
+            .zip(with_lexical(texts, dense))
             .map(|(context, vectors)| Point { context, vectors })
             .collect();
         let claimed: Vec<ContextId> = points.iter().map(|point| point.context.id).collect();
         let taken = self.insert(&points, &claimed, now).await?;
-        for (line, context) in batch.iter().filter(|(_, context)| taken.contains(&context.id)) {
-            result.refuse(refused(*line, Error::IdTaken(context.id)));
-        }
-        result.imported += points.len() - taken.len();
         for Point { context, vectors } in points.iter().filter(|point| !taken.contains(&point.context.id)) {
             self.immediate.put(context, vectors);
             if let Some(session) = &context.session {
@@ -215,7 +226,7 @@ impl Inner {
                 self.sessions.forget(Some(session)).await;
             }
         }
-        Ok(())
+        Ok(taken)
     }
 
     fn imported(&self, reach: &Reach, message: ExportedContext) -> Result<Context, Error> {
@@ -296,6 +307,35 @@ fn named(ExportedContext { agent, space, .. }: &ExportedContext) -> Result<Optio
 /// Contexts of a session follow one another, so that each finds the one before it.
 fn order(context: &Context) -> (&Holder, Option<&SessionId>, i64, ContextId) {
     (&context.holder, context.session.as_ref(), context.sequence, context.id)
+}
+
+/// What becomes of an imported line.
+enum Verdict<'a> {
+    /// Its context is there already, as this.
+    Unchanged(&'a Context),
+    /// Another context has its id.
+    Refused,
+    /// Its context is to be written.
+    New,
+}
+
+/// What becomes of each line of a batch, by what is `found` of their ids in the store.
+fn verdicts<'a>(batch: &'a [(usize, Context)], found: &'a [Context], now: Timestamp) -> Vec<Verdict<'a>> {
+    let mut there: HashMap<ContextId, &Context> = found.iter().map(|found| (found.id, found)).collect();
+    let mut verdict = |context: &'a Context| {
+        let found = there.get(&context.id).copied();
+        // An expired one makes way for its owner's, as it does for any other write.
+        match found.filter(|found| !(found.is_expired(now) && is_owned_alike(found, context))) {
+            Some(found) if is_the_same(found, context) => Verdict::Unchanged(found),
+            Some(_) => Verdict::Refused,
+            None => {
+                // The same id twice in one import is compared as if the first had been there.
+                there.insert(context.id, context);
+                Verdict::New
+            }
+        }
+    };
+    batch.iter().map(|(_, context)| verdict(context)).collect()
 }
 
 /// Whether a stored context is the imported one, or what became of it.

@@ -143,7 +143,8 @@ labels! {
         Store = "store",
         /// Contexts without vectors of the current model, which are found by their words alone.
         ReEmbedding = "re_embedding",
-        /// The query: it has only stop words, and there was no embedding to tell its meaning.
+        /// The query: it had stop words alone, or no word that is in memory, and its meaning could not be compared; the newest contexts
+        /// were taken.
         Query = "query",
     }
     /// A neighbour that a breaker stands before.
