@@ -334,7 +334,7 @@ async fn an_api_that_fails_or_refuses_a_text_holds_up_nothing() -> Result<()> {
 async fn a_text_that_is_too_long_is_found_by_its_beginning() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (store, api) = (Store::embedded(), Embeddings::start().await?);
-    api.takes(2_000);
+    api.takes(200);
     let sidecar = Sidecar::start(folder.path(), &store.with(&api.config_once(FORMER), 1_000, "1h")).await?;
     let client = sidecar.client()?;
     let long = format!("the lighthouse keeper paints {}", "and paints ".repeat(4_000));

@@ -83,7 +83,10 @@ impl Inner {
             for _ in 0..ATTEMPTS {
                 let written = self.store.update(context.clone(), Some(vectors.clone()), context.version).await;
                 match self.store_health.note(written)? {
-                    Updated::Applied => self.immediate.put(&context, &vectors),
+                    Updated::Applied => {
+                        self.immediate.put(&context, &vectors);
+                        self.note_lacking([(&context, &vectors)]);
+                    }
                     Updated::Conflict { current } if current.text == context.text => {
                         context = *current;
                         continue;

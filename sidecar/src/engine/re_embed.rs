@@ -32,6 +32,7 @@ use super::{
     now,
 };
 use crate::{
+    aside::aside,
     ports::{
         Embedder, embedder,
         vector_store::{Dense, Model, NewDense, Owner, Point, Selection, Validity},
@@ -50,8 +51,8 @@ const PAGE: usize = 128;
 const BATCH: usize = 32;
 /// Contexts whose former vectors are dropped at once.
 const DROPPED_AT_ONCE: usize = 500;
-/// A text of so many bytes is too long for no model: even with a token for each byte it fits in the smallest window.
-const SHORT_BYTES: usize = 512;
+/// A text of so many bytes is too long for no model: even with a token for each byte it fits in the smallest windows, of 256 tokens.
+const SHORT_BYTES: usize = 128;
 /// What an API answers when it does not take a text: too long, or not to its liking.
 const STATUS_OF_REFUSED_TEXTS: [u16; 3] = [400, 413, 422];
 
@@ -111,7 +112,13 @@ impl Inner {
     async fn choose(&self) -> Result<Next, Error> {
         let Some((owner, from)) = self.re_embedding.state().turn() else { return Ok(Next::Rest) };
         let page = self.store_health.note(self.store.list(missing(owner.clone()), from, PAGE).await)?;
-        let page = self.re_embedding.state().page(&owner, page.contexts, page.next);
+        let bytes = page.contexts.iter().map(|context| context.text.len()).sum();
+        let with_text = |context: Context| {
+            let text = self.re_embedding.text_of(&context);
+            (context, text)
+        };
+        let contexts = aside(bytes, || page.contexts.into_iter().map(with_text).collect());
+        let page = self.re_embedding.state().page(&owner, contexts, page.next);
         match page {
             Page::Work(mut contexts) => {
                 let (picked, _) = contexts.partial_shuffle(&mut rand::rng(), BATCH);
@@ -181,7 +188,8 @@ impl Inner {
         state.show(&self.metrics.re_embedding);
     }
 
-    /// Gives these contexts their vectors, one by one if the API refuses some of the texts.
+    /// Gives these contexts their vectors, one by one if the API refuses some of the texts. That may take long, so it is broken off for
+    /// another model, for which all is to be done anew.
     async fn embed(&self, embedding: &Embedding, owner: &Owner, contexts: Vec<Context>) -> Result<Embedded, Error> {
         let mut texts = Vec::with_capacity(contexts.len());
         for context in &contexts {
@@ -197,23 +205,53 @@ impl Inner {
             Err(_) => {}
         }
         for (context, texts) in contexts.iter().zip(&texts) {
-            let (dense, sent) = as_much_as_it_takes(embedding, texts).await;
+            if self.model_is_to_change() {
+                break;
+            }
+            let (dense, sent) = self.as_much_as_it_takes(embedding, texts).await;
             embedded.sent += sent;
             match dense {
                 Ok(dense) => {
                     let (context, texts) = (slice::from_ref(context), slice::from_ref(texts));
                     embedded.added += self.add_vectors(owner, context, texts, vec![dense]).await?;
                 }
-                Err(error) if is_about_a_text(&error) => self.pass_over(owner, context, error)?,
-                Err(error) => return Err(Error::Embedding(error)),
+                Err(error) if !is_about_a_text(&error) => return Err(Error::Embedding(error)),
+                // Perhaps not all was tried.
+                Err(_) if self.model_is_to_change() => break,
+                Err(error) => self.pass_over(owner, context, error)?,
             }
         }
         Ok(embedded)
     }
 
+    /// The vectors of one context, by as much of its texts as the API takes, and how often something was sent for it.
+    async fn as_much_as_it_takes(
+        &self,
+        embedding: &Embedding,
+        texts: &IndexTexts,
+    ) -> (Result<Vectors, embedder::Error>, usize) {
+        let whole = embedding.documents(slice::from_ref(texts)).await;
+        let mut dense =
+            whole.and_then(|mut vectors| vectors.pop().ok_or(embedder::Error::Count { expected: 1, actual: 0 }));
+        let mut sent = 1;
+        for text in shorter(texts) {
+            if !dense.as_ref().is_err_and(is_about_a_text) || self.model_is_to_change() {
+                break;
+            }
+            dense = embedding.document(text).await;
+            sent += 1;
+        }
+        (dense, sent)
+    }
+
+    /// Whether a change of the model waits for this, and all searches and writes wait behind it: it lets nobody past.
+    fn model_is_to_change(&self) -> bool {
+        self.models.try_read().is_err()
+    }
+
     fn pass_over(&self, owner: &Owner, context: &Context, error: embedder::Error) -> Result<(), Error> {
-        let mut is_noted = false;
-        self.note(|state| is_noted = state.refuse(owner, context));
+        let (mut is_noted, text) = (false, self.re_embedding.text_of(context));
+        self.note(|state| is_noted = state.refuse(owner, text));
         if !is_noted {
             return Err(Error::Embedding(error));
         }
@@ -287,22 +325,6 @@ fn is_about_a_text(error: &embedder::Error) -> bool {
     matches!(error, embedder::Error::Refused { status } if STATUS_OF_REFUSED_TEXTS.contains(status))
 }
 
-/// The vectors of one context, by as much of its texts as the API takes, and how often something was sent for it.
-async fn as_much_as_it_takes(embedding: &Embedding, texts: &IndexTexts) -> (Result<Vectors, embedder::Error>, usize) {
-    let whole = embedding.documents(slice::from_ref(texts)).await;
-    let mut dense =
-        whole.and_then(|mut vectors| vectors.pop().ok_or(embedder::Error::Count { expected: 1, actual: 0 }));
-    let mut sent = 1;
-    for text in shorter(texts) {
-        if !dense.as_ref().is_err_and(is_about_a_text) {
-            break;
-        }
-        dense = embedding.document(text).await;
-        sent += 1;
-    }
-    (dense, sent)
-}
-
 /// What may stand for a context's texts when they are too long: its own text, then the beginning of that, half as long each time.
 fn shorter(texts: &IndexTexts) -> Vec<&str> {
     let own = texts.own.as_str();
@@ -333,7 +355,7 @@ mod tests {
             tried.iter().all(|text| long.starts_with(text))
                 && tried.windows(2).all(|pair| pair[1].len() < pair[0].len())
         );
-        assert!(tried.len() <= 9 && tried.last().is_some_and(|text| text.len() <= SHORT_BYTES), "{}", tried.len());
+        assert!(tried.len() <= 11 && tried.last().is_some_and(|text| text.len() <= SHORT_BYTES), "{}", tried.len());
 
         assert_eq!(shorter(&texts("short", "before\nshort")), ["short"]);
         assert!(shorter(&texts("short", "short")).is_empty(), "that was what is refused");

@@ -295,7 +295,10 @@ impl Inner {
         let ids = if claimed.is_empty() { Ids::Fresh } else { Ids::Claimed };
         let inserted = self.store_health.note(self.store.insert(points.to_vec(), ids, now).await).map_err(Error::from);
         match inserted {
-            Ok(()) => self.unbury(&written.keys().copied().collect::<Vec<_>>()),
+            Ok(()) => {
+                self.note_lacking(points.iter().map(|Point { context, vectors }| (context, vectors)));
+                self.unbury(&written.keys().copied().collect::<Vec<_>>());
+            }
             Err(error) => {
                 self.doubt(&error, points.iter().map(|point| &point.context));
                 return Err(error);
@@ -364,6 +367,17 @@ impl Inner {
                 }
                 vec![None; texts.len()]
             }
+        }
+    }
+
+    /// Has those of the written contexts looked for that are in the store without dense vectors now.
+    pub(super) fn note_lacking<'a>(&self, written: impl IntoIterator<Item = (&'a Context, &'a Vectors)>) {
+        let mut lacking: HashMap<Owner, usize> = HashMap::new();
+        for (context, _) in written.into_iter().filter(|(_, vectors)| vectors.dense_self.is_none()) {
+            *lacking.entry(Owner::of(context)).or_default() += 1;
+        }
+        for (owner, contexts) in lacking {
+            self.re_embedding.are_there(&owner, contexts);
         }
     }
 

@@ -103,7 +103,10 @@ impl Inner {
         if end(is) < end(was) {
             self.expire_versions(was, is).await?;
         }
-        let written = self.store_health.note(self.store.update(is.clone(), vectors, was.version).await)?;
+        let written = self.store_health.note(self.store.update(is.clone(), vectors.clone(), was.version).await)?;
+        if matches!(written, Updated::Applied) {
+            self.note_lacking(vectors.iter().map(|vectors| (is, vectors)));
+        }
         match &written {
             Updated::Applied if end(is) > end(was) => self.expire_versions(was, is).await?,
             // It was not given less time after all.

@@ -29,6 +29,7 @@ const MOST_VISITED: usize = 256;
 pub(in crate::engine) struct ReEmbedding {
     state: Mutex<State>,
     expected: Notify,
+    hasher: RandomState,
 }
 
 #[derive(Default)]
@@ -64,6 +65,8 @@ struct Memory {
     from: Option<ContextId>,
     /// Whether this pass over the contexts has had something to do.
     worked: bool,
+    /// Whether contexts without vectors have come since this pass began, or after it: it may not have met them.
+    came: bool,
     /// Whether the former models' vectors were dropped since the model last changed.
     dropped: bool,
 }
@@ -80,6 +83,7 @@ impl Memory {
             passed_over: 0,
             from: None,
             worked: false,
+            came: false,
             dropped: false,
         }
     }
@@ -93,7 +97,6 @@ impl Memory {
 /// Texts that the API refuses.
 #[derive(Default)]
 struct Refused {
-    hasher: RandomState,
     texts: HashSet<u64>,
     /// Those of them that this round over the memories has met.
     met: HashSet<u64>,
@@ -149,9 +152,20 @@ impl ReEmbedding {
             memory.contexts += contexts;
             memory.missing += contexts;
         }
-        if matches!(state.phase, Phase::Unknown | Phase::Complete { .. }) {
-            state.phase = Phase::Running;
+        state.go_on();
+        drop(state);
+        self.expect();
+    }
+
+    /// Says that so many contexts of an owner are in the store now without vectors: a look that began before says nothing of them.
+    pub(in crate::engine) fn are_there(&self, owner: &Owner, contexts: usize) {
+        let mut state = self.state();
+        if let Some(memory) = state.of(owner) {
+            memory.missing = memory.missing.max(memory.refused + contexts);
+            memory.contexts = memory.contexts.max(memory.missing);
+            memory.came = true;
         }
+        state.go_on();
         drop(state);
         self.expect();
     }
@@ -217,6 +231,12 @@ impl ReEmbedding {
         *state = State { memories, visits, ..State::default() };
     }
 
+    /// What is refused of a context when nothing else is sent with it. Not made while the state is held, at which each search looks: texts
+    /// are long.
+    pub(super) fn text_of(&self, context: &Context) -> u64 {
+        self.hasher.hash_one(index_texts(context, None).own)
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,14 +249,19 @@ impl State {
     }
 
     /// Whose turn it is, and where the next page of theirs begins.
-    pub(super) fn turn(&self) -> Option<(Owner, Option<ContextId>)> {
-        self.memories.get(self.current).map(|memory| (memory.owner.clone(), memory.from))
+    pub(super) fn turn(&mut self) -> Option<(Owner, Option<ContextId>)> {
+        let memory = self.memories.get_mut(self.current)?;
+        // A pass that begins meets all that has come before.
+        memory.came &= memory.from.is_some();
+        Some((memory.owner.clone(), memory.from))
     }
 
-    /// Goes through a page of an owner's contexts without vectors, behind which `next` begins. Those with a refused text are passed over.
-    pub(super) fn page(&mut self, owner: &Owner, mut contexts: Vec<Context>, next: Option<ContextId>) -> Page {
+    /// Goes through a page of an owner's contexts without vectors, each with its [text](ReEmbedding::text_of), behind which `next` begins.
+    /// Those with a refused text are passed over.
+    pub(super) fn page(&mut self, owner: &Owner, contexts: Vec<(Context, u64)>, next: Option<ContextId>) -> Page {
         let found = contexts.len();
-        contexts.retain(|context| !self.refused.meet(context));
+        let others = contexts.into_iter().filter(|(_, text)| !self.refused.meet(*text));
+        let contexts: Vec<Context> = others.map(|(context, _)| context).collect();
         let passed_over = found - contexts.len();
         let Some(memory) = self.of(owner) else { return Page::Through };
         if !contexts.is_empty() {
@@ -256,16 +281,24 @@ impl State {
     /// Notes how many contexts an owner has, and how many of them lack vectors.
     pub(super) fn count(&mut self, owner: &Owner, contexts: usize, missing: usize) {
         if let Some(memory) = self.of(owner) {
-            (memory.contexts, memory.missing) = (contexts, missing);
-            memory.refused = memory.refused.min(missing);
+            // What came meanwhile may not be among them; after the pass that meets it, they are counted anew.
+            let least = if memory.came { memory.missing } else { 0 };
+            (memory.contexts, memory.missing) = (contexts.max(least), missing.max(least));
+            memory.refused = memory.refused.min(memory.missing);
         }
     }
 
     /// Notes that all was counted.
     pub(super) fn all_counted(&mut self) {
         self.counted = true;
-        let is_idle = matches!(self.phase, Phase::Unknown | Phase::Complete { .. });
-        if self.left() > 0 && is_idle {
+        if self.left() > 0 {
+            self.go_on();
+        }
+    }
+
+    /// Notes that there is something to do.
+    fn go_on(&mut self) {
+        if matches!(self.phase, Phase::Unknown | Phase::Complete { .. }) {
             self.phase = Phase::Running;
         }
     }
@@ -279,9 +312,9 @@ impl State {
         }
     }
 
-    /// Notes that the API refuses a context's text, unless it refuses too many.
-    pub(super) fn refuse(&mut self, owner: &Owner, context: &Context) -> bool {
-        let is_noted = self.refused.note(context);
+    /// Notes that the API refuses the [text](ReEmbedding::text_of) of an owner's context, unless it refuses too many.
+    pub(super) fn refuse(&mut self, owner: &Owner, text: u64) -> bool {
+        let is_noted = self.refused.note(text);
         if let Some(memory) = self.of(owner).filter(|_| is_noted) {
             memory.refused = (memory.refused + 1).min(memory.missing);
         }
@@ -302,8 +335,10 @@ impl State {
     pub(super) fn end_turn(&mut self, owner: &Owner) -> bool {
         let drops = self.drops;
         if let Some(memory) = self.of(owner) {
-            // What is counted and was not found is no context, or has come just now and is found by the next look.
-            memory.missing = memory.missing.min(memory.refused);
+            if !memory.came {
+                // What is counted and was not found is no context.
+                memory.missing = memory.missing.min(memory.refused);
+            }
             memory.dropped |= drops;
         }
         self.current = (self.current + 1) % self.memories.len().max(1);
@@ -314,14 +349,17 @@ impl State {
         is_over
     }
 
-    /// All that can have vectors do. What former models have made goes after a while, by another pass in which nothing is missing. Says
-    /// whether that one begins.
+    /// All that can have vectors do, but for what has come meanwhile. What former models have made goes after a while, by another pass in
+    /// which nothing is missing. Says whether another one begins.
     pub(super) fn rest(&mut self, keeps_former_for: Duration) -> bool {
+        self.counted = true;
+        if self.memories.iter().any(|memory| memory.came) {
+            return true;
+        }
         let since = match self.phase {
             Phase::Complete { since } => since,
             Phase::Unknown | Phase::Running | Phase::Waiting(_) => Instant::now(),
         };
-        self.counted = true;
         self.phase = Phase::Complete { since };
         self.drops = since.elapsed() >= keeps_former_for && self.memories.iter().any(|memory| !memory.dropped);
         self.drops
@@ -393,12 +431,8 @@ impl State {
 }
 
 impl Refused {
-    /// Whether a context has one of these texts.
-    fn meet(&mut self, context: &Context) -> bool {
-        if self.texts.is_empty() {
-            return false;
-        }
-        let text = self.hash(context);
+    /// Whether a text is one of these.
+    fn meet(&mut self, text: u64) -> bool {
         let is_one = self.texts.contains(&text);
         if is_one {
             self.met.insert(text);
@@ -406,9 +440,8 @@ impl Refused {
         is_one
     }
 
-    /// Notes a context's text, unless there are too many.
-    fn note(&mut self, context: &Context) -> bool {
-        let text = self.hash(context);
+    /// Notes a text, unless there are too many.
+    fn note(&mut self, text: u64) -> bool {
         let is_noted = self.texts.len() < MOST_REFUSED || self.texts.contains(&text);
         if is_noted {
             self.texts.insert(text);
@@ -419,11 +452,6 @@ impl Refused {
     /// Forgets what the round that has ended did not meet: no context has it any more.
     fn forget_others(&mut self) {
         self.texts = mem::take(&mut self.met);
-    }
-
-    /// Of what is refused when nothing else is sent with it.
-    fn hash(&self, context: &Context) -> u64 {
-        self.hasher.hash_one(index_texts(context, None).own)
     }
 }
 
@@ -455,6 +483,12 @@ mod tests {
         re_embedding
     }
 
+    /// The next page of what is missing, which is all.
+    fn page(re_embedding: &ReEmbedding, state: &mut State, owner: &Owner, contexts: &[Context]) -> Page {
+        let text_of = |context: &Context| (context.clone(), re_embedding.text_of(context));
+        state.page(owner, contexts.iter().map(text_of).collect(), None)
+    }
+
     /// Goes through all of an owner's contexts as long as something is to be done, and refuses these texts. Says what got vectors.
     fn go_through(
         re_embedding: &ReEmbedding,
@@ -465,11 +499,12 @@ mod tests {
         let mut embedded = Vec::new();
         let mut state = re_embedding.state();
         loop {
-            match state.page(owner, contexts.clone(), None) {
+            assert_eq!(state.turn(), Some((owner.clone(), None)));
+            match page(re_embedding, &mut state, owner, contexts) {
                 Page::Work(work) => {
                     for context in work {
                         if refused.contains(&context.text.as_str()) {
-                            assert!(state.refuse(owner, &context), "there is room for it");
+                            assert!(state.refuse(owner, re_embedding.text_of(&context)), "there is room for it");
                         } else {
                             contexts.retain(|other| other.id != context.id);
                             state.embedded(owner, 1);
@@ -542,8 +577,46 @@ mod tests {
         let re_embedding = lacking(&owner, MOST_REFUSED + 1);
         let mut state = re_embedding.state();
         state.refused.texts.extend(0..MOST_REFUSED as u64);
-        assert!(!state.refuse(&owner, &context(1, "one more")));
+        assert!(!state.refuse(&owner, MOST_REFUSED as u64), "one more");
         assert_eq!(state.refused.texts.len(), MOST_REFUSED);
+    }
+
+    #[test]
+    fn what_comes_behind_a_look_is_not_taken_for_done() {
+        let (owner, new) = (space("own"), [context(1, "new")]);
+        let re_embedding = lacking(&owner, 0);
+        let others = space("other");
+        re_embedding.visit(&others);
+        // Said before the store has it, so a look that this causes finds nothing.
+        re_embedding.lack(&owner, 1);
+        let mut state = re_embedding.state();
+        assert_eq!(state.turn(), Some((owner.clone(), None)));
+        assert!(matches!(page(&re_embedding, &mut state, &owner, &[]), Page::Last));
+        drop(state);
+        re_embedding.are_there(&owner, 1);
+        let mut state = re_embedding.state();
+        state.count(&owner, 10, 0);
+        assert!(!state.end_turn(&owner), "the other memory has its turn");
+        assert!(matches!(page(&re_embedding, &mut state, &others, &[]), Page::Last));
+        assert!(state.end_turn(&others));
+        assert!(state.rest(Duration::from_mins(1)), "another round begins");
+        assert!(matches!(state.phase, Phase::Running), "{:?}", state.phase);
+        drop(state);
+        assert!(re_embedding.is_incomplete() && re_embedding.figures().is_some());
+
+        let mut state = re_embedding.state();
+        assert_eq!(state.turn(), Some((owner.clone(), None)));
+        assert!(matches!(page(&re_embedding, &mut state, &owner, &new), Page::Work(_)));
+        state.embedded(&owner, 1);
+        for is_last in [false, true] {
+            assert_eq!(state.turn(), Some((owner.clone(), None)));
+            assert_eq!(matches!(page(&re_embedding, &mut state, &owner, &[]), Page::Last), is_last);
+        }
+        state.count(&owner, 11, 0);
+        assert!(!state.end_turn(&owner) && state.end_turn(&others));
+        assert!(!state.rest(Duration::from_mins(1)), "all is done");
+        drop(state);
+        assert!(!re_embedding.is_incomplete() && re_embedding.figures().is_none());
     }
 
     #[tokio::test]

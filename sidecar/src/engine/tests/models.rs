@@ -1,7 +1,11 @@
 //! The embedding model changes while the engine runs: the built-in one with other dimensions is another one.
 
+use std::sync::atomic::AtomicUsize;
+
+use context_manager_memory::{ContextId, Vectors};
+
 use super::*;
-use crate::ports::vector_store::Validity;
+use crate::ports::vector_store::{Point, Updated, Validity};
 
 async fn missing(fixture: &Fixture) -> usize {
     let inner = &fixture.engine.inner;
@@ -84,6 +88,75 @@ async fn going_back_before_the_end_needs_no_new_vectors() {
     assert_eq!(missing(&fixture).await, 1);
     fixture.embed_missing().await;
     assert_eq!(missing(&fixture).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_written_without_vectors_is_looked_for_when_it_is_there() {
+    let fixture = Fixture::new().await;
+    let id = ContextId::new(fixture.stored(json!({"text": "old tea", "level": "long_term"})).await);
+    fixture.embed_missing().await;
+    let inner = &fixture.engine.inner;
+    let is_incomplete = || inner.re_embedding.is_incomplete();
+    assert!(!is_incomplete());
+    let found = inner.store.get(&inner.owner, vec![id], now()).await.expect("points");
+    let Point { context: was, vectors } = found.into_iter().next().expect("it is there");
+    let vectors = Vectors { dense_self: None, dense_ctx: None, ..vectors };
+
+    let is = Stored { version: was.version + 1, text: "new tea".to_owned(), ..was.clone() };
+    let updated = inner.update_with_versions(&was, &is, Some(vectors.clone())).await.expect("an answer");
+    assert!(updated == Updated::Applied && is_incomplete());
+    fixture.embed_missing().await;
+    assert!(missing(&fixture).await == 0 && !is_incomplete());
+
+    let context = Stored { id: ContextId::new(Uuid::from_u128(1)), ..was };
+    let taken = inner.insert(&[Point { context, vectors }], &[], now()).await.expect("inserted");
+    assert!(taken.is_empty() && is_incomplete());
+    fixture.embed_missing().await;
+    assert!(missing(&fixture).await == 0 && !is_incomplete());
+}
+
+#[tokio::test]
+async fn texts_that_are_tried_one_by_one_are_left_to_a_model_that_waits() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/v1/embeddings", listener.local_addr().expect("an address"));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let called = Arc::clone(&calls);
+    let route = axum::routing::post(move |_: axum::body::Bytes| async move {
+        called.fetch_add(1, Ordering::Relaxed);
+        axum::http::StatusCode::BAD_REQUEST
+    });
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/embeddings", route)).await });
+    let fixture = Fixture::with(|config| {
+        config.embedding = EmbeddingConfig {
+            provider: Provider::OpenAi,
+            url: Some(url),
+            model: Some("window".to_owned()),
+            dimensions: 2,
+            ..EmbeddingConfig::default()
+        };
+    })
+    .await;
+    for number in 0..3 {
+        let text = format!("{number} {}", "the lighthouse keeper paints ".repeat(20));
+        fixture.stored(json!({"text": text, "level": "long_term"})).await;
+    }
+    let inner = &fixture.engine.inner;
+    let refused = async || {
+        let figures = fixture.engine.stats(&mine(&fixture.engine)).await.expect("figures");
+        figures.re_embedding.expect("vectors are missing").refused
+    };
+    calls.store(0, Ordering::Relaxed);
+    {
+        let _step = inner.models.read().await;
+        let mut change = std::pin::pin!(inner.models.write());
+        assert!(futures::poll!(change.as_mut()).is_pending());
+        assert!(inner.embed_missing().await.expect("broken off").is_some());
+    }
+    assert_eq!(calls.swap(0, Ordering::Relaxed), 1, "all of them at once, and none by itself");
+    assert_eq!(refused().await, 0, "not all was tried");
+    fixture.embed_missing().await;
+    assert!(calls.load(Ordering::Relaxed) > 3, "each by itself, and its beginnings");
+    assert_eq!(refused().await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
