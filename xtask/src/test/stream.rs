@@ -82,7 +82,12 @@ impl<W: Write> Page<'_, W> {
         let text = text.trim_start();
         if text.starts_with("Running ") || text.starts_with("Doc-tests ") {
             self.turn()?;
+            // Whoever ends a run that hangs sees where it is.
+            self.lines.extend(line);
+            self.lines.push(b'\n');
+            self.turn()?;
             self.is_open = true;
+            return Ok(());
         }
         self.add(line)
     }
