@@ -11,7 +11,7 @@ pub struct Injection {
     /// What happens to a pod of an opted-in namespace for which no resource can be chosen. Default: Skip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_missing: Option<OnMissing>,
-    /// Names of the containers that get access. Default: all of them.
+    /// Names of the containers that get access. Default: all but init containers.
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 63)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
