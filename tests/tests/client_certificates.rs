@@ -219,7 +219,7 @@ async fn a_ca_whose_secret_is_deleted_signs_on_beside_its_successor() -> Result<
     stage.mount(folder.path()).await?;
     drop(stage.gate.passed());
     stage.gate.disconnect();
-    eventually("the sidecar's next connection", PATIENCE, || remembers(&client, "so it is again")).await?;
+    eventually("the sidecar's next connection", PATIENCE, || remembers(&client, "another connection was made")).await?;
     wait_within(PATIENCE, &stage.namespace, NAME, "StoreReady", |said| said.status == "True").await?;
     let passed = stage.gate.passed();
     ensure!(!passed.is_empty() && passed.iter().all(|shown| *shown == Some(first.clone())), "{passed:?}");

@@ -321,6 +321,8 @@ async fn sidecars_of_a_namespace_that_is_allowed_are_upgraded_with_the_others() 
     pods.delete("agent", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
     let mut template = stage.asking();
     template["metadata"] = json!({"labels": {"app": "agent"}, "annotations": template["metadata"]["annotations"]});
+    // Evicted is what a kubelet has come to, even if it cannot have that image.
+    template["spec"]["nodeSelector"] = Value::Null;
     let deployment = json!({
         "metadata": {"name": "agent"},
         "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template},

@@ -56,6 +56,8 @@ async fn schemathesis_finds_no_difference_between_the_document_and_the_program()
     );
     ensure!(said.contains("generated"), "schemathesis tried nothing:\n{said}");
     let log = sidecar.log()?;
-    ensure!(log.is_empty(), "the sidecar had errors: {log}");
+    // The audit log is written at every level.
+    let errors: Vec<_> = log.lines().filter(|line| !line.contains("\"target\":\"context_manager::audit\"")).collect();
+    ensure!(errors.is_empty(), "the sidecar had errors: {}", errors.join("\n"));
     Ok(())
 }

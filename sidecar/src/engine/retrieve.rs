@@ -80,11 +80,11 @@ impl Look<'_> {
         candidates.retain(|candidate| !view.hides(&candidate.context));
         for wanted in in_store {
             let waiting = immediate::waiting(view, wanted, self.now);
-            let scored = match frequencies.get(&wanted.owner) {
+            let compared = match frequencies.get(&wanted.owner) {
                 Some(frequencies) => local::score_by(self.query, &waiting, frequencies),
                 None => local::score(self.query, &waiting),
             };
-            candidates.extend(local::best(scored, Search::PER_LEG));
+            candidates.extend(local::best(compared, Search::PER_LEG));
         }
         candidates
     }

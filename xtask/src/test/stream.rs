@@ -110,6 +110,8 @@ impl<W: Write> Page<'_, W> {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -149,7 +151,7 @@ mod tests {
         let gate = folder.path().join("gate").display().to_string();
         // The first one begins, and goes on when the other one is over.
         let first = format!(
-            "echo '     Running tests/a.rs (a)' >&2; echo 'running 1 test'; while ! test -e {gate}; do sleep 0.01; done; \
+            "echo 'running 1 test'; while ! test -e {gate}; do sleep 0.01; done; \
              echo 'test one ... ok'; echo 'test result: ok. 1 passed'"
         );
         let other =
@@ -159,5 +161,24 @@ mod tests {
         let [a, b] = ["test other ... ok\ntest result: ok. 1 passed\n", "test one ... ok\ntest result: ok. 1 passed\n"];
         assert!(shown.find(a) < shown.find(b) && shown.contains(a), "{shown}");
         assert!(!shown.contains("ok. 1 passed\ntest one"), "{shown}");
+    }
+
+    #[test]
+    fn a_suite_is_named_when_it_begins() {
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let folder = tempfile::tempdir().expect("a folder");
+        let gate = folder.path().join("gate");
+        let script =
+            format!("echo '     Running tests/a.rs (a)' >&2; while ! test -e {}; do sleep 0.01; done", gate.display());
+        let run = thread::spawn({
+            let shown = Arc::clone(&shown);
+            move || side_by_side(vec![vec![shell(&script)]], &shown).expect("the shell runs everywhere")
+        });
+        while shown.lock().expect("nobody panicked").is_empty() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(*shown.lock().expect("nobody panicked"), b"     Running tests/a.rs (a)\n");
+        std::fs::write(gate, "").expect("written");
+        assert!(run.join().expect("it ends").1);
     }
 }

@@ -159,8 +159,8 @@ impl<'s> Step<'s> {
         let candidates = outdated(is_known);
         // What keeps those that have it from being ready may be their own, and it may be what the others need: so one more gets it now and
         // then. Not all do, for what keeps them from being ready may pass, and the image may be bad.
-        let last = unknown.iter().filter_map(|pod| Some(pod.note.as_ref()?.at)).max();
-        let is_long = last.is_none_or(|at| self.is_over(at, HELD_UP));
+        let tried = unknown.iter().filter_map(|pod| Some(pod.note.as_ref()?.at)).max();
+        let is_long = tried.is_none_or(|at| self.is_over(at, HELD_UP));
         let is_stuck = !is_known && candidates.is_empty() && watched.is_empty();
         let (candidates, room) = if is_stuck && is_long && unknown.len() < self.batch() + MORE {
             (outdated(true), 1)

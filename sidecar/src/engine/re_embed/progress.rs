@@ -49,6 +49,7 @@ pub(super) struct State {
 }
 
 /// The contexts of one owner.
+#[expect(clippy::struct_excessive_bools, reason = "each is known by itself")]
 struct Memory {
     owner: Owner,
     /// Whether it is looked after for good, and not only because it was written to.
