@@ -9,10 +9,10 @@ use crate::{
     context_manager::{
         access::{self, AccessRule, Operation, Target},
         auth::{Auth, Rotation, SecretPolicy},
-        embedding::{Embedding, EmbeddingTls, Provider, Retry},
+        embedding::{Embedding, EmbeddingTls, Provider, Retry, SecretKeyRef},
         levels::{Gc, Levels},
         observability::Tracing,
-        qdrant::{Qdrant, QdrantTls},
+        qdrant::{ConfigMapKeyRef, Qdrant, QdrantTls},
         retrieval::{Legs, LevelShares, Nudges, Retrieval, Share},
         sidecar::{ResourceList, Resources, Sidecar, Upgrade},
         tls::{Issuer, IssuerRef, Tls},
@@ -147,6 +147,21 @@ impl Check {
         self.range(&format!("{field} (characters)"), text.map(|text| text.chars().count()), least, most);
     }
 
+    /// Where in a Secret something stands.
+    fn secret_key(&mut self, field: &str, at: Option<&SecretKeyRef>) {
+        self.key(field, at.map(|SecretKeyRef { name, key }| (name, key)));
+    }
+
+    /// Where in a `ConfigMap` something stands.
+    fn config_map_key(&mut self, field: &str, at: Option<&ConfigMapKeyRef>) {
+        self.key(field, at.map(|ConfigMapKeyRef { name, key }| (name, key)));
+    }
+
+    fn key(&mut self, field: &str, at: Option<(&String, &String)>) {
+        self.length(&format!("{field}.name"), at.map(|(name, _)| name), 1, 253);
+        self.length(&format!("{field}.key"), at.map(|(_, key)| key), 1, 253);
+    }
+
     /// The id of an agent or a space, or `*`; the schema has it as a pattern.
     fn id(&mut self, field: &str, text: Option<&String>) {
         self.length(field, text, 1, 253);
@@ -245,12 +260,9 @@ fn qdrant(check: &mut Check, qdrant: &Qdrant, name: &str) {
     let taken = secrets.iter().any(|(_, secret)| secret.as_ref().is_some_and(|secret| secret.name == ours));
     check.rule(!taken, rules::STORE_SECRET_IS_NOT_OURS);
     for (part, secret) in secrets {
-        check.length(&field(&format!("{part}.name")), secret.as_ref().map(|secret| &secret.name), 1, 253);
-        check.length(&field(&format!("{part}.key")), secret.as_ref().map(|secret| &secret.key), 1, 253);
+        check.secret_key(&field(part), secret.as_ref());
     }
-    let map = ca_config_map_ref.as_ref();
-    check.length(&field("tls.caConfigMapRef.name"), map.map(|map| &map.name), 1, 253);
-    check.length(&field("tls.caConfigMapRef.key"), map.map(|map| &map.key), 1, 253);
+    check.config_map_key(&field("tls.caConfigMapRef"), ca_config_map_ref.as_ref());
 }
 
 /// Scheme, host and port, and nothing else.
@@ -295,10 +307,7 @@ fn embedding(check: &mut Check, embedding: &Embedding) {
     check.length("spec.embedding.url", url.as_ref(), 1, 2048);
     check.length("spec.embedding.model", model.as_ref(), 1, 256);
     check.range("spec.embedding.dimensions", *dimensions, 1, 8192);
-    if let Some(secret) = api_key_secret_ref {
-        check.length("spec.embedding.apiKeySecretRef.name", Some(&secret.name), 1, 253);
-        check.length("spec.embedding.apiKeySecretRef.key", Some(&secret.key), 1, 253);
-    }
+    check.secret_key("spec.embedding.apiKeySecretRef", api_key_secret_ref.as_ref());
     let has_tls = url.as_ref().is_none_or(|url| url.starts_with("https://"));
     check.rule(tls.is_none() || has_tls, rules::EMBEDDING_TLS_NEEDS_HTTPS);
     check.optional(tls.as_ref(), embedding_tls);
@@ -312,13 +321,8 @@ fn embedding(check: &mut Check, embedding: &Embedding) {
 
 fn embedding_tls(check: &mut Check, EmbeddingTls { ca_secret_ref, ca_config_map_ref }: &EmbeddingTls) {
     check.rule(ca_secret_ref.is_none() || ca_config_map_ref.is_none(), rules::ONE_EMBEDDING_CA);
-    let field = |name: &str| format!("spec.embedding.tls.{name}");
-    let secret = ca_secret_ref.as_ref();
-    check.length(&field("caSecretRef.name"), secret.map(|secret| &secret.name), 1, 253);
-    check.length(&field("caSecretRef.key"), secret.map(|secret| &secret.key), 1, 253);
-    let map = ca_config_map_ref.as_ref();
-    check.length(&field("caConfigMapRef.name"), map.map(|map| &map.name), 1, 253);
-    check.length(&field("caConfigMapRef.key"), map.map(|map| &map.key), 1, 253);
+    check.secret_key("spec.embedding.tls.caSecretRef", ca_secret_ref.as_ref());
+    check.config_map_key("spec.embedding.tls.caConfigMapRef", ca_config_map_ref.as_ref());
 }
 
 fn callable(text: &str) -> bool {
@@ -496,14 +500,8 @@ fn tracing(check: &mut Check, tracing: &Tracing) {
     check.length(&field("otlpEndpoint"), Some(otlp_endpoint), 1, 2048);
     check.range(&field("sampling"), *sampling, 0.0, 1.0);
     check.range(&field("backgroundSampling"), *background_sampling, 0.0, 1.0);
-    if let Some(secret) = headers_secret_ref {
-        check.length(&field("headersSecretRef.name"), Some(&secret.name), 1, 253);
-        check.length(&field("headersSecretRef.key"), Some(&secret.key), 1, 253);
-    }
-    if let Some(map) = ca_config_map_ref {
-        check.length(&field("caConfigMapRef.name"), Some(&map.name), 1, 253);
-        check.length(&field("caConfigMapRef.key"), Some(&map.key), 1, 253);
-    }
+    check.secret_key(&field("headersSecretRef"), headers_secret_ref.as_ref());
+    check.config_map_key(&field("caConfigMapRef"), ca_config_map_ref.as_ref());
     check.within(*timeout, Duration::from_millis(10), Duration::from_secs(60), rules::OTLP_TIMEOUT);
     check.range(&field("queue"), *queue, 1, 65_536);
 }

@@ -131,10 +131,7 @@ fn bucket(check: &mut Check, given: &SnapshotBucket) {
         ("caSecretRef", ca_secret_ref.as_ref()),
     ];
     for (part, secret) in secrets {
-        check.length(&field(&format!("{part}.name")), secret.map(|secret| &secret.name), 1, 253);
-        check.length(&field(&format!("{part}.key")), secret.map(|secret| &secret.key), 1, 253);
+        check.secret_key(&field(part), secret);
     }
-    let map = ca_config_map_ref.as_ref();
-    check.length(&field("caConfigMapRef.name"), map.map(|map| &map.name), 1, 253);
-    check.length(&field("caConfigMapRef.key"), map.map(|map| &map.key), 1, 253);
+    check.config_map_key(&field("caConfigMapRef"), ca_config_map_ref.as_ref());
 }
