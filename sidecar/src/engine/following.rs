@@ -85,7 +85,9 @@ impl Inner {
                 match self.store_health.note(written)? {
                     Updated::Applied => {
                         self.immediate.put(&context, &vectors);
-                        self.note_lacking([(&context, &vectors)]);
+                        if vectors.dense_self.is_none() {
+                            self.note_lacking([&context]);
+                        }
                     }
                     Updated::Conflict { current } if current.text == context.text => {
                         context = *current;

@@ -296,7 +296,8 @@ impl Inner {
         let inserted = self.store_health.note(self.store.insert(points.to_vec(), ids, now).await).map_err(Error::from);
         match inserted {
             Ok(()) => {
-                self.note_lacking(points.iter().map(|Point { context, vectors }| (context, vectors)));
+                let lacking = points.iter().filter(|point| point.vectors.dense_self.is_none());
+                self.note_lacking(lacking.map(|point| &point.context));
                 self.unbury(&written.keys().copied().collect::<Vec<_>>());
             }
             Err(error) => {
@@ -370,10 +371,10 @@ impl Inner {
         }
     }
 
-    /// Has those of the written contexts looked for that are in the store without dense vectors now.
-    pub(super) fn note_lacking<'a>(&self, written: impl IntoIterator<Item = (&'a Context, &'a Vectors)>) {
+    /// Has contexts looked for that are in the store without dense vectors now.
+    pub(super) fn note_lacking<'a>(&self, written: impl IntoIterator<Item = &'a Context>) {
         let mut lacking: HashMap<Owner, usize> = HashMap::new();
-        for (context, _) in written.into_iter().filter(|(_, vectors)| vectors.dense_self.is_none()) {
+        for context in written {
             *lacking.entry(Owner::of(context)).or_default() += 1;
         }
         for (owner, contexts) in lacking {

@@ -103,9 +103,10 @@ impl Inner {
         if end(is) < end(was) {
             self.expire_versions(was, is).await?;
         }
-        let written = self.store_health.note(self.store.update(is.clone(), vectors.clone(), was.version).await)?;
-        if matches!(written, Updated::Applied) {
-            self.note_lacking(vectors.iter().map(|vectors| (is, vectors)));
+        let lacks_dense = vectors.as_ref().is_some_and(|vectors| vectors.dense_self.is_none());
+        let written = self.store_health.note(self.store.update(is.clone(), vectors, was.version).await)?;
+        if lacks_dense && written == Updated::Applied {
+            self.note_lacking([is]);
         }
         match &written {
             Updated::Applied if end(is) > end(was) => self.expire_versions(was, is).await?,
