@@ -544,16 +544,31 @@ async fn contexts_that_say_the_same_are_shown_once_with_the_ids_of_the_others() 
     assert_eq!(of_pair, [first, second].into());
 }
 
+/// Starts an embeddings API that answers so.
+async fn api(route: axum::routing::MethodRouter) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/v1/embeddings", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/embeddings", route)).await });
+    url
+}
+
+/// Embeds by an API, in two dimensions.
+fn embedded_by(url: String, model: &str) -> EmbeddingConfig {
+    EmbeddingConfig {
+        provider: Provider::OpenAi,
+        url: Some(url),
+        model: Some(model.to_owned()),
+        dimensions: 2,
+        ..EmbeddingConfig::default()
+    }
+}
+
 #[tokio::test]
 async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their_vectors_later() {
     let fixture = Fixture::with(|config| {
         config.embedding = EmbeddingConfig {
-            provider: Provider::OpenAi,
-            url: Some("http://127.0.0.1:9/v1/embeddings".to_owned()),
-            model: Some("length".to_owned()),
-            dimensions: 2,
             timeout: HumanDuration::from_secs(1),
-            ..EmbeddingConfig::default()
+            ..embedded_by("http://127.0.0.1:9/v1/embeddings".to_owned(), "length")
         };
     })
     .await;
@@ -574,9 +589,6 @@ async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their
     let degraded = fixture.engine.readiness().into_iter().find(|part| part.name == "embedding").expect("a part");
     assert!(degraded.ready && degraded.degraded, "{degraded:?}");
 
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let mut config = fixture.config.clone();
-    config.embedding.url = Some(format!("http://{}/v1/embeddings", listener.local_addr().expect("an address")));
     let route = axum::routing::post(|axum::Json(body): axum::Json<Value>| async move {
         let texts = body["input"].as_array().cloned().unwrap_or_default();
         let data = texts
@@ -585,7 +597,8 @@ async fn contexts_are_stored_and_found_while_the_embedding_is_down_and_get_their
             .map(|(index, text)| json!({"index": index, "embedding": [text.as_str().map_or(0, str::len), 1]}));
         axum::Json(json!({"data": data.collect::<Vec<_>>()}))
     });
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/embeddings", route)).await });
+    let mut config = fixture.config.clone();
+    config.embedding.url = Some(api(route).await);
     fixture.engine.reconfigure(&config).await.expect("the same model elsewhere");
     let answer = fixture.search(json!({"query": "lighthouse"})).await;
     assert_eq!(

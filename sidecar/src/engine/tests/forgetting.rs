@@ -192,8 +192,6 @@ async fn what_memory_answers_is_in_the_store_whatever_runs_beside() {
 
 #[tokio::test]
 async fn what_expires_while_the_embedding_takes_its_time_is_not_returned() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}/v1/embeddings", listener.local_addr().expect("an address"));
     let route = axum::routing::post(|axum::Json(body): axum::Json<Value>| async move {
         let texts = body["input"].as_array().cloned().unwrap_or_default();
         if texts.len() == 1 {
@@ -203,17 +201,8 @@ async fn what_expires_while_the_embedding_takes_its_time_is_not_returned() {
         let data = (0..texts.len()).map(|index| json!({"index": index, "embedding": [1, index]}));
         axum::Json(json!({"data": data.collect::<Vec<_>>()}))
     });
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/embeddings", route)).await });
-    let fixture = Fixture::with(|config| {
-        config.embedding = EmbeddingConfig {
-            provider: Provider::OpenAi,
-            url: Some(url),
-            model: Some("slow".to_owned()),
-            dimensions: 2,
-            ..EmbeddingConfig::default()
-        };
-    })
-    .await;
+    let url = api(route).await;
+    let fixture = Fixture::with(|config| config.embedding = embedded_by(url, "slow")).await;
     fixture.stored(json!({"text": "tea for a moment", "ttl": "400ms"})).await;
     fixture.stored(json!({"text": "tea that stays"})).await;
     assert_eq!(fixture.texts(json!({"query": "tea"})).await, ["tea that stays"]);

@@ -117,25 +117,14 @@ async fn what_is_written_without_vectors_is_looked_for_when_it_is_there() {
 
 #[tokio::test]
 async fn texts_that_are_tried_one_by_one_are_left_to_a_model_that_waits() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}/v1/embeddings", listener.local_addr().expect("an address"));
     let calls = Arc::new(AtomicUsize::new(0));
     let called = Arc::clone(&calls);
     let route = axum::routing::post(move |_: axum::body::Bytes| async move {
         called.fetch_add(1, Ordering::Relaxed);
         axum::http::StatusCode::BAD_REQUEST
     });
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/embeddings", route)).await });
-    let fixture = Fixture::with(|config| {
-        config.embedding = EmbeddingConfig {
-            provider: Provider::OpenAi,
-            url: Some(url),
-            model: Some("window".to_owned()),
-            dimensions: 2,
-            ..EmbeddingConfig::default()
-        };
-    })
-    .await;
+    let url = api(route).await;
+    let fixture = Fixture::with(|config| config.embedding = embedded_by(url, "window")).await;
     for number in 0..3 {
         let text = format!("{number} {}", "the lighthouse keeper paints ".repeat(20));
         fixture.stored(json!({"text": text, "level": "long_term"})).await;
