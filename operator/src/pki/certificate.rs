@@ -24,9 +24,6 @@ pub(super) const BACKDATED: Duration = Duration::from_mins(5);
 /// Longest time before its end that a certificate of somebody else counts as ending soon.
 const NOTICE: Duration = Duration::from_hours(30 * 24);
 
-/// The last line of a certificate in PEM.
-pub(super) const END: &str = "-----END CERTIFICATE-----";
-
 /// A CA certificate with its key.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Authority {

@@ -17,10 +17,12 @@ use rustls::{
 
 use super::{
     Error, Settings, Validity,
-    certificate::{END, Leaf, bundle, given_validity, later, not_after},
+    certificate::{Leaf, bundle, given_validity, later, not_after},
     maintain::bounded,
     trust::Entry,
 };
+
+const END: &str = "-----END CERTIFICATE-----";
 
 /// What the `Secret` holds.
 #[derive(Debug)]

@@ -81,11 +81,9 @@ impl<W: Write> Page<'_, W> {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_start();
         if text.starts_with("Running ") || text.starts_with("Doc-tests ") {
-            self.turn()?;
-            // Whoever ends a run that hangs sees where it is.
-            self.lines.extend(line);
-            self.lines.push(b'\n');
-            self.turn()?;
+            // Shown at once, behind what is left of the one before: whoever ends a run that hangs sees where it is.
+            self.is_open = false;
+            self.add(line)?;
             self.is_open = true;
             return Ok(());
         }
