@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, TryLockError},
     mem,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -84,8 +84,6 @@ struct Files {
     current: Segment,
     /// How much of the current file is on the disk.
     synced: u64,
-    /// Grows when written but unsynced records had to be taken back.
-    epoch: u64,
     next: u64,
     completed: Option<u64>,
     broken: bool,
@@ -116,13 +114,14 @@ impl Journal {
             }
             segments.push(segment);
         }
+        sync_directory(directory)?;
         records.retain(|record| completed.is_none_or(|completed| record.number > completed));
         opened.records = records;
         let current = match segments.pop() {
             Some(last) => last,
             None => Segment::create(directory, 1)?,
         };
-        let files = Files { full: segments, synced: current.length, current, epoch: 0, next, completed, broken: false };
+        let files = Files { full: segments, synced: current.length, current, next, completed, broken: false };
         Ok((Self { options, files: Mutex::new(files), sync: Mutex::default(), _lock: lock }, opened))
     }
 
@@ -152,7 +151,7 @@ impl Journal {
             frame::write(&mut bytes, Kind::Record, number, payload);
             files.append(&bytes, number)?;
             files.next += 1;
-            (number, files.epoch, files.current.number, files.current.length)
+            (number, files.current.epoch, files.current.number, files.current.length)
         };
         self.sync(epoch, segment, end)?;
         Ok(number)
@@ -188,7 +187,10 @@ impl Journal {
             frame::write(&mut bytes, Kind::Completed, number, &[]);
             files.append(&bytes, number)?;
             let path = files.current.path.clone();
-            files.current.file.sync_data().map_err(Error::file("sync", &path))?;
+            if let Err(error) = files.current.file.sync_data() {
+                files.take_back();
+                return Err(Error::file("sync", &path)(error));
+            }
             files.synced = files.current.length;
         }
         // Oldest first, so that a file that stays never comes after one that has gone.
@@ -209,9 +211,7 @@ impl Journal {
         let _turn = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, path, length) = {
             let files = self.files();
-            if files.epoch != epoch {
-                return Err(Error::file("sync", &files.current.path)(std::io::Error::other("an earlier sync failed")));
-            }
+            files.still(epoch, segment)?;
             // A file that is not the current one any more was synced before its successor began.
             if files.current.number != segment || files.synced >= end {
                 return Ok(());
@@ -222,6 +222,8 @@ impl Journal {
         };
         let synced = file.sync_data();
         let mut files = self.files();
+        // The disk tells a lost write to one of two that sync at the same time, and the other one has taken the bytes back.
+        files.still(epoch, segment)?;
         match synced {
             Ok(()) if files.current.number == segment => {
                 files.synced = files.synced.max(length);
@@ -251,6 +253,15 @@ impl Files {
         appended
     }
 
+    /// Whether nothing of a file was taken back since. One that is gone was not needed any more.
+    fn still(&self, epoch: u64, segment: u64) -> Result<(), Error> {
+        let found = self.full.iter().chain([&self.current]).find(|found| found.number == segment);
+        match found {
+            Some(found) if found.epoch != epoch => Err(taken_back(&found.path)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Begins a new file. The old one is synced first, because nobody looks at it again before the next open.
     fn begin(&mut self, options: &Options) -> Result<(), Error> {
         if let Err(error) = self.current.file.sync_data() {
@@ -262,12 +273,12 @@ impl Files {
         let new = Segment::create(&options.directory, self.current.number + 1)?;
         self.synced = new.length;
         self.full.push(mem::replace(&mut self.current, new));
-        sync_directory(&options.directory)
+        Ok(())
     }
 
     /// After a failed sync nobody knows what of the unsynced bytes is on the disk, so that they are cut off.
     fn take_back(&mut self) {
-        self.epoch += 1;
+        self.current.epoch += 1;
         if self.current.cut(self.synced).is_err() {
             self.broken = true;
         }
@@ -278,6 +289,11 @@ impl Segment {
     const fn is_empty(&self) -> bool {
         self.last.is_none()
     }
+}
+
+/// What a record gets whose bytes were cut off because another sync failed.
+fn taken_back(path: &Path) -> Error {
+    Error::file("sync", path)(std::io::Error::other("an earlier sync failed"))
 }
 
 fn lock(options: &Options) -> Result<File, Error> {

@@ -21,6 +21,8 @@ pub(crate) struct Segment {
     /// The highest number of a frame in it.
     pub(crate) last: Option<u64>,
     pub(crate) length: u64,
+    /// Grows when written but unsynced records had to be taken back.
+    pub(crate) epoch: u64,
     pub(crate) file: File,
 }
 
@@ -36,14 +38,13 @@ impl Segment {
     pub(crate) fn create(directory: &Path, number: u64) -> Result<Self, Error> {
         let path = directory.join(format!("{number:016}.{EXTENSION}"));
         let mut file = options().open(&path).map_err(Error::file("create", &path))?;
-        let begun = file.write_all(MAGIC).and_then(|()| file.sync_all());
-        if let Err(error) = begun {
-            // An empty file would be read as one of another format.
+        let begun = file.write_all(MAGIC).and_then(|()| file.sync_all()).map_err(Error::file("begin", &path));
+        if let Err(error) = begun.and_then(|()| sync_directory(directory)) {
+            // An empty file would be read as one of another format, and any file is in the way of the next attempt.
             fs::remove_file(&path).map_err(Error::file("remove", &path))?;
-            return Err(Error::file("begin", &path)(error));
+            return Err(error);
         }
-        sync_directory(directory)?;
-        Ok(Self { path, number, last: None, length: MAGIC.len() as u64, file })
+        Ok(Self { path, number, last: None, length: MAGIC.len() as u64, epoch: 0, file })
     }
 
     /// Reads a file. What is torn or damaged at its end is moved to a file beside it, so that nothing is destroyed.
@@ -54,7 +55,7 @@ impl Segment {
         if bytes.len() < MAGIC.len() && MAGIC.starts_with(&bytes) {
             // The process ended while it made the file, before any frame was in it.
             bytes = MAGIC.to_vec();
-            let repaired = file.rewind().and_then(|()| file.write_all(MAGIC)).and_then(|()| file.sync_all());
+            let repaired = file.rewind().and_then(|()| file.write_all(MAGIC));
             repaired.map_err(Error::file("repair", path))?;
         }
         let frames = bytes.strip_prefix(MAGIC).ok_or_else(|| Error::Format(path.to_owned()))?;
@@ -63,16 +64,17 @@ impl Segment {
         let whole = MAGIC.len() + length;
         let torn = if whole < bytes.len() {
             let aside = set_aside(path, whole, &bytes[whole..])?;
-            let cut = file.set_len(whole as u64).and_then(|()| file.sync_all());
-            cut.map_err(Error::file("cut", path))?;
+            file.set_len(whole as u64).map_err(Error::file("cut", path))?;
             Some(((bytes.len() - whole) as u64, aside))
         } else {
             None
         };
+        // What a killed process wrote may be in the kernel's memory alone, and from now on it counts as kept.
+        file.sync_all().map_err(Error::file("sync", path))?;
         bytes.truncate(whole);
         bytes.drain(..MAGIC.len());
         file.seek(SeekFrom::End(0)).map_err(Error::file("seek in", path))?;
-        let segment = Self { path: path.to_owned(), number, last, length: whole as u64, file };
+        let segment = Self { path: path.to_owned(), number, last, length: whole as u64, epoch: 0, file };
         Ok(Content { segment, bytes, torn })
     }
 
