@@ -216,7 +216,7 @@ pub struct EnvironmentSecrets {
     pub protocol_secret: Option<SecretString>,
     /// `QDRANT_API_KEY`: of a remote vector store.
     pub qdrant_api_key: Option<SecretString>,
-    /// `CHUTES_API_TOKEN`: of the embedding API.
+    /// `EMBEDDING_API_KEY`, or else `CHUTES_API_TOKEN`: of the embedding API.
     pub chutes_api_token: Option<SecretString>,
 }
 

@@ -27,7 +27,7 @@ mod request;
 mod sampling;
 mod spans;
 mod tracer;
-pub mod w3c;
+mod w3c;
 
 use batch::Pipeline;
 pub use request::{Arrival, Carrier, answered, request};

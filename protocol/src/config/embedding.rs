@@ -200,12 +200,18 @@ impl ReEmbedding {
     }
 }
 
+/// 500 years: more than a resource can say, and less than the thousand for which the cache ends the process.
+const MOST_CACHED: HumanDuration = HumanDuration::from_secs(500 * 365 * 24 * 3_600);
+
 impl Cache {
     fn check(&self) -> validate::Result {
         let Self { capacity: _, ttl } = self;
         if ttl.get().is_zero() {
             let remedy = "it must be longer than zero; set embedding.cache.capacity to 0 to switch the cache off";
             return refuse("embedding.cache.ttl", ttl, remedy);
+        }
+        if ttl > &MOST_CACHED {
+            return refuse("embedding.cache.ttl", ttl, format!("it must be at most {MOST_CACHED}"));
         }
         Ok(())
     }

@@ -382,6 +382,7 @@ mod tests {
             ),
             ("[embedding]\nca = \"a\"\nca_file = \"b\"\n", "embedding.ca is set beside embedding.ca_file; remove one"),
             ("[embedding.cache]\nttl = \"0s\"\n", "embedding.cache.ttl is 0s; it must be longer than zero; set"),
+            ("[embedding.cache]\nttl = \"1001years\"\n", "it must be at most"),
             ("[journal]\nmax_memory = \"0\"\n", "journal.max_memory is 0; it must lie between 1048576 and 4294967296"),
             ("[retrieval]\nmin_score = nan\n", "retrieval.min_score is NaN; it must lie between -10 and 10"),
             ("[retrieval]\nmin_score = 10.5\n", "retrieval.min_score is 10.5; it must lie between -10 and 10"),

@@ -7,11 +7,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use context_manager_protocol::config;
+use context_manager_protocol::{config, embeddings};
 use http::{StatusCode, header};
 use reqwest::Response;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Serialize;
 use tracing::Span;
 use url::Url;
 
@@ -20,8 +19,6 @@ use crate::{
     ports::embedder::{Cause, Deadline, Embedder, Error, Vector},
     telemetry,
 };
-
-mod answer;
 
 /// The adapter.
 pub struct OpenAi {
@@ -42,12 +39,6 @@ pub enum ApiKey {
     Fixed(SecretString),
     /// A file. It is read for every call, so that a rotated key is used by the next one.
     File(PathBuf),
-}
-
-#[derive(Serialize)]
-struct Request<'a> {
-    model: &'a str,
-    input: Vec<String>,
 }
 
 impl OpenAi {
@@ -84,9 +75,9 @@ impl OpenAi {
     }
 
     async fn attempt(&self, input: Vec<String>, span: &Span) -> Result<Vec<Vector>, Error> {
-        let count = input.len();
         let client = self.client.get().await.map_err(no_client)?;
-        let mut request = client.post(self.url.clone()).json(&Request { model: &self.model, input });
+        let mut request =
+            client.post(self.url.clone()).json(&embeddings::Request { model: &self.model, input: &input });
         if let Some(key) = self.key.read().await? {
             request = request.bearer_auth(key.expose_secret());
         }
@@ -94,12 +85,13 @@ impl OpenAi {
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
         telemetry::http_answered(span, response.status());
         let response = check_status(response)?;
-        let body = self.read_body(response, count).await?;
-        answer::vectors(&body, count, self.dimensions)
+        let body = self.read_body(response, input.len()).await?;
+        let vectors = embeddings::vectors(&body, input.len(), self.dimensions)?;
+        Ok(vectors.into_iter().map(Vector::from).collect())
     }
 
     async fn read_body(&self, mut response: Response, count: usize) -> Result<Vec<u8>, Error> {
-        let limit = answer::most_bytes(count, self.dimensions);
+        let limit = embeddings::most_bytes(count, self.dimensions);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|source| self.unreachable(source))? {
             if body.len() + chunk.len() > limit {

@@ -6,6 +6,7 @@
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use context_manager_protocol::embeddings;
 use tokio::time::Instant;
 
 use super::Retry;
@@ -151,6 +152,17 @@ pub enum Error {
         /// What is wrong.
         source: Cause,
     },
+}
+
+impl From<embeddings::Error> for Error {
+    fn from(error: embeddings::Error) -> Self {
+        match error {
+            embeddings::Error::Malformed(source) => Self::Malformed { source: Arc::new(source) },
+            embeddings::Error::Count { expected, actual } => Self::Count { expected, actual },
+            embeddings::Error::Dimensions { expected, actual } => Self::Dimensions { expected, actual },
+            embeddings::Error::NotFinite => Self::NotFinite,
+        }
+    }
 }
 
 impl Error {

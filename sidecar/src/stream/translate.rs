@@ -12,6 +12,7 @@ use context_manager_protocol::{
     codec::Format,
     problem::Code,
     stream::{AnswerFrame, AnswerKind, CorrelationId, RequestFrame, RequestKind, id_of},
+    trace_context::{TRACEPARENT, TRACESTATE},
 };
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -23,7 +24,6 @@ use crate::{
     metrics::Frame,
     refusal::Refusal,
     routes::{exchange::undecodable, path},
-    telemetry::w3c,
 };
 
 /// What a frame is.
@@ -141,7 +141,7 @@ fn request(route: &Route, frame: RequestFrame<&[u8]>, format: Format, bytes: &By
     put(headers, "idempotency-key", "idempotency_key", idempotency_key)?;
     put(headers, "x-request-id", "request_id", request_id)?;
     // What is not valid here is as none and no mistake (W3C Trace Context), so also what no header can carry.
-    for (name, value) in [(w3c::TRACEPARENT, traceparent), (w3c::TRACESTATE, tracestate)] {
+    for (name, value) in [(TRACEPARENT, traceparent), (TRACESTATE, tracestate)] {
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.insert(name, value);
         }

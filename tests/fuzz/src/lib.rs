@@ -4,6 +4,7 @@
 //! (`cargo xtask fuzz`), and `tests/corpora.rs` runs them over the stored inputs in every test run. Nothing here knows the vector
 //! engine, so that the targets compile in seconds.
 
+mod answers;
 mod config;
 mod journal;
 mod messages;
@@ -23,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("stream_json", stream::json),
     ("stream_msgpack", stream::message_pack),
     ("stored", stored::json),
+    ("payload", stored::payload),
     ("signature", signature::headers),
     ("content_digest", signature::content_digest),
     ("key_ring", config::key_ring),
@@ -32,6 +34,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("journal_tail", journal::tail),
     ("durations_and_sizes", texts::durations_and_sizes),
     ("texts", texts::texts),
+    ("embeddings", answers::embeddings),
+    ("trace_parent", answers::trace_parent),
 ];
 
 /// Runs the target of that name.

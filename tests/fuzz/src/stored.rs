@@ -1,6 +1,7 @@
 //! What the product wrote itself and reads back: contexts and vectors from the journal and from a store.
 
-use context_manager_memory::{Context, SparseVector, Vectors};
+use context_manager_memory::{Context, ContextId, SparseVector, Vectors, store::schema};
+use uuid::Uuid;
 
 /// Contexts and vectors as JSON.
 pub fn json(data: &[u8]) {
@@ -18,6 +19,15 @@ pub fn json(data: &[u8]) {
         ascends(&vector);
         assert!(vector.dot(&vector).is_nan() || vector.dot(&vector) >= 0.0);
     }
+}
+
+/// The payload of a point in a store.
+pub fn payload(data: &[u8]) {
+    let Ok(fields) = serde_json::from_slice(data) else { return };
+    let Ok(mut context) = schema::context(ContextId::new(Uuid::nil()), fields) else { return };
+    context.metadata.clear();
+    let written = schema::payload(&context).expect("what was read can be written");
+    assert_eq!(schema::context(context.id, written).expect("what was written is read"), context);
 }
 
 fn ascends(vector: &SparseVector) {

@@ -1,15 +1,48 @@
-//! What an embeddings API answers, and the checks that it must pass before anybody uses a vector of it.
+//! The embeddings API that many servers share (`POST /v1/embeddings` of `OpenAI`): a call, its answer, and the checks that an answer
+//! must pass before anybody uses a vector of it.
 
-use std::sync::Arc;
-
-use serde::Deserialize;
-
-use crate::ports::embedder::{Error, Vector};
+use serde::{Deserialize, Serialize};
 
 /// The longest a number of a vector can reasonably be written, its comma included.
 const NUMBER_BYTES: usize = 32;
 /// Room for everything that is not a number of a vector.
 const ENVELOPE_BYTES: usize = 64 * 1024;
+
+/// The body of a call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Request<'a> {
+    /// The model's name.
+    pub model: &'a str,
+    /// The texts.
+    pub input: &'a [String],
+}
+
+/// Why an answer has no vectors. The answer is never quoted, because it may quote the texts.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is no answer of an embeddings API.
+    #[error("not a list of embeddings")]
+    Malformed(#[source] serde_json::Error),
+    /// It has too few or too many vectors, or one of them twice.
+    #[error("{actual} usable vectors for {expected} texts")]
+    Count {
+        /// How many texts were sent.
+        expected: usize,
+        /// How many different positions the answer filled, or how many vectors it has if that is more.
+        actual: usize,
+    },
+    /// A vector has another length.
+    #[error("vectors of {actual} dimensions instead of {expected}")]
+    Dimensions {
+        /// What is configured.
+        expected: usize,
+        /// What came.
+        actual: usize,
+    },
+    /// A vector has a value that is not a finite number.
+    #[error("a value that is not a finite number")]
+    NotFinite,
+}
 
 #[derive(Deserialize)]
 struct Answer {
@@ -25,24 +58,27 @@ struct Item {
 }
 
 /// The most bytes an answer with `count` vectors may have.
-pub(super) const fn most_bytes(count: usize, dimensions: usize) -> usize {
+#[must_use]
+pub const fn most_bytes(count: usize, dimensions: usize) -> usize {
     ENVELOPE_BYTES.saturating_add(count.saturating_mul(dimensions.saturating_mul(NUMBER_BYTES)))
 }
 
-/// The vectors of an answer, in the order of the request's texts.
-pub(super) fn vectors(body: &[u8], count: usize, dimensions: usize) -> Result<Vec<Vector>, Error> {
-    let Answer { data } =
-        serde_json::from_slice(body).map_err(|source| Error::Malformed { source: Arc::new(source) })?;
+/// The vectors of an answer to `count` texts, in the order of the texts; each has `dimensions` finite values.
+///
+/// # Errors
+/// [`Error`] says what the answer lacks.
+pub fn vectors(body: &[u8], count: usize, dimensions: usize) -> Result<Vec<Vec<f32>>, Error> {
+    let Answer { data } = serde_json::from_slice(body).map_err(Error::Malformed)?;
     let returned = data.len();
-    let mut vectors: Vec<Option<Vector>> = vec![None; count];
+    let mut vectors: Vec<Option<Vec<f32>>> = vec![None; count];
     for (position, Item { index, embedding }) in data.into_iter().enumerate() {
         check(&embedding, dimensions)?;
         let slot = vectors.get_mut(index.unwrap_or(position));
         if let Some(slot) = slot.filter(|slot| slot.is_none()) {
-            *slot = Some(embedding.into());
+            *slot = Some(embedding);
         }
     }
-    let vectors: Vec<Vector> = vectors.into_iter().flatten().collect();
+    let vectors: Vec<Vec<f32>> = vectors.into_iter().flatten().collect();
     if vectors.len() == count && returned == count {
         Ok(vectors)
     } else {
@@ -64,21 +100,20 @@ mod tests {
 
     use super::*;
 
-    fn of(body: &str, count: usize) -> Result<Vec<Vector>, Error> {
+    fn of(body: &str, count: usize) -> Result<Vec<Vec<f32>>, Error> {
         vectors(body.as_bytes(), count, 2)
     }
 
     #[test]
     fn vectors_are_put_in_the_order_of_the_texts() {
         let body = r#"{"data":[{"index":1,"embedding":[3,4]},{"index":0,"embedding":[1,2]}]}"#;
-        let vectors = of(body, 2).expect("a whole answer");
-        assert_eq!((&*vectors[0], &*vectors[1]), (&[1.0, 2.0][..], &[3.0, 4.0][..]));
+        assert_eq!(of(body, 2).expect("a whole answer"), [[1.0, 2.0], [3.0, 4.0]]);
     }
 
     #[test]
     fn answer_without_positions_is_taken_in_order() {
         let body = r#"{"data":[{"embedding":[1,2]},{"embedding":[3,4]}]}"#;
-        assert_eq!(&*of(body, 2).expect("a whole answer")[1], &[3.0, 4.0]);
+        assert_eq!(of(body, 2).expect("a whole answer"), [[1.0, 2.0], [3.0, 4.0]]);
     }
 
     #[test]
@@ -96,11 +131,8 @@ mod tests {
 
     #[test]
     fn wrong_dimension_names_both_lengths() {
-        let message = of(r#"{"data":[{"index":0,"embedding":[1,2,3]}]}"#, 1).expect_err("3 is not 2").to_string();
-        assert!(
-            message.contains("vectors of 3 dimensions") && message.contains("embedding.dimensions is 2"),
-            "{message}"
-        );
+        let error = of(r#"{"data":[{"index":0,"embedding":[1,2,3]}]}"#, 1).expect_err("3 is not 2");
+        assert!(matches!(error, Error::Dimensions { expected: 2, actual: 3 }), "{error}");
     }
 
     #[test]
@@ -111,8 +143,9 @@ mod tests {
     #[test]
     fn garbage_is_refused_without_being_quoted() {
         let error = of("<html>secret text</html>", 1).expect_err("not JSON");
-        assert!(matches!(error, Error::Malformed { .. }));
-        assert!(!error.to_string().contains("secret"));
+        assert!(matches!(error, Error::Malformed(_)));
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(!format!("{error}: {source:?}").contains("secret"));
     }
 
     proptest! {
