@@ -42,6 +42,21 @@ fn the_best_fused_score_is_one() {
 }
 
 #[test]
+fn what_fits_by_its_meaning_is_the_best_also_if_it_is_alone() {
+    for (cosines, expected) in
+        [(&[0.4][..], &[1.0][..]), (&[0.4, 0.4], &[1.0, 1.0]), (&[0.2, 0.4], &[1.0, 0.0]), (&[-0.1, -0.1], &[0.0, 0.0])]
+    {
+        let of = |(number, &cosine): (u128, &f32)| {
+            candidate(number, &number.to_string(), [Some(cosine), Some(cosine), Some(0.0), None])
+        };
+        let candidates = (1..).zip(cosines).map(of).collect();
+        let ranked = rank(candidates, &QueryFacts::default(), &Settings::default(), NOW);
+        let is_near = |(ranked, expected): (&Ranked, &f64)| (ranked.score - expected).abs() < 1e-9;
+        assert!(ranked.len() == expected.len() && ranked.iter().zip(expected).all(is_near), "{cosines:?}: {ranked:?}");
+    }
+}
+
+#[test]
 fn a_context_beside_a_good_one_rises() {
     let good = in_session(lexical_only(1, "question", 3.0), "s", 4);
     let beside = in_session(lexical_only(2, "answer", 0.5), "s", 5);
@@ -128,6 +143,21 @@ proptest! {
         // Several contexts at one place of a session cannot come from the engine; which one is the neighbour is then open.
         let settings = Settings { boosts: Boosts { next: 0.0, previous: 0.0, ..Boosts::default() }, ..Settings::default() };
         prop_assert_eq!(order(candidates, "x", &settings), order(turned, "x", &settings));
+    }
+
+    #[test]
+    fn a_cosine_that_all_have_changes_nothing_where_words_tell_them_apart(
+        words in prop::collection::vec((0.01_f32..9.0, 0_i64..9), 1..20),
+        cosine in -1.0_f32..1.0,
+    ) {
+        let ranked = |cosine: Option<f32>| {
+            let candidates = (0_u128..).zip(&words).map(|(number, &(bm25, sequence))| {
+                in_session(candidate(number, &number.to_string(), [cosine, cosine, Some(bm25), None]), "s", sequence)
+            });
+            let ranked = rank(candidates.collect(), &QueryFacts::of("x"), &Settings::default(), NOW);
+            ranked.into_iter().map(|ranked| (ranked.context.id, ranked.parts)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(ranked(Some(cosine)), ranked(None));
     }
 
     #[test]
