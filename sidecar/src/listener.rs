@@ -34,17 +34,18 @@ use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
 
 mod linger;
+mod places;
 pub mod socket;
 #[cfg(test)]
 mod tests;
 
 use linger::Lingering;
+use places::{Place, Places};
+
+pub use places::Share;
 
 /// Most connections of one listener; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 1_024;
-/// Longest time for the head of a request, and longest time without a request on a kept connection. It is longer than the
-/// 90 s after which common clients give up idle connections themselves, so that a request never meets a closing one.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(100);
 /// Most headers of a request, and most bytes of them.
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD_BYTES: u32 = 32 * 1_024;
@@ -65,13 +66,31 @@ pub struct Error {
     source: io::Error,
 }
 
+/// What the clients of a listener may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest time for the head of a request, and longest time without a request on a kept connection.
+    pub idle: Duration,
+    /// Most connections before one that is open makes way for a new one; without it, new ones wait in the socket's queue.
+    pub share: Option<Share>,
+}
+
+impl Limits {
+    /// Of the protocol, which the agent alone reaches. The time is longer than the 90 s after which common clients give up idle
+    /// connections themselves, so that a request never meets a closing one.
+    pub const PROTOCOL: Self = Self { idle: Duration::from_secs(100), share: None };
+    /// Of probes and metrics, which the whole cluster reaches: nobody there may keep the kubelet out, which would take the pod for one
+    /// that is not ready. Who asks for them connects anew without harm.
+    pub const ADMIN: Self = Self { idle: Duration::from_secs(5), share: Some(Share { all: 64, of_one: 8 }) };
+}
+
 /// Where connections come from.
 pub trait Accept: Send + Sync + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next connection, and who made it.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, IpAddr)>> + Send;
 
     /// Which version of HTTP the client speaks.
     fn version(stream: &Self::Stream) -> impl Future<Output = io::Result<Version>> + Send;
@@ -80,13 +99,13 @@ pub trait Accept: Send + Sync + 'static {
 impl Accept for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _) = Self::accept(self).await?;
+    async fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
         // Without this, Nagle's algorithm delays the second of two small packets by up to 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "Failed to set TCP_NODELAY");
         }
-        Ok(stream)
+        Ok((stream, peer.ip()))
     }
 
     async fn version(stream: &TcpStream) -> io::Result<Version> {
@@ -127,15 +146,24 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 }
 
 /// Serves connections of `listeners` until `stop`, then finishes the requests in flight. Whoever awaits it bounds that.
-pub async fn serve<L: Accept>(listeners: Vec<L>, router: Router, open: IntGauge, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub async fn serve<L: Accept>(
+    listeners: Vec<L>,
+    router: Router,
+    limits: Limits,
+    open: IntGauge,
+    stop: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = limits.share.map(Places::new);
     let (connections, graceful) = (TaskTracker::new(), GracefulShutdown::new());
     let accepting = listeners.into_iter().map(|listener| {
-        let (router, open, places, stop) = (&router, &open, &places, &stop);
+        let (router, open, permits, places, stop) = (&router, &open, &permits, &places, &stop);
         let (connections, graceful) = (&connections, &graceful);
         async move {
-            while let Some((stream, place)) = accept(&listener, places, stop).await {
-                let connection = Connection { router: router.clone(), _place: place, _open: Open::new(open) };
+            while let Some((stream, peer, permit)) = accept(&listener, permits, stop).await {
+                let place = places.as_ref().map(|places| Arc::new(places.take(peer)));
+                let (router, open) = (router.clone(), Open::new(open));
+                let connection = Connection { router, idle: limits.idle, place, _permit: permit, _open: open };
                 connections.spawn(connection.serve::<L>(stream, graceful.watcher(), stop.clone()));
             }
         }
@@ -148,14 +176,14 @@ pub async fn serve<L: Accept>(listeners: Vec<L>, router: Router, open: IntGauge,
 
 async fn accept<L: Accept>(
     listener: &L,
-    places: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
     stop: &CancellationToken,
-) -> Option<(L::Stream, OwnedSemaphorePermit)> {
+) -> Option<(L::Stream, IpAddr, OwnedSemaphorePermit)> {
     let next = async {
-        let place = Arc::clone(places).acquire_owned().await.ok()?;
+        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok(stream) => return Some((stream, place)),
+                Ok((stream, peer)) => return Some((stream, peer, permit)),
                 Err(error) => {
                     warn!(%error, "Failed to accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -168,24 +196,33 @@ async fn accept<L: Accept>(
 
 struct Connection {
     router: Router,
-    _place: OwnedSemaphorePermit,
+    idle: Duration,
+    place: Option<Arc<Place>>,
+    _permit: OwnedSemaphorePermit,
     _open: Open,
 }
 
 impl Connection {
     async fn serve<L: Accept>(self, stream: L::Stream, watcher: Watcher, stop: CancellationToken) {
-        let Self { router, _place, _open } = self;
-        let first = stop.run_until_cancelled(timeout(HEAD_TIMEOUT, L::version(&stream))).await;
-        let Some(Ok(Ok(version))) = first else { return };
-        let service = TowerToHyperService::new(tower::service_fn(move |request: hyper::Request<_>| {
-            let router = router.clone();
-            async move { Ok::<_, Infallible>(answer(router, request).await) }
-        }));
-        let builder = builder(version);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
-            debug!(%error, "A connection broke");
-        }
+        let Self { router, idle, place, _permit, _open } = self;
+        let makes_way = place.as_ref().map(|place| place.makes_way()).unwrap_or_default();
+        let talk = async {
+            let first = stop.run_until_cancelled(timeout(idle, L::version(&stream))).await;
+            let Some(Ok(Ok(version))) = first else { return };
+            let service = TowerToHyperService::new(tower::service_fn(move |request: hyper::Request<_>| {
+                let (router, in_flight) = (router.clone(), place.as_ref().map(Place::request));
+                async move {
+                    let _in_flight = in_flight;
+                    Ok::<_, Infallible>(answer(router, request).await)
+                }
+            }));
+            let builder = builder(version, idle);
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
+                debug!(%error, "A connection broke");
+            }
+        };
+        makes_way.run_until_cancelled(talk).await;
     }
 }
 
@@ -221,7 +258,7 @@ async fn version(stream: &TcpStream) -> io::Result<Version> {
     }
 }
 
-fn builder(version: Version) -> auto::Builder<TokioExecutor> {
+fn builder(version: Version, idle: Duration) -> auto::Builder<TokioExecutor> {
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = match version {
         Version::Http1 => builder.http1_only(),
@@ -230,7 +267,7 @@ fn builder(version: Version) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(idle)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES as usize);
     builder

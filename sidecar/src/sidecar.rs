@@ -30,7 +30,7 @@ use crate::{
     engine::{self, Engine},
     layers::Shared,
     listener::{
-        self,
+        self, Limits,
         socket::{self, Socket},
     },
     live::Live,
@@ -283,8 +283,8 @@ async fn serve_protocol(
     let open = |listener| metrics.requests.connections.of(listener);
     let socket = Vec::from_iter(socket);
     tokio::join!(
-        listener::serve(ports, router.clone(), open(Listener::Protocol), stop.clone()),
-        listener::serve(socket, router.clone(), open(Listener::Socket), stop.clone()),
+        listener::serve(ports, router.clone(), Limits::PROTOCOL, open(Listener::Protocol), stop.clone()),
+        listener::serve(socket, router.clone(), Limits::PROTOCOL, open(Listener::Socket), stop.clone()),
     );
 }
 
@@ -318,8 +318,8 @@ async fn serve_admin(
     let socket = bind_socket("admin", settings.admin_socket.as_deref()).await?;
     let open = || metrics.requests.connections.of(Listener::Admin);
     let router = admin::router(admin);
-    let ports = listener::serve(Vec::from_iter(port), router.clone(), open(), stop.clone());
-    let sockets = listener::serve(Vec::from_iter(socket), router, open(), stop.clone());
+    let ports = listener::serve(Vec::from_iter(port), router.clone(), Limits::ADMIN, open(), stop.clone());
+    let sockets = listener::serve(Vec::from_iter(socket), router, Limits::ADMIN, open(), stop.clone());
     // Where nothing is listened on, the task ends when it is told to as well.
     let serving = async move {
         tokio::join!(ports, sockets, stop.cancelled());

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, Metadata, Permissions},
     io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -110,8 +111,10 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 impl Accept for Socket {
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+    /// Whoever connects is on this machine, as who comes over loopback is.
+    async fn accept(&self) -> io::Result<(UnixStream, IpAddr)> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok((stream, Ipv4Addr::LOCALHOST.into()))
     }
 
     /// Always HTTP/1.1: a Unix socket cannot be peeked at.

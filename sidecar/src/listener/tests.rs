@@ -2,6 +2,7 @@ use axum::routing::get;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
     task::JoinHandle,
 };
 
@@ -16,6 +17,10 @@ struct Server {
 }
 
 async fn server() -> Server {
+    server_with(Limits::PROTOCOL).await
+}
+
+async fn server_with(limits: Limits) -> Server {
     let slow = get(async || {
         sleep(Duration::from_millis(300)).await;
         "late"
@@ -25,7 +30,7 @@ async fn server() -> Server {
     let addresses = listeners.iter().map(|listener| listener.local_addr().expect("an address")).collect();
     let open = IntGauge::new("open", "open").expect("a gauge");
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listeners, router, open.clone(), stop.clone()));
+    let task = tokio::spawn(serve(listeners, router, limits, open.clone(), stop.clone()));
     Server { addresses, open, stop, task }
 }
 
@@ -120,4 +125,47 @@ async fn the_end_finishes_what_is_in_flight_and_closes_what_is_idle() {
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("late"), "{answer}");
     timeout(Duration::from_secs(1), server.task).await.expect("a prompt end").expect("no panic");
     assert!(TcpStream::connect(address).await.is_err(), "nothing is accepted after the end");
+}
+
+/// A connection from 127.0.0.`last`, on which nothing is sent.
+async fn silent(server: &Server, last: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).expect("an address of this host");
+    let address = server.addresses.iter().find(|address| address.is_ipv4()).expect("an IPv4 address");
+    socket.connect(*address).await.expect("a listener")
+}
+
+/// Asks on a connection that is kept.
+async fn is_answered(stream: &mut TcpStream) -> bool {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("an open connection");
+    let mut answer = vec![0; 1_024];
+    let length = stream.read(&mut answer).await.expect("an answer");
+    answer[..length].starts_with(b"HTTP/1.1 200 OK")
+}
+
+#[tokio::test]
+async fn silent_connections_keep_no_probe_out() {
+    let Limits { idle: _, share } = Limits::ADMIN;
+    let Share { all, of_one } = share.expect("places are shared");
+    // As long as of the protocol, so that none of them ends because it is silent.
+    let server = server_with(Limits { share, ..Limits::PROTOCOL }).await;
+    let full = i64::try_from(all).expect("a few");
+    let mut kubelet = silent(&server, 250).await;
+    assert!(is_answered(&mut kubelet).await);
+
+    let mut connections = Vec::new();
+    for last in (1..).take(all.div_ceil(of_one)) {
+        for _ in 0..of_one {
+            connections.push(silent(&server, last).await);
+        }
+    }
+    eventually("a full listener", || server.open.get() == full).await;
+    for _ in 0..all {
+        connections.push(silent(&server, 1).await);
+    }
+    let mut probe = silent(&server, 251).await;
+    assert!(is_answered(&mut probe).await, "a new connection");
+    assert!(is_answered(&mut kubelet).await, "a kept connection");
+    assert_eq!(connections[0].read(&mut [0; 1]).await.expect("an orderly end"), 0, "the oldest made way");
+    eventually("the end of those that made way", || server.open.get() == full).await;
 }

@@ -131,6 +131,20 @@ async fn a_signature_from_before_the_start_is_refused_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_to_the_admin_port_keep_no_probe_out() {
+    let directory = TempDir::new().expect("a directory");
+    let first = running(directory.path()).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(first.admin).await.expect("a listener"));
+    }
+    assert!(get(first.admin, "/health/readiness").await.starts_with("HTTP/1.1 200"));
+    let end = timeout(Duration::from_secs(4), silent[0].read(&mut [0; 1])).await.expect("the oldest made way");
+    assert_eq!(end.expect("an orderly end"), 0);
+    first.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_sidecar_on_the_same_directory_is_refused() {
     let directory = TempDir::new().expect("a directory");
     let first = running(directory.path()).await;

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::listener;
+use crate::listener::{self, Limits};
 
 /// The limit of one body, and of two.
 const ONE: u16 = 2_048;
@@ -154,7 +154,8 @@ async fn a_client_that_stops_reading_keeps_the_room_of_its_answer() {
     let listener = listener::bind((Ipv4Addr::LOCALHOST, 0).into()).await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let open = IntGauge::new("open", "open").expect("a gauge");
-    let server = listener::serve(vec![listener], fixture.router.clone(), open, CancellationToken::new());
+    let router = fixture.router.clone();
+    let server = listener::serve(vec![listener], router, Limits::PROTOCOL, open, CancellationToken::new());
     let _server = AbortOnDropHandle::new(tokio::spawn(server));
 
     let mut first = asking(address).await;
