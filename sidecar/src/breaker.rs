@@ -101,6 +101,27 @@ impl Breaker {
         }
     }
 
+    /// Asks whether a call that was admitted may still be made: others may have been told since that the neighbour is to be left alone.
+    ///
+    /// # Errors
+    /// While the breaker is open.
+    pub fn patience(&self) -> Result<(), Open> {
+        let State::Open { until } = *self.state() else { return Ok(()) };
+        let retry_after = until.saturating_duration_since(Instant::now());
+        if retry_after.is_zero() { Ok(()) } else { Err(Open { neighbour: self.neighbour, retry_after }) }
+    }
+
+    /// The neighbour asked to be left alone for a while.
+    pub fn told_to_wait(&self, patience: Duration) {
+        let until = Instant::now() + patience.min(LONGEST_PATIENCE);
+        let mut state = self.state();
+        match &mut *state {
+            // Others have been told already; the longest time counts.
+            State::Open { until: known } => *known = (*known).max(until),
+            State::Closed { .. } | State::HalfOpen { .. } => self.enter(&mut state, State::Open { until }),
+        }
+    }
+
     fn enter(&self, state: &mut State, new: State) {
         *state = new;
         self.show(new);
@@ -145,6 +166,13 @@ impl Permit<'_> {
                     self.breaker.enter(&mut state, State::Closed { failures: 0 });
                 }
             }
+            // A call that waited as it was told, and is the first that is answered again.
+            State::Open { until } if *until <= Instant::now() => {
+                let is_enough = self.breaker.success_threshold <= 1;
+                let half = State::HalfOpen { successes: 1, probes: 0 };
+                let next = if is_enough { State::Closed { failures: 0 } } else { half };
+                self.breaker.enter(&mut state, next);
+            }
             // A call from before it opened.
             State::HalfOpen { .. } | State::Open { .. } => {}
         }
@@ -169,13 +197,7 @@ impl Permit<'_> {
 
     /// The neighbour asked to be left alone for a while.
     pub fn told_to_wait(self, patience: Duration) {
-        let until = Instant::now() + patience.min(LONGEST_PATIENCE);
-        let mut state = self.breaker.state();
-        match &mut *state {
-            // Others have been told already; the longest time counts.
-            State::Open { until: known } => *known = (*known).max(until),
-            State::Closed { .. } | State::HalfOpen { .. } => self.breaker.enter(&mut state, State::Open { until }),
-        }
+        self.breaker.told_to_wait(patience);
     }
 }
 
@@ -265,6 +287,22 @@ mod tests {
         endless.told_to_wait(Duration::MAX);
         assert!(breaker.admit().expect_err("open").retry_after <= LONGEST_PATIENCE);
         assert_eq!(breaker.metrics.breakers.opened.get(Neighbour::Store), 1);
+    }
+
+    #[test]
+    fn a_call_that_waits_as_it_was_told_is_the_first_of_those_that_close_it() {
+        let breaker = breaker();
+        let waiting = breaker.admit().expect("admitted");
+        assert_eq!(breaker.patience(), Ok(()));
+        breaker.told_to_wait(Duration::from_millis(300));
+        let asked = breaker.patience().expect_err("the neighbour is left alone");
+        assert!(breaker.admit().is_err(), "by others as well");
+        std::thread::sleep(asked.retry_after);
+        assert_eq!(breaker.patience(), Ok(()));
+        waiting.succeeded();
+        assert_eq!(state(&breaker), "half-open");
+        breaker.admit().expect("a probe").succeeded();
+        assert_eq!(state(&breaker), "closed");
     }
 
     #[test]

@@ -30,10 +30,11 @@ pub fn build(
         Provider::Builtin => Ok(Arc::new(Measure::new(Arc::new(Builtin::new(config.dimensions)), Arc::clone(metrics)))),
         Provider::OpenAi => {
             let api = Arc::new(OpenAi::new(config, token)?);
-            let retried = Arc::new(Retry::new(api, (&config.retry).into(), Arc::clone(metrics)));
+            let breaker = Arc::new(Breaker::new(Neighbour::Embedding, breaker, Arc::clone(metrics)));
+            let policy = (&config.retry).into();
+            let retried = Arc::new(Retry::new(api, policy, Arc::clone(&breaker), Arc::clone(metrics)));
             let split = Arc::new(Split::new(retried, config.batch_size));
             let measured = Arc::new(Measure::new(split, Arc::clone(metrics)));
-            let breaker = Breaker::new(Neighbour::Embedding, breaker, Arc::clone(metrics));
             let guarded = Arc::new(Guard::new(measured, breaker));
             if config.cache.capacity.bytes() == 0 {
                 return Ok(guarded);

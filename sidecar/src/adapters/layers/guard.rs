@@ -1,6 +1,7 @@
 //! Leaves the embedding API alone while its breaker is open, which it is as well for as long as the API asks for patience.
 //!
-//! Stands inside the cache, so that a hit needs no API, and outside the retries, so that a call with all its attempts counts once.
+//! Stands inside the cache, so that a hit needs no API, and outside the retries, so that a call with all its attempts counts once. What the
+//! API asks for is told to the breaker there, as soon as it is heard.
 
 use std::sync::Arc;
 
@@ -17,13 +18,13 @@ use crate::{
 /// The layer.
 pub struct Guard {
     inner: Arc<dyn Embedder>,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
 }
 
 impl Guard {
     /// Puts `breaker` before `inner`.
     #[must_use]
-    pub fn new(inner: Arc<dyn Embedder>, breaker: Breaker) -> Self {
+    pub fn new(inner: Arc<dyn Embedder>, breaker: Arc<Breaker>) -> Self {
         Self { inner, breaker }
     }
 
@@ -45,7 +46,7 @@ impl Guard {
                 | Error::Dimensions { .. }
                 | Error::NotFinite),
             ) => match error.retry() {
-                Retry::After(patience) if !patience.is_zero() => permit.told_to_wait(patience),
+                Retry::After(patience) if !patience.is_zero() => drop(permit),
                 Retry::After(_) | Retry::Backoff | Retry::Never => permit.failed(),
             },
         }

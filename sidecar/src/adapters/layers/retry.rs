@@ -2,6 +2,8 @@
 //!
 //! The error decides whether another attempt is worth it ([`Error::retry`]). A wait that would end after the deadline
 //! is not begun: the caller gets the error at once instead of at the deadline.
+//!
+//! What the API asks of one call holds for all: the breaker is told at once, and no attempt is made while it is open.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +12,7 @@ use backon::{ExponentialBuilder, Retryable};
 use context_manager_protocol::config;
 
 use crate::{
+    breaker::Breaker,
     metrics::Metrics,
     ports::{
         Retry as Worth,
@@ -69,21 +72,22 @@ impl Policy {
 pub struct Retry {
     inner: Arc<dyn Embedder>,
     policy: Policy,
+    breaker: Arc<Breaker>,
     metrics: Arc<Metrics>,
 }
 
 impl Retry {
-    /// Repeats failed calls of `inner` as the policy says.
+    /// Repeats failed calls of `inner`, which `breaker` stands before, as the policy says.
     #[must_use]
-    pub fn new(inner: Arc<dyn Embedder>, policy: Policy, metrics: Arc<Metrics>) -> Self {
-        Self { inner, policy, metrics }
+    pub fn new(inner: Arc<dyn Embedder>, policy: Policy, breaker: Arc<Breaker>, metrics: Arc<Metrics>) -> Self {
+        Self { inner, policy, breaker, metrics }
     }
 
-    async fn repeat<T, F>(&self, deadline: Deadline, call: impl FnMut() -> F) -> Result<T, Error>
+    async fn repeat<T, F>(&self, deadline: Deadline, mut call: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let attempts = call
+        let attempts = (|| self.attempt(deadline, call()))
             .retry(self.policy.backoff())
             .when(|error| error.retry().is_worthwhile())
             .adjust(|error, backoff| self.policy.wait(error, backoff, deadline, rand::random::<f64>()))
@@ -92,6 +96,24 @@ impl Retry {
                 tracing::debug!(error = %error, wait_ms = wait.as_millis(), "Trying the embedding API again");
             });
         deadline.bound(attempts).await
+    }
+
+    /// Makes one call as soon as the API is not to be left alone any more.
+    async fn attempt<T>(&self, deadline: Deadline, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        while let Err(open) = self.breaker.patience() {
+            if open.retry_after >= deadline.remaining() {
+                return Err(Error::LeftAlone(open));
+            }
+            tokio::time::sleep(open.retry_after).await;
+        }
+        let result = call.await;
+        if let Err(error) = &result
+            && let Worth::After(patience) = error.retry()
+            && !patience.is_zero()
+        {
+            self.breaker.told_to_wait(patience);
+        }
+        result
     }
 }
 

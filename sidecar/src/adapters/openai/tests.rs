@@ -14,7 +14,7 @@ use context_manager_protocol::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{adapters::embedder, metrics::Metrics};
+use crate::{adapters::embedder, metrics::Metrics, testing::eventually};
 
 /// What the server does with the next call.
 #[derive(Clone, Copy)]
@@ -189,6 +189,31 @@ async fn an_api_that_asks_for_patience_is_left_alone_by_later_calls_too() {
     let error = fixture.embed(&["milk"]).await.expect_err("left alone");
     assert!(matches!(&error, Error::LeftAlone(open) if open.retry_after > Duration::from_secs(50)), "{error}");
     assert_eq!(fixture.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn an_api_that_asks_for_patience_is_left_alone_by_calls_beside_too() {
+    let fixture = Fixture::new([Step::Status(500), Step::Busy("3")], |config| {
+        config.retry.initial_delay = HumanDuration::from_secs(2);
+        config.retry.jitter = 0.0;
+    })
+    .await;
+    let call = |text: &'static str| {
+        let embedder = Arc::clone(&fixture.embedder);
+        async move { embedder.embed_query(text, Deadline::after(Duration::from_secs(20))).await }
+    };
+    // The first is about to try again when the second is asked to wait for longer.
+    let first = tokio::spawn(call("tea"));
+    eventually("an attempt that failed", || fixture.metrics.embedding.retries.get() == 1).await;
+    let since = tokio::time::Instant::now();
+    let second = tokio::spawn(call("milk"));
+    eventually("an attempt that is to wait", || fixture.metrics.embedding.retries.get() == 2).await;
+    let third = call("coffee").await.expect_err("left alone at once");
+    assert!(matches!(third, Error::LeftAlone(_)), "{third}");
+    first.await.expect("no panic").expect("a vector");
+    assert!(since.elapsed() >= Duration::from_secs(3), "tried again after {:?}", since.elapsed());
+    second.await.expect("no panic").expect("a vector");
+    assert_eq!(fixture.calls().len(), 4);
 }
 
 #[tokio::test]
