@@ -257,6 +257,11 @@ async fn what_is_wrong_with_a_frame_is_named_and_the_stream_goes_on() -> Result<
             "parameter-invalid",
             Some("Idempotency-Key"),
         ),
+        (
+            json!({"id": 1, "type": "ContextUpdate", "context": context, "message": {"text": "x"}, "idempotency_key": "k"}),
+            "parameter-invalid",
+            Some("Idempotency-Key"),
+        ),
     ];
     for format in [Format::Json, Format::MessagePack] {
         stream.format = format;
@@ -308,6 +313,20 @@ async fn what_is_no_frame_closes_the_stream_with_its_reason() -> Result<()> {
     for line in ["{reason=\"too_large\"} 1", "{reason=\"protocol\"} 2"] {
         assert!(metrics.contains(&format!("context_manager_streams_ended_total{line}\n")), "{metrics}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn pongs_take_no_room_of_messages_however_many_come() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let more = "max_message_size = \"2Ki\"\nmax_bytes_in_flight = \"2Ki\"\n";
+    let sidecar = Sidecar::start(folder.path(), more).await?;
+    let mut stream = Stream::open(sidecar.port, &Sidecar::key()?).await?;
+    for _ in 0..1_000 {
+        stream.send_message(Message::Pong(vec![7; 125].into())).await?;
+    }
+    let stats = stream.ask(&frame(1, RequestKind::GetStats, Value::Null)).await?;
+    message(stats, 1, AnswerKind::Stats, 200)?;
     Ok(())
 }
 

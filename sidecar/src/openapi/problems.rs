@@ -135,7 +135,7 @@ fn headers() -> Value {
             "schema": {"type": "string", "const": CHALLENGE},
         },
         "location": {
-            "description": "The path of the new context.",
+            "description": "The path of the new context, with the parameters that name its memory if it is not the agent's own.",
             "required": true,
             "schema": {"type": "string", "format": "uri-reference"},
         },

@@ -23,6 +23,7 @@ use crate::{
         authenticate::{AuthenticBody, Verified},
         deadline::Deadline,
     },
+    metrics::Route,
     refusal::Refusal,
 };
 
@@ -72,6 +73,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         let verified = parts.extensions.get::<Verified>().cloned().ok_or_else(unauthenticated)?;
+        Idempotency::refuse_unused(parts)?;
         Ok(Self { verified, format: accepted_format(&parts.headers) })
     }
 }
@@ -137,18 +139,33 @@ impl<S: Send + Sync> FromRequestParts<S> for ContextId {
 /// The header `Idempotency-Key`, if there is one.
 pub struct Idempotency(pub Option<IdempotencyKey>);
 
+impl Idempotency {
+    const NAME: &str = "Idempotency-Key";
+
+    /// Refuses a key where it would be ignored although it matters: a change that is sent again is made again. What else takes no key
+    /// comes to the same when it is sent again.
+    fn refuse_unused(parts: &Parts) -> Result<(), Refusal> {
+        let is_change = matches!(parts.extensions.get::<Route>(), Some(Route::Update));
+        if !is_change || !parts.headers.contains_key(Self::NAME) {
+            return Ok(());
+        }
+        let detail =
+            "a change takes no Idempotency-Key; leave it out and send if_version, with which the change is made once";
+        Err(invalid(Self::NAME, detail))
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Idempotency {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        const NAME: &str = "Idempotency-Key";
-        let mut lines = parts.headers.get_all(NAME).iter();
+        let mut lines = parts.headers.get_all(Self::NAME).iter();
         let Some(line) = lines.next() else { return Ok(Self(None)) };
         if lines.next().is_some() {
-            return Err(invalid(NAME, "the header Idempotency-Key occurs twice; send one key for each write"));
+            return Err(invalid(Self::NAME, "the header Idempotency-Key occurs twice; send one key for each write"));
         }
         let key = IdempotencyKey::new(line.to_str().unwrap_or_default());
-        key.map(|key| Self(Some(key))).map_err(|error| invalid(NAME, error.to_string()))
+        key.map(|key| Self(Some(key))).map_err(|error| invalid(Self::NAME, error.to_string()))
     }
 }
 

@@ -6,10 +6,11 @@ use axum::{
 };
 use context_manager_protocol::message::{
     AckStatus, Acknowledgment, AcknowledgmentBatch, Cleared, ContextDelete, ContextStore, ContextStoreBatch,
-    ContextUpdate,
+    ContextUpdate, Scope,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
+use url::form_urlencoded::Serializer;
 
 use super::{
     exchange::{
@@ -27,10 +28,25 @@ pub async fn store(
     Message(message): Message<ContextStore>,
 ) -> Answer<Acknowledgment> {
     let granted = engine.permit(&caller.verified, message.scope.as_ref(), message.session.as_deref())?;
+    let memory = memory_of(&message);
     let acknowledgment = engine.store(&granted, message, key).await?;
     let answered = caller.answer(written(acknowledgment.status), &acknowledgment);
-    let location = HeaderValue::from_str(&format!("{}/{}", path::CONTEXTS, acknowledgment.id));
+    let location = HeaderValue::from_str(&format!("{}/{}{memory}", path::CONTEXTS, acknowledgment.id));
     Ok(answered.map(|response| response.headers_mut().extend(location.map(|location| (header::LOCATION, location)))))
+}
+
+/// The query that names the memory in which a context is stored, and its session, for which alone a rule may be; empty of the agent's own.
+fn memory_of(message: &ContextStore) -> String {
+    let ContextStore { scope: Some(Scope { agent, space, session }), .. } = message else { return String::new() };
+    if agent.is_none() && space.is_none() {
+        return String::new();
+    }
+    let session = session.as_ref().or(message.session.as_ref());
+    let mut query = Serializer::for_suffix(String::from("?"), 1);
+    for (name, value) in [("agent", agent.as_ref()), ("space", space.as_ref()), ("session", session)] {
+        query.extend_pairs(value.map(|value| (name, value)));
+    }
+    query.finish()
 }
 
 /// `POST /v1/contexts/batch`

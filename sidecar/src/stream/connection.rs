@@ -118,6 +118,9 @@ impl Connection {
         loop {
             let has_room = self.requests.len() < CONCURRENT;
             tokio::select! {
+                // In this order: where a send took long, the next heartbeat is due, and what has come meanwhile is read before anybody is
+                // given up as silent.
+                biased;
                 () = stop.cancelled() => return Err(Ending::Shutdown),
                 Ok(()) = keys.changed() => self.check_key()?,
                 Some(answer) = self.requests.join_next() => {
@@ -152,7 +155,11 @@ impl Connection {
             Message::Binary(bytes) => (Format::MessagePack, bytes),
             Message::Close(_) => return Err(Ending::Closed),
             // A ping is answered by the library; a pong has done its work by being heard.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
+            Message::Ping(content) | Message::Pong(content) => {
+                self.socket.get_mut().control(content.len());
+                return Ok(());
+            }
+            Message::Frame(_) => return Ok(()),
         };
         self.format = format;
         let room = self.socket.get_mut().message(bytes.len());

@@ -21,13 +21,16 @@ use crate::{
 /// on a full sidecar can be answered then, where there would be nothing to answer yet.
 const FREE: u64 = 64 << 10;
 
+/// What a ping or a pong of a client has beside its content: two bytes and the mask (RFC 6455 section 5.2).
+const CONTROL_BYTES: u64 = 2 + 4;
+
 /// A connection, and the room that the message which arrives has.
 pub(super) struct Metered<C> {
     connection: C,
     live: Arc<Live>,
     bytes: BytesInFlight,
     room: Reserved,
-    /// Bytes that were read since the last whole message.
+    /// Bytes that were read since the last whole message, without pings and pongs that have come.
     arrived: u64,
 }
 
@@ -46,6 +49,11 @@ impl<C> Metered<C> {
         let mut room = std::mem::replace(&mut self.room, self.bytes.nothing());
         room.grow_to(bytes as u64, self.limit())?;
         Ok(room)
+    }
+
+    /// A ping or a pong with so many bytes has come: nobody keeps it, and it is no part of the message that arrives.
+    pub(super) const fn control(&mut self, bytes: usize) {
+        self.arrived = self.arrived.saturating_sub(CONTROL_BYTES + bytes as u64);
     }
 
     /// The connection itself, for bytes that nobody keeps.

@@ -125,6 +125,28 @@ async fn a_large_message_has_room_while_it_arrives_and_until_it_is_answered() {
 }
 
 #[tokio::test]
+async fn pings_and_pongs_take_no_room_however_many_come() {
+    let limit = 300 << 10;
+    let (mut server, mut client, bytes) = metered(limit).await;
+    let others = bytes.reserve(limit, ByteSize::new(limit)).expect("room");
+    for number in 0..2_000_usize {
+        let content = Bytes::from(vec![7; number % 126]);
+        let is_ping = number.is_multiple_of(2);
+        client.send(if is_ping { Message::Ping(content) } else { Message::Pong(content) }).await.expect("sent");
+        let Some(Ok(Message::Ping(content) | Message::Pong(content))) = server.next().await else {
+            unreachable!("a control frame comes")
+        };
+        server.get_mut().control(content.len());
+    }
+    // A message after them has the room of its own bytes.
+    drop(others);
+    client.send(Message::Binary(vec![7; 200 << 10].into())).await.expect("sent");
+    let message = server.next().await.expect("a message").expect("a good one");
+    let room = server.get_mut().message(message.len()).expect("room");
+    assert!((message.len() as u64..message.len() as u64 + 1_024).contains(&room.bytes()), "{}", room.bytes());
+}
+
+#[tokio::test]
 async fn without_room_a_large_message_ends_the_stream_and_a_small_one_can_be_answered() {
     let (mut server, mut client, bytes) = metered(300 << 10).await;
     let limit = ByteSize::new(300 << 10);

@@ -266,6 +266,24 @@ fn contains(outer: &Place, inner: &Place) -> bool {
 }
 
 #[tokio::test]
+async fn a_new_context_is_read_at_its_location_whatever_memory_it_is_in() {
+    let walk = Walk::new().await;
+    for scope in scopes().into_iter().chain([Scope::default()]) {
+        // One's own memory needs no rule.
+        let is_shared = scope != Scope::default();
+        let rules = is_shared.then(|| rule(&[Operation::Store, Operation::Read], &[], &Place::Memory(scope.clone())));
+        walk.permit(rules.into_iter().collect()).await;
+        let session = scope.session.is_none().then_some("tea & cake=ü");
+        let body = json!({"text": "planted", "level": "short_term", "scope": scope, "session": session});
+        let stored = walk.fixture.send(Call::json("POST", CONTEXTS, body.to_string()).sign()).await;
+        let location = stored.header("location");
+        let read = walk.fixture.send(Call::new("GET", location).sign()).await;
+        assert_eq!((stored.status, read.status), (StatusCode::CREATED, StatusCode::OK), "{location}");
+        assert_eq!(location.contains('?'), is_shared, "{location}");
+    }
+}
+
+#[tokio::test]
 async fn every_route_keeps_to_the_levels_of_its_rule() {
     let walk = Walk::new().await;
     for endpoint in &ENDPOINTS {

@@ -154,11 +154,29 @@ async fn a_write_that_is_sent_again_under_its_key_is_the_same_write() {
     let again: AcknowledgmentBatch = fixture.send(keyed(path, batch, "k-3").sign()).await.json();
     assert_eq!(first, again);
     assert_eq!(export(&fixture, "").await.0.len(), 4);
+    let longer = r#"{"contexts": [{"text": "a"}, {"text": "b"}, {"text": "c"}]}"#;
+    let longer: AcknowledgmentBatch = fixture.send(keyed(path, longer, "k-3").sign()).await.json();
+    assert_eq!(longer.acknowledgments[..2], first.acknowledgments[..], "a context has its id by its place");
+    assert_eq!(export(&fixture, "").await.0.len(), 5);
 
     for key in ["", "two words", "k\"", &"k".repeat(200)] {
         refused_as(&fixture, keyed(CONTEXTS, body, key), Code::ParameterInvalid).await;
     }
     refused_as(&fixture, keyed(CONTEXTS, body, "k-4").header("idempotency-key", "k-5"), Code::ParameterInvalid).await;
+}
+
+#[tokio::test]
+async fn a_key_is_refused_with_a_change_which_would_be_made_twice() {
+    let fixture = Fixture::new().await;
+    let one = format!("{CONTEXTS}/{}", store(&fixture, json!({"text": "tea", "session": "s"})).await.id);
+    let change = Call::json("PATCH", &one, r#"{"metadata": {"seen": true}}"#).header("idempotency-key", "k");
+    let problem = refused(&fixture, change.sign(), Code::ParameterInvalid).await;
+    assert_eq!(problem.field.as_deref(), Some("Idempotency-Key"));
+    assert!(problem.detail.contains("send if_version"), "{}", problem.detail);
+    let context: Context = fixture.send(Call::new("GET", &one).header("idempotency-key", "k").sign()).await.json();
+    assert_eq!(context.version, 1, "it was not changed");
+    let deleted = fixture.send(Call::new("DELETE", &one).header("idempotency-key", "k").sign()).await;
+    assert_eq!(deleted.status, StatusCode::OK, "a deletion comes to the same when it is sent again");
 }
 
 #[tokio::test]
