@@ -52,7 +52,9 @@ impl LastAccepted {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         let mut digits = [0; DIGITS];
         let read = file.read_exact_at(&mut digits, 0).ok().and_then(|()| str::from_utf8(&digits).ok()?.parse().ok());
-        let record = Self { file: Some((path, file)), second: AtomicI64::new(i64::MIN), writing: Mutex::default() };
+        // A second that is still to come stays in the file until it is over.
+        let second = AtomicI64::new(read.unwrap_or(i64::MIN));
+        let record = Self { file: Some((path, file)), second, writing: Mutex::default() };
         Ok((record, read))
     }
 
@@ -82,12 +84,14 @@ impl LastAccepted {
 }
 
 /// From which second on signatures are accepted by a sidecar that began to start at `begun`, when its predecessor accepted the last one at
-/// `last` and has ended by `now`. It may be a second that is not there yet.
+/// `last` and has ended by `now`. It may be a second that is not there yet, up to a `window` of seconds if the clock was set back.
 #[must_use]
-pub const fn first_second(begun: i64, last: Option<i64>, now: i64) -> i64 {
+pub fn first_second(begun: i64, last: Option<i64>, now: i64, window: i64) -> i64 {
     match last {
         Some(last) if last < begun => begun,
-        // What was accepted in this second is not known.
+        // What was accepted then could be sent again now.
+        Some(last) if last > now && last <= now.saturating_add(window) => last.saturating_add(1),
+        // What was accepted in this second is not known. Nobody is refused for as long as a clock was wrong that was far ahead.
         Some(_) | None => now.saturating_add(1),
     }
 }
@@ -106,8 +110,10 @@ mod tests {
         for second in [1_700_000_000, 1_700_000_007, 1_700_000_003] {
             record.note(second).expect("noted");
         }
-        let (_, read) = LastAccepted::open(directory.path()).expect("a file");
+        let (again, read) = LastAccepted::open(directory.path()).expect("a file");
         assert_eq!(read, Some(1_700_000_007));
+        again.note(1_700_000_004).expect("noted");
+        assert_eq!(LastAccepted::open(directory.path()).expect("a file").1, read, "it is still to come");
     }
 
     #[test]
@@ -121,10 +127,15 @@ mod tests {
 
     #[test]
     fn only_a_start_after_the_last_accepted_second_need_not_wait() {
-        assert_eq!(first_second(100, Some(99), 101), 100);
-        assert_eq!(first_second(100, Some(100), 100), 101, "accepted in this very second");
-        assert_eq!(first_second(100, Some(101), 101), 102, "accepted while this one began to start");
-        assert_eq!(first_second(100, Some(500), 100), 101, "the clock was set back");
-        assert_eq!(first_second(100, None, 101), 102);
+        assert_eq!(first_second(100, Some(99), 101, 60), 100);
+        assert_eq!(first_second(100, Some(100), 100, 60), 101, "accepted in this very second");
+        assert_eq!(first_second(100, Some(101), 101, 60), 102, "accepted while this one began to start");
+        assert_eq!(first_second(100, None, 101, 60), 102);
+    }
+
+    #[test]
+    fn what_was_accepted_before_the_clock_was_set_back_is_not_accepted_again() {
+        assert_eq!(first_second(100, Some(160), 100, 60), 161, "it would be within the window");
+        assert_eq!(first_second(100, Some(500), 100, 60), 101, "it is not, for long");
     }
 }

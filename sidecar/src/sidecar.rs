@@ -137,7 +137,9 @@ impl Sidecar {
 
         let (accepted, last) = last_accepted(&config);
         // Nobody is let in before this second has come: a nonce of an earlier one may have been used before a restart.
-        let started = accepted::first_second(begun, last, unix_time());
+        let window = i64::try_from(config.protocol.timestamp_window.get().as_secs()).unwrap_or(i64::MAX);
+        let ended = unix_time();
+        let started = accepted::first_second(begun, last, ended, window);
         let nonces = Arc::new(NonceStore::new(nonces::CAPACITY));
         metrics.auth.nonce_capacity.set(i64::try_from(nonces::CAPACITY).unwrap_or(i64::MAX));
         let shared = Shared {
@@ -150,7 +152,8 @@ impl Sidecar {
             clock: unix_time,
             started,
         };
-        if stop.run_until_cancelled(until(started)).await.is_none() {
+        // Who signs with a clock that was set back is told to come later; probes are not kept waiting for it.
+        if stop.run_until_cancelled(until(started.min(ended.saturating_add(1)))).await.is_none() {
             return Ok(None);
         }
         let (bound, protocol_address) = bind_ports(&settings, &live).await?;

@@ -35,6 +35,8 @@ pub struct Draft<'a> {
     pub signed_body: Option<Vec<u8>>,
     /// Seconds that `created` lies in the future.
     pub clock_skew: i64,
+    /// `created` itself; now, and the skew, when absent.
+    pub created: Option<i64>,
     /// The nonce; a fresh one when absent.
     pub nonce: Option<String>,
     /// The `Idempotency-Key`.
@@ -63,6 +65,7 @@ impl<'a> Draft<'a> {
             body: body.into(),
             signed_body: None,
             clock_skew: 0,
+            created: None,
             nonce: None,
             idempotency_key: None,
             content_type: Format::Json.media_type(),
@@ -112,11 +115,13 @@ impl Client {
     /// # Errors
     /// When no answer comes.
     pub async fn send(&self, draft: Draft<'_>) -> Result<Answer> {
-        let Draft { method, path, body, signed_body, clock_skew, nonce, idempotency_key, content_type, more } = draft;
+        let Draft { method, path, body, signed_body, clock_skew, created, nonce, idempotency_key, content_type, more } =
+            draft;
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
         let nonce = nonce.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let signed = Request { method, path: bare, query, body: signed_body.as_deref().unwrap_or(&body) };
-        let headers = signature::sign(&self.key, &signed, now() + clock_skew, &nonce);
+        let created = created.unwrap_or_else(|| now() + clock_skew);
+        let headers = signature::sign(&self.key, &signed, created, &nonce);
         let mut request = self
             .http
             .request(method.parse()?, format!("{}{path}", self.url))

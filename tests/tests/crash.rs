@@ -1,6 +1,6 @@
 //! `kill -9` in a loop under load: after each start the memory is exactly what was acknowledged, and old signatures stay refused.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::{
@@ -17,6 +17,7 @@ use context_manager_tests::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 const AGENTS: u64 = 4;
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -45,6 +46,33 @@ async fn old_signature_is_refused(sidecar: &Sidecar) -> Result<()> {
     Ok(())
 }
 
+/// A request that was let in, to be sent once more as it was.
+struct Accepted {
+    created: i64,
+    nonce: String,
+}
+
+impl Accepted {
+    async fn by(client: &Client) -> Result<Self> {
+        let created = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+        let accepted = Self { created, nonce: Uuid::new_v4().to_string() };
+        let status = client.send(accepted.draft()).await?.status;
+        ensure!(status != 401, "it was not let in");
+        Ok(accepted)
+    }
+
+    fn draft(&self) -> Draft<'static> {
+        let (created, nonce) = (Some(self.created), Some(self.nonce.clone()));
+        Draft { created, nonce, ..Draft::new("GET", "/v1/contexts/stats", Vec::new()) }
+    }
+
+    async fn is_refused_by(&self, sidecar: &Sidecar) -> Result<()> {
+        let problem = sidecar.client()?.send(self.draft()).await?.problem()?;
+        ensure!(problem.code.as_str() == "timestamp-before-start", "{problem:?}");
+        Ok(())
+    }
+}
+
 async fn kill_in_a_loop(name: &str, rounds: u64, config: &str, mut server: Option<Qdrant>) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut agents: Vec<Agent> =
@@ -53,12 +81,14 @@ async fn kill_in_a_loop(name: &str, rounds: u64, config: &str, mut server: Optio
     let mut sidecar = Sidecar::start(folder.path(), config).await?;
     for round in 0..rounds {
         let client = sidecar.client()?;
+        let mut accepted = None;
         let end = async {
             tokio::time::sleep(Duration::from_millis(150 + 37 * (round % 7))).await;
             if let Some(server) = server.as_mut().filter(|_| round % 3 == 2) {
                 server.kill()?;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+            accepted = Some(Accepted::by(&client).await?);
             sidecar.signal(Signal::SIGKILL)
         };
         agents = work_until(agents, &client, end).await.with_context(|| format!("round {round}"))?;
@@ -67,6 +97,7 @@ async fn kill_in_a_loop(name: &str, rounds: u64, config: &str, mut server: Optio
         sidecar = Sidecar::start(folder.path(), config).await?;
         slowest_start = slowest_start.max(since.elapsed());
         old_signature_is_refused(&sidecar).await?;
+        accepted.context("a request that was let in")?.is_refused_by(&sidecar).await?;
         if let Some(server) = server.as_mut().filter(|_| round % 3 == 2) {
             server.restart().await?;
         }
