@@ -12,9 +12,10 @@
 //! 3. A store finds candidates and their exact scores; [`local`] does the same for contexts held in memory, and [`frequencies`] tells both
 //!    how rare a term is.
 //! 4. [`rank`] orders the candidates and [`budget`] packs them in the caller's token budget.
-//! 5. [`store`] says what the store is asked, and how a context lies in it.
+//! 5. [`store`] says what the store is asked, and how a context lies in it; [`alike`] tells whether what it gives back is what was written.
 //! 6. [`expiry`], [`immediate`], [`promotion`], [`update`] and [`history`] decide how it changes, moves and ends.
 
+pub mod alike;
 pub mod budget;
 pub mod builtin;
 pub mod context;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use context_manager_memory::{
     Context, ContextId, Timestamp, Vectors,
+    alike::alike,
     store::{Clause, Clauses, Ids, Owner, Point, Selection, Updated, by_time, schema},
 };
 use qdrant_client::qdrant::{
@@ -109,7 +110,7 @@ impl Collection {
             let context = context.clone().with_accesses_of(&before.context);
             self.replace(&context, row.as_ref(), &before).await?;
             let Some(after) = self.stored(&owner, context.id).await? else { return Ok(Updated::Missing) };
-            let is_there = context.clone().with_accesses_of(&after.context) == after.context;
+            let is_there = is_written(&context, &after.context);
             let was_counted = after.context.access_count != before.context.access_count;
             before = after;
             // Accesses that were counted between the two looks, were so before the write or after it. A new version tells; what keeps its
@@ -257,6 +258,13 @@ impl Collection {
         let context = convert::context(record.id, record.payload).filter(|context| owner.owns(context));
         Ok(context.map(|context| Stored { context, marks }))
     }
+}
+
+/// Whether a context lies there as it was written. Its accesses are counted beside that, and the server gives some numbers back as neighbours
+/// of what they were.
+fn is_written(context: &Context, stored: &Context) -> bool {
+    let written = Context { metadata: stored.metadata.clone(), ..context.clone() };
+    alike(&context.metadata, &stored.metadata) && written.with_accesses_of(stored) == *stored
 }
 
 pub(crate) fn selector(filter: Filter) -> PointsSelector {

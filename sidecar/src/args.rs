@@ -14,12 +14,14 @@ const ENV_CONFIG: &str = "CONTEXT_MANAGER_CONFIG";
 /// Environment variables of a sidecar that is run by hand.
 const ENV_PROTOCOL_SECRET: &str = "PROTOCOL_SECRET";
 const ENV_QDRANT_API_KEY: &str = "QDRANT_API_KEY";
+const ENV_EMBEDDING_API_KEY: &str = "EMBEDDING_API_KEY";
+/// Another name of the one before, which counts if that is not set.
 const ENV_CHUTES_API_TOKEN: &str = "CHUTES_API_TOKEN";
 
 const AFTER_HELP: &str = "\
 Run by hand, these environment variables hold secrets:
   PROTOCOL_SECRET   the key of the protocol, at least 32 bytes; its key id is \"default\". Used when keys.file is not set
-  CHUTES_API_TOKEN  the key of the embedding API. Used when embedding.api_key_file is not set
+  EMBEDDING_API_KEY the key of the embedding API, or else CHUTES_API_TOKEN. Used when embedding.api_key_file is not set
   QDRANT_API_KEY    the key of a remote vector store. Used when store.qdrant.api_key_file is not set
 
 Exit codes: 0 ended as asked, 1 failed, 2 the command line, the configuration or the key ring is not valid.";
@@ -119,17 +121,22 @@ pub enum Command {
 /// The secrets in the environment; an empty variable counts as none.
 #[must_use]
 pub fn environment_secrets() -> EnvironmentSecrets {
-    let secret = |name: &str| env::var(name).ok().filter(|value| !value.is_empty()).map(Into::into);
+    secrets(|name| env::var(name).ok())
+}
+
+fn secrets(variable: impl Fn(&str) -> Option<String>) -> EnvironmentSecrets {
+    let secret = |name: &str| variable(name).filter(|value| !value.is_empty()).map(Into::into);
     EnvironmentSecrets {
         protocol_secret: secret(ENV_PROTOCOL_SECRET),
         qdrant_api_key: secret(ENV_QDRANT_API_KEY),
-        chutes_api_token: secret(ENV_CHUTES_API_TOKEN),
+        chutes_api_token: secret(ENV_EMBEDDING_API_KEY).or_else(|| secret(ENV_CHUTES_API_TOKEN)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use secrecy::ExposeSecret as _;
 
     use super::*;
 
@@ -140,6 +147,18 @@ mod tests {
             let standard = ["help", "version"].contains(&argument.get_id().as_str());
             assert!(standard || argument.get_env().is_some(), "{}", argument.get_id());
         }
+    }
+
+    #[test]
+    fn the_key_of_the_embedding_api_has_two_names() {
+        let key = |set: &'static [(&str, &str)]| {
+            let value = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+            secrets(value).chutes_api_token.map(|key| key.expose_secret().to_owned())
+        };
+        assert_eq!(key(&[("CHUTES_API_TOKEN", "old")]).as_deref(), Some("old"));
+        assert_eq!(key(&[("CHUTES_API_TOKEN", "old"), ("EMBEDDING_API_KEY", "new")]).as_deref(), Some("new"));
+        assert_eq!(key(&[("CHUTES_API_TOKEN", "old"), ("EMBEDDING_API_KEY", "")]).as_deref(), Some("old"));
+        assert_eq!(key(&[]), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Bounds the bytes of request bodies that are in memory at once, over all routes, connections and streams.
+//! Bounds the bytes of request bodies and large answers that are in memory at once, over all routes, connections and streams.
 //!
 //! Nobody waits for room: bodies that wait for each other would keep the room that each has got. Who finds none is told to
 //! come again, and what is there already is served. The limit can change while the sidecar runs.

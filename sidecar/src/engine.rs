@@ -5,7 +5,6 @@
 //! the order of things (validate, lock, embed, write, then L1 and caches) and never the wire, the clock's unit or a technology.
 //! A write that was begun is finished even if its caller hangs up, so that store, L1 and caches never disagree.
 
-mod alike;
 mod convert;
 mod counts;
 mod delete;
@@ -105,7 +104,7 @@ use set_aside::SetAside;
 use stored_until::StoredUntil;
 use upkeep::Upkeep;
 
-/// Most pages that are made at once; further ones wait. Each reads up to 8 MiB and holds up to 4.
+/// Most pages of lists and exports that are read at once; further ones wait. Each reads up to 8 MiB, and one of a list holds up to 4.
 const PAGES_AT_ONCE: usize = 4;
 /// Most searches at once while writes wait for the store; as many as are at a Qdrant server at once.
 const SEARCHES_AT_ONCE: usize = 8;
@@ -392,7 +391,7 @@ impl Engine {
     /// When it is for no session, or the store fails; some contexts may be deleted then.
     pub async fn clear_session(&self, granted: &Granted<access::Delete>) -> Result<Cleared, Error> {
         let reach = granted.reach().clone();
-        self.write(move |inner| async move { inner.clear(&reach).await }).await
+        self.write_in_pages(move |inner| async move { inner.clear(&reach).await }).await
     }
 
     /// Deletes the contexts that match, or only counts them.
@@ -405,7 +404,7 @@ impl Engine {
         message: ContextDelete,
     ) -> Result<Cleared, Error> {
         let reach = granted.reach().clone();
-        self.write(move |inner| async move { inner.remove_matching(&reach, message).await }).await
+        self.write_in_pages(move |inner| async move { inner.remove_matching(&reach, message).await }).await
     }
 
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
@@ -505,7 +504,7 @@ impl Engine {
     /// # Errors
     /// When the store fails.
     pub async fn collect_garbage(&self, limit: usize) -> Result<usize, Error> {
-        self.detached(move |inner| async move { inner.collect(limit).await }).await
+        self.detached(move |inner| with_one_model(inner, move |inner| async move { inner.collect(limit).await })).await
     }
 
     /// The regular work beside the requests: access counts, promotion, capacities, gauges, flush.
@@ -513,7 +512,7 @@ impl Engine {
     /// # Errors
     /// When a part of it fails; it is tried again at the next call.
     pub async fn tick(&self) -> Result<(), Error> {
-        self.detached(|inner| async move { inner.upkeep().await }).await
+        self.detached(|inner| with_one_model(inner, |inner| async move { inner.upkeep().await })).await
     }
 
     /// Gives some of the contexts that lack vectors of the current model theirs. Says how long to wait before the next call, which
@@ -522,7 +521,7 @@ impl Engine {
     /// # Errors
     /// When the embedding or the store fails; it is tried again at the next call.
     pub async fn embed_missing(&self) -> Result<Option<Duration>, Error> {
-        self.detached(|inner| async move { inner.embed_missing().await }).await
+        self.detached(|inner| with_one_model(inner, |inner| async move { inner.embed_missing().await })).await
     }
 
     /// Returns when a context was stored without vectors.
@@ -540,7 +539,7 @@ impl Engine {
     /// # Errors
     /// When the store fails; the writes stay where they are.
     pub async fn drain(&self) -> Result<bool, Error> {
-        self.detached(|inner| async move { inner.drain().await }).await
+        self.detached(|inner| with_one_model(inner, |inner| async move { inner.drain().await })).await
     }
 
     /// Takes over a changed configuration. What is under way keeps the old one.
@@ -594,11 +593,10 @@ impl Engine {
     /// # Errors
     /// When the store fails.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        self.detached(|inner| async move { inner.finish().await }).await
+        self.detached(|inner| with_one_model(inner, |inner| async move { inner.finish().await })).await
     }
 
-    /// Runs a write of a request to its end, whether or not its caller waits for it. The request lasts until then, and its line of the audit
-    /// log has how the write ended.
+    /// Runs a write of a request to its end, without a change of the model meanwhile.
     async fn write<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Result<T, Error>
     where
         T: Effect + Send + 'static,
@@ -608,6 +606,30 @@ impl Engine {
             inner.resolve_if_possible().await;
             work(inner).await
         };
+        self.audited(move |inner| with_one_model(inner, work)).await
+    }
+
+    /// The same for a write that may take long: it sees to the model by itself, a page at a time, because whoever changes the model waits for
+    /// all that is under way, and everybody else for them.
+    async fn write_in_pages<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Result<T, Error>
+    where
+        T: Effect + Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        self.audited(move |inner| async move {
+            with_one_model(Arc::clone(&inner), |inner| async move { inner.resolve_if_possible().await }).await;
+            work(inner).await
+        })
+        .await
+    }
+
+    /// Runs a write of a request to its end, whether or not its caller waits for it. The request lasts until then, and its line of the audit
+    /// log has how the write ended.
+    async fn audited<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Result<T, Error>
+    where
+        T: Effect + Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
         let Some(ongoing) = Ongoing::current() else { return self.detached(work).await };
         ongoing.line().begin();
         let audited = move |inner| async move {
@@ -624,13 +646,7 @@ impl Engine {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let inner = Arc::clone(&self.inner);
-        let work = async move {
-            let _shared = inner.models.read().await;
-            inner.forget_what_is_lost();
-            work(Arc::clone(&inner)).await
-        };
-        match tokio::spawn(work.in_current_span()).await {
+        match tokio::spawn(work(Arc::clone(&self.inner)).in_current_span()).await {
             Ok(result) => result,
             Err(ended) => match ended.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -638,6 +654,13 @@ impl Engine {
             },
         }
     }
+}
+
+/// Runs `work` without a change of the model meanwhile.
+async fn with_one_model<F: Future>(inner: Arc<Inner>, work: impl FnOnce(Arc<Inner>) -> F) -> F::Output {
+    let _shared = inner.models.read().await;
+    inner.forget_what_is_lost();
+    work(Arc::clone(&inner)).await
 }
 
 fn on_model_change(config: &SidecarConfig) -> OnModelChange {

@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Reverse,
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -16,6 +17,16 @@ use qdrant_edge::{
 
 use super::{Shard, lock, open};
 use crate::{Error, filter};
+
+/// Contexts of one read, where all may be as long as they may be: at most 8 MiB.
+const AT_ONCE: usize = 100;
+
+/// Contexts that have room.
+pub(super) struct Within {
+    pub(super) contexts: Vec<Arc<Context>>,
+    /// Whether none had to be left out.
+    pub(super) is_all: bool,
+}
 
 /// A point as the engine returns it: id, payload, vectors.
 pub(super) type Stored = (ContextId, Option<Payload>, Option<VectorStructInternal>);
@@ -258,28 +269,46 @@ impl Shard {
         Ok(records.into_iter().filter_map(|record| self.decode(id(record.id)?, record.payload)).collect())
     }
 
-    /// The contexts with these ids, whoever owns them and expired or not; those that were read lately are not decoded again.
-    pub(super) fn contexts(&self, ids: &[ContextId]) -> Result<Vec<Arc<Context>>, Error> {
-        let mut contexts = Vec::with_capacity(ids.len());
-        let mut missing = Vec::new();
+    /// The contexts with these ids, whoever owns them and expired or not, until they have `most_bytes` of texts and metadata together; one at
+    /// least. Those that were read lately are not decoded again, and of the others no more are read than it takes.
+    pub(super) fn contexts_within(&self, ids: &[ContextId], most_bytes: usize) -> Result<Within, Error> {
+        let (mut known, mut missing) = (HashMap::with_capacity(ids.len()), Vec::new());
         let writes = {
             let recent = lock(&self.recent);
             for id in ids {
                 match recent.get(id) {
-                    Some(context) => contexts.push(context),
+                    Some(context) => {
+                        known.insert(*id, context);
+                    }
                     None => missing.push(*id),
                 }
             }
             recent.writes()
         };
-        if !missing.is_empty() {
-            let records = self.retrieve(&missing, WithVector::Bool(false))?;
-            let decoded = records.into_iter().filter_map(|(id, payload, _)| self.decode(id, payload).map(Arc::new));
-            let decoded: Vec<Arc<Context>> = decoded.collect();
-            lock(&self.recent).put(&decoded, writes);
-            contexts.extend(decoded);
+        let (mut contexts, mut bytes, mut unread) = (Vec::with_capacity(ids.len()), 0, missing.as_slice());
+        for id in ids {
+            if unread.first() == Some(id) {
+                let (next, rest) = unread.split_at(unread.len().min(AT_ONCE));
+                unread = rest;
+                known.extend(self.read_anew(next, writes)?.into_iter().map(|context| (context.id, context)));
+            }
+            let Some(context) = known.remove(id) else { continue };
+            bytes += context.written_bytes();
+            if bytes > most_bytes && !contexts.is_empty() {
+                return Ok(Within { contexts, is_all: false });
+            }
+            contexts.push(context);
         }
-        Ok(contexts)
+        Ok(Within { contexts, is_all: true })
+    }
+
+    /// The contexts with these ids, which were not read lately when there were `writes` writes.
+    fn read_anew(&self, ids: &[ContextId], writes: u64) -> Result<Vec<Arc<Context>>, Error> {
+        let records = self.retrieve(ids, WithVector::Bool(false))?;
+        let decoded = records.into_iter().filter_map(|(id, payload, _)| self.decode(id, payload).map(Arc::new));
+        let decoded: Vec<Arc<Context>> = decoded.collect();
+        lock(&self.recent).put(&decoded, writes);
+        Ok(decoded)
     }
 
     /// A context, whoever owns it and expired or not.

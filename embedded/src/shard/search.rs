@@ -19,7 +19,12 @@ use qdrant_edge::{
     ScoringQuery, SearchParams, VectorInternal,
 };
 
-use super::{Shard, frequencies::Weighed, read, write};
+use super::{
+    Shard,
+    frequencies::Weighed,
+    read::{self, Within},
+    write,
+};
 use crate::{Error, filter};
 
 /// How many more than the best are looked at when there is no filter, for those that are not selected.
@@ -36,17 +41,22 @@ struct Asked {
     corpus: usize,
 }
 
-/// The best of each leg, at most as many as were asked for, and the contexts they are.
+/// The best of each leg, at most as many as were asked for, and the contexts they are, if these were read already.
 struct Best {
     legs: Vec<Scores>,
-    contexts: Vec<Arc<Context>>,
+    contexts: Option<Vec<Arc<Context>>>,
 }
 
 /// What a leg found, best first.
 type Scores = Vec<(ContextId, f32)>;
 
 impl Shard {
-    /// The candidates for a query with their exact scores, in no particular order. The document frequencies are those of the
+    /// Bytes of texts and metadata that all candidates of a search may have together: a few hundred contexts are far smaller, unless all are
+    /// as long as they may be.
+    pub const CANDIDATES_BYTES: usize = 8 << 20;
+
+    /// The candidates for a query with their exact scores, in no particular order; if all are more than
+    /// [`CANDIDATES_BYTES`](Self::CANDIDATES_BYTES), the best of them. The document frequencies are those of the
     /// owner's own contexts, unless the search brings some: nobody else's memory moves a score.
     ///
     /// # Errors
@@ -63,7 +73,7 @@ impl Shard {
             Some(best) => best,
             None => self.best_of_selected(&asked, selection, per_leg)?,
         };
-        let ids: Vec<ContextId> = best.contexts.iter().map(|context| context.id).collect();
+        let ids = union(&best.legs);
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -76,7 +86,12 @@ impl Shard {
         };
         let exact: Vec<HashMap<ContextId, f32>> =
             exact.into_iter().map(|scores| scores.into_iter().collect()).collect();
-        let admitted = best.contexts.into_iter().filter(|context| selection.admits(context));
+        let contexts = match best.contexts {
+            Some(contexts) => contexts,
+            // By their scores, so that no more of them are read than there is room for.
+            None => self.contexts_within(&best_first(ids, &exact), Self::CANDIDATES_BYTES)?.contexts,
+        };
+        let admitted = contexts.into_iter().filter(|context| selection.admits(context));
         Ok(admitted.map(|context| candidate(context, &asked.legs, &exact)).collect())
     }
 
@@ -113,8 +128,14 @@ impl Shard {
             return Ok(None);
         }
         let all = self.score(&asked.legs, None, per_leg + MORE)?;
+        let Within { contexts, is_all } = self.contexts_within(&union(&all), Self::CANDIDATES_BYTES)?;
+        if !is_all {
+            // Which of them are selected is not known without reading them; a filter reads none.
+            self.tries.store(0, Ordering::Relaxed);
+            return Ok(None);
+        }
         let contexts: HashMap<ContextId, Arc<Context>> =
-            self.contexts(&union(&all))?.into_iter().map(|context| (context.id, context)).collect();
+            contexts.into_iter().map(|context| (context.id, context)).collect();
         let is_selected =
             |(id, _): &&(ContextId, f32)| contexts.get(id).is_some_and(|context| selection.admits(context));
         let legs: Vec<Scores> =
@@ -125,7 +146,7 @@ impl Shard {
             return Ok(None);
         }
         let contexts = union(&legs).iter().filter_map(|id| contexts.get(id)).cloned().collect();
-        Ok(Some(Best { legs, contexts }))
+        Ok(Some(Best { legs, contexts: Some(contexts) }))
     }
 
     /// Whether the best of all probably tell the best of the selected. After it did not, some searches go by without a try.
@@ -144,8 +165,7 @@ impl Shard {
 
     fn best_of_selected(&self, asked: &Asked, selection: &Selection, per_leg: usize) -> Result<Best, Error> {
         let legs = self.score(&asked.legs, Some(&filter::of(&Clauses::of(selection)?)?), per_leg)?;
-        let contexts = self.contexts(&union(&legs))?;
-        Ok(Best { legs, contexts })
+        Ok(Best { legs, contexts: None })
     }
 
     /// What each leg finds within a filter, at most `limit`, in one call of the engine.
@@ -183,6 +203,18 @@ impl Shard {
 fn union(legs: &[Scores]) -> Vec<ContextId> {
     let ids: BTreeSet<ContextId> = legs.iter().flatten().map(|(id, _)| *id).collect();
     ids.into_iter().collect()
+}
+
+/// The contexts by how good they are: each leg as a share of the best one's, added.
+fn best_first(ids: Vec<ContextId>, exact: &[HashMap<ContextId, f32>]) -> Vec<ContextId> {
+    let best: Vec<f32> = exact.iter().map(|found| found.values().copied().fold(0.0, f32::max)).collect();
+    let goodness = |id: &ContextId| -> f32 {
+        let legs = exact.iter().zip(&best).filter(|(_, best)| **best > 0.0);
+        legs.map(|(found, best)| found.get(id).map_or(0.0, |score| score / best)).sum()
+    };
+    let mut ids: Vec<(f32, ContextId)> = ids.into_iter().map(|id| (goodness(&id), id)).collect();
+    ids.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    ids.into_iter().map(|(_, id)| id).collect()
 }
 
 fn candidate(context: Arc<Context>, legs: &[(Leg, VectorInternal)], exact: &[HashMap<ContextId, f32>]) -> Candidate {

@@ -14,7 +14,9 @@ use context_manager_memory::{
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use crate::fixture::{DIMENSIONS, NOW, context_of, id, lexical_point, me, options, owner, point, put, query, store};
+use crate::fixture::{
+    DIMENSIONS, NOW, context_of, id, lexical_point, me, numbers, options, owner, point, put, query, store,
+};
 
 /// Enough that looking without a filter is tried.
 const MANY: u128 = 1_200;
@@ -109,6 +111,32 @@ fn looking_without_a_filter_ranks_as_the_filter_does() {
         assert!(all.len() >= Search::PER_LEG);
         assert_close(&scores(&all), &scores(&selected));
         assert_eq!(order(all, &words), order(selected, &words));
+    }
+}
+
+#[test]
+fn of_contexts_that_are_too_large_together_the_best_are_found_with_a_filter_and_without() {
+    const LARGE: usize = 300;
+    const BYTES: usize = 60 << 10;
+    let (_directory, shard) = store();
+    let mut random = StdRng::seed_from_u64(6);
+    put(&shard, (1_000..1_600).map(|number| context_of(&me(), number, &text(&mut random))));
+    // Each is a little better than the one before, because it has fewer other words.
+    for number in 0..LARGE {
+        let text = format!("violin {}{}", "harbour ".repeat(LARGE - number), "-".repeat(BYTES));
+        shard.upsert(&[lexical_point(context_of(&me(), number as u128, &text))]).expect("stored");
+    }
+    let lexical = QueryVectors { dense: None, ..query("violin") };
+    let all = Search { query: lexical, per_leg: LARGE, ..search("violin") };
+    // The third finds some of them in memory.
+    for search in [&filtered(&all), &all, &all] {
+        let found = shard.search(search).expect("search");
+        let bytes: usize = found.iter().map(|candidate| candidate.context.written_bytes()).sum();
+        assert!((Shard::CANDIDATES_BYTES - 2 * BYTES..=Shard::CANDIDATES_BYTES).contains(&bytes), "{bytes} bytes");
+        let best: Vec<u128> = (LARGE - found.len()..LARGE).map(|number| number as u128).collect();
+        let mut found = numbers(found.iter().map(|candidate| candidate.context.as_ref()));
+        found.sort_unstable();
+        assert_eq!(found, best);
     }
 }
 

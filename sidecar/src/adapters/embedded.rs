@@ -44,10 +44,6 @@ const PARALLEL: u32 = 16;
 /// other.
 const SEARCHING: usize = 4;
 
-/// Bytes of texts and metadata that all candidates of a search may have together: a few hundred contexts of each level are far smaller,
-/// unless all are as long as they may be.
-const CANDIDATES_BYTES: usize = 8 << 20;
-
 /// Room that a context takes at most beside its text: its vectors and their terms, in the log and in the files.
 const PER_CONTEXT: u64 = 64 << 10;
 /// How often each byte of a text is written at most.
@@ -248,7 +244,7 @@ impl VectorStore for Embedded {
             let mut candidates = Vec::new();
             for search in &searches {
                 candidates.extend(shard.search(search)?);
-                candidates = best_within(candidates, CANDIDATES_BYTES);
+                candidates = best_within(candidates, Shard::CANDIDATES_BYTES);
             }
             Ok(candidates)
         };

@@ -124,10 +124,12 @@ impl Inner {
     /// Deletes what is wanted from the store, and what was. Says how many of them could be seen; with the guard of a writer, if the rest is to
     /// be journaled.
     ///
-    /// It is a write anew with each page: whoever wants to be the only writer does not wait for its end, and others not for them.
+    /// It is a write anew with each page: whoever wants to be the only writer, or to change the model, does not wait for its end, and
+    /// others not for them.
     async fn delete_now(&self, wanted: &Wanted) -> Result<(usize, Option<RwLockReadGuard<'_, ()>>), Error> {
         let (mut seen, mut from) = (0, None);
         loop {
+            let _model = self.models.read().await;
             let write = self.writes.read().await;
             let Some(page) = self.unless_journaling(self.delete_page(wanted, from)).await? else {
                 return Ok((seen, Some(write)));

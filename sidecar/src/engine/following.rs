@@ -49,10 +49,16 @@ impl Inner {
                 following.push((next, previous));
             }
         }
-        if following.is_empty() { Ok(()) } else { self.index_anew(following).await }
+        self.index_anew(following).await
     }
 
-    async fn after(&self, owner: &Owner, session: &SessionId, sequence: i64) -> Result<Option<Context>, Error> {
+    /// The context after a place of a session.
+    pub(super) async fn after(
+        &self,
+        owner: &Owner,
+        session: &SessionId,
+        sequence: i64,
+    ) -> Result<Option<Context>, Error> {
         Ok(self.store_health.note(self.store.after(owner, session, sequence, now()).await)?)
     }
 
@@ -74,7 +80,10 @@ impl Inner {
     }
 
     /// Makes the vectors of contexts, each with the one before it. The versions stay: for the caller nothing has changed.
-    async fn index_anew(&self, contexts: Vec<(Context, Option<Context>)>) -> Result<(), Error> {
+    pub(super) async fn index_anew(&self, contexts: Vec<(Context, Option<Context>)>) -> Result<(), Error> {
+        if contexts.is_empty() {
+            return Ok(());
+        }
         let texts: Vec<_> =
             contexts.iter().map(|(context, previous)| index_texts(context, previous.as_ref())).collect();
         let owners = contexts.iter().map(|(context, _)| Owner::of(context)).collect();

@@ -4,14 +4,14 @@
 //! Whoever changes or deletes a context of a session forgets the session here; the store is asked again then. What other sidecars do is not
 //! noticed, so contexts that go to a store which they use as well are numbered by what the store says.
 
-use context_manager_memory::SessionId;
+use context_manager_memory::{Context, SessionId};
 use moka::future::Cache;
 
 use crate::ports::vector_store::SessionEnd;
 
-/// Most bytes of remembered texts and their bookkeeping.
+/// Most bytes of what was written in the remembered contexts, and of their bookkeeping.
 const CAPACITY_BYTES: u64 = 2 << 20;
-/// What an entry costs beside its text.
+/// What an entry costs beside what was written.
 const ENTRY_BYTES: usize = 1_024;
 
 /// The remembered ends.
@@ -20,8 +20,8 @@ pub(super) struct Sessions(Cache<SessionId, SessionEnd>);
 impl Default for Sessions {
     fn default() -> Self {
         let weigh = |_: &SessionId, end: &SessionEnd| {
-            let text = end.last.as_ref().map_or(0, |context| context.text.len());
-            u32::try_from(ENTRY_BYTES + text).unwrap_or(u32::MAX)
+            let written = end.last.as_ref().map_or(0, Context::written_bytes);
+            u32::try_from(ENTRY_BYTES + written).unwrap_or(u32::MAX)
         };
         Self(Cache::builder().max_capacity(CAPACITY_BYTES).weigher(weigh).build())
     }
@@ -44,5 +44,30 @@ impl Sessions {
         if let Some(session) = session {
             self.0.invalidate(session).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use context_manager_memory::{AgentId, ContextId, Level, TenantId, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ends_with_large_metadata_take_no_more_room_than_those_with_long_texts() {
+        let sessions = Sessions::default();
+        let (tenant, agent) = (TenantId::new("team-a").expect("a name"), AgentId::new("agent").expect("a name"));
+        let (id, at) = (ContextId::new(Uuid::from_u128(1)), Timestamp::from_millis(0));
+        let mut last = Context::new(id, tenant, agent, Level::LongTerm, "tea", at);
+        last.metadata.insert("page".to_owned(), "x".repeat(15 << 10).into());
+        for number in 0..300 {
+            let session = SessionId::new(format!("s{number}")).expect("a name");
+            let end = SessionEnd { sequence: Some(number), last: Some(last.clone()) };
+            sessions.remember(session, end).await;
+        }
+        sessions.0.run_pending_tasks().await;
+        let remembered = sessions.0.entry_count();
+        assert!((60..=CAPACITY_BYTES / (15 << 10)).contains(&remembered), "{remembered} ends");
     }
 }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use context_manager_memory::{
-    Context, ContextId, Level, SessionId, Timestamp, Vectors, history,
+    Context, ContextId, Level, SessionId, Timestamp, Vectors,
+    alike::alike,
+    history,
     index_text::{IndexTexts, index_texts},
     lexical::Bm25,
     promotion,
@@ -19,7 +21,7 @@ use futures::future::try_join_all;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{Error, IdempotencyKey, Inner, alike::alike, convert, locks::Key, now};
+use super::{Error, IdempotencyKey, Inner, convert, locks::Key, now};
 use crate::{
     access::{Operation, Reach},
     metrics::Degradation,

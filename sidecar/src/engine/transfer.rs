@@ -3,10 +3,11 @@
 //! Vectors are not part of it; they are made again by the importing sidecar's model. An import keeps ids, versions, times and
 //! places in sessions, so repeating it, or going on after an interruption, changes nothing that is there.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use context_manager_memory::{
     Actor, AgentId, Context, ContextId, Holder, Metadata, SessionId, SpaceId, Timestamp,
+    alike::alike,
     index_text::{IndexTexts, index_texts},
 };
 use context_manager_protocol::{
@@ -14,14 +15,14 @@ use context_manager_protocol::{
     message::{ExportedContext, Imported, RefusedLine},
     problem::Problem,
 };
+use futures::future::try_join;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Error, Inner,
-    alike::alike,
-    convert,
+    Error, Inner, convert,
     embedding::with_lexical,
+    filling::PAGE_BYTES,
     filter::{self, Wanted},
     locks::Key,
     now,
@@ -39,6 +40,8 @@ const BATCH: usize = 100;
 /// The largest number of an imported line: beyond it programs disagree about JSON numbers (RFC 8259 section 6), and it leaves room
 /// to count on.
 const MOST: i64 = (1 << 53) - 1;
+/// How far ahead the clock may have been where a context was stored. A deletion that waits is about what was stored until then.
+pub(super) const FROM_A_FAST_CLOCK: Duration = Duration::from_hours(24);
 
 impl Inner {
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
@@ -60,6 +63,7 @@ impl Inner {
 
     /// A page of what the store has of a memory.
     async fn memory_page(&self, wanted: &Wanted, from: Option<ContextId>) -> Result<Page, Error> {
+        let _turn = self.pages.acquire().await.map_err(|_| Error::Interrupted)?;
         self.store_has_all()?;
         let selection = wanted.selection(wanted.levels.clone(), now());
         let mut page = self.store_health.note(self.store.list(selection, from, PAGE).await)?;
@@ -69,6 +73,7 @@ impl Inner {
 
     /// A page of what the store has of the tenant, as far as the permission reaches.
     async fn tenant_page(&self, granted: &GrantedTenant<Export>, from: Option<ContextId>) -> Result<Page, Error> {
+        let _turn = self.pages.acquire().await.map_err(|_| Error::Interrupted)?;
         self.store_has_all()?;
         let tenant = Tenant { tenant: granted.tenant().clone(), alive_at: now() };
         let mut page = self.store_health.note(self.store.list_tenant(&tenant, from, PAGE).await)?;
@@ -130,16 +135,15 @@ impl Inner {
         let mut result = Imported::default();
         let mut contexts = Vec::with_capacity(lines.len());
         for (line, message) in lines {
-            match place(&message).and_then(|reach| self.imported(&reach, message)) {
+            match place(&message).and_then(|reach| self.imported(&reach, message, now)) {
                 Ok(context) if context.is_expired(now) => result.expired += 1,
                 Ok(context) => contexts.push((line, context)),
                 Err(error) => result.refuse(refused(line, error)),
             }
         }
         contexts.sort_by(|(_, one), (_, other)| order(one).cmp(&order(other)));
-        let mut last: Option<Context> = None;
         for batch in contexts.chunks(BATCH) {
-            self.import_batch(batch, &mut last, now, &mut result).await?;
+            self.import_batch(batch, now, &mut result).await?;
         }
         Ok(result)
     }
@@ -147,7 +151,6 @@ impl Inner {
     async fn import_batch(
         &self,
         batch: &[(usize, Context)],
-        last: &mut Option<Context>,
         now: Timestamp,
         result: &mut Imported,
     ) -> Result<(), Error> {
@@ -157,21 +160,13 @@ impl Inner {
         let ids: Vec<ContextId> = batch.iter().map(|(_, context)| context.id).collect();
         self.delete_again(&ids).await?;
         let found = self.store_health.note(self.store.find(ids).await)?;
-        let (mut unchanged, mut new, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut unchanged, mut new) = (Vec::new(), Vec::new());
         for ((line, context), verdict) in batch.iter().zip(verdicts(batch, &found, now)) {
             match verdict {
                 Verdict::Unchanged(there) => unchanged.push(there),
-                Verdict::Refused => {
-                    result.refuse(refused(*line, Error::IdTaken(context.id)));
-                    continue;
-                }
-                Verdict::New => {
-                    let previous = self.preceding(last.take(), context, now).await?;
-                    texts.push(index_texts(context, previous.as_ref()));
-                    new.push(context.clone());
-                }
+                Verdict::Refused => result.refuse(refused(*line, Error::IdTaken(context.id))),
+                Verdict::New => new.push(context.clone()),
             }
-            *last = Some(context.clone());
         }
         result.unchanged += unchanged.len();
         self.put_lacking(self.immediate.lacking(unchanged.into_iter())).await?;
@@ -179,6 +174,7 @@ impl Inner {
             return Ok(());
         }
         let written = new.len();
+        let texts = self.put_between(&new).await?;
         let taken = self.write_imported(new, &texts, now).await?;
         for (line, context) in batch.iter().filter(|(_, context)| taken.contains(&context.id)) {
             result.refuse(refused(*line, Error::IdTaken(context.id)));
@@ -187,20 +183,41 @@ impl Inner {
         Ok(())
     }
 
-    /// The context before this one in its session: the `last` one of the import, or else what the store has.
-    async fn preceding(
-        &self,
-        last: Option<Context>,
-        context: &Context,
-        now: Timestamp,
-    ) -> Result<Option<Context>, Error> {
-        let Some(session) = &context.session else { return Ok(None) };
-        let is_before = |last: &Context| last.session.as_ref() == Some(session) && last.holder == context.holder;
-        if let Some(last) = last.filter(is_before) {
-            return Ok(Some(last));
+    /// The texts of new contexts, each with the one before it in its session. What follows them in the store gets its vectors anew, as if
+    /// they were there: an import that ends in between does the same again when it is repeated.
+    ///
+    /// The store is asked for what is around the first one of a session, and again only behind a context that it has between two.
+    async fn put_between(&self, mut new: &[Context]) -> Result<Vec<IndexTexts>, Error> {
+        let (mut texts, mut following) = (Vec::with_capacity(new.len()), Vec::new());
+        while let Some(first) = new.first() {
+            let (before, after) = self.around(first).await?;
+            let goes_on = |context: &&Context| {
+                first.session.is_some()
+                    && (&context.holder, &context.session) == (&first.holder, &first.session)
+                    && after.as_ref().is_none_or(|after| context.sequence <= after.sequence)
+            };
+            let (together, rest) = new.split_at(new.iter().take_while(goes_on).count().max(1));
+            let mut previous = before.as_ref();
+            for context in together {
+                texts.push(index_texts(context, previous));
+                // What is past stands before nothing.
+                if context.is_current() {
+                    previous = Some(context);
+                }
+            }
+            let last = together.iter().rfind(|context| context.is_current());
+            following.extend(after.zip(last.cloned()).map(|(after, last)| (after, Some(last))));
+            new = rest;
         }
-        let before = self.store.before(&Owner::of(context), session, context.sequence, now).await;
-        self.store_health.note(before).map_err(Error::from)
+        self.index_anew(following).await?;
+        Ok(texts)
+    }
+
+    /// The contexts that the store has before and after the place of a new one in its session.
+    async fn around(&self, context: &Context) -> Result<(Option<Context>, Option<Context>), Error> {
+        let Some(session) = &context.session else { return Ok((None, None)) };
+        let owner = Owner::of(context);
+        try_join(self.previous(context), self.after(&owner, session, context.sequence)).await
     }
 
     /// Writes new contexts to the store and puts them in L1. Says which of their ids somebody else has taken meanwhile.
@@ -210,6 +227,11 @@ impl Inner {
         texts: &[IndexTexts],
         now: Timestamp,
     ) -> Result<Vec<ContextId>, Error> {
+        // Of memories that others write to as well, a deletion spares what is stored later.
+        contexts
+            .iter()
+            .filter(|context| context.holder == self.owner.holder)
+            .for_each(|context| self.stored_until.note(context.created_at));
         let owners = contexts.iter().map(Owner::of).collect();
         let dense = self.dense_or_later(texts, &owners).await;
         let points: Vec<Point> = contexts
@@ -229,7 +251,7 @@ impl Inner {
         Ok(taken)
     }
 
-    fn imported(&self, reach: &Reach, message: ExportedContext) -> Result<Context, Error> {
+    fn imported(&self, reach: &Reach, message: ExportedContext, now: Timestamp) -> Result<Context, Error> {
         self.limits.text(&message.text)?;
         self.limits.metadata(&message.metadata)?;
         for (field, value, least) in [
@@ -239,6 +261,13 @@ impl Inner {
         ] {
             if !(least..=MOST).contains(&value) {
                 return Err(Error::field(field, format!("{field} is {value}; it must lie between {least} and {MOST}")));
+            }
+        }
+        for (field, at) in [("created_at", message.created_at), ("updated_at", message.updated_at)] {
+            if Timestamp::from_millis(at) > now + FROM_A_FAST_CLOCK {
+                let detail =
+                    format!("{field} is {at}, more than a day after now; correct the time, or this machine's clock");
+                return Err(Error::field(field, detail));
             }
         }
         let level = filter::on_level(reach, "level", convert::level(message.level))?;
@@ -286,10 +315,22 @@ where
         let page = page(from).await?;
         // A page can be empty before the end: the permission reaches nothing of it.
         if !page.contexts.is_empty() || page.next.is_none() {
-            return Ok(page.contexts);
+            return Ok(beginning(page.contexts));
         }
         from = page.next;
     }
+}
+
+/// As many of these as a page may have bytes, but one at least.
+fn beginning(mut contexts: Vec<Context>) -> Vec<Context> {
+    let sizes = contexts.iter().map(Context::written_bytes);
+    let fitting = sizes.scan(0, |bytes, size| {
+        *bytes += size;
+        Some(*bytes)
+    });
+    let fitting = fitting.take_while(|bytes| *bytes <= PAGE_BYTES).count();
+    contexts.truncate(fitting.max(1));
+    contexts
 }
 
 /// The holder that a line names, and the field in which it does.
@@ -304,9 +345,9 @@ fn named(ExportedContext { agent, space, .. }: &ExportedContext) -> Result<Optio
     })
 }
 
-/// Contexts of a session follow one another, so that each finds the one before it.
-fn order(context: &Context) -> (&Holder, Option<&SessionId>, i64, ContextId) {
-    (&context.holder, context.session.as_ref(), context.sequence, context.id)
+/// Contexts of a session follow one another, so that each finds the one before it; what a context was has the same place and comes first.
+fn order(context: &Context) -> (&Holder, Option<&SessionId>, i64, bool, ContextId) {
+    (&context.holder, context.session.as_ref(), context.sequence, context.is_current(), context.id)
 }
 
 /// What becomes of an imported line.

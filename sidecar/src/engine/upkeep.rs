@@ -12,7 +12,7 @@ use std::{
 use context_manager_memory::{Context, ContextId, Level, SessionId, Timestamp, Vectors, promotion};
 use tracing::{debug, warn};
 
-use super::{Error, Inner, locks::Key, now};
+use super::{Error, Inner, locks::Key, now, transfer::FROM_A_FAST_CLOCK};
 use crate::ports::vector_store::{Access, Owner, Point, Selection, Sessions, Updated};
 
 /// Most contexts whose accesses are noted between two turns; further ones are not counted.
@@ -318,7 +318,7 @@ impl Inner {
 
     /// Puts a context in L1 unless it was changed or deleted since it was read: requests may be served already.
     async fn refill(&self, context: Context, vectors: Vectors) -> Result<(), Error> {
-        self.stored_until.note(context.created_at);
+        self.stored_until.note(context.created_at.min(now() + FROM_A_FAST_CLOCK));
         if self.requests_are_served.load(Ordering::Acquire) {
             return self.renew(&context).await;
         }

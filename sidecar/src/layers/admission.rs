@@ -6,8 +6,9 @@
 //! it until it is done ([`crate::ongoing`]).
 //!
 //! A large answer of a read takes room among the bytes in flight until it is sent, as bodies of requests do: those who read slowly would
-//! hold one each otherwise. Answers to writes are small, and none is refused. Who makes something else of an answer, as a stream makes a
-//! frame, takes what it [holds](Holding) along.
+//! hold one each otherwise. Answers to writes are small, and none is refused. An export is sent page by page, and each page takes room for
+//! itself: without room for its first one it is refused, and without room for a later one it ends before its last line. Who makes something
+//! else of an answer, as a stream makes a frame, takes what it [holds](Holding) along.
 
 use std::{
     pin::Pin,
@@ -22,17 +23,18 @@ use axum::{
     body::{Body, HttpBody},
     extract::{Request, State},
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use context_manager_protocol::{problem::Code, size::ByteSize};
+use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
 
 use super::Shared;
 use crate::{
     bytes_in_flight::{Full, Reserved},
     metrics::Route,
-    refusal::Refusal,
+    refusal::{Refusal, chain},
 };
 
 /// Answers of fewer bytes take no room.
@@ -69,12 +71,32 @@ impl Admission {
         Ok(place)
     }
 
-    /// Room for an answer until it is sent.
-    fn room(&self, route: Option<&Route>, response: &Response) -> Result<Reserved, Full> {
+    /// An answer with its place, and with room for what it is to send.
+    async fn answer(&self, route: Option<Route>, place: Place, response: Response) -> Result<Response, Refusal> {
+        let (parts, mut body) = response.into_parts();
+        let (mut rest, mut in_pages) = (Bytes::new(), None);
         let bytes = match route {
-            Some(Route::List | Route::Search) => response.body().size_hint().lower(),
+            Some(Route::List | Route::Search) => body.size_hint().lower(),
+            Some(Route::Export | Route::ExportTenant) => {
+                // Its first page was read before it was answered, so it can still be refused.
+                if let Some(first) = body.frame().await {
+                    let broken = |_| Refusal::new(Code::Internal, "the export broke off; send the request again");
+                    rest = first.map_err(broken)?.into_data().unwrap_or_default();
+                }
+                in_pages = Some(self.clone());
+                rest.len() as u64
+            }
             Some(_) | None => 0,
         };
+        let held = Arc::new(Held { place, _room: self.room(bytes)? });
+        let answering = Answering { body, rest, in_pages, held: Arc::clone(&held) };
+        let mut response = Response::from_parts(parts, Body::new(answering));
+        response.extensions_mut().insert(Holding { _held: held });
+        Ok(response)
+    }
+
+    /// Room for so many bytes of an answer.
+    fn room(&self, bytes: u64) -> Result<Reserved, Full> {
         let limit = self.shared.limits().most_bytes_in_flight().max(LARGEST);
         self.shared.bytes_in_flight.reserve(if bytes < SMALL { 0 } else { bytes }, limit)
     }
@@ -102,15 +124,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
             request.extensions_mut().insert(place.clone());
             let route = request.extensions().get::<Route>().copied();
             let response = next.run(request).await;
-            match admission.room(route.as_ref(), &response) {
-                Ok(room) => {
-                    let held = Arc::new(Held { _place: place, _room: room });
-                    let mut response = response.map(|body| Body::new(Answering::new(body, Arc::clone(&held))));
-                    response.extensions_mut().insert(Holding { _held: held });
-                    response
-                }
-                Err(full) => Refusal::from(full).into_response(),
-            }
+            admission.answer(route, place, response).await.unwrap_or_else(IntoResponse::into_response)
         }
         Err(refusal) => refusal.into_response(),
     }
@@ -122,12 +136,25 @@ struct Answering {
     body: Body,
     /// What is left of a frame.
     rest: Bytes,
+    /// Whether each frame takes room for itself, and where.
+    in_pages: Option<Admission>,
     held: Arc<Held>,
 }
 
 impl Answering {
-    const fn new(body: Body, held: Arc<Held>) -> Self {
-        Self { body, rest: Bytes::new(), held }
+    /// Begins with the next frame.
+    fn begin(&mut self, data: Bytes) -> Result<(), Full> {
+        if let Some(admission) = &self.in_pages {
+            // The page before has its room until its last part is sent, and no longer.
+            let place = self.held.place.clone();
+            self.held = Arc::new(Held { place: place.clone(), _room: admission.shared.bytes_in_flight.nothing() });
+            let room = admission.room(data.len() as u64).inspect_err(|full| {
+                tracing::warn!(error = chain(full), "An export was broken off");
+            })?;
+            self.held = Arc::new(Held { place, _room: room });
+        }
+        self.rest = data;
+        Ok(())
     }
 }
 
@@ -140,7 +167,7 @@ pub struct Holding {
 /// What an answer holds until its last byte is sent.
 #[derive(Debug)]
 struct Held {
-    _place: Place,
+    place: Place,
     _room: Reserved,
 }
 
@@ -163,7 +190,13 @@ impl HttpBody for Answering {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Ok(data))) => {
+                    if let Err(full) = self.begin(data) {
+                        // Nothing follows, least of all a last line.
+                        self.body = Body::empty();
+                        return Poll::Ready(Some(Err(axum::Error::new(full))));
+                    }
+                }
                 Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),

@@ -13,7 +13,7 @@ use context_manager_protocol::{
 };
 use futures::stream;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use uuid::Uuid;
 
 use super::exchange::{Answer, Caller, Lines, Parameters, ScopeParameters, scope};
@@ -50,7 +50,8 @@ impl IntoResponse for ExportStream {
     }
 }
 
-/// What of an export comes next. It has at most one page, so that an export takes no more memory than that.
+/// What of an export comes next. It has at most one page, so that an export takes no more memory than that. A page that is made has
+/// [room among the bytes in flight](crate::layers::admission) until it is sent.
 enum Next {
     /// A page that was read already.
     Page(Vec<ExportedContext>),
@@ -172,6 +173,17 @@ pub async fn import_tenant(State(engine): State<Engine>, caller: Caller, lines: 
     Ok(caller.answer(StatusCode::OK, &imported))
 }
 
+/// Whether a line is the last one of an export, which may say more in a later version; a context has an id.
+fn is_end(line: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Line {
+        #[serde(flatten)]
+        _end: ExportEnd,
+        id: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Line>(line).is_ok_and(|line| line.id.is_none())
+}
+
 /// Takes lines, some at a time, until all are taken or the time is getting short.
 async fn take<F>(
     Lines { body, deadline }: Lines,
@@ -188,7 +200,7 @@ where
         let mut contexts = Vec::with_capacity(AT_ONCE);
         for (line, text) in lines.by_ref().take(AT_ONCE) {
             imported.lines_taken = line;
-            if text.trim_ascii().is_empty() || serde_json::from_slice::<ExportEnd>(text).is_ok() {
+            if text.trim_ascii().is_empty() || is_end(text) {
                 continue;
             }
             match Format::Json.decode::<ExportedContext>(text) {
@@ -251,5 +263,12 @@ mod tests {
         }
         let (rest, _) = taken(lines[100..].join("\n"), Duration::ZERO).await;
         assert_eq!((rest.lines_taken, rest.imported), (150, 149), "what was left is sent next");
+    }
+
+    #[tokio::test]
+    async fn a_context_that_also_counts_contexts_is_refused_and_not_taken_for_the_end() {
+        let both = line(1).replacen('{', r#"{"exported":1,"#, 1);
+        let (imported, _) = taken(format!("{both}\n{{\"exported\":1}}"), Duration::ZERO).await;
+        assert_eq!((imported.lines_taken, imported.imported, imported.refused_total), (2, 0, 1));
     }
 }

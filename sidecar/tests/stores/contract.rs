@@ -7,6 +7,7 @@ use std::{
 
 use context_manager_memory::{
     Context, ContextId, Level, QueryVectors, SparseVector, Timestamp, Vectors,
+    alike::alike,
     frequencies::{Counts, DocumentFrequencies},
     history, lexical,
     store::{
@@ -340,6 +341,17 @@ async fn only_the_version_that_was_read_is_replaced(place: Place) {
     let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there");
     assert_eq!(read.context, moved.context, "fields that the new version lacks are gone");
     assert!(read.vectors.dense_self.is_some(), "the vectors stay when none are given");
+
+    // A server's parser gives these back as neighbours of what they were.
+    let metadata = serde_json::json!({"score": 0.916_216_166_506_201_5, "list": [{"rate": 9.452_706_955_539_223e-7}]});
+    let metadata = metadata.as_object().cloned().expect("an object");
+    for (version, with_vectors) in [(4, true), (5, false), (6, true)] {
+        let mut measured = at(version);
+        measured.context.metadata.clone_from(&metadata);
+        assert_eq!(update(measured, with_vectors, version - 1).await, Updated::Applied, "version {version}");
+    }
+    let read = store.get(&owner("t"), vec![id(1)], NOW).await.expect("read").pop().expect("there").context;
+    assert_eq!((read.version, alike(&read.metadata, &metadata)), (6, true), "{read:?}");
 }
 
 async fn of_updates_at_the_same_time_one_wins(place: Place) {

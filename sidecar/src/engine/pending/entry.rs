@@ -1,11 +1,13 @@
 //! A write that waits, in the form that the journal's records have.
 
-use context_manager_memory::{Context, ContextId, Holder, Metadata, SessionId, Timestamp, Ttl, update};
+use context_manager_memory::{
+    Context, ContextId, Holder, Metadata, SessionId, Timestamp, Ttl, alike::values_alike, update,
+};
 use context_manager_protocol::message::ContextDelete;
 use serde::{Deserialize, Serialize};
 
 use super::Unreadable;
-use crate::engine::{alike::values_alike, within::Within};
+use crate::engine::within::Within;
 
 /// A write that waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -407,6 +407,22 @@ async fn what_was_deleted_while_the_store_was_away_does_not_come_back() {
     assert_eq!(outage.engine.get(&mine(&outage.engine), kept, None).await.expect("kept").text, "old tea");
 }
 
+/// It was stored before the deletion, whatever the clock was where that happened.
+#[tokio::test]
+async fn what_was_imported_from_a_clock_that_was_ahead_is_deleted_with_its_session_in_an_outage() {
+    let outage = Outage::new().await;
+    outage.store(json!({"text": "tea", "session": "s", "level": "long_term"})).await;
+    let line = outage.engine.export(&mine(&outage.engine), None).await.expect("an export").remove(0);
+    assert!(clear(&outage.engine, "s").await.expect("deleted").deleted == 1 && outage.listed().await.is_empty());
+    let ahead = (now() + Duration::from_hours(1)).as_millis();
+    let line = ExportedContext { created_at: ahead, updated_at: ahead, ..line };
+    assert_eq!(outage.engine.import(&mine(&outage.engine), vec![(1, line)]).await.expect("imported").imported, 1);
+    outage.cut();
+    assert!(clear(&outage.engine, "s").await.expect("journaled").journaled);
+    outage.back().await;
+    assert_eq!(outage.listed().await, []);
+}
+
 #[tokio::test]
 async fn a_write_whose_answer_was_lost_is_not_stored_twice() {
     let outage = Outage::new().await;

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::body::HttpBody as _;
 use context_manager_protocol::message::Imported;
+use http_body_util::BodyExt as _;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -97,18 +98,21 @@ async fn a_write_whose_caller_went_away_keeps_its_room_and_its_place_until_it_is
 
 /// A sidecar with room for some pages of its contexts, whatever the limit of bodies is.
 async fn with_large_contexts() -> Fixture {
-    const TEXT_BYTES: usize = 60 << 10;
-    const CONTEXTS_IN_ALL: usize = 70;
     let fixture = Fixture::new().await;
     let mut config = (*fixture.shared.live.config()).clone();
     config.protocol.max_bytes_in_flight = Some(config.protocol.max_message_size);
     fixture.shared.live.set_config(config);
-    for number in 0..CONTEXTS_IN_ALL {
+    store_large(&fixture, 70).await;
+    fixture
+}
+
+async fn store_large(fixture: &Fixture, count: usize) {
+    const TEXT_BYTES: usize = 60 << 10;
+    for number in 0..count {
         let body = format!(r#"{{"text": "{number}{}", "level": "long_term"}}"#, "-".repeat(TEXT_BYTES));
         let stored = fixture.send(Call::json("POST", CONTEXTS, body).sign()).await;
         assert_eq!(stored.status, StatusCode::CREATED);
     }
-    fixture
 }
 
 #[tokio::test]
@@ -132,6 +136,50 @@ async fn a_large_answer_has_room_until_it_is_sent_and_a_further_one_is_told_to_c
     assert_eq!(small.status, StatusCode::OK, "a small one needs none");
     drop(unsent);
     assert_eq!((held(&fixture), page().await.expect("an answer").status()), (0, StatusCode::OK));
+}
+
+#[tokio::test]
+async fn a_page_of_an_export_has_room_until_it_is_sent_and_without_room_the_export_ends_early_or_is_refused() {
+    const EXPORT: &str = "/v1/contexts/export";
+    const ALL: ByteSize = ByteSize::new(32 << 20);
+    let fixture = with_large_contexts().await;
+    let export = || fixture.router.clone().oneshot(Call::new("GET", EXPORT).sign());
+    let mut unsent = Vec::new();
+    let refused = loop {
+        let Ok(response) = export().await;
+        if response.status() != StatusCode::OK {
+            break response;
+        }
+        unsent.push(response);
+        assert!(held(&fixture) > 3 << 20 && held(&fixture) <= 32 << 20, "{} bytes", held(&fixture));
+    };
+    assert_eq!((refused.status(), unsent.len()), (StatusCode::SERVICE_UNAVAILABLE, 8));
+    drop(unsent);
+    assert_eq!(held(&fixture), 0);
+
+    // The connection keeps the first page, and something else has the rest of the room.
+    store_large(&fixture, 60).await;
+    let Ok(response) = export().await;
+    let (mut body, first, mut unsent) = (response.into_body(), held(&fixture), Vec::<Bytes>::new());
+    while unsent.iter().map(Bytes::len).sum::<usize>() < usize::try_from(first).expect("a few bytes") {
+        let part = body.frame().await.expect("more").expect("a part").into_data().expect("data");
+        unsent.push(part);
+    }
+    let rest = ALL.bytes() - u64::try_from(first).expect("a few bytes");
+    let rest = fixture.shared.bytes_in_flight.reserve(rest, ALL).expect("room");
+    assert!(body.frame().await.expect("no last line yet").is_err());
+    assert!(body.frame().await.is_none());
+    drop((rest, body));
+    assert_eq!(held(&fixture), first, "the connection has it still");
+    let page = String::from_utf8(unsent.concat()).expect("UTF-8");
+    drop(unsent);
+    assert_eq!(held(&fixture), 0);
+
+    // It goes on after the last line that came.
+    let lines: Vec<ExportedContext> = page.lines().map(|line| serde_json::from_str(line).expect("a context")).collect();
+    let (others, _) = exported(&fixture, format!("{EXPORT}?after={}", lines[lines.len() - 1].id)).await;
+    assert_eq!((lines.len() + others.len(), held(&fixture)), (130, 0));
+    assert_eq!(exported(&fixture, EXPORT.to_owned()).await.0, [lines, others].concat());
 }
 
 /// A connection over which a page was asked for; the kernel takes little of it before it is read.

@@ -126,3 +126,18 @@ async fn what_is_seen_of_writes_beside_deletions_by_conditions_is_what_reaches_t
     outage.back().await;
     assert_eq!(texts(&outage).await, seen);
 }
+
+/// Whoever changes the model waits for all that is under way, and every search and write for the change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_model_does_not_wait_for_the_end_of_a_large_deletion() {
+    let outage = Arc::new(Outage::new().await);
+    let deletion = begin_large_deletion(&outage).await;
+    let mut config = outage.config.clone();
+    config.embedding.dimensions = 64;
+    outage.engine.reconfigure(&config).await.expect("another model");
+    let left = contexts(&outage).await;
+    assert!(left > 200, "the change waited until {left} contexts were left of {TRIP}");
+    outage.switch.deletion_takes.store(0, Ordering::Release);
+    assert_eq!(deletion.await.expect("a task").deleted, TRIP);
+    assert_eq!(contexts(&outage).await, 0);
+}

@@ -3,18 +3,31 @@
 //! Stores keep metadata as JSON, and a parser that is made for speed may give a floating-point number back that is one of its
 //! neighbours (`float_roundtrip` of `serde_json`). What is written again is still the same.
 
-use context_manager_memory::Metadata;
 use serde_json::Value;
+
+use crate::Metadata;
 
 /// How far a number may be from the one that was written, relative to it: some units in the last place.
 const ROUNDING: f64 = 8.0 * f64::EPSILON;
 
-pub(super) fn alike(one: &Metadata, other: &Metadata) -> bool {
+/// Whether metadata are the same but for such neighbours.
+///
+/// ```
+/// use context_manager_memory::alike::alike;
+///
+/// let metadata = |score: f64| serde_json::json!({"score": score}).as_object().cloned().unwrap_or_default();
+/// assert!(alike(&metadata(0.1), &metadata(0.1_f64.next_up())));
+/// assert!(!alike(&metadata(0.1), &metadata(0.2)));
+/// ```
+#[must_use]
+pub fn alike(one: &Metadata, other: &Metadata) -> bool {
     one.len() == other.len()
         && one.iter().all(|(key, value)| other.get(key).is_some_and(|there| values_alike(value, there)))
 }
 
-pub(super) fn values_alike(one: &Value, other: &Value) -> bool {
+/// The same of single values.
+#[must_use]
+pub fn values_alike(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) if one.is_f64() && other.is_f64() => {
             let (one, other) = (one.as_f64().unwrap_or_default(), other.as_f64().unwrap_or_default());
