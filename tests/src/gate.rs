@@ -144,6 +144,15 @@ impl Gate {
         Ok(())
     }
 
+    /// Ends all connections. From now on its own certificate is of this CA, and it asks for certificates of those.
+    ///
+    /// # Errors
+    /// When there is no CA in the bundle.
+    pub fn rotate(&mut self, own: Authority, bundle: &str) -> Result<()> {
+        self.authority = own;
+        self.ask_for(bundle, Strangers::Refused)
+    }
+
     /// Ends all connections.
     pub fn disconnect(&self) {
         self.config.send_modify(|_| {});

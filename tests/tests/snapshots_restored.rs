@@ -139,11 +139,11 @@ impl Store<'_> {
         api.patch(self.name, &PatchParams::default(), &patch).await?;
         eventually("a snapshot", STEP, || async {
             let now = kept().await?;
-            ensure!(now.first() != before.first(), "{:?}", api.get(self.name).await?.status);
-            Ok(())
+            // The one before it is deleted a moment later.
+            ensure!(now.len() == 1 && now != before, "{:?}", api.get(self.name).await?.status);
+            Ok(now)
         })
-        .await?;
-        kept().await
+        .await
     }
 
     /// Files of its snapshots of contexts.

@@ -1,10 +1,11 @@
 //! Agents that store, change, prolong, supersede, delete and import on every level, alone and in batches, and by two sidecars, while the
 //! Qdrant server is killed, stopped, cut off, slow, or its answers are lost: afterwards the memory is exactly what was acknowledged.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_tests::{
+    gate::{Authority, Gate, Strangers},
     ledger::Work,
     proxy::{Network, Proxy},
     qdrant::{Qdrant, nodes::Nodes},
@@ -127,6 +128,54 @@ async fn a_network_that_is_slow() -> Result<()> {
     setup.proxy.set(Network::Fine);
     pause(700).await;
     setup.judge("slow network", work).await
+}
+
+/// Trust overlaps, as the operator's does: who is to be trusted next is known before anybody shows a certificate of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_are_rotated_on_both_sides() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Qdrant::start(&folder.path().join("qdrant")).await?;
+    let mut gate = Gate::start(server.address()).await?;
+    let mount = |name: &str, content: &str| -> Result<()> {
+        let new = folder.path().join(format!("{name}.new"));
+        fs::write(&new, content)?;
+        Ok(fs::rename(new, folder.path().join(name))?)
+    };
+    let show = |authority: &Authority| -> Result<()> {
+        let given = authority.given()?;
+        ["tls.crt", "tls.key"].iter().try_for_each(|name| mount(name, given[*name].as_str().unwrap_or_default()))
+    };
+    let mut agents = Authority::new("Agents 0")?;
+    gate.ask_for(&agents.pem, Strangers::Refused)?;
+    show(&agents)?;
+    mount("ca.crt", gate.ca())?;
+    let files = "[store.qdrant]\nca_file = \"ca.crt\"\ncert_file = \"tls.crt\"\nkey_file = \"tls.key\"\n";
+    let config = config("server").replace("http://server", &gate.url()).replace("[store.qdrant]\n", files);
+    let sidecar = Sidecar::start(folder.path(), &config).await?;
+    drop(gate.passed());
+
+    let work = Work::begin("certificates", AGENTS, &sidecar.client()?, None);
+    for round in 1..=3 {
+        pause(500).await;
+        let (next, servers) =
+            (Authority::new(&format!("Agents {round}"))?, Authority::new(&format!("Servers {round}"))?);
+        let both = format!("{}{}", agents.pem, next.pem);
+        gate.ask_for(&both, Strangers::Refused)?;
+        mount("ca.crt", &format!("{}{}", gate.ca(), servers.pem))?;
+        pause(300).await;
+        show(&next)?;
+        gate.rotate(servers, &both)?;
+        pause(300).await;
+        gate.ask_for(&next.pem, Strangers::Refused)?;
+        mount("ca.crt", gate.ca())?;
+        agents = next;
+    }
+    pause(500).await;
+    let shown: BTreeSet<_> = gate.passed().into_iter().collect();
+    ensure!(shown.len() > 3 && !shown.contains(&None), "{shown:?} for three renewals");
+    judge("certificates rotated three times on both sides", work, &sidecar).await?;
+    ensure!(gate.refused() == 0, "{} connections were turned away", gate.refused());
+    Ok(())
 }
 
 /// One node after the other is killed and stopped, with two replicas of each shard; the next one goes when all replicas are whole.
