@@ -113,6 +113,8 @@ impl JsonSchema for Quantity {
             "x-kubernetes-int-or-string": true,
             "pattern": PATTERN,
             "maxLength": 32,
+            // Of a number; the pattern is about a text.
+            "minimum": 0,
         })
     }
 }
@@ -146,6 +148,7 @@ mod tests {
     #[test]
     fn numbers_are_read_and_nonsense_is_refused() {
         let number = |json: &str| serde_json::from_str::<Quantity>(json).expect("a number");
+        assert!(serde_json::from_str::<Quantity>("-1").is_err());
         assert_eq!(number("2"), quantity("2"));
         assert_eq!(number("9223372036854775807").bytes(), Some(u64::MAX / 2));
         for text in

@@ -214,6 +214,11 @@ pub const MANAGED_TIMEOUT: CelRule = rule(
     "duration(self) >= duration('10ms') && duration(self) <= duration('10m')",
     "spec.vectorStore.managed.timeout must lie between 10ms and 10m",
 );
+/// What a label can be called.
+pub const MANAGED_NODE_SELECTOR: CelRule = rule(
+    "self.all(key, key.size() <= 317)",
+    "spec.vectorStore.managed.scheduling.nodeSelector must have keys of at most 317 characters, as labels have",
+);
 /// Room for Qdrant.
 pub const MANAGED_SIZE: CelRule = rule(
     "quantity(string(self)).compareTo(quantity('256Mi')) >= 0",

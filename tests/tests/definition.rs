@@ -272,6 +272,26 @@ async fn what_the_schema_does_not_know_is_refused() -> Result<()> {
         ("a duration without unit", json!({"gc": {"interval": "30"}}), "spec.gc.interval"),
         ("a negative duration", json!({"gc": {"interval": "-30s"}}), "spec.gc.interval"),
         ("a size of letters", json!({"sidecar": {"maxMessageSize": "many"}}), "spec.sidecar.maxMessageSize"),
+        (
+            "a negative amount",
+            json!({"sidecar": {"resources": {"limits": {"cpu": -1}}}}),
+            "cpu in body should be greater than or equal to 0",
+        ),
+        (
+            "a negative capacity",
+            json!({"embedding": {"cache": {"capacity": -1}}}),
+            "capacity in body should be greater than or equal to 0",
+        ),
+        (
+            "a label's value of 64 characters",
+            json!({"vectorStore": {"managed": {"scheduling": {"nodeSelector": {"disk": "x".repeat(64)}}}}}),
+            "spec.vectorStore.managed.scheduling.nodeSelector.disk",
+        ),
+        (
+            "a taint's key of 318 characters",
+            json!({"vectorStore": {"managed": {"scheduling": {"tolerations": [{"key": "x".repeat(318)}]}}}}),
+            "spec.vectorStore.managed.scheduling.tolerations[0].key",
+        ),
         ("no container at all", json!({"injection": {"containers": []}}), "spec.injection.containers"),
         ("a container twice", json!({"injection": {"containers": ["a", "a"]}}), "duplicate"),
         ("a batch of nothing", json!({"gc": {"batchSize": 0}}), "spec.gc.batchSize"),

@@ -111,7 +111,8 @@ pub struct NodeTls {
 #[serde(rename_all = "camelCase")]
 pub struct Scheduling {
     /// Labels that a machine must have.
-    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = rules::MANAGED_NODE_SELECTOR)]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// Taints that are put up with.
@@ -143,12 +144,14 @@ pub enum Spread {
 #[serde(rename_all = "camelCase")]
 pub struct Toleration {
     /// The taint's key. Default: every key, with the operator Exists.
+    #[schemars(length(max = 317))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Whether the taint's value counts. Default: Equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<TolerationOperator>,
     /// The taint's value.
+    #[schemars(length(max = 63))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// The taint's effect. Default: every effect.

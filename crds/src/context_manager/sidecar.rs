@@ -52,7 +52,7 @@ pub struct Sidecar {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Upgrade {
-    /// What is done with a pod that is outdated. Default: OnRecreate.
+    /// What is done with a pod that is outdated; a RollingRestart ends memory that lies on an emptyDir of the pod. Default: OnRecreate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<UpgradeStrategy>,
     /// Share of the pods that is upgraded at a time, in percent and at least one pod; the first are the canaries. Default: 10.
@@ -75,7 +75,7 @@ pub enum UpgradeStrategy {
     /// The sidecar's image is replaced in the running pod; the kubelet restarts the sidecar alone. What else has changed waits for a
     /// new pod.
     InPlace,
-    /// It is evicted, within its PodDisruptionBudget, if a controller makes another one.
+    /// It is evicted, within its PodDisruptionBudget, if a controller makes another one. Memory that lies on an `emptyDir` ends with the pod.
     RollingRestart,
 }
 

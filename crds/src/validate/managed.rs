@@ -3,7 +3,7 @@
 use super::{Check, Duration, is_endpoint};
 use crate::{
     context_manager::{
-        managed::{Managed, NodeResources, NodeStorage, Scheduling},
+        managed::{Managed, NodeResources, NodeStorage, Scheduling, Toleration},
         snapshots::{RestoreFrom, SnapshotBucket, SnapshotStorage, SnapshotVolume, Snapshots},
     },
     rules,
@@ -50,6 +50,14 @@ pub(super) fn check(check: &mut Check, managed: &Managed, name: &str) {
         check.range(&field("nodeSelector (items)"), node_selector.as_ref().map(std::collections::BTreeMap::len), 0, 32);
         check.range(&field("tolerations (items)"), tolerations.as_ref().map(Vec::len), 0, 32);
         check.length(&field("priorityClassName"), priority_class_name.as_ref(), 1, 253);
+        for (key, value) in node_selector.iter().flatten() {
+            check.rule(key.chars().count() <= 317, rules::MANAGED_NODE_SELECTOR);
+            check.length(&field("nodeSelector.*"), Some(value), 0, 63);
+        }
+        for Toleration { key, operator: _, value, effect: _, toleration_seconds: _ } in tolerations.iter().flatten() {
+            check.length(&field("tolerations[*].key"), key.as_ref(), 0, 317);
+            check.length(&field("tolerations[*].value"), value.as_ref(), 0, 63);
+        }
     }
     check.optional(snapshots.as_ref(), self::snapshots);
     check.rule(restore_from.is_none() || snapshots.is_some(), rules::RESTORE_NEEDS_SNAPSHOTS);

@@ -4,7 +4,7 @@ use context_manager_test_crds::{BrokenChange, BrokenSpec, broken_changes, broken
 use serde_json::{Value, json};
 
 use super::{validate, validate_update};
-use crate::{ContextManager, crd, crd_yaml, rules};
+use crate::{ContextManager, ContextManagerSpec, crd, crd_yaml, rules};
 
 fn problems(name: &str, spec: &Value) -> Vec<String> {
     let spec = serde_json::from_value(spec.clone()).expect("a spec of the right types");
@@ -78,6 +78,10 @@ fn every_rule_of_the_schema_has_a_broken_example() {
 fn every_bound_of_the_schema_has_its_twin() {
     let mut bounds = 0;
     walk(&spec_schema(), &[], &mut |path, schema| {
+        // What the types refuse does not come this far.
+        if schema["x-kubernetes-int-or-string"] == true {
+            return;
+        }
         let number = |key: &str| schema.get(key).and_then(Value::as_f64);
         let whole = schema["type"] == "integer";
         for (bound, step) in [(number("minimum"), -1.0), (number("maximum"), 1.0)] {
@@ -101,6 +105,46 @@ fn every_bound_of_the_schema_has_its_twin() {
         }
     });
     assert!(bounds >= 40, "only {bounds} bounds were found in the schema");
+}
+
+#[test]
+fn a_negative_amount_is_refused_by_the_schema_as_by_the_types() {
+    let mut amounts = 0;
+    walk(&spec_schema(), &[], &mut |path, schema| {
+        if schema["x-kubernetes-int-or-string"] != true {
+            return;
+        }
+        amounts += 1;
+        assert_eq!(schema["minimum"], json!(0.0), "{path:?}");
+        let negative = path.iter().rev().fold(json!(-1), |value, key| json!({ key: value }));
+        let error = serde_json::from_value::<ContextManagerSpec>(negative).expect_err("a negative amount");
+        assert!(error.to_string().contains("IntOrString"), "{path:?}: {error}");
+    });
+    assert!(amounts >= 10, "only {amounts} amounts were found in the schema");
+}
+
+#[test]
+fn texts_about_machines_are_no_longer_than_labels_are() {
+    let long = |length: usize| "x".repeat(length);
+    for (scheduling, field) in [
+        (json!({"nodeSelector": {"disk": long(64)}}), "nodeSelector"),
+        (json!({"tolerations": [{"key": long(318)}]}), "key"),
+        (json!({"tolerations": [{"value": long(64)}]}), "value"),
+    ] {
+        let found = problems("memory", &json!({"vectorStore": {"managed": {"scheduling": scheduling}}}));
+        assert!(found.len() == 1 && found[0].contains(field), "{field}: {found:?}");
+    }
+    let longest =
+        json!({"nodeSelector": {long(317): long(63)}, "tolerations": [{"key": long(317), "value": long(63)}]});
+    let found = problems("memory", &json!({"vectorStore": {"managed": {"scheduling": longest}}}));
+    assert_eq!(found, Vec::<String>::new());
+    let spec = spec_schema();
+    let schema = &spec["properties"]["vectorStore"]["properties"]["managed"]["properties"]["scheduling"];
+    let (selector, toleration) =
+        (&schema["properties"]["nodeSelector"], &schema["properties"]["tolerations"]["items"]["properties"]);
+    let lengths =
+        [&selector["additionalProperties"], &toleration["key"], &toleration["value"]].map(|text| &text["maxLength"]);
+    assert_eq!(lengths, [&json!(63), &json!(317), &json!(63)]);
 }
 
 #[test]

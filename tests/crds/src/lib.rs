@@ -162,6 +162,11 @@ pub fn broken_specs() -> Vec<BrokenSpec> {
             restored(json!({"snapshot": "latest", "namespace": "../team-a"})),
             rules::RESTORE_NAMESPACE,
         ),
+        broken(
+            "a machine with a label of 318 characters",
+            managed(json!({"scheduling": {"nodeSelector": {"x".repeat(318): "a"}}})),
+            rules::MANAGED_NODE_SELECTOR,
+        ),
         broken("a node on a megabyte", managed(json!({"storage": {"size": "1Mi"}})), rules::MANAGED_SIZE),
         broken(
             "a node with more CPU than allowed",
