@@ -61,7 +61,10 @@ use kube::{
         watcher,
     },
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    task::{JoinError, JoinHandle},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -170,13 +173,27 @@ pub enum Failure {
     /// The lease cannot be used.
     #[error("failed to use the lease; check the right to get, create and patch leases")]
     Lease(#[source] kube::Error),
+    /// Nothing is reconciled any more, though nobody said so. Another replica goes on, and this one is started anew.
+    #[error("reconciling ended by itself")]
+    Ended(#[source] Option<JoinError>),
+}
+
+/// Why a term as the leader ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The process is to end.
+    Told,
+    /// The lease is lost.
+    Lost,
+    /// Nothing is reconciled any more.
+    Defect,
 }
 
 /// Waits for the lease, then reconciles until `shutdown`. The lease is released at the end, so that another replica can go on
 /// at once. A replica that loses it waits for it again.
 ///
 /// # Errors
-/// When a socket or the lease cannot be used.
+/// When a socket or the lease cannot be used, or reconciling ends by itself.
 pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationToken) -> Result<(), Failure> {
     let clients = Clients { client: watches::restartable(clients.client), evictions: clients.evictions };
     let metrics = Arc::new(Metrics::new()?);
@@ -194,26 +211,44 @@ pub async fn run(clients: Clients, settings: Settings, shutdown: CancellationTok
         info!("Leading");
         let (fenced, term) = (lease.fenced(&clients, &settings.namespace), stop.child_token());
         let ways = (fenced, lease.fence());
-        let working = tokio::spawn(reconcile_all(ways, settings.clone(), Arc::clone(&metrics), term.clone()));
-        let lost = tokio::select! {
-            () = shutdown.cancelled() => false,
-            () = lease.lost() => true,
-        };
-        if lost {
+        let mut working = tokio::spawn(reconcile_all(ways, settings.clone(), Arc::clone(&metrics), term.clone()));
+        let (end, ended) = end_of_term(&shutdown, lease.lost(), &mut working).await;
+        if end == End::Lost {
             metrics.resign();
         }
         // First stop writing, then let others write.
         term.cancel();
-        if let Err(error) = working.await {
+        let failure = match ended {
+            Some(ended) => ended.err(),
+            None => working.await.err(),
+        };
+        if let Some(error) = &failure {
             tracing::error!(%error, "The reconciliation ended abnormally");
         }
         // What ended just now may have noted something.
         metrics.resign();
         lease.release().await;
-        if !lost {
-            return Ok(());
+        match end {
+            End::Told => return Ok(()),
+            End::Lost => tracing::warn!("Lost the lease and stopped writing"),
+            // Its probes say that it is well, and who holds the lease and does nothing keeps others from doing it.
+            End::Defect => return Err(Failure::Ended(failure)),
         }
-        tracing::warn!("Lost the lease and stopped writing");
+    }
+}
+
+/// Waits for the end of a term, and says what became of the work if it was what ended.
+async fn end_of_term(
+    shutdown: &CancellationToken,
+    lost: impl Future<Output = ()>,
+    working: &mut JoinHandle<()>,
+) -> (End, Option<Result<(), JoinError>>) {
+    tokio::select! {
+        // Who is told to end stops working, too.
+        biased;
+        () = shutdown.cancelled() => (End::Told, None),
+        () = lost => (End::Lost, None),
+        ended = working => (End::Defect, Some(ended)),
     }
 }
 
@@ -236,11 +271,12 @@ async fn reconcile_all(
         .into_iter()
         .zip(told)
         .map(|(place, told)| {
-            let (changed, store) = watch::resources(scope::api::<Object>(&client, place));
+            let (relisted, relists) = mpsc::unbounded();
+            let (changed, store) = watch::resources(scope::api::<Object>(&client, place), &relisted);
             let controller = Controller::for_stream(changed, store)
                 .with_config(controller::Config::default().concurrency(concurrency));
             let concerning = (concerned.clone(), told);
-            (controller.store(), reconcile_at(place, controller, concerning, &context, &stop))
+            (controller.store(), reconcile_at(place, controller, concerning, (relisted, relists), &context, &stop))
         })
         .unzip();
     let sweeping = sweep::run(Arc::clone(&context), stores.clone(), sweep, stop.clone());
@@ -259,12 +295,12 @@ fn reconcile_at(
     place: Option<&str>,
     controller: Controller<Object>,
     (concerned, told): (Concerned, mpsc::UnboundedReceiver<ObjectRef<Object>>),
+    (relisted, relists): (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<()>),
     context: &Arc<Context>,
     stop: &CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let client = &context.client;
     let ours = watcher::Config::default().labels(&build::selector());
-    let (relisted, relists) = mpsc::unbounded();
     let config_maps = {
         let all = scope::api::<PartialObjectMeta<ConfigMap>>(client, place);
         let all = watch::children("config maps", all, ours.clone(), &relisted);
@@ -347,12 +383,77 @@ fn owner_by_label<K: ResourceExt>(object: &K, label: &str) -> Option<ObjectRef<O
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt as _;
     use kube::{
         Resource as _,
+        client::Body,
         runtime::{reflector, watcher::Event},
     };
+    use tower::service_fn;
 
     use super::*;
+
+    /// An API server that has a lease and nothing else: whoever asks for more panics. And what is written of the lease.
+    fn defective() -> (Client, Arc<Mutex<Vec<serde_json::Value>>>) {
+        let written = Arc::<Mutex<Vec<serde_json::Value>>>::default();
+        let noted = Arc::clone(&written);
+        let service = service_fn(move |request: Request<Body>| {
+            let noted = Arc::clone(&noted);
+            async move {
+                let path = request.uri().path().to_owned();
+                assert!(path.contains("/leases"), "nobody thought of {path}");
+                let is_read = request.method() == Method::GET;
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                let lease = {
+                    let mut noted = noted.lock().expect("not poisoned");
+                    if !is_read {
+                        noted.push(serde_json::from_slice(&body).expect("JSON"));
+                    }
+                    noted.first().cloned()
+                };
+                let missing =
+                    serde_json::json!({"status": "Failure", "reason": "NotFound", "message": "", "code": 404});
+                let (status, body) = lease.map_or((404_u16, missing), |lease| (200, lease));
+                let body = Body::from(body.to_string().into_bytes());
+                Ok::<_, kube::Error>(Response::builder().status(status).body(body).expect("an answer"))
+            }
+        });
+        (Client::new(service, "default"), written)
+    }
+
+    #[tokio::test]
+    async fn who_cannot_reconcile_any_more_gives_the_lease_back_and_ends() {
+        let (client, written) = defective();
+        let mut settings = None;
+        context::tests::context_with(&client, |given| {
+            settings = Some(Settings { lease_duration: Duration::from_mins(1), ..given.clone() });
+            given
+        });
+        let clients = Clients { client: client.clone(), evictions: client };
+        let running = Box::pin(run(clients, settings.expect("settings"), CancellationToken::new()));
+        let failure = running.await.expect_err("a panic");
+        assert!(matches!(&failure, Failure::Ended(Some(error)) if error.is_panic()), "{failure}");
+        let written = written.lock().expect("not poisoned");
+        let holder = |lease: &serde_json::Value| lease["spec"]["holderIdentity"].clone();
+        assert_eq!(written.iter().map(holder).collect::<Vec<_>>(), [serde_json::json!("one"), serde_json::Value::Null]);
+    }
+
+    #[tokio::test]
+    async fn who_is_told_to_end_has_no_defect() {
+        let (shutdown, mut working) = (CancellationToken::new(), tokio::spawn(async {}));
+        while !working.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        shutdown.cancel();
+        assert!(matches!(end_of_term(&shutdown, std::future::pending(), &mut working).await, (End::Told, None)));
+        let lost = end_of_term(&CancellationToken::new(), async {}, &mut working).await;
+        assert!(matches!(lost, (End::Lost, None)));
+        let ended = end_of_term(&CancellationToken::new(), std::future::pending(), &mut working).await;
+        assert!(matches!(ended, (End::Defect, Some(Ok(())))));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_of_a_resource_goes_with_it() {

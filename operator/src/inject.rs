@@ -38,6 +38,8 @@ pub use reason::Reason;
 pub use resource::{ConfigMapKey, OnMissing, Resource, SecretKey, Storage};
 pub use select::foreign;
 
+pub(crate) use opt_in::MIRROR;
+
 use opt_in::OptIn;
 use options::Options;
 use pod::Pod;

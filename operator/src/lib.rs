@@ -7,9 +7,11 @@ pub mod pki;
 pub mod pods;
 pub mod scope;
 pub mod selector;
+mod slim;
 pub mod upgrade;
 pub mod watches;
 pub mod webhook;
+mod weight;
 
 #[cfg(test)]
 mod documented;

@@ -6,7 +6,7 @@
 //!
 //! Invariants: a CA signs only after every entry has been seen to trust it for a while; a CA is dropped only after the
 //! last leaf it can have signed has ended; a leaf that is trusted is only replaced by one that is; a write of the `Secret`
-//! never overwrites another replica's. Nothing is ever
+//! never overwrites another replica's; `caBundle` is written only by a replica that has just read the `Secret`. Nothing is ever
 //! timed by one long sleep: the wall clock is read every few seconds and decides, since a sleeping timer does not notice
 //! a paused or corrected clock.
 

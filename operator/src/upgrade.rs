@@ -12,14 +12,16 @@ use kube::{ResourceExt as _, api::ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inject::{self, Resource},
+    inject::{self, Resource, Storage},
     pods,
 };
 
 /// Controllers that make another pod for one that is evicted. A Job does so as well, and begins its work anew.
 const MAKE_ANOTHER: [&str; 3] = ["DaemonSet", "ReplicaSet", "StatefulSet"];
 /// The label by which a Deployment tells the pods of its revisions apart.
-const TEMPLATE_HASH: &str = "pod-template-hash";
+pub(crate) const TEMPLATE_HASH: &str = "pod-template-hash";
+/// The same of a Rollout of Argo.
+pub(crate) const ROLLOUT_HASH: &str = "rollouts-pod-template-hash";
 
 /// What sidecars are to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,12 @@ impl Target {
     #[must_use]
     pub fn granted(&self) -> Self {
         Self::of(self.resource.granted(), &self.image)
+    }
+
+    /// Whether each agent's memory lies in its pod alone, and ends with it. Beside a server a pod has a journal, which is brought there.
+    #[must_use]
+    pub const fn keeps_memory_in_pods(&self) -> bool {
+        matches!(self.resource.storage, Storage::EmptyDir { .. }) && self.resource.store_secret.is_none()
     }
 
     /// How far a pod is from it. One without a sidecar has everything to get.
@@ -160,12 +168,12 @@ pub fn replacer(pod: &ObjectMeta) -> Option<&OwnerReference> {
 }
 
 /// What makes another pod in place of one that is evicted: its namespace, kind and name. That of a `ReplicaSet` is without the hash that a
-/// Deployment gives each of its revisions, so it stays the same in a rollout.
+/// Deployment, or a Rollout of Argo, gives each of its revisions, so it stays the same in a rollout.
 #[must_use]
 pub fn workload(pod: &Pod) -> Option<String> {
     let owner = replacer(&pod.metadata)?;
-    let hash = pod.labels().get(TEMPLATE_HASH);
-    let revision = hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
+    let without = |label: &str| owner.name.strip_suffix(pod.labels().get(label)?.as_str())?.strip_suffix('-');
+    let revision = [TEMPLATE_HASH, ROLLOUT_HASH].into_iter().find_map(without);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     Some(format!("{namespace}/{}/{}", owner.kind, revision.unwrap_or(&owner.name)))
 }
@@ -199,14 +207,16 @@ mod tests {
     }
     #[test]
     fn revisions_of_a_deployment_are_one_workload() {
-        let of = |kind: &str, name: &str, hash: Option<&str>| {
+        let by = |label: &str, kind: &str, name: &str, hash: Option<&str>| {
             let pod = json!({"metadata": {
-                "namespace": "team", "name": "x", "labels": hash.map(|hash| json!({TEMPLATE_HASH: hash})),
+                "namespace": "team", "name": "x", "labels": hash.map(|hash| json!({label: hash})),
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": true}],
             }});
             workload(&serde_json::from_value(pod).expect("a pod"))
         };
+        let of = |kind: &str, name: &str, hash: Option<&str>| by(TEMPLATE_HASH, kind, name, hash);
         let deployment = Some("team/ReplicaSet/agent".to_owned());
+        assert_eq!(by(ROLLOUT_HASH, "ReplicaSet", "agent-5c9", Some("5c9")), deployment);
         assert_eq!(of("ReplicaSet", "agent-5c9", Some("5c9")), deployment);
         assert_eq!(of("ReplicaSet", "agent-7d2", Some("7d2")), deployment);
         assert_eq!(of("ReplicaSet", "agent-5c9", None).as_deref(), Some("team/ReplicaSet/agent-5c9"));

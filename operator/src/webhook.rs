@@ -31,7 +31,6 @@ mod metrics;
 mod review;
 mod server;
 pub mod view;
-mod weight;
 
 pub use args::Args;
 pub use server::Times;

@@ -52,11 +52,12 @@ impl Seen {
         is_watch(&self.method, &self.uri, kind)
     }
 
-    /// Whether it lists this kind of objects in all namespaces.
+    /// Whether it begins to list this kind of objects in all namespaces; further pages of a list do not count.
     #[must_use]
     pub fn is_list(&self, kind: &str) -> bool {
-        let watches = self.uri.query().is_some_and(|query| query.contains("watch="));
-        self.method == Method::GET && is_all(&self.uri, kind) && !watches
+        let query = self.uri.query().unwrap_or_default();
+        let goes_on = query.contains("watch=") || query.contains("continue=");
+        self.method == Method::GET && is_all(&self.uri, kind) && !goes_on
     }
 }
 

@@ -1,12 +1,15 @@
-//! Admission policies of a namespace, which refuse there what the operator does: by an expression, or by a webhook that does not answer.
+//! Admission policies of a namespace, which refuse there what the operator does, by an expression or by a webhook that does not answer, or
+//! rewrite it.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::{
     api::admissionregistration::v1::{
-        ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+        MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy,
+        ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
     },
+    api::apps::v1::StatefulSet,
     api::core::v1::ConfigMap,
 };
 use kube::{
@@ -25,6 +28,8 @@ use crate::{
 const KNOWN: Duration = Duration::from_secs(30);
 /// The object by which it is seen whether a policy is in force: always refused.
 const PROBE: &str = "policy-probe";
+/// What stands before images that come from a mirror.
+pub const MIRROR: &str = "mirror.example/";
 /// What the examples call a policy and its binding.
 const EXAMPLE: &str = "context-manager-example";
 
@@ -92,6 +97,53 @@ impl Policy {
         Ok(made)
     }
 
+    /// Has the images of `StatefulSet`s of a namespace come from a [`MIRROR`], whatever is asked for.
+    ///
+    /// # Errors
+    /// When it does not come into force.
+    pub async fn mirror(namespace: &Namespace) -> Result<Self> {
+        let client = cluster::client().await?;
+        let name = format!("suite-{}-{:06x}", namespace.name, rand::random::<u32>() & 0xff_ffff);
+        let image = "object.spec.template.spec.containers[0].image";
+        let path = "/spec/template/spec/containers/0/image";
+        let expression = format!("[JSONPatch{{op: 'replace', path: '{path}', value: '{MIRROR}' + {image}}}]");
+        let rule = json!({
+            "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["statefulsets"],
+        });
+        let policy = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy", "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "reinvocationPolicy": "Never",
+                "matchConstraints": {"namespaceSelector": selector(namespace), "resourceRules": [rule]},
+                "matchConditions": [{"name": "not-yet", "expression": format!("!{image}.startsWith('{MIRROR}')")}],
+                "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": name},
+            "spec": {"policyName": name},
+        });
+        let made = Self { name };
+        create::<MutatingAdmissionPolicy>(&client, policy).await?;
+        create::<MutatingAdmissionPolicyBinding>(&client, binding).await?;
+        let labels = json!({"app": PROBE});
+        let pod = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": PROBE, "image": PROBE}]}});
+        let probe = serde_json::from_value(json!({
+            "metadata": {"name": PROBE},
+            "spec": {"serviceName": PROBE, "selector": {"matchLabels": labels}, "template": pod},
+        }))?;
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        eventually("the policy", KNOWN, || async {
+            let made = json!(namespace.api::<StatefulSet>().create(&params, &probe).await?);
+            let image = &made["spec"]["template"]["spec"]["containers"][0]["image"];
+            ensure!(*image == format!("{MIRROR}{PROBE}"), "{image}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await?;
+        Ok(made)
+    }
+
     /// A policy and its binding, as a file of the repository has them. It comes into force a little later.
     ///
     /// # Errors
@@ -142,6 +194,8 @@ impl Drop for Policy {
         clean_up(&format!("the policy {name}"), async move |client| {
             delete::<ValidatingAdmissionPolicyBinding>(&client, &name).await?;
             delete::<ValidatingAdmissionPolicy>(&client, &name).await?;
+            delete::<MutatingAdmissionPolicyBinding>(&client, &name).await?;
+            delete::<MutatingAdmissionPolicy>(&client, &name).await?;
             delete::<ValidatingWebhookConfiguration>(&client, &name).await
         });
     }

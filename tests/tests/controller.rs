@@ -417,6 +417,35 @@ async fn children_go_with_their_resource_and_a_retained_claim_stays() -> Result<
 }
 
 #[tokio::test]
+async fn a_retained_claim_of_an_earlier_version_loses_the_label_by_which_argo_cd_would_prune_it() -> Result<()> {
+    const INSTANCE: &str = "app.kubernetes.io/instance";
+    let operator = Operator::shared().await?;
+    let (_, namespace) = namespace(&operator, "tracked").await?;
+    provision(&namespace, "memory", claim()).await?;
+    let claims = namespace.api::<PersistentVolumeClaim>();
+    let live = claims.get(CLAIM).await?;
+    ensure!(!live.labels().contains_key(INSTANCE), "{:?}", live.labels());
+    let mut managers = live.managed_fields().iter().filter_map(|entry| entry.manager.clone());
+    let manager = managers.find(|name| name.starts_with("context-manager-storage")).context("a manager")?;
+    let mut labels = live.labels().clone();
+    labels.insert(INSTANCE.to_owned(), "memory".to_owned());
+    let spec = live.spec.context("a claim has a spec")?;
+    let earlier = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM, "labels": labels},
+        "spec": {
+            "accessModes": spec.access_modes, "resources": spec.resources, "storageClassName": spec.storage_class_name,
+        },
+    });
+    claims.patch(CLAIM, &PatchParams::apply(&manager).force(), &Patch::Apply(earlier)).await?;
+    eventually("the end of the label", PATIENCE, || async {
+        let live = claims.get(CLAIM).await?;
+        ensure!(!live.labels().contains_key(INSTANCE), "{:?}", live.labels());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_resource_from_before_a_rule_is_named_invalid_and_its_children_are_left_alone() -> Result<()> {
     let operator = Operator::shared().await?;
     let (client, namespace) = namespace(&operator, "older").await?;

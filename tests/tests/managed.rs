@@ -76,6 +76,9 @@ async fn a_cluster_is_made_whole_and_the_status_says_what_it_waits_for() -> Resu
     let said = condition(&resource, "StoreReady").context("a condition")?.message;
     ensure!(said.starts_with("0 of 3 nodes") && said.contains("kubectl describe pods"), "{said}");
     ensure!(resource.status.as_ref().and_then(|status| status.store.as_deref()) == Some("Managed"));
+    let certificates = resource.status.iter().flat_map(|status| &status.certificates);
+    let certificates: Vec<_> = certificates.map(|certificate| &*certificate.name).collect();
+    ensure!(certificates == ["client", "nodes"], "{certificates:?}");
     ensure!(resource.finalizers().is_empty(), "nothing has to be deleted but what belongs to the resource");
 
     let found = set(&namespace).await?;

@@ -137,7 +137,7 @@ async fn leave(namespace: &Namespace, name: &str) -> Result<()> {
     let away = json!({"qdrant": {"url": format!("http://{}", dead_address()?)}});
     namespace.make_resource(name, json!({"vectorStore": away, "reclaimPolicy": "Delete"})).await?;
     let resources = namespace.api::<ContextManager>();
-    eventually("the finalizer", PATIENCE, || async {
+    eventually("the finalizer", 2 * PATIENCE, || async {
         ensure!(!resources.get(name).await?.finalizers().is_empty(), "there is none");
         Ok::<_, anyhow::Error>(())
     })
@@ -178,7 +178,7 @@ async fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
     };
     let failing = of("reconcile_failing", "leaving");
     let snapshots = of("snapshot_due_timestamp_seconds", "managed");
-    for metric in [&snapshots, &failing, &of("invalid_resources", "odd")] {
+    for metric in [&snapshots, &of("nodes_outdated", "managed"), &failing, &of("invalid_resources", "odd")] {
         eventually(metric, PATIENCE, || async {
             let page = operator.metrics().await?;
             ensure!(page.contains(metric), "{page}");

@@ -137,21 +137,21 @@ fn step<'s, T: 's>(user: &'s User, awaited: impl Future<Output = Result<T>> + 's
 }
 
 /// Makes a label of a child wrong, and waits until it is right again.
-async fn repaired<K>(user: &User, namespace: &Namespace, owner: &str, name: &str) -> Result<()>
+async fn repaired<K>(user: &User, namespace: &Namespace, name: &str) -> Result<()>
 where
     K: Clone
         + DeserializeOwned
         + std::fmt::Debug
         + Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
 {
-    const LABEL: &str = "app.kubernetes.io/instance";
+    const LABEL: &str = "app.kubernetes.io/part-of";
     let api = namespace.api::<K>();
     patch(&api, name, json!({"metadata": {"labels": {LABEL: "somebody"}}})).await?;
     step(
         user,
         eventually(&format!("the label of {name}"), STEP, || async {
             let found = api.get(name).await?;
-            ensure!(found.labels().get(LABEL).is_some_and(|value| value == owner), "{:?}", found.labels());
+            ensure!(found.labels().get(LABEL).is_some_and(|value| value == "context-manager"), "{:?}", found.labels());
             Ok(())
         }),
     )
@@ -206,8 +206,8 @@ async fn life_without_clusters(
         }),
     )
     .await?;
-    repaired::<ConfigMap>(user, namespace, "memory", &names::config_map("memory")).await?;
-    repaired::<PersistentVolumeClaim>(user, namespace, "memory", &names::data_claim("memory")).await?;
+    repaired::<ConfigMap>(user, namespace, &names::config_map("memory")).await?;
+    repaired::<PersistentVolumeClaim>(user, namespace, &names::data_claim("memory")).await?;
     // Twice, because the second of two events of a kind counts the first one up.
     for turn in ["first", "second"] {
         patch(&resources, "memory", json!({"metadata": {"annotations": {names::ROTATE: turn}}})).await?;
@@ -262,7 +262,7 @@ async fn life_of_a_cluster(user: &User, place: &Place, namespace: &Namespace) ->
     place.make(namespace, "stored", nowhere).await?;
     step(user, operator::wait_within(STEP, namespace, "stored", "StoreReady", |said| said.reason == "Provisioning"))
         .await?;
-    repaired::<StatefulSet>(user, namespace, "stored", &names::qdrant("stored")).await?;
+    repaired::<StatefulSet>(user, namespace, &names::qdrant("stored")).await?;
     let image = "localhost/qdrant:next";
     patch(&resources, "stored", json!({"spec": {"vectorStore": {"managed": {"image": image}}}})).await?;
     step(

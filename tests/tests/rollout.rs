@@ -9,10 +9,14 @@ use context_manager_tests::{
     cluster::{self, Namespace, eventually},
     nodes::{Nodes, peer},
     operator::{Operator, PATIENCE, RESYNC, condition, wait_within},
+    policy::{MIRROR, Policy},
 };
-use k8s_openapi::api::{
-    core::v1::{PersistentVolumeClaim, Pod},
-    events::v1::Event,
+use k8s_openapi::{
+    api::{
+        core::v1::{PersistentVolumeClaim, Pod},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     ResourceExt,
@@ -112,9 +116,10 @@ async fn the_next_node_is_restarted_when_all_are_ready_and_every_replica_is_whol
     for node in (0..NODES).rev() {
         replaced(&namespace, node, &before, IMAGE).await?;
         before = identities(&namespace).await?;
-        // It is not ready yet, so the others stay.
-        let said = says(&namespace, "StoreCurrent", "NodeNotReady").await?;
-        ensure!(said.contains(&format!("memory-context-qdrant-{node} is not ready")), "{said}");
+        // It is not ready yet, so the others stay. At first the condition may still speak of the node before.
+        let waits_for = format!("memory-context-qdrant-{node} is not ready");
+        let waits = |said: &Condition| said.reason == "NodeNotReady" && said.message.contains(&waits_for);
+        wait_within(3 * PATIENCE, &namespace, "memory", "StoreCurrent", waits).await?;
         if node == NODES - 1 {
             all_stay(&namespace, &before).await?;
             // It is ready, and a shard is on its way to it.
@@ -157,6 +162,17 @@ async fn a_node_that_does_not_come_back_stops_all_until_the_resource_is_put_righ
     all_stay(&namespace, &put_right).await?;
     nodes.ready(&namespace, 2).await?;
     replaced(&namespace, 1, &put_right, "localhost/qdrant:right").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_restarted_as_a_policy_of_the_cluster_wants_them() -> Result<()> {
+    let operator = Operator::shared().await?;
+    let (namespace, _nodes) = formed(&operator, "rollout-mirror").await?;
+    let before = identities(&namespace).await?;
+    let _policy = Policy::mirror(&namespace).await?;
+    // From now on the set is never what the resource asks for.
+    change(&namespace, json!({"image": "localhost/qdrant:next"})).await?;
+    replaced(&namespace, NODES - 1, &before, &format!("{MIRROR}localhost/qdrant:next")).await
 }
 
 /// On how many peers each shard is, and how many replicas each peer has.

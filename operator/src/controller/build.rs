@@ -6,7 +6,7 @@ use context_manager_protocol::{config::SidecarConfig, keyring::KeyRing, names};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, Secret, VolumeResourceRequirements},
-    apimachinery::pkg::api::resource::Quantity,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::FieldsV1},
 };
 use kube::api::ObjectMeta;
 
@@ -19,6 +19,9 @@ pub const RESOURCE: &str = "contextmanager.dev/owned-by";
 pub(in crate::controller) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "context-manager");
 /// Labels of a copy in another namespace: the resource's namespace and its name.
 pub const GRANTED_BY: (&str, &str) = ("contextmanager.dev/granted-by-namespace", "contextmanager.dev/granted-by");
+/// Label that every child of earlier versions has. Argo CD may go by it, and what has it and no owner is then one of the objects of the
+/// Application of that name, to be pruned because no manifest has it.
+pub(in crate::controller) const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Annotation of the key ring: since when its active key signs.
 pub const ROTATED_AT: &str = "contextmanager.dev/rotated-at";
 
@@ -35,15 +38,20 @@ pub fn is_ours(metadata: &ObjectMeta) -> bool {
     labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|value| value == MANAGED_BY.1)
 }
 
+/// Whether an object has the label of earlier versions from this field manager, whose next apply takes it away.
+pub(in crate::controller) fn gives_instance(metadata: &ObjectMeta, manager: &str) -> bool {
+    let given = metadata.managed_fields.iter().flatten().filter(|entry| entry.manager.as_deref() == Some(manager));
+    let label = format!("f:{INSTANCE}");
+    given.filter_map(|entry| entry.fields_v1.as_ref()).any(|FieldsV1(fields)| {
+        let labels = fields.pointer("/f:metadata/f:labels");
+        labels.is_some_and(|labels| labels.get(&label).is_some())
+    })
+}
+
 /// Name, labels and owner of a child.
 #[must_use]
 pub fn metadata(plan: &Plan, name: String, owned: bool) -> ObjectMeta {
-    let labels = [
-        ("app.kubernetes.io/part-of", "context-manager"),
-        ("app.kubernetes.io/instance", plan.name.as_str()),
-        MANAGED_BY,
-        (RESOURCE, plan.name.as_str()),
-    ];
+    let labels = [("app.kubernetes.io/part-of", "context-manager"), MANAGED_BY, (RESOURCE, plan.name.as_str())];
     ObjectMeta {
         name: Some(name),
         namespace: Some(plan.namespace.clone()),
@@ -139,7 +147,6 @@ mod tests {
                 "namespace": "team",
                 "labels": {
                     "app.kubernetes.io/part-of": "context-manager",
-                    "app.kubernetes.io/instance": "memory",
                     "app.kubernetes.io/managed-by": "context-manager",
                     "contextmanager.dev/owned-by": "memory",
                 },
@@ -150,6 +157,23 @@ mod tests {
             })
         );
         assert!(is_ours(&made.metadata) && !is_ours(&ObjectMeta::default()));
+    }
+
+    #[test]
+    fn a_label_of_earlier_versions_is_taken_away_from_what_has_it_from_this_operator() {
+        let with = |manager: &str, labels: &serde_json::Value| -> ObjectMeta {
+            let fields = json!({"f:metadata": {"f:labels": labels}, "f:spec": {}});
+            serde_json::from_value(json!({
+                "labels": {INSTANCE: "memory"},
+                "managedFields": [{"manager": "somebody"}, {"manager": manager, "operation": "Apply", "fieldsV1": fields}],
+            }))
+            .unwrap()
+        };
+        let (ours, other) = (json!({"f:app.kubernetes.io/instance": {}}), json!({"f:app.kubernetes.io/part-of": {}}));
+        assert!(gives_instance(&with("context-manager-storage", &ours), "context-manager-storage"));
+        assert!(!gives_instance(&with("argocd-controller", &ours), "context-manager-storage"), "others may give it");
+        assert!(!gives_instance(&with("context-manager-storage", &other), "context-manager-storage"));
+        assert!(!gives_instance(&ObjectMeta::default(), "context-manager-storage"));
     }
 
     #[test]

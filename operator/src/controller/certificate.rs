@@ -19,7 +19,7 @@ use super::{
     build,
     context::Context,
     error::{Error, call},
-    keys::{name_taken, owned, suspended},
+    keys::{name_taken, not_taken, owned, suspended},
     metrics::Due,
     plan::{CertificatePlan, Plan},
     status::{Finding, Good, Trouble},
@@ -136,7 +136,16 @@ async fn publish(
             secret.type_.clone_from(&live.type_);
         }
         let name = names::tls_secret(&plan.name);
-        apply(api, &name, &secret, &context.manager(Manager::Tls), "write the certificate").await?;
+        let manager = context.manager(Manager::Tls);
+        if let Err(error) = apply(api, &name, &secret, &manager, "write the certificate").await {
+            let trouble = not_taken(error, "Secret", &name)?;
+            // What sidecars have stays in force until it has ended.
+            let kept = live.and_then(|live| Given::verify(live, Timestamp::now()).ok());
+            if let Some(Given { facts: kept, .. }) = &kept {
+                context.metrics.certificates.set(plan, kept.not_after, due.of_another(facts.not_after, kept.not_after));
+            }
+            return Ok(Found { certificate: kept.map(|kept| described(kept.facts)), ..Found::from(trouble) });
+        }
         context.wrote("tls_secret");
         if let Some(news) = news.filter(|_| live.is_some()) {
             context.tell(plan, "CertificateRenewed", &news).await;
@@ -175,4 +184,36 @@ pub(super) fn pair_in(secret: &Secret) -> Option<Pair> {
         String::from_utf8(bytes.clone()).ok()
     };
     Some(Pair { certificate: text(names::CERTIFICATE_FILE)?, key: text(names::PRIVATE_KEY_FILE)? })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::{context::tests::context_with, objects::Objects, plan::tests::resource};
+
+    #[tokio::test]
+    async fn a_certificate_that_the_api_server_does_not_take_is_said_and_the_one_in_force_is_shown() {
+        let objects = Objects::default();
+        let context = context_with(&objects.client(), |settings| settings);
+        let look = async |spec: Value| {
+            let plan = Plan::of(&resource(&spec)).unwrap();
+            Box::pin(ensure(&context, &plan, None)).await.unwrap()
+        };
+        objects.refuse(true);
+        let Found { certificate, finding, next: _ } = look(json!({})).await;
+        let trouble = finding.unwrap_err();
+        assert_eq!((certificate, trouble.reason, trouble.stalled), (None, "ObjectRefused", true));
+        let words = "Secret memory-context-tls (exceeded quota: small)";
+        assert!(trouble.message.contains(words), "{}", trouble.message);
+        objects.refuse(false);
+        let made = look(json!({})).await.certificate;
+        assert!(made.is_some());
+        objects.refuse(true);
+        // It lives longer than is wanted by now.
+        let Found { certificate, finding, next: _ } = look(json!({"tls": {"duration": "24h"}})).await;
+        assert_eq!((certificate, finding.unwrap_err().reason), (made, "ObjectRefused"));
+    }
 }

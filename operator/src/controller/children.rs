@@ -17,7 +17,7 @@ use super::{
     context::Context,
     error::{Error, call},
     given,
-    keys::{name_taken, owned, suspended},
+    keys::{name_taken, not_taken, owned, suspended},
     managed,
     plan::{ClaimPlan, Plan, StoragePlan},
     status::{Finding, Good, Trouble, listed},
@@ -55,7 +55,10 @@ pub(super) async fn config(context: &Context, plan: &Plan) -> Result<Finding, Er
                 Some(_) | None => Err(suspended("The configuration is not up to date")),
             });
         }
-        apply(&api, &name, &wanted, &context.manager(Manager::Config), "write the configuration").await?;
+        let manager = context.manager(Manager::Config);
+        if let Err(error) = apply(&api, &name, &wanted, &manager, "write the configuration").await {
+            return not_taken(error, "ConfigMap", &name).map(Err);
+        }
         context.wrote("config_map");
     }
     let good = Good("Provisioned", format!("generation {} is published", config.generation));
@@ -120,24 +123,26 @@ pub(super) async fn claim(
     if let Some(live) = &live {
         keep_what_cannot_change(&mut desired, live, wanted);
     }
-    let current = |live: &PersistentVolumeClaim| covers(live, &desired) && owned(live, plan) != wanted.retain;
+    let manager = context.manager(Manager::Storage);
+    let current = |live: &PersistentVolumeClaim| {
+        covers(live, &desired)
+            && owned(live, plan) != wanted.retain
+            && (plan.suspended || !build::gives_instance(&live.metadata, &manager))
+    };
     let is_there = live.is_some();
     let live = match live {
         Some(live) if current(&live) => live,
         _ if plan.suspended => return Ok(Err(suspended("The claim is not up to date"))),
-        _ => {
-            let manager = context.manager(Manager::Storage);
-            match apply(&api, &wanted.name, &desired, &manager, "write the claim").await {
-                Ok(written) => {
-                    context.wrote("claim");
-                    written
-                }
-                Err(error) => {
-                    let say = |words: &str| refused(field, &wanted.name, is_there, words);
-                    return error.or_refused("ClaimRefused", say).map(Err);
-                }
+        _ => match apply(&api, &wanted.name, &desired, &manager, "write the claim").await {
+            Ok(written) => {
+                context.wrote("claim");
+                written
             }
-        }
+            Err(error) => {
+                let say = |words: &str| refused(field, &wanted.name, is_there, words);
+                return error.or_refused("ClaimRefused", say).map(Err);
+            }
+        },
     };
     let phase = live.status.and_then(|status| status.phase).unwrap_or_else(|| "Pending".to_owned());
     Ok(match phase.as_str() {
@@ -313,6 +318,20 @@ mod tests {
         write(&second);
         ended(16).await.unwrap();
         assert_eq!(live().await.unwrap().embedding.ca, Some(second));
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_the_api_server_does_not_take_is_said() {
+        let objects = Objects::default();
+        let context = context_with(&objects.client(), |settings| settings);
+        let plan = Plan::of(&resource(&json!({}))).unwrap();
+        objects.refuse(true);
+        let trouble = config(&context, &plan).await.unwrap().unwrap_err();
+        assert_eq!((trouble.reason, trouble.stalled), ("ObjectRefused", true));
+        let words = "ConfigMap memory-context-config (exceeded quota: small)";
+        assert!(trouble.message.contains(words), "{}", trouble.message);
+        objects.refuse(false);
+        config(&context, &plan).await.unwrap().unwrap();
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{
     Object,
     context::Context,
-    error::Error,
+    error::{Error, caught},
     grants,
     metrics::Outcome,
     reconcile::{FAILURES_SHOWN, LONGEST_WAIT, WAITING, backoff, jittered, refuse, write_status},
@@ -36,7 +36,7 @@ pub(super) enum Released {
 /// in other namespaces.
 pub(super) async fn end(object: &Object, context: &Context) -> Result<(Outcome, Action), Error> {
     let metadata = object.meta();
-    let released = match release(object, context).await {
+    let released = match caught(release(object, context)).await {
         Ok(released) => released,
         Err(error) => {
             report_failure(object, context, &error).await;

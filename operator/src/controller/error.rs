@@ -1,7 +1,9 @@
 //! Why a reconciliation could not be finished; all of these are worth another attempt. What only a person can change is no
 //! error but a condition in the status.
 
-use std::time::Duration;
+use std::{any::Any, fmt, panic::AssertUnwindSafe, time::Duration};
+
+use futures::FutureExt as _;
 
 use super::status::Trouble;
 use crate::pki;
@@ -32,11 +34,42 @@ pub enum Error {
     /// A key could not be made.
     #[error("failed to make a key")]
     Key(#[source] context_manager_protocol::keyring::Error),
+    /// The controller has a defect.
+    #[error("this resource meets a defect of the controller")]
+    Defect(#[source] Panicked),
+}
+
+/// What was said by what panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the controller panicked: {0}")]
+pub struct Panicked(String);
+
+impl Panicked {
+    fn of(panic: &(dyn Any + Send)) -> Self {
+        let said = panic.downcast_ref::<&str>().copied();
+        let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why");
+        Self(said[..said.floor_char_boundary(LONGEST_WORDS)].to_owned())
+    }
+}
+
+/// An error and what it comes from, in one line: logs are JSON, which has of an error what it says itself and nothing more.
+pub(super) struct Chain<'e>(pub(super) &'e dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(out, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
 }
 
 /// Longest time of one call.
 const CALL: Duration = Duration::from_secs(10);
-/// Longest words of the API server that are told, in bytes: of some objects it shows all that differs.
+/// Longest words of the API server that are told, in bytes: of some objects it shows all that differs. The same for those of a panic.
 const LONGEST_WORDS: usize = 1000;
 
 impl Error {
@@ -47,7 +80,7 @@ impl Error {
             Self::Api { source, .. } => {
                 matches!(&**source, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
             }
-            Self::Timeout { .. } | Self::Authority(_) | Self::Certificate(_) | Self::Key(_) => false,
+            Self::Timeout { .. } | Self::Authority(_) | Self::Certificate(_) | Self::Key(_) | Self::Defect(_) => false,
         }
     }
 
@@ -77,9 +110,21 @@ impl Error {
                     None
                 }
             }
-            Self::Timeout { .. } | Self::Authority(_) | Self::Certificate(_) | Self::Key(_) => None,
+            Self::Timeout { .. } | Self::Authority(_) | Self::Certificate(_) | Self::Key(_) | Self::Defect(_) => None,
         }
     }
+}
+
+/// A part of a reconciliation, whose panic is an error of its object. Where nobody catches it, it ends the reconciliation of all others as
+/// well.
+pub(super) fn caught<T>(part: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
+    unwound(part).map(|ended| ended.unwrap_or_else(|panicked| Err(Error::Defect(panicked))))
+}
+
+/// A part of the work, whose panic ends nothing else.
+pub(super) fn unwound<T>(part: impl Future<Output = T>) -> impl Future<Output = Result<T, Panicked>> {
+    // What is shared is behind locks, which are taken even if somebody panicked who had one.
+    AssertUnwindSafe(part).catch_unwind().map(|ended| ended.map_err(|panic| Panicked::of(&*panic)))
 }
 
 /// Awaits a call of the API server, but not for ever.

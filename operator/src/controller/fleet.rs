@@ -183,6 +183,21 @@ mod tests {
     }
 
     #[test]
+    fn amounts_that_are_numbers_make_the_template_that_the_webhook_makes() {
+        for resources in
+            [json!({"requests": {"cpu": 1}, "limits": {"memory": 1_073_741_824}}), json!({"limits": {"cpu": "2"}})]
+        {
+            let spec = json!({"sidecar": {"resources": resources}});
+            let raw = json!({"metadata": {"name": "memory", "namespace": "team"}, "spec": spec});
+            let raw: DynamicObject = serde_json::from_value(raw).unwrap();
+            let typed = view(&crate::controller::plan::tests::resource(&spec)).unwrap();
+            let [of_webhook, of_controller] =
+                [view::resource(&raw).unwrap(), typed].map(|seen| Target::of(seen, "sidecar:1").template);
+            assert_eq!(of_webhook, of_controller, "{resources}");
+        }
+    }
+
+    #[test]
     fn a_pod_that_names_no_resource_means_the_only_one() {
         let plan = Plan::of(&crate::controller::plan::tests::resource(&json!({}))).unwrap();
         assert!(is_meant(Some("memory"), &plan, false) && !is_meant(Some("y"), &plan, true));

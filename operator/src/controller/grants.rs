@@ -27,7 +27,7 @@ use tracing::info;
 
 use super::{
     apply::{Manager, apply},
-    build::GRANTED_BY,
+    build::{GRANTED_BY, gives_instance},
     context::Context,
     end::{Released, is_asked, waits},
     error::{Error, call},
@@ -301,16 +301,19 @@ async fn copy_ring(
     let api = Api::<Secret>::namespaced(context.client.clone(), namespace);
     let live = readable(call("read a copy", api.get_opt(&name)).await)?;
     let known = live.as_ref().and_then(build::copied).filter(|(copy, _)| *copy == ring).map(|(_, since)| since);
-    let is_right = live.as_ref().is_some_and(|live| build::is_copy(&live.metadata, &plan.namespace, &plan.name));
+    let manager = context.manager(Manager::Keys);
+    let is_right = live.as_ref().is_some_and(|Secret { metadata, .. }| {
+        build::is_copy(metadata, &plan.namespace, &plan.name) && !gives_instance(metadata, &manager)
+    });
     if plan.suspended || (known.is_some() && is_right) {
         return Ok(known);
     }
-    let now = Timestamp::now();
-    let (wanted, manager) = (build::keys(plan, namespace, ring, now), context.manager(Manager::Keys));
+    let since = known.unwrap_or_else(Timestamp::now);
+    let wanted = build::keys(plan, namespace, ring, since);
     let write = apply(&api, &name, &wanted, &manager, "copy the key ring");
     context.refusals.attempt(plan.into(), namespace, write).await?;
     context.wrote("granted_keys");
-    Ok(Some(now))
+    Ok(Some(since))
 }
 
 /// Where copies are gone, and where they are not and why.

@@ -61,7 +61,7 @@ pub struct Settings {
 pub(super) struct Found {
     /// The ids in force, or why there is no ring.
     pub(super) ring: Result<(Keys, Good), Trouble>,
-    /// What is the matter with the user's ring, while the one in force goes on without it.
+    /// What is the matter with the user's ring, or with what is to be written, while the ring in force goes on.
     pub(super) trouble: Option<Trouble>,
     /// How far the rotation is.
     pub(super) rotation: Option<Finding>,
@@ -102,7 +102,7 @@ pub(super) async fn ensure(
         }
         Err(trouble) => return Ok(trouble.into()),
     };
-    let (live, state) = match begin(context, plan, &api, live, given.as_ref()).await? {
+    let (live, state, refused) = match begin(context, plan, &api, live, given.as_ref()).await? {
         Ok(begun) => begun,
         Err(trouble) => return Ok(trouble.into()),
     };
@@ -118,17 +118,17 @@ pub(super) async fn ensure(
     // other namespaces need the ring all the same.
     let given = if trouble.is_some() { Some(state.taken_over().map_err(Error::Key)?) } else { given };
     let found = rotate(context, plan, grants, (live, state), given.as_ref(), current).await?;
-    Ok(Found { trouble, ..found })
+    Ok(Found { trouble: trouble.or(refused).or(found.trouble), ..found })
 }
 
-/// The ring that is there, or a new one.
+/// The ring that is there, with what is the matter if its labels cannot be put right; or a new one.
 async fn begin(
     context: &Context,
     plan: &Plan,
     api: &Api<Secret>,
     live: Option<Secret>,
     given: Option<&KeyRing>,
-) -> Result<Result<(Secret, State), Trouble>, Error> {
+) -> Result<Result<(Secret, State, Option<Trouble>), Trouble>, Error> {
     let now = Timestamp::now();
     let what = match live.as_ref().map(|live| ring_in(live, names::KEYS_FILE)) {
         None => None,
@@ -138,9 +138,12 @@ async fn begin(
             let state = State::read(ring, &live, now);
             // A ring that is valid is usable, whatever its labels are.
             if plan.suspended || covers(&live.metadata, &build::keys_secret(plan, None).metadata) {
-                return Ok(Ok((live, state)));
+                return Ok(Ok((live, state, None)));
             }
-            return Ok(Ok((write(context, plan, api, live, &state).await?, state)));
+            return Ok(Ok(match write(context, plan, api, live.clone(), &state).await? {
+                Ok(live) => (live, state, None),
+                Err(trouble) => (live, state, Some(trouble)),
+            }));
         }
     };
     if plan.suspended {
@@ -160,9 +163,12 @@ async fn begin(
         write(context, plan, api, damaged, &state).await?
     } else {
         let secret = with_state(build::keys_secret(plan, Some(&state.ring)), &state);
-        let made = call("create the key ring", api.create(&written_by(context), &secret)).await?;
-        context.wrote("keys_secret");
-        made
+        let made = call("create the key ring", api.create(&written_by(context), &secret)).await;
+        taken(context, plan, made)?
+    };
+    let made = match made {
+        Ok(made) => made,
+        Err(trouble) => return Ok(Err(trouble)),
     };
     let (name, id) = (names::keys_secret(&plan.name), state.ring.active().id());
     match (given, what) {
@@ -173,7 +179,7 @@ async fn begin(
             context.warn(plan, "KeysReplaced", &note).await;
         }
     }
-    Ok(Ok((made, state)))
+    Ok(Ok((made, state, None)))
 }
 
 /// Takes the steps that can be taken now.
@@ -217,7 +223,15 @@ async fn rotate(
                 (State { rotated_for: request, ..new }, Change::Published)
             }
         };
-        live = write(context, plan, &api, live, &new).await?;
+        live = match write(context, plan, &api, live, &new).await? {
+            Ok(written) => written,
+            Err(trouble) => {
+                // The ring in force goes on, and the same step is tried again with the next look.
+                let found = report::found(&state, &wish, &Phase::Settled, &times, now);
+                let (trouble, rotation) = (Some(trouble.clone()), Some(Err(trouble)));
+                return Ok(Found { trouble, rotation, next: None, ..found });
+            }
+        };
         tell(context, plan, &state, &new, &change).await;
         state = new;
     }
@@ -232,13 +246,21 @@ async fn write(
     api: &Api<Secret>,
     live: Secret,
     state: &State,
-) -> Result<Secret, Error> {
+) -> Result<Result<Secret, Trouble>, Error> {
     let desired = with_state(merged(live, build::keys_secret(plan, Some(&state.ring))), state);
-    let written =
-        call("write the key ring", api.replace(&names::keys_secret(&plan.name), &written_by(context), &desired))
-            .await?;
-    context.wrote("keys_secret");
-    Ok(written)
+    let name = names::keys_secret(&plan.name);
+    taken(context, plan, call("write the key ring", api.replace(&name, &written_by(context), &desired)).await)
+}
+
+/// The ring as it was written, or what is the matter if the API server does not take it.
+fn taken(context: &Context, plan: &Plan, written: Result<Secret, Error>) -> Result<Result<Secret, Trouble>, Error> {
+    match written {
+        Ok(written) => {
+            context.wrote("keys_secret");
+            Ok(Ok(written))
+        }
+        Err(error) => not_taken(error, "Secret", &names::keys_secret(&plan.name)).map(Err),
+    }
 }
 
 fn written_by(context: &Context) -> PostParams {
@@ -357,6 +379,16 @@ pub(super) fn name_taken<K: kube::Resource<DynamicType = ()>>(_: &K, name: &str)
          or give this resource another name"
     );
     Trouble::stalled("NameTaken", message)
+}
+
+/// What is the matter if the API server does not take an object that every resource has: nothing else has to wait for it.
+pub(super) fn not_taken(error: Error, kind: &str, name: &str) -> Result<Trouble, Error> {
+    error.or_refused("ObjectRefused", |words| {
+        format!(
+            "the API server does not take the {kind} {name} ({words}); change the quota or policy of the namespace that is against it. It is \
+             tried again"
+        )
+    })
 }
 
 pub(super) fn suspended(what: &str) -> Trouble {

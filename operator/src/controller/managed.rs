@@ -32,7 +32,14 @@ use k8s_openapi::api::{
 use kube::Api;
 
 pub(super) use self::snapshots::{Restores, Runs as Snapshots};
-use self::{build::Builder, child::bring, client::Client, restoration::Restoration, rollout::Progress, secret::Lost};
+use self::{
+    build::Builder,
+    child::bring,
+    client::Client,
+    restoration::Restoration,
+    rollout::Progress,
+    secret::{Lost, Material},
+};
 use super::{
     context::Context,
     error::{Error, call},
@@ -57,14 +64,39 @@ pub(super) async fn ensure(
     wanted: &ManagedPlan,
     current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
-    let settled = |trouble| Ok(Found::of(Err(trouble), None));
-    if !context.managed_qdrant {
-        return Box::pin(off::ensure(context, plan, wanted, current)).await;
-    }
+    let found = if context.managed_qdrant {
+        Box::pin(run(context, plan, wanted, current)).await?
+    } else {
+        Box::pin(off::ensure(context, plan, wanted, current)).await?
+    };
+    let current = found.beside.iter().find(|(kind, _)| *kind == CURRENT);
+    context.metrics.managed.outdated(plan, current.map(|(_, said)| said.is_err()));
+    Ok(found)
+}
+
+/// The same where the operator has the rights to it.
+async fn run(
+    context: &Context,
+    plan: &Plan,
+    wanted: &ManagedPlan,
+    current: Option<&ContextManagerStatus>,
+) -> Result<Found, Error> {
     let material = match secret::ensure(context, plan, wanted, Lost::Replace).await? {
         Ok(material) => material,
-        Err(trouble) => return settled(trouble),
+        Err(trouble) => return Ok(Found::of(Err(trouble), None)),
     };
+    let found = Box::pin(cluster(context, plan, wanted, &material, current)).await?;
+    Ok(Found { certificate: material.certificate, ..found })
+}
+
+/// The same once there is what the nodes prove themselves by.
+async fn cluster(
+    context: &Context,
+    plan: &Plan,
+    wanted: &ManagedPlan,
+    material: &Material,
+    current: Option<&ContextManagerStatus>,
+) -> Result<Found, Error> {
     let client = Client::new(&material.credentials, context.fence.clone()).map(Arc::new);
     let nodes = match Box::pin(objects(context, plan, wanted, &material.fingerprint, client.as_deref())).await? {
         Ok(nodes) => nodes,
@@ -78,7 +110,7 @@ pub(super) async fn ensure(
     }
     if !nodes.formed || nodes.ready == 0 {
         if let Err(trouble) = store::publish(context, plan, &wanted.qdrant, &material.credentials).await? {
-            return settled(trouble);
+            return Ok(Found::of(Err(trouble), None));
         }
         snapshots::expect(context, plan, wanted, current);
         let found = Found::of(Err(nodes.trouble(plan)), Some(WAITING)).with(steps);
@@ -158,12 +190,12 @@ impl Found {
 
     /// The same with what is said of steps beside.
     fn with(self, steps: Vec<(&'static str, Progress)>) -> Self {
-        let Self { finding, next, mut beside, mut step, snapshots } = self;
+        let Self { finding, next, mut beside, mut step, snapshots, certificate } = self;
         for (kind, Progress { finding, next }) in steps {
             beside.push((kind, finding));
             step = step.into_iter().chain(next).min();
         }
-        Self { finding, next, beside, step, snapshots }
+        Self { finding, next, beside, step, snapshots, certificate }
     }
 }
 
@@ -311,7 +343,10 @@ async fn objects(
         (None, _) | (_, None) => (wanted.nodes, None),
     };
     // Last: what its pods mount is there.
-    let set = builder.stateful_set(&format!("{fingerprint}{credentials}"), pods);
+    let mut set = builder.stateful_set(&format!("{fingerprint}{credentials}"), pods);
+    if let Some(live) = &live_set {
+        build::keep_claim_labels(&mut set, live);
+    }
     let written = bring(context, plan, &sets, live_set, set, "write the managed Qdrant's StatefulSet").await?;
     Ok(written
         .map(|is_written| Nodes { live: nodes.live.filter(|_| !is_written), held, restoration, ..nodes })
@@ -379,6 +414,7 @@ mod tests {
             assert_ne!(reason(&found), why, "what is said of the store is what was seen of it");
             let beside = found.beside.iter().map(|(kind, said)| (*kind, said.clone().unwrap_err().reason));
             assert!(beside.eq(kinds.iter().map(|kind| (*kind, why))), "{:?}", found.beside);
+            assert_eq!(found.certificate.map(|shown| shown.name).as_deref(), Some("nodes"));
 
             let objects = with(&[]);
             let found = objects.look(&objects.context(), managed).await;

@@ -1,6 +1,7 @@
 //! The controller's metrics, by name.
 
 mod certificates;
+mod managed;
 mod pods;
 mod snapshots;
 
@@ -15,6 +16,7 @@ use prometheus::{
 use super::plan::Plan;
 use certificates::CertificateMetrics;
 pub(super) use certificates::Due;
+use managed::ManagedMetrics;
 use pods::PodMetrics;
 pub(super) use pods::Upgraded;
 use snapshots::SnapshotMetrics;
@@ -71,6 +73,8 @@ pub(super) struct Metrics {
     pub(super) certificates: CertificateMetrics,
     invalid: IntGaugeVec,
     failing: IntGaugeVec,
+    /// Those of managed Qdrants.
+    pub(super) managed: ManagedMetrics,
     /// Those of pods.
     pub(super) pods: PodMetrics,
     /// Those of snapshots.
@@ -148,6 +152,7 @@ impl Metrics {
                 ),
                 &OF_RESOURCE,
             )?,
+            managed: ManagedMetrics::register(&registry)?,
             pods: PodMetrics::register(&registry)?,
             snapshots: SnapshotMetrics::register(&registry)?,
             leader: IntGauge::new("context_manager_leader", "1 when this replica leads.")?,
@@ -176,6 +181,7 @@ impl Metrics {
             certificates: _,
             invalid,
             failing,
+            managed: _,
             pods: _,
             snapshots: _,
             leader,
@@ -259,6 +265,7 @@ impl Metrics {
         families.extend(self.certificates.by_resource());
         families.extend(self.invalid.collect());
         families.extend(self.failing.collect());
+        families.extend(self.managed.by_resource());
         families.extend(self.pods.by_resource());
         families.extend(self.snapshots.by_resource());
         for family in families.iter().flat_map(MetricFamily::get_metric) {
@@ -274,6 +281,7 @@ impl Metrics {
                 self.certificates.forget(&namespace, &name);
                 self.valid(&namespace, &name);
                 self.recovered(&namespace, &name);
+                self.managed.forget(&namespace, &name);
                 self.pods.forget(&namespace, &name);
                 self.snapshots.forget(&namespace, &name);
             }
@@ -319,12 +327,14 @@ mod tests {
         metrics.certificates.set(&plan, Timestamp::UNIX_EPOCH, Due::Replacement(Timestamp::UNIX_EPOCH));
         metrics.pods.count(&plan, &Pods { injected: 3, ready: 1, outdated: 1, missing: 1 });
         metrics.pods.stopped(&plan, true);
+        metrics.managed.certificate(&plan, Timestamp::UNIX_EPOCH);
+        metrics.managed.outdated(&plan, Some(true));
         metrics.snapshots.set(&plan, Some((Timestamp::UNIX_EPOCH, 5)), Some(Timestamp::UNIX_EPOCH));
         metrics.invalid("team", "other");
         metrics.failing("team", "another");
         metrics.sweepable(7);
         let of_resources = |page: &str| page.lines().filter(|line| line.contains("resource_namespace=")).count();
-        assert_eq!(of_resources(&metrics.render().unwrap()), 15);
+        assert_eq!(of_resources(&metrics.render().unwrap()), 17);
         metrics.resign();
         let after = metrics.render().unwrap();
         assert_eq!(after, before.replace("leader 1\n", "leader 0\n"));

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -30,6 +33,8 @@ pub(super) enum Rights {
 #[derive(Clone, Default)]
 pub(super) struct Objects {
     all: Arc<Mutex<BTreeMap<String, Value>>>,
+    /// Whether a policy of the namespace is against every Secret and `ConfigMap`.
+    refuses: Arc<AtomicBool>,
     pub(super) rights: Rights,
 }
 
@@ -50,6 +55,11 @@ impl Objects {
         self.all.lock().unwrap().insert(path.to_owned(), json!({"metadata": metadata, "data": data}));
     }
 
+    /// Whether a policy of the namespace is against every Secret and `ConfigMap` that is written from now on.
+    pub(super) fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
+    }
+
     /// A file of a Secret.
     pub(super) fn file(&self, secret: &str, file: &str) -> Option<String> {
         let all = self.all.lock().unwrap();
@@ -62,6 +72,7 @@ impl Objects {
             (status, json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status.as_u16()}))
         };
         let is_given = ["/secrets", "/configmaps", "/events"].iter().any(|kind| path.contains(kind));
+        let is_object = is_given && !path.contains("/events");
         let mut all = self.all.lock().unwrap();
         match *method {
             _ if !is_given && self.rights == Rights::None => failure(StatusCode::FORBIDDEN, "Forbidden"),
@@ -69,6 +80,11 @@ impl Objects {
                 Some(found) => (StatusCode::OK, found.clone()),
                 None => failure(StatusCode::NOT_FOUND, "NotFound"),
             },
+            _ if path.contains("/team/") && is_object && self.refuses.load(Ordering::SeqCst) => {
+                let (status, mut answer) = failure(StatusCode::FORBIDDEN, "Forbidden");
+                answer["message"] = "exceeded quota: small".into();
+                (status, answer)
+            }
             _ if !is_given && self.rights == Rights::Read => failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             _ => {
                 let object: Value = serde_json::from_slice(body).unwrap();

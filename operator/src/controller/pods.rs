@@ -3,6 +3,8 @@
 //! Of each pod a few words are kept and not the pod, so that thousands of them take little memory, and counting them asks the API
 //! server nothing. Whatever happens to a pod is a reason to look at its resource.
 
+mod lean;
+
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -21,7 +23,7 @@ use futures::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
-    api::{ObjectMeta, PartialObjectMeta},
+    api::ObjectMeta,
     runtime::{
         reflector::{ObjectRef, Store},
         watcher,
@@ -33,13 +35,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Object, error::Error, watch};
 use crate::{
+    inject::MIRROR,
     pods::{has_ended, sidecar_status, used_from},
     scope::Scope,
     upgrade::replacer,
 };
+use lean::Metadata;
+pub(super) use lean::Whole;
 
 /// How long a reconciliation waits for the first list; then it is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Pods of one page of a first list. Whoever makes them decides how large they are, up to 1.5 MiB, which may be 9 as JSON, and a page is in
+/// memory twice as text: 180 MiB at the worst. Each page takes the API server about as long, however few they are.
+const PAGE: u32 = 10;
+/// Longest name of a resource with its namespace.
+const LONGEST: usize = 63 + 1 + 253;
+/// Digits of a template's fingerprint.
+const DIGITS: usize = 16;
 
 /// Who makes another pod in place of one that goes: a hash of its uid, because there is one for each pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,18 +158,31 @@ impl Injected {
             origin: Origin::of(&pod.metadata),
             from: used_from(pod).map(str::to_owned),
             resource: pod.labels().get(names::INJECTED)?.clone(),
-            template: pod.annotations().get(names::INJECTED_TEMPLATE).cloned(),
+            // Whatever else somebody wrote there is no template of ours.
+            template: pod.annotations().get(names::INJECTED_TEMPLATE).filter(|text| is_template(text)).cloned(),
             ready: sidecar_status(pod).is_some_and(|sidecar| sidecar.ready),
             has_ended: has_ended(pod),
         })
     }
 }
 
+fn is_template(text: &str) -> bool {
+    text.len() == DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
 impl Missing {
-    fn of(pod: &impl ResourceExt) -> Self {
-        let resource = pod.annotations().get(names::NAME).cloned();
+    /// Nothing of a pod that gets no sidecar though it has the label: the annotation wins over that, and of a static pod the kubelet runs
+    /// its own copy.
+    fn of(pod: &impl ResourceExt) -> Option<Self> {
+        let annotations = pod.annotations();
+        if annotations.contains_key(MIRROR) || annotations.get(names::INJECT).is_some_and(|word| word != "true") {
+            return None;
+        }
+        // A text that is longer is no resource's name, and neither is an empty one.
+        let named = |name: &String| if name.len() <= LONGEST { name.clone() } else { String::new() };
+        let resource = annotations.get(names::NAME).map(named);
         let origin = Origin::of(pod.meta());
-        Self { origin, resource, is_leaving: pod.meta().deletion_timestamp.is_some() }
+        Some(Self { origin, resource, is_leaving: pod.meta().deletion_timestamp.is_some() })
     }
 }
 
@@ -220,14 +245,17 @@ impl Pods {
     /// Lists a pod called `agent` in each of these namespaces, which asks in vain for a sidecar of that resource, and no other one.
     #[cfg(test)]
     pub(super) fn list_missing(&self, namespaces: &[&str], resource: &str) {
-        let pod = PartialObjectMeta::<Pod> {
+        let pod = Pod {
             metadata: ObjectMeta {
                 annotations: Some([(names::NAME.to_owned(), resource.to_owned())].into()),
                 ..ObjectMeta::default()
             },
-            ..PartialObjectMeta::default()
+            ..Pod::default()
         };
-        let one = || HashMap::from([("agent".to_owned(), Missing::of(&pod))]);
+        let one = || {
+            let missing = Missing::of(&pod).map(|missing| ("agent".to_owned(), missing));
+            missing.into_iter().collect::<HashMap<_, _>>()
+        };
         self.injected.replace(HashMap::new(), |_, _| {});
         self.missing.replace(namespaces.iter().map(|&namespace| (namespace.to_owned(), one())).collect(), |_, _| {});
     }
@@ -235,41 +263,41 @@ impl Pods {
     /// Follows the pods of a place until `stop`, and sends the resources that they concern.
     pub(super) async fn follow(
         &self,
-        pods: Api<Pod>,
-        metadata: Api<PartialObjectMeta<Pod>>,
+        pods: Api<Whole>,
+        metadata: Api<Metadata>,
         resources: Store<Object>,
         concerned: Concerned,
         stop: CancellationToken,
     ) {
-        let config = watcher::Config::default;
+        let config = || watcher::Config::default().page_size(PAGE);
         let with = watch::events("pods with a sidecar", pods, config().labels(names::INJECTED));
         let asking = format!("{}=true,!{}", names::INJECT, names::INJECTED);
         // One that has ended needs no sidecar any more.
         let asking = config().labels(&asking).fields("status.phase!=Succeeded,status.phase!=Failed");
         let without = watch::events("pods without a sidecar", metadata, asking);
-        let with = self.injected.follow(with, Injected::of, |namespace, pod| {
-            concerned.tell(pod.from.as_deref().unwrap_or(namespace), &pod.resource);
-        });
-        let without = self.missing.follow(
-            without,
-            |pod| Some(Missing::of(pod)),
+        let with = self.injected.follow(
+            with,
+            |pod: &Whole| Injected::of(pod.pod()),
             |namespace, pod| {
-                if let Some((namespace, name)) = pod.resource.as_ref().and_then(|named| named.split_once('/')) {
-                    concerned.tell(namespace, name);
-                    return;
-                }
-                let meant = |reference: &ObjectRef<Object>| match &pod.resource {
-                    Some(name) => reference.name == *name,
-                    None => true,
-                };
-                let all = resources.state();
-                let here = all.iter().map(|object| ObjectRef::from_obj(&**object));
-                let here = here.filter(|reference| reference.namespace.as_deref() == Some(namespace));
-                for reference in here.filter(meant) {
-                    concerned.tell(namespace, &reference.name);
-                }
+                concerned.tell(pod.from.as_deref().unwrap_or(namespace), &pod.resource);
             },
         );
+        let without = self.missing.follow(without, Missing::of, |namespace, pod| {
+            if let Some((namespace, name)) = pod.resource.as_ref().and_then(|named| named.split_once('/')) {
+                concerned.tell(namespace, name);
+                return;
+            }
+            let meant = |reference: &ObjectRef<Object>| match &pod.resource {
+                Some(name) => reference.name == *name,
+                None => true,
+            };
+            let all = resources.state();
+            let here = all.iter().map(|object| ObjectRef::from_obj(&**object));
+            let here = here.filter(|reference| reference.namespace.as_deref() == Some(namespace));
+            for reference in here.filter(meant) {
+                concerned.tell(namespace, &reference.name);
+            }
+        });
         let (with, without) = (Box::pin(with), Box::pin(without));
         stop.run_until_cancelled(async { tokio::join!(with, without) }).await;
     }
@@ -363,7 +391,7 @@ mod tests {
                 "namespace": "n",
                 "name": name,
                 "labels": {names::INJECTED: resource},
-                "annotations": {names::INJECTED_TEMPLATE: template},
+                "annotations": {names::INJECTED_TEMPLATE: template.repeat(DIGITS)},
             },
             "status": {"phase": phase, "initContainerStatuses": [
                 {"name": names::CONTAINER, "ready": ready, "image": "i", "imageID": "i", "restartCount": 0}]},
@@ -385,11 +413,15 @@ mod tests {
     async fn pods_that_live_are_counted_by_what_they_are() {
         let pods = Pods::default();
         let old = Pod { status: None, ..pod("d", "m", "Pending", false, "") };
-        let events = [pod("a", "m", "Running", true, "x"), pod("b", "m", "Running", false, "y"), old]
+        let events = [pod("a", "m", "Running", true, "a"), pod("b", "m", "Running", false, "b"), old]
             .into_iter()
-            .chain([pod("c", "m", "Failed", false, "y"), pod("e", "other", "Running", true, "x")]);
+            .chain([pod("c", "m", "Failed", false, "b"), pod("e", "other", "Running", true, "a")]);
         told(&pods, events.map(Event::Apply).collect()).await;
-        assert_eq!(pods.count("n", (None, "m"), Some("x")), Counted { injected: 3, ready: 1, outdated: 2, missing: 0 });
+        let template = "a".repeat(DIGITS);
+        assert_eq!(
+            pods.count("n", (None, "m"), Some(template.as_str())),
+            Counted { injected: 3, ready: 1, outdated: 2, missing: 0 }
+        );
         assert_eq!(pods.count("n", (None, "m"), None).outdated, 0, "nothing is known of what they would get");
         assert_eq!(
             pods.count("n", (Some("other"), "m"), None),
@@ -402,13 +434,13 @@ mod tests {
     #[tokio::test]
     async fn a_new_list_takes_the_place_of_what_was_known_once_it_is_complete() {
         let pods = Pods::default();
-        let begun = vec![Event::Init, Event::InitApply(pod("a", "m", "Running", true, "x"))];
+        let begun = vec![Event::Init, Event::InitApply(pod("a", "m", "Running", true, "a"))];
         assert_eq!(told(&pods, begun).await, Vec::<String>::new());
         assert!(!*pods.injected.is_listed.borrow(), "the list has no end yet");
-        let listed = vec![Event::Init, Event::InitApply(pod("a", "m", "Running", true, "x")), Event::InitDone];
+        let listed = vec![Event::Init, Event::InitApply(pod("a", "m", "Running", true, "a")), Event::InitDone];
         assert_eq!(told(&pods, listed).await, ["m"]);
         pods.injected.listed().await;
-        let again = vec![Event::Init, Event::InitApply(pod("b", "other", "Running", true, "x")), Event::InitDone];
+        let again = vec![Event::Init, Event::InitApply(pod("b", "other", "Running", true, "a")), Event::InitDone];
         assert_eq!(told(&pods, again).await, ["m", "other"], "the one that lost its pod is concerned too");
         assert_eq!(
             (pods.count("n", (None, "m"), None).injected, pods.count("n", (None, "other"), None).injected),
@@ -419,7 +451,7 @@ mod tests {
     #[tokio::test]
     async fn an_owner_is_known_by_the_pods_it_made() {
         let made_by = |name: &str, owner: &str| {
-            let mut pod = pod(name, "m", "Running", true, "x");
+            let mut pod = pod(name, "m", "Running", true, "a");
             let reference =
                 json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true});
             pod.metadata.owner_references = Some(vec![serde_json::from_value(reference).unwrap()]);
@@ -436,17 +468,60 @@ mod tests {
         told(&pods, vec![Event::Apply(again)]).await;
         assert!(pods.made_by("n", owner).is_disjoint(&before), "another pod of the same name");
         assert!(pods.made_by("elsewhere", owner).is_empty());
-        assert_eq!(Owner::of(&pod("c", "m", "Running", true, "x").metadata), None);
+        assert_eq!(Owner::of(&pod("c", "m", "Running", true, "a").metadata), None);
     }
 
     #[tokio::test]
     async fn whoever_loses_a_pod_is_concerned() {
         let pods = Pods::default();
-        let had = pod("a", "m", "Running", true, "x");
+        let had = pod("a", "m", "Running", true, "a");
         assert_eq!(told(&pods, vec![Event::Apply(had.clone())]).await, ["m"]);
-        let moved = pod("a", "other", "Running", true, "x");
+        let moved = pod("a", "other", "Running", true, "a");
         assert_eq!(told(&pods, vec![Event::Apply(moved.clone())]).await, ["m", "other"]);
         assert_eq!(told(&pods, vec![Event::Delete(moved)]).await, ["other"]);
         assert!(pods.injected.pods.lock().unwrap().is_empty(), "nothing is left of a namespace without pods");
+    }
+
+    fn asking(annotations: &serde_json::Value) -> Option<Missing> {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"annotations": annotations}})).unwrap();
+        Missing::of(&pod)
+    }
+
+    #[test]
+    fn a_pod_that_gets_no_sidecar_is_not_missing_it() {
+        for (annotations, is_missing) in [
+            (json!({}), true),
+            (json!({names::INJECT: "true"}), true),
+            (json!({names::INJECT: "false"}), false),
+            (json!({names::INJECT: "maybe"}), false),
+            (json!({MIRROR: "abc"}), false),
+        ] {
+            assert_eq!(asking(&annotations).is_some(), is_missing, "{annotations}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_opts_out_is_not_missing_its_sidecar_any_more() {
+        let pods = Pods::default();
+        let pod = |word: &str| -> Pod {
+            let metadata = json!({"namespace": "n", "name": "a", "annotations": {names::INJECT: word}});
+            serde_json::from_value(json!({"metadata": metadata})).unwrap()
+        };
+        for (word, count) in [("true", 1), ("false", 0)] {
+            let events = stream::iter([Ok(Event::Apply(pod(word)))]);
+            pods.missing.follow(events, Missing::of, |_, _| {}).await;
+            assert_eq!(pods.missing("n").len(), count, "{word}");
+        }
+    }
+
+    #[test]
+    fn large_annotations_are_not_kept() {
+        let mut pod = pod("a", "m", "Running", true, "a");
+        assert_eq!(Injected::of(&pod).unwrap().template, Some("a".repeat(DIGITS)));
+        pod.annotations_mut().insert(names::INJECTED_TEMPLATE.to_owned(), "a".repeat(DIGITS + 1));
+        assert_eq!(Injected::of(&pod).unwrap().template, None);
+        let named = |name: &str| asking(&json!({names::NAME: name})).unwrap().resource;
+        assert_eq!(named("platform/memory").as_deref(), Some("platform/memory"));
+        assert_eq!(named(&"a".repeat(LONGEST + 1)).as_deref(), Some(""), "it means no resource, and not the only one");
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use context_manager_crds::{ContextManager, ContextManagerStatus};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use kube::{
     Api, Resource as _,
@@ -21,7 +22,7 @@ use super::{
     certificate, children,
     context::Context,
     end,
-    error::{Error, call},
+    error::{Chain, Error, call, caught},
     finalizers, fleet, grants, keys,
     metrics::Outcome,
     plan::Plan,
@@ -49,7 +50,8 @@ pub(super) async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Res
     if let Some(rest) = context.rest_of(object.meta()) {
         return Ok(Action::requeue(rest));
     }
-    let result = reconcile_now(&object, &context).await;
+    // What is caught within is shown in the status as well; this is for the rest, such as showing it.
+    let result = caught(reconcile_now(&object, &context).boxed()).await;
     context.rest(object.meta());
     result
 }
@@ -75,7 +77,7 @@ async fn reconcile_now(object: &Object, context: &Context) -> Result<Action, Err
 async fn maintain(object: &Object, context: &Context) -> Result<(Outcome, Action), Error> {
     let metadata = object.meta();
     let result = match &object.0 {
-        Ok(resource) => Box::pin(provision(resource, context)).await,
+        Ok(resource) => caught(provision(resource, context).boxed()).await,
         Err(unreadable) => {
             let message = format!("the resource cannot be read: {}", unreadable.error);
             refuse(context, metadata, None, &message).await
@@ -123,7 +125,7 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let certificate = certificate::ensure(context, &plan, resource.status.as_ref()).await?;
     let (store_kind, store) = Box::pin(children::storage(context, &plan, resource.status.as_ref())).await?;
     let (store_beside, next_step, snapshots) = (store.beside, store.step, store.snapshots);
-    let (store, next_look) = (store.finding, store.next);
+    let (store, next_look, store_certificate) = (store.finding, store.next, store.certificate);
     // Other namespaces may take their time. Keys wait for them alone, because a rotation copies the ring before it asks the sidecars.
     let mut grants = grants::open(context, &plan, metadata).await?;
     let found_keys = keys::ensure(context, &plan, resource.status.as_ref(), &mut grants).await?;
@@ -134,7 +136,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
     let fleet = fleet::look(context, &plan, resource, &grants, left_out).await?;
     let missing = resource.status.as_ref().and_then(|status| status.pods).map(|pods| pods.missing);
     let (injected, next_eviction) = watchdog::watch(context, &plan, &fleet, missing, &injection).await?;
-    let upgrade = upgrade::ensure(context, &plan, &fleet, resource.status.as_ref(), &grants, &injection).await?;
+    let needed = (&injection, &store);
+    let upgrade = upgrade::ensure(context, &plan, &fleet, resource.status.as_ref(), &grants, needed).await?;
     let pods = fleet.counted;
 
     let rotation = found_keys.rotation;
@@ -144,7 +147,8 @@ async fn provision(resource: &ContextManager, context: &Context) -> Result<(Outc
         (Ok((keys, _)), Err(trouble)) => (Some(keys), Err(trouble)),
         (Err(trouble), _) => (None, Err(trouble)),
     };
-    let (certificates, tls) = (certificate.certificate.into_iter().collect(), certificate.finding);
+    let certificates = certificate.certificate.into_iter().chain(store_certificate).collect();
+    let tls = certificate.finding;
     let suspended = plan.suspended;
     let next = [found_keys.next, certificate.next, upgrade.next, next_eviction, next_step, next_grant];
     let next = next.into_iter().flatten().min();
@@ -235,8 +239,8 @@ pub(super) fn after_error(object: Arc<Object>, error: &Error, context: Arc<Conte
     let failures = context.failed(metadata);
     let pause = if error.is_conflict() { FIRST_BACKOFF } else { backoff(failures) };
     let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-    let error: &dyn std::error::Error = error;
-    warn!(namespace, name, failures, pause_ms = pause.as_millis(), error, "Reconciling failed; it is tried again");
+    let error = Chain(error);
+    warn!(namespace, name, failures, pause_ms = pause.as_millis(), %error, "Reconciling failed; it is tried again");
     Action::requeue(jittered(pause, rand::random()))
 }
 
@@ -252,13 +256,68 @@ pub(super) fn jittered(pause: Duration, random: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use http::{Request, Response};
+    use http_body_util::BodyExt as _;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::{Client, client::Body, core::DeserializeGuard};
     use tower::service_fn;
 
     use super::*;
     use crate::controller::{context::tests::context_with, plan::tests::resource};
+
+    /// One that is provisioned, and one that is being deleted.
+    fn settled_and_ending() -> [Arc<Object>; 2] {
+        let settled = resource(&json!({}));
+        let mut ending = resource(&json!({
+            "vectorStore": {"qdrant": {"url": "http://127.0.0.1:1"}}, "reclaimPolicy": "Delete",
+        }));
+        ending.metadata.uid = Some("ending".to_owned());
+        ending.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        ending.metadata.finalizers = Some(vec![reclaim::FINALIZER.to_owned()]);
+        [settled, ending].map(|resource| Arc::new(DeserializeGuard(Ok(resource))))
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_of_its_resource_and_is_shown_like_any_other() {
+        let said = Arc::<Mutex<String>>::default();
+        let noted = Arc::clone(&said);
+        let defective = service_fn(move |request: Request<Body>| {
+            let noted = Arc::clone(&noted);
+            async move {
+                let path = request.uri().path().to_owned();
+                assert!(path.ends_with("/status") || path.contains("/events"), "nobody thought of {path}");
+                if path.ends_with("/status") {
+                    let body = request.into_body().collect().await.expect("a body").to_bytes();
+                    *noted.lock().expect("not poisoned") = String::from_utf8_lossy(&body).into_owned();
+                }
+                Ok::<_, kube::Error>(Response::builder().status(403).body(Body::empty()).expect("an answer"))
+            }
+        });
+        let context = Arc::new(context_with(&Client::new(defective, "default"), |settings| settings));
+        for object in settled_and_ending() {
+            for failures in 0..=FAILURES_SHOWN {
+                assert_eq!(context.failures_of(object.meta()), failures);
+                let error = reconcile_now(&object, &context).await.expect_err("a panic");
+                assert!(Chain(&error).to_string().contains("nobody thought of"), "the log says what it was: {error}");
+                let again = after_error(Arc::clone(&object), &error, Arc::clone(&context));
+                assert_ne!(again, Action::await_change(), "it is tried again");
+            }
+            let said = std::mem::take(&mut *said.lock().expect("not poisoned"));
+            assert!(said.contains("ReconcileError") && said.contains("meets a defect of the controller"), "{said}");
+            assert!(!said.contains("nobody thought of"), "{said}");
+        }
+        let page = context.metrics.render().expect("the metrics");
+        let counted = format!(r#"context_manager_reconciles_total{{outcome="error"}} {}"#, 2 * (FAILURES_SHOWN + 1));
+        let shown = r#"context_manager_reconcile_failing{resource="memory",resource_namespace="team"} 1"#;
+        assert!(page.contains(&counted) && page.contains(shown), "{page}");
+        // Before anything is caught that is shown, its class is looked up.
+        let unreadable = json!({"metadata": {"name": "bad", "namespace": "team", "uid": "bad"}, "spec": 7});
+        let unreadable: Object = serde_json::from_value(unreadable).expect("metadata are enough");
+        let error = reconcile(Arc::new(unreadable), Arc::clone(&context)).await.expect_err("a panic");
+        assert!(matches!(error, Error::Defect(_)), "{error}");
+    }
 
     #[tokio::test]
     async fn a_resource_that_fails_for_ever_is_shown_by_itself_until_it_succeeds() {
@@ -271,14 +330,7 @@ mod tests {
             page.lines().filter(|line| line.starts_with(metric)).map(str::to_owned).collect::<Vec<_>>()
         };
         let failing = || shown("context_manager_reconcile_failing{");
-        let settled = resource(&json!({}));
-        let mut ending = resource(&json!({
-            "vectorStore": {"qdrant": {"url": "http://127.0.0.1:1"}}, "reclaimPolicy": "Delete",
-        }));
-        ending.metadata.uid = Some("ending".to_owned());
-        ending.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-        ending.metadata.finalizers = Some(vec![reclaim::FINALIZER.to_owned()]);
-        for object in [settled, ending].map(|resource| Arc::new(DeserializeGuard(Ok(resource)))) {
+        for object in settled_and_ending() {
             for failures in 0..=FAILURES_SHOWN {
                 assert!(failing().is_empty(), "{failures} failures may be a hiccup");
                 let error = reconcile_now(&object, &context).await.expect_err("the API server refuses all");

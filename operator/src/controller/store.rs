@@ -15,7 +15,10 @@ mod token;
 
 use std::{sync::Arc, time::Duration};
 
-use context_manager_crds::{ContextManagerStatus, context_manager::status::Snapshots};
+use context_manager_crds::{
+    ContextManagerStatus,
+    context_manager::status::{Certificate, Snapshots},
+};
 
 use super::{
     context::Context,
@@ -39,11 +42,13 @@ pub(super) struct Found {
     pub(super) step: Option<Duration>,
     /// Its snapshots, if the operator runs it and there are to be some.
     pub(super) snapshots: Option<Snapshots>,
+    /// The certificate of its nodes, if the operator runs it and makes one.
+    pub(super) certificate: Option<Certificate>,
 }
 
 impl Found {
     pub(super) const fn of(finding: Finding, next: Option<Duration>) -> Self {
-        Self { finding, next, beside: Vec::new(), step: None, snapshots: None }
+        Self { finding, next, beside: Vec::new(), step: None, snapshots: None, certificate: None }
     }
 }
 

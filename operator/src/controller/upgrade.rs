@@ -68,15 +68,15 @@ pub(super) struct Found {
     pub(super) memory: Option<Upgrade>,
 }
 
-/// Takes the next step. `current` is the status with what was remembered; `injection` is what was found of the webhook's configuration: while
-/// the API server does not call it, a new pod would get no sidecar. Whether it answers is not known; that shows by the pods that come.
+/// Takes the next step. `current` is the status with what was remembered; `injection` and `store` are what was found of the webhook's
+/// configuration and of the store: while one of them is not as it should be, no pod is evicted.
 pub(super) async fn ensure(
     context: &Context,
     plan: &Plan,
     fleet: &Fleet,
     current: Option<&ContextManagerStatus>,
     grants: &Grants,
-    injection: &Finding,
+    (injection, store): (&Finding, &Finding),
 ) -> Result<Found, Error> {
     let Some(target) = &fleet.target else { return Ok(Found::default()) };
     let now = Timestamp::now();
@@ -110,10 +110,10 @@ pub(super) async fn ensure(
     if plan.suspended {
         acts.clear();
     }
-    if injection.is_err() && acts.iter().any(Act::evicts) {
-        let message = "no pod is evicted while the webhook could not give the next one a sidecar".to_owned();
-        let finding = Some(Err(Trouble::passing("WebhookNotReady", message)));
-        return Ok(Found { finding, next: Some(AGAIN), memory: Some(memory) });
+    if acts.iter().any(Act::evicts)
+        && let Some(trouble) = kept(injection, store)
+    {
+        return Ok(Found { finding: Some(Err(trouble)), next: Some(AGAIN), memory: Some(memory) });
     }
     announce(context, plan, upgrade.strategy, &finding, current).await;
     let (mut done, mut trouble, mut again) = (Done::default(), None, false);
@@ -150,8 +150,36 @@ pub(super) async fn ensure(
         Some(trouble) if said != Some(trouble.reason) => Err(trouble),
         Some(_) | None => finding,
     };
+    let loses = upgrade.strategy == UpgradeStrategy::RollingRestart && target.keeps_memory_in_pods();
+    let finding = if loses { finding.map_err(|trouble| with_loss(&trouble)) } else { finding };
     let next = next.into_iter().chain(again.then_some(AGAIN)).min();
     Ok(Found { finding: Some(finding), next, memory: Some(memory) })
+}
+
+/// Why no pod is evicted now, if that is so. While the API server does not call the webhook, the next pod would get no sidecar; whether the
+/// webhook answers is not known, that shows by the pods that come. While the store is away, a sidecar may have acknowledged what is in its pod
+/// alone. A claim that does not grow is no reason: pods go on using it.
+fn kept(injection: &Finding, store: &Finding) -> Option<Trouble> {
+    if injection.is_err() {
+        let message = "no pod is evicted while the webhook could not give the next one a sidecar";
+        return Some(Trouble::passing("WebhookNotReady", message));
+    }
+    let Trouble { reason, message, .. } = store.as_ref().err().filter(|trouble| trouble.reason != "ClaimRefused")?;
+    Some(Trouble::passing(
+        "StoreNotReady",
+        format!(
+            "no pod is evicted while the store is not ready: what a sidecar has acknowledged and keeps in its pod until the store takes \
+             it would be lost, and the next pod may not start ({reason}: {message})"
+        ),
+    ))
+}
+
+/// The same with what each eviction costs where the memory lies in the pods.
+fn with_loss(Trouble { reason, message, stalled }: &Trouble) -> Trouble {
+    let message = format!(
+        "{message}; each pod that is evicted loses its agent's memory, which lies on an emptyDir (spec.vectorStore.embedded.storage)"
+    );
+    Trouble { reason, message, stalled: *stalled }
 }
 
 fn rests(context: &Context) -> MutexGuard<'_, Rests> {
@@ -361,7 +389,9 @@ impl Done {
             context.tell(plan, "SidecarUpgraded", &note).await;
         }
         if !self.evicted.is_empty() {
-            let note = format!("Evicted {}, so that pods with {image} take their place", listed(&self.evicted));
+            let lost =
+                if target.keeps_memory_in_pods() { "; the memory on their emptyDir ended with them" } else { "" };
+            let note = format!("Evicted {}, so that pods with {image} take their place{lost}", listed(&self.evicted));
             context.tell(plan, "PodEvicted", &note).await;
         }
         if !self.restored.is_empty() {

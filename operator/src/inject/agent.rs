@@ -7,12 +7,17 @@ use context_manager_protocol::names;
 use serde_json::Value;
 
 use super::pod::Pod;
+use crate::upgrade::{ROLLOUT_HASH, TEMPLATE_HASH};
 
 /// Longest agent id.
 pub(super) const MAX_AGENT_ID_BYTES: usize = 253;
 
-/// The label by which a Deployment tells the pods of its revisions apart.
-const TEMPLATE_HASH: &str = "pod-template-hash";
+/// The label by which a pod of Knative names what a person wrote.
+const KNATIVE: &str = "serving.knative.dev/configuration";
+/// What Knative adds to the name of a revision to name its Deployment.
+const OF_REVISION: &str = "-deployment";
+/// The annotation by which a pod of `OpenShift` names its `DeploymentConfig`.
+const DEPLOYMENT_CONFIG: &str = "openshift.io/deployment-config.name";
 
 /// The object that controls a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +51,7 @@ pub(super) fn default_id(pod: Pod<'_>) -> String {
     let id = match controller(pod) {
         Some(Owner { kind, name, .. }) => match kind.as_str() {
             "ReplicaSet" => deployment(pod, &name).unwrap_or(&name).to_owned(),
+            "ReplicationController" => deployment_config(pod, &name).unwrap_or(&name).to_owned(),
             "Job" => cron_job(&name).unwrap_or(&name).to_owned(),
             _ => name,
         },
@@ -62,10 +68,20 @@ pub(super) fn default_id(pod: Pod<'_>) -> String {
     id.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// A Deployment names its `ReplicaSet`s by its own name and the hash that is also the pod's label.
-fn deployment<'a>(pod: Pod<'_>, replica_set: &'a str) -> Option<&'a str> {
-    let hash = pod.label(TEMPLATE_HASH)?;
-    replica_set.strip_suffix(hash)?.strip_suffix('-').filter(|name| !name.is_empty())
+/// A Deployment, and a Rollout of Argo, names its `ReplicaSet`s by its own name and the hash that is also the pod's label. Knative makes a
+/// Deployment for each revision.
+fn deployment<'a>(pod: Pod<'a>, replica_set: &'a str) -> Option<&'a str> {
+    let without = |label: &str| replica_set.strip_suffix(pod.label(label)?)?.strip_suffix('-');
+    let name = [TEMPLATE_HASH, ROLLOUT_HASH].into_iter().find_map(without).filter(|name| !name.is_empty())?;
+    let written = pod.label(KNATIVE).filter(|written| !written.is_empty() && name.ends_with(OF_REVISION));
+    Some(written.unwrap_or(name))
+}
+
+/// A `DeploymentConfig` names its `ReplicationController`s by its own name and a number.
+fn deployment_config<'a>(pod: Pod<'_>, replication_controller: &'a str) -> Option<&'a str> {
+    let (name, number) = replication_controller.rsplit_once('-')?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number && !name.is_empty() && pod.annotation(DEPLOYMENT_CONFIG) == Some(name)).then_some(name)
 }
 
 /// A `CronJob` names its Jobs by its own name and the scheduled time in minutes since 1970: eight digits until 2160.
@@ -110,18 +126,45 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_all_revisions_of_a_deployment_share_its_name() {
-        for hash in ["7c9d8b5f4", "5d6f"] {
+    fn pods_of_all_revisions_of_a_deployment_or_a_rollout_share_its_name() {
+        for (hash, label) in [("7c9d8b5f4", TEMPLATE_HASH), ("5d6f", TEMPLATE_HASH), ("7c9d8b5f4", ROLLOUT_HASH)] {
             let references = owned("ReplicaSet", &format!("my-agent-{hash}"));
-            let metadata = json!({"generateName": format!("my-agent-{hash}-"), "labels": {TEMPLATE_HASH: hash},
+            let metadata = json!({"generateName": format!("my-agent-{hash}-"), "labels": {label: hash},
                 "ownerReferences": references});
-            assert_eq!(id(&metadata), "my-agent");
+            assert_eq!(id(&metadata), "my-agent", "{label}");
         }
     }
 
     #[test]
+    fn pods_of_all_revisions_of_knative_share_the_name_of_what_a_person_wrote() {
+        for (revision, hash) in [("my-agent-00001", "7c9d8b5f4"), ("my-agent-00002", "5d6f"), ("my-agent-v2", "5d6f")] {
+            let labels = json!({TEMPLATE_HASH: hash, KNATIVE: "my-agent", "serving.knative.dev/revision": revision});
+            let references = owned("ReplicaSet", &format!("{revision}-deployment-{hash}"));
+            assert_eq!(id(&json!({"labels": labels, "ownerReferences": references})), "my-agent", "{revision}");
+        }
+        // The label may have been copied into a Deployment of a person's own.
+        let labels = json!({TEMPLATE_HASH: "5d6f", KNATIVE: "my-agent"});
+        assert_eq!(id(&json!({"labels": labels, "ownerReferences": owned("ReplicaSet", "other-5d6f")})), "other");
+    }
+
+    #[test]
+    fn pods_of_all_revisions_of_a_deployment_config_share_its_name() {
+        let of = |controller: &str, config: &str| {
+            let annotations = json!({DEPLOYMENT_CONFIG: config});
+            id(&json!({"annotations": annotations, "ownerReferences": owned("ReplicationController", controller)}))
+        };
+        assert_eq!([of("my-agent-1", "my-agent"), of("my-agent-12", "my-agent")], ["my-agent"; 2]);
+        assert_eq!(of("my-agent-canary", "my-agent"), "my-agent-canary");
+        assert_eq!(of("my-agent-1", "another"), "my-agent-1", "the annotation may have been copied");
+        assert_eq!(id(&json!({"ownerReferences": owned("ReplicationController", "agent-2")})), "agent-2");
+    }
+
+    #[test]
     fn a_replica_set_without_a_deployment_keeps_its_whole_name() {
-        assert_eq!(id(&json!({"ownerReferences": owned("ReplicaSet", "agent-7c9d8b5f4")})), "agent-7c9d8b5f4");
+        let references = owned("ReplicaSet", "agent-7c9d8b5f4");
+        assert_eq!(id(&json!({"ownerReferences": references})), "agent-7c9d8b5f4");
+        // A label of a person's own is no hash.
+        assert_eq!(id(&json!({"labels": {"version": "7c9d8b5f4"}, "ownerReferences": references})), "agent-7c9d8b5f4");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use context_manager_protocol::names;
 use super::{Denial, NamespaceFacts, Origin, Reason, Skip, pod::Pod};
 
 /// The annotation of a static pod's image in the API; the kubelet runs its own copy, whatever the API says.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What pod and namespace say about injection.
 #[derive(Clone, Debug, PartialEq, Eq)]

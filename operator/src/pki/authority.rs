@@ -62,7 +62,7 @@ pub(super) enum Step {
     Promote,
     /// Drop the predecessor.
     Forget,
-    /// The CA has ended without a successor: start again.
+    /// The CA is not in force, nor is a successor: start again.
     Replace,
 }
 
@@ -101,10 +101,11 @@ impl Authorities {
 
     /// The step that is due.
     pub(super) fn due(&self, now: Timestamp, published: Published, lifetimes: &Lifetimes) -> Step {
-        let ended = now >= self.signing.not_after;
+        // One that is of the future was made by a replica whose clock ran ahead: the API server trusts nothing that it signs.
+        let in_force = self.signing.is_in_force(now);
         match (&self.next, &self.previous) {
-            (Some(_), _) if ended => Step::Promote,
-            (None, _) if ended => Step::Replace,
+            (Some(next), _) if !in_force && next.authority.is_in_force(now) => Step::Promote,
+            (Some(_) | None, _) if !in_force => Step::Replace,
             (Some(next), previous)
                 if published == Published::Everywhere
                     && now >= later(next.since, lifetimes.grace)
@@ -155,11 +156,12 @@ impl Authorities {
         all.into_iter().flatten().flat_map(|pem| [pem.trim_end(), "\n"]).collect()
     }
 
-    /// The CAs after their `Secret` has vanished or was damaged: whoever remembers them keeps them, so that what is served stays trusted,
-    /// and lets a successor sign after the usual while. There is nothing to keep of CAs that have ended.
+    /// The CAs after their `Secret` has vanished or was damaged, or has one that is not in force: whoever remembers them keeps them, so that
+    /// what is served stays trusted, and lets a successor sign after the usual while. There is nothing to keep of CAs that are not in force.
     pub(super) fn restore(remembered: Option<Self>, now: Timestamp, lifetimes: &Lifetimes) -> Result<Self, Error> {
-        match remembered.filter(|found| now < found.signing.not_after) {
-            Some(found) => {
+        match remembered.filter(|found| found.signing.is_in_force(now)) {
+            Some(mut found) => {
+                found.next = found.next.filter(|next| next.authority.is_in_force(now));
                 let step = found.asked(Step::Keep);
                 found.advance(step, now, lifetimes)
             }
@@ -221,6 +223,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pki::certificate::BACKDATED;
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -282,6 +285,27 @@ mod tests {
         assert_eq!(state.due(at(101), Published::NotYet, &lifetimes), Step::Replace);
         let prepared = state.advance(Step::Prepare, at(85), &lifetimes).unwrap();
         assert_eq!(prepared.due(at(101), Published::NotYet, &lifetimes), Step::Promote);
+    }
+
+    #[test]
+    fn an_authority_of_the_future_neither_signs_nor_stays() {
+        let lifetimes = lifetimes();
+        let good = Authorities::start(at(0), &lifetimes).unwrap();
+        assert_eq!(good.signing.not_before, earlier(at(0), BACKDATED));
+        // By a clock that is two hundred days ahead the CA has ended.
+        let ahead = good.clone().advance(Step::Replace, at(200), &lifetimes).unwrap();
+        assert_eq!(ahead.due(at(200), Published::NotYet, &lifetimes), Step::Keep);
+        assert_eq!(ahead.due(at(1), Published::NotYet, &lifetimes), Step::Replace);
+        let restored = Authorities::restore(Some(good.clone()), at(1), &lifetimes).unwrap();
+        assert_eq!(restored.signing, good.signing, "a replica that remembers it keeps what is served trusted");
+        let anew = Authorities::restore(Some(ahead), at(1), &lifetimes).unwrap();
+        assert_eq!(anew.due(at(1), Published::NotYet, &lifetimes), Step::Keep);
+        // A successor of that clock does not sign when the CA ends, either.
+        let prepared = good.advance(Step::Prepare, at(200), &lifetimes).unwrap();
+        assert_eq!(prepared.due(at(101), Published::Everywhere, &lifetimes), Step::Replace);
+        assert_eq!(prepared.due(at(200), Published::Everywhere, &lifetimes), Step::Promote);
+        let next = Authorities::restore(Some(prepared), at(1), &lifetimes).unwrap().next.unwrap();
+        assert!(next.authority.is_in_force(at(1)));
     }
 
     #[test]

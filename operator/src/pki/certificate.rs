@@ -29,14 +29,16 @@ const NOTICE: Duration = Duration::from_hours(30 * 24);
 pub(super) struct Authority {
     pub(super) certificate: String,
     pub(super) key: String,
+    pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
 }
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { certificate, key: _, not_after } = self;
+        let Self { certificate, key: _, not_before, not_after } = self;
         let mut shown = formatter.debug_struct("Authority");
-        shown.field("certificate", certificate).field("not_after", not_after).finish_non_exhaustive()
+        shown.field("certificate", certificate).field("not_before", not_before).field("not_after", not_after);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -70,13 +72,18 @@ impl Authority {
             Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
         };
         let (certificate, key) = make().map_err(|source| Error::Make { subject, source })?;
-        Ok(Self { certificate, key, not_after })
+        Ok(Self { certificate, key, not_before: whole_second(earlier(now, BACKDATED)), not_after })
+    }
+
+    /// Whether it is in force at `now`. The API server looks at the dates of a CA, which the check of what is served here does not.
+    pub(super) fn is_in_force(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now < self.not_after
     }
 
     /// Reads a CA back from PEM; an error says what is wrong in words.
     pub(super) fn read(certificate: &str, key: &str) -> Result<Self, String> {
         let pair = KeyPair::from_pem(key).map_err(|error| format!("the key is not a private key in PEM ({error})"))?;
-        let not_after = not_after(certificate)?;
+        let (not_before, not_after) = dates(certificate)?;
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| error.to_string())?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| error.to_string())?;
         if !parsed.is_ca() {
@@ -85,7 +92,7 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != pair.public_key_raw() {
             return Err("key and certificate do not belong together".to_owned());
         }
-        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), not_after })
+        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), not_before, not_after })
     }
 
     /// A leaf for `names`. It never outlives its CA.
@@ -152,15 +159,19 @@ pub(super) fn not_after(pem: &str) -> Result<Timestamp, String> {
 /// The dates of the first certificate of a PEM text that somebody else made: it is to be replaced when a third of its life is left, and no
 /// earlier than [`NOTICE`] before its end.
 pub(super) fn given_validity(pem: &str) -> Result<Validity, String> {
+    let (start, not_after) = dates(pem)?;
+    let life = Duration::try_from(not_after.duration_since(start)).unwrap_or_default();
+    Ok(Validity { not_after, renew_at: earlier(not_after, NOTICE.min(life / 3)) })
+}
+
+/// When the first certificate of a PEM text starts, and when it ends.
+fn dates(pem: &str) -> Result<(Timestamp, Timestamp), String> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| format!("the certificate is not PEM ({error})"))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der)
         .map_err(|error| format!("the certificate cannot be read ({error})"))?;
     let at = |seconds| Timestamp::from_second(seconds).map_err(|error| error.to_string());
-    let (start, not_after) =
-        (at(parsed.validity().not_before.timestamp())?, at(parsed.validity().not_after.timestamp())?);
-    let life = Duration::try_from(not_after.duration_since(start)).unwrap_or_default();
-    Ok(Validity { not_after, renew_at: earlier(not_after, NOTICE.min(life / 3)) })
+    Ok((at(parsed.validity().not_before.timestamp())?, at(parsed.validity().not_after.timestamp())?))
 }
 
 /// Whether a server that trusts the CAs of `authorities`, in PEM, would let in a client that shows this chain at `now`.
@@ -196,11 +207,16 @@ pub(super) fn name(common_name: &str) -> DistinguishedName {
     name
 }
 
+/// A time as certificates have it.
+fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
 /// Certificates count in whole seconds, so the end is rounded down to one.
 pub(super) fn set_times(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) -> Timestamp {
     let seconds = |timestamp: Timestamp| u64::try_from(timestamp.as_second()).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let not_after = Timestamp::from_second(later(now, lifetime).as_second()).unwrap_or(Timestamp::MAX);
+    let not_after = whole_second(later(now, lifetime));
     params.not_before = epoch + Duration::from_secs(seconds(earlier(now, BACKDATED)));
     params.not_after = epoch + Duration::from_secs(seconds(not_after));
     not_after

@@ -23,6 +23,9 @@ use super::{
 use context_manager_protocol::hexadecimal::hexadecimal;
 pub use given::Given;
 
+/// The common name of every client certificate; whom one speaks for is its [`Identity`].
+const COMMON_NAME: &str = "Context Manager sidecar";
+
 /// Where the CA is kept, and how long it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -118,7 +121,7 @@ impl Trust {
     pub fn issue(&self, identity: &Identity, now: Timestamp, lifetime: Duration) -> Result<Pair, Error> {
         let make = || {
             let mut params = CertificateParams::default();
-            params.distinguished_name = certificate::name("Context Manager sidecar");
+            params.distinguished_name = certificate::name(COMMON_NAME);
             params.subject_alt_names = vec![SanType::URI(identity.0.as_str().try_into()?)];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             self.sign(params, now, lifetime)
@@ -240,7 +243,7 @@ pub async fn keep(
                 return Ok(Trust { authorities: *found });
             }
             tracing::info!(?step, "Rotating the CA of the sidecars");
-            (found.advance(step, now, lifetimes)?, version)
+            (if step == Step::Replace { restored()? } else { found.advance(step, now, lifetimes)? }, version)
         }
     };
     match secret::write(client, &place, &authorities, version).await? {

@@ -80,8 +80,10 @@ impl Keeper {
     async fn keep(&mut self) {
         // Each is done whatever became of the one before: what the API server trusts is to be known without the Secret too, and a leaf is
         // renewed while the API server is away. The leaf comes last, because only one that is trusted takes the place of another.
-        let outcomes = [self.keep_source().await, self.keep_trust().await, self.keep_leaf()];
-        let outcome = outcomes.into_iter().collect::<Result<(), Error>>();
+        let source = self.keep_source().await;
+        // What this replica remembers may be older than what another one has published: only what was just read is written.
+        let trust = if source.is_ok() { self.keep_trust().await } else { self.look_at_trust().await };
+        let outcome = [source, trust, self.keep_leaf()].into_iter().collect::<Result<(), Error>>();
         let complaint = outcome.err().map(|error| chain(&error));
         match (&complaint, &self.complaint) {
             (Some(new), old) if old.as_ref() != Some(new) => {
@@ -139,7 +141,12 @@ impl Keeper {
                         return Ok(());
                     }
                     info!(step = ?step, "Rotating the webhook's CA");
-                    (found.advance(step, now, &lifetimes)?, version)
+                    let changed = if step == Step::Replace {
+                        Authorities::restore(self.authorities.clone(), now, &lifetimes)?
+                    } else {
+                        found.advance(step, now, &lifetimes)?
+                    };
+                    (changed, version)
                 }
             };
             if secret::write(&self.client, &self.settings, &changed, version).await? == Written::Done {
@@ -201,6 +208,13 @@ impl Keeper {
         }
     }
 
+    /// Remembers what the configuration trusts.
+    async fn look_at_trust(&self) -> Result<(), Error> {
+        let found = trust::fetch(&self.client, &self.settings).await?;
+        self.certificates.inner.entries.store(found.map(Arc::new));
+        Ok(())
+    }
+
     /// Makes the configuration trust the bundle, and remembers what it trusts.
     async fn keep_trust(&self) -> Result<(), Error> {
         let found = trust::fetch(&self.client, &self.settings).await?;
@@ -243,4 +257,86 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::Mutex;
+
+    use http::{Method, Request, Response, StatusCode};
+    use k8s_openapi::{ByteString, api::core::v1::Secret};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::pki::Lifetimes;
+
+    /// An API server with a configuration and this answer for the Secret; and what it is asked to write.
+    fn api_server(status: StatusCode, secret: Value) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let writes = Arc::clone(&written);
+        let service = service_fn(move |request: Request<Body>| {
+            let path = request.uri().path().to_owned();
+            if request.method() != Method::GET {
+                writes.lock().unwrap().push(format!("{} {path}", request.method()));
+            }
+            let (status, body) = if path.contains("/secrets/") {
+                (status, secret.clone())
+            } else {
+                let webhook = json!({
+                    "name": "inject.contextmanager.dev",
+                    "admissionReviewVersions": ["v1"],
+                    "sideEffects": "None",
+                    "clientConfig": {"service": {"name": "webhook", "namespace": "system"}, "caBundle": "bmV3ZXI="},
+                });
+                let configuration = json!({
+                    "apiVersion": "admissionregistration.k8s.io/v1",
+                    "kind": "MutatingWebhookConfiguration",
+                    "metadata": {"name": "webhook"},
+                    "webhooks": [webhook],
+                });
+                (StatusCode::OK, configuration)
+            };
+            let answer = Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
+            async move { Ok::<_, kube::Error>(answer.unwrap()) }
+        });
+        (Client::new(service, "default"), written)
+    }
+
+    /// A replica that remembers these.
+    fn keeper(client: Client, authorities: &Authorities) -> Keeper {
+        let settings = Settings {
+            namespace: "system".to_owned(),
+            issuer: Issuer::SelfManaged,
+            secret: "ca".to_owned(),
+            configuration: "webhook".to_owned(),
+            server_names: vec!["webhook.system.svc".to_owned()],
+            lifetimes: Lifetimes::default(),
+            poll: Duration::from_secs(10),
+        };
+        let (certificates, authorities) = (Certificates::default(), Some(authorities.clone()));
+        Keeper { client, settings, certificates, authorities, given: None, complaint: None }
+    }
+
+    #[tokio::test]
+    async fn only_what_was_just_read_from_the_secret_is_published() {
+        let authorities = Authorities::start(Timestamp::now(), &Lifetimes::default()).unwrap();
+        let refusal =
+            json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no"});
+        let (client, written) = api_server(StatusCode::FORBIDDEN, refusal);
+        let mut stale = keeper(client, &authorities);
+        stale.keep().await;
+        assert_eq!(*written.lock().unwrap(), Vec::<String>::new());
+        assert!(stale.complaint.is_some());
+        assert!(stale.certificates.inner.entries.load().is_some(), "what is trusted is known all the same");
+
+        let data = authorities.to_secret().into_iter().map(|(key, value)| (key, ByteString(value.into_bytes())));
+        let secret = Secret { data: Some(data.collect()), ..Secret::default() };
+        let (client, written) = api_server(StatusCode::OK, serde_json::to_value(secret).unwrap());
+        keeper(client, &authorities).keep().await;
+        let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/webhook";
+        assert_eq!(*written.lock().unwrap(), [format!("PATCH {path}")]);
+    }
 }

@@ -1,7 +1,8 @@
 //! What the webhook knows of the cluster: the labels of namespaces, and the `ContextManager`s.
 //!
 //! Both are watched. A namespace is only seen as metadata, and a `ContextManager` only through the slim view of injection,
-//! read from its raw JSON ([`super::known`]): so an object that an older or newer version wrote can never stall the watch.
+//! read from its raw JSON ([`super::known`]): so an object that an older or newer version wrote can never stall the watch. Of that JSON
+//! only what the view needs is read ([`crate::slim`]).
 
 use std::{
     pin::pin,
@@ -17,13 +18,14 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, ListParams, ObjectMeta, PartialObjectMeta},
+    api::{ApiResource, ListParams, ObjectMeta, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
         reflector::{ObjectRef, Store, store::Writer},
         watcher::{self, Event, watcher},
     },
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,11 +33,18 @@ use super::{known, known::Known, view};
 use crate::{
     inject::{NamespaceFacts, Resource},
     scope::Scope,
-    watches::PAGE,
+    slim::Slim,
+    watches::{PAGE, RESOURCES_PAGE},
 };
 
 /// Longest wait for an answer of the API server while somebody waits for an admission.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pages of `ContextManager`s that are read at once for admissions, and how many are on each. With what the watch reads
+/// ([`RESOURCES_PAGE`]) that is 30 MiB at most, of which the reviews and the connections to their senders leave 34 of the 128 that a
+/// replica has.
+const FRESH_READS: usize = 3;
+const FRESH_PAGE: u32 = 2;
 
 type NamespaceMeta = PartialObjectMeta<Namespace>;
 
@@ -48,6 +57,8 @@ pub(super) struct Caches {
     writers: Arc<std::sync::Mutex<Vec<Writers>>>,
     scope: Scope,
     namespaces_listed: Arc<AtomicBool>,
+    /// Pods that wait for a list are many, and a page is large if somebody wants it to be.
+    fresh_reads: Arc<Semaphore>,
 }
 
 struct Writers {
@@ -91,6 +102,7 @@ impl Caches {
             writers: Arc::new(std::sync::Mutex::new(writers)),
             scope: scope.clone(),
             namespaces_listed: Arc::default(),
+            fresh_reads: Arc::new(Semaphore::new(FRESH_READS)),
         }
     }
 
@@ -156,12 +168,26 @@ impl Caches {
         let foreign = foreign.filter(|name| self.sees(name) && is_namespace(name));
         let mut resources = Vec::new();
         for namespace in std::iter::once(namespace).chain(foreign) {
-            let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &api_resource());
+            let api = Api::<Slim>::namespaced_with(client.clone(), namespace, &api_resource());
             let what = format!("the contextmanagers of namespace {namespace:?}");
-            let found = bounded(what, api.list(&ListParams::default())).await?;
-            resources.extend(found.items.iter().filter_map(view::resource));
+            resources.extend(bounded(what, self.list(&api)).await?);
         }
         Ok(resources)
+    }
+
+    /// All that there are, page by page: of each page only the views outlive it.
+    async fn list(&self, api: &Api<Slim>) -> Result<Vec<Resource>, kube::Error> {
+        let (mut found, mut params) = (Vec::new(), ListParams::default().limit(FRESH_PAGE));
+        loop {
+            // For one page: who reads many waits behind those who read one. It is never closed.
+            let _turn = self.fresh_reads.acquire().await;
+            let page = api.list(&params).await?;
+            found.extend(page.items.iter().filter_map(|resource| view::resource(&resource.0)));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(found),
+            }
+        }
     }
 
     /// Whether the resources of a namespace can be known here.
@@ -172,11 +198,11 @@ impl Caches {
 
 /// Watches a place for as long as it is let. One namespace is watched by its name, which needs a right to that one alone.
 async fn follow(client: Client, Writers { place, namespaces, resources }: Writers) {
-    let config = || watcher::Config::default().page_size(PAGE);
+    let named = watcher::Config::default().page_size(PAGE);
     let (named, api) = match &place {
-        None => (config(), Api::<DynamicObject>::all_with(client.clone(), &api_resource())),
+        None => (named, Api::<Slim>::all_with(client.clone(), &api_resource())),
         Some(place) => (
-            config().fields(&format!("metadata.name={place}")),
+            named.fields(&format!("metadata.name={place}")),
             Api::namespaced_with(client.clone(), place, &api_resource()),
         ),
     };
@@ -186,8 +212,9 @@ async fn follow(client: Client, Writers { place, namespaces, resources }: Writer
         .reflect(namespaces)
         .for_each(|event| async { complain("namespaces", event.err()) });
     let resources = async {
+        let config = watcher::Config::default().page_size(RESOURCES_PAGE);
         let (mut writer, mut events) =
-            (known::Writer::new(Arc::clone(&resources)), pin!(watcher(api, config()).default_backoff()));
+            (known::Writer::new(Arc::clone(&resources)), pin!(watcher(api, config).default_backoff()));
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {

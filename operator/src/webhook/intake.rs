@@ -20,8 +20,8 @@ use super::{
     memory_budget::{Full, Guest, Room},
     review::{Answer, Review},
     server::Caller,
-    weight::weigh,
 };
+use crate::weight::weigh;
 
 /// The API server itself takes no object above 3 MiB; a review holds one, and some more.
 const MAX_BODY_BYTES: u64 = 4 << 20;

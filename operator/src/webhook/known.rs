@@ -9,10 +9,10 @@ use std::{
     },
 };
 
-use kube::{ResourceExt, api::DynamicObject, runtime::watcher::Event};
+use kube::{ResourceExt, runtime::watcher::Event};
 
 use super::view;
-use crate::inject::Resource;
+use crate::{inject::Resource, slim::Slim};
 
 type ByNamespace = HashMap<String, Arc<[Resource]>>;
 
@@ -73,11 +73,11 @@ impl Writer {
     }
 
     /// Takes over what a watch brings. What was known stays known until a new list is complete.
-    pub(super) fn take(&mut self, event: Event<DynamicObject>) {
+    pub(super) fn take(&mut self, event: Event<Slim>) {
         match event {
             Event::Init => self.listing.clear(),
             Event::InitApply(object) => {
-                if let Some(resource) = view::resource(&object) {
+                if let Some(resource) = view::resource(&object.0) {
                     let here = self.listing.entry(object.namespace().unwrap_or_default()).or_default();
                     here.insert(resource.name.clone(), resource);
                 }
@@ -89,7 +89,8 @@ impl Writer {
                 self.known.listed.store(true, Ordering::Release);
             }
             Event::Apply(object) => {
-                self.known.replace(object.namespace().unwrap_or_default(), &object.name_any(), view::resource(&object));
+                let now = view::resource(&object.0);
+                self.known.replace(object.namespace().unwrap_or_default(), &object.name_any(), now);
             }
             Event::Delete(object) => {
                 self.known.replace(object.namespace().unwrap_or_default(), &object.name_any(), None);
@@ -100,11 +101,12 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use kube::Resource as _;
     use serde_json::json;
 
     use super::*;
 
-    fn object(namespace: &str, name: &str, port: u16) -> DynamicObject {
+    fn object(namespace: &str, name: &str, port: u16) -> Slim {
         let object = json!({
             "apiVersion": "contextmanager.dev/v1alpha1",
             "kind": "ContextManager",
@@ -150,7 +152,7 @@ mod tests {
         writer.take(Event::Apply(object("team", "b", 3)));
         assert_eq!(seen(&known, "team"), [("a".to_owned(), 2), ("b".to_owned(), 3)]);
         let mut ending = object("team", "a", 2);
-        ending.metadata.deletion_timestamp =
+        ending.meta_mut().deletion_timestamp =
             Some(serde_json::from_value(json!("2030-01-01T00:00:00Z")).expect("a time"));
         writer.take(Event::Apply(ending));
         writer.take(Event::Delete(object("team", "b", 3)));

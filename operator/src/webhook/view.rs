@@ -41,7 +41,7 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
         protocol_port: port("/sidecar/protocolPort", names::DEFAULT_PROTOCOL_PORT),
         socket: spec.pointer("/sidecar/socket").and_then(Value::as_bool).unwrap_or_default(),
         admin_port: port("/sidecar/adminPort", names::DEFAULT_ADMIN_PORT),
-        resources: spec.pointer("/sidecar/resources").filter(|value| value.is_object()).cloned(),
+        resources: resources(spec),
         storage: storage(spec, &name),
         config_map: names::config_map(&name),
         keys_secret: names::keys_secret(&name),
@@ -59,6 +59,29 @@ pub fn resource(object: &DynamicObject) -> Option<Resource> {
     })
 }
 
+/// What the sidecar is given. Amounts are texts, also those that were written as a number: a pod's template is compared by its text, with
+/// one that is made from the typed resource.
+fn resources(spec: &Value) -> Option<Value> {
+    let mut resources = spec.pointer("/sidecar/resources").filter(|value| value.is_object()).cloned()?;
+    for pointer in ["/requests/cpu", "/requests/memory", "/limits/cpu", "/limits/memory"] {
+        if let Some(amount) = resources.pointer_mut(pointer)
+            && let Some(text) = quantity(amount)
+        {
+            *amount = Value::String(text);
+        }
+    }
+    Some(resources)
+}
+
+/// A quantity's text, whichever way it was written.
+fn quantity(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
 fn mode(spec: &Value) -> Mode {
     let mode = spec.pointer("/sidecar/mode").cloned();
     mode.and_then(|mode| serde_json::from_value(mode).ok()).unwrap_or_default()
@@ -70,13 +93,7 @@ fn storage(spec: &Value, name: &str) -> Storage {
         return Storage::Claim { name: names::data_claim(name) };
     }
     let limit = storage.and_then(|storage| storage.pointer("/emptyDir/sizeLimit"));
-    Storage::EmptyDir {
-        size_limit: match limit {
-            Some(Value::String(limit)) => Some(limit.clone()),
-            Some(Value::Number(limit)) => Some(limit.to_string()),
-            Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => None,
-        },
-    }
+    Storage::EmptyDir { size_limit: limit.and_then(quantity) }
 }
 
 #[cfg(test)]
@@ -163,6 +180,19 @@ mod tests {
         let limited = json!({"vectorStore": {"embedded": {"storage": {"emptyDir": {"sizeLimit": "2Gi"}}}}});
         let seen = view(&json!({"name": "memory"}), &limited).unwrap();
         assert_eq!(seen.storage, Storage::EmptyDir { size_limit: Some("2Gi".to_owned()) });
+    }
+
+    #[test]
+    fn an_amount_is_a_text_however_it_was_written() {
+        let of = |resources: Value| {
+            view(&json!({"name": "memory"}), &json!({"sidecar": {"resources": resources}})).unwrap().resources
+        };
+        let numbers = json!({"cpu": 1, "memory": 1_073_741_824});
+        let texts = json!({"cpu": "1", "memory": "1073741824"});
+        let expected = json!({"requests": texts, "limits": {"cpu": "2"}});
+        assert_eq!(of(json!({"requests": numbers, "limits": {"cpu": 2}})), Some(expected.clone()));
+        assert_eq!(of(expected.clone()), Some(expected));
+        assert_eq!(of(json!({"limits": {}})), Some(json!({"limits": {}})));
     }
 
     #[test]

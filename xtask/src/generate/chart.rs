@@ -46,7 +46,13 @@ const CASES: [(&str, &[&str]); 7] = [
     ),
     (
         "tests/golden/chart/namespaced.yaml",
-        &["scope=Namespaced", "watchNamespaces={team-a,team-b}", "controllerClass=blue", "fullnameOverride=blue"],
+        &[
+            "scope=Namespaced",
+            "watchNamespaces={team-a,team-b}",
+            "controllerClass=blue",
+            "fullnameOverride=blue",
+            "monitoring.podMonitor.enabled=true",
+        ],
     ),
     ("tests/golden/chart/least-rights.yaml", &["controller.managedQdrant=false"]),
     (

@@ -212,13 +212,17 @@ fn kind() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("cert-manager.io", "v1", "Certificate"))
 }
 
+/// A host name in form, because some issuers take no other common name.
+const ISSUED_COMMON_NAME: &str = "context-manager-sidecar";
+
 fn certificate(plan: &Plan, wanted: &CertManagerPlan) -> DynamicObject {
     let CertManagerPlan { issuer, kind: issuer_kind, group, identity, lifetime, renew_before } = wanted;
     let seconds = |duration: &Duration| format!("{}s", duration.as_secs());
     let mut object = DynamicObject::new(&names::tls_secret(&plan.name), &kind()).data(json!({"spec": {
         "secretName": names::issued_secret(&plan.name),
-        // Some issuers ask for one; it means nothing.
-        "commonName": plan.name,
+        // Some issuers ask for one. It is not the resource's name, which its author chooses: whoever else trusts the issuer may take a
+        // common name for a user's.
+        "commonName": ISSUED_COMMON_NAME,
         "uris": [identity.as_str()],
         "usages": ["digital signature", "client auth"],
         "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
@@ -228,4 +232,23 @@ fn certificate(plan: &Plan, wanted: &CertManagerPlan) -> DynamicObject {
     }}));
     object.metadata = build::metadata(plan, names::tls_secret(&plan.name), true);
     object
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::controller::plan::{CertificatePlan, tests::resource};
+
+    #[test]
+    fn a_resource_chooses_no_common_name_for_its_certificate() {
+        let spec = json!({"tls": {"issuer": "CertManager", "issuerRef": {"name": "agents"}}});
+        let mut postgres = resource(&spec);
+        postgres.metadata.name = Some("postgres".to_owned());
+        let plan = Plan::of(&postgres).unwrap();
+        let CertificatePlan::CertManager(wanted) = &plan.certificate else { unreachable!("it was asked for") };
+        let asked = certificate(&plan, wanted).data;
+        assert_eq!(asked["spec"]["commonName"], ISSUED_COMMON_NAME);
+        assert_eq!(asked["spec"]["uris"], json!(["spiffe://contextmanager.dev/ns/team/contextmanager/postgres"]));
+    }
 }

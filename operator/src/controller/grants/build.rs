@@ -49,7 +49,6 @@ pub(super) fn is_copy(metadata: &ObjectMeta, namespace: &str, name: &str) -> boo
 fn metadata(plan: &Plan, namespace: &str) -> ObjectMeta {
     let labels = [
         ("app.kubernetes.io/part-of", "context-manager"),
-        ("app.kubernetes.io/instance", plan.name.as_str()),
         MANAGED_BY,
         (GRANTED_BY.0, plan.namespace.as_str()),
         (GRANTED_BY.1, plan.name.as_str()),
@@ -100,7 +99,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::controller::plan::tests::resource;
+    use crate::controller::{build::INSTANCE, plan::tests::resource};
 
     #[test]
     fn a_copy_is_known_by_its_labels_and_has_no_owner() {
@@ -110,6 +109,7 @@ mod tests {
         assert_eq!(made.name, Some(names::granted("team", "memory")));
         assert_eq!((made.namespace.as_deref(), &made.owner_references), (Some("other"), &None));
         assert!(is_copy(&made, "team", "memory"));
+        assert!(!made.labels.as_ref().unwrap().contains_key(INSTANCE), "Argo CD may prune what has it and no owner");
         assert!(!is_copy(&made, "team", "other") && !is_copy(&made, "other", "memory"));
         assert!(!is_copy(&ObjectMeta::default(), "team", "memory"));
     }

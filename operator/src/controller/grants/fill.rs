@@ -6,7 +6,7 @@ use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Secret},
 };
-use kube::Api;
+use kube::{Api, api::ObjectMeta};
 
 use super::{
     build::{self, Data, FILES},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::controller::{
     apply::{Manager, apply, covers},
+    build::gives_instance,
     context::Context,
     error::{Error, call},
     given,
@@ -114,7 +115,8 @@ pub(super) async fn fill(
     let is_complete = data.len() == originals.made.len() + originals.given.len();
     let wanted = build::rest(plan, namespace, data);
     let manager = context.manager(Manager::Grants);
-    if !covers(&live, &wanted) || !has_nothing_else(&live, &wanted) {
+    let is_given = |metadata: &ObjectMeta| !plan.suspended && gives_instance(metadata, &manager);
+    if !covers(&live, &wanted) || !has_nothing_else(&live, &wanted) || is_given(&live.metadata) {
         if plan.suspended {
             return Err(suspended("The copy is not up to date").into());
         }
@@ -126,7 +128,7 @@ pub(super) async fn fill(
         let maps = Api::<ConfigMap>::namespaced(context.client.clone(), namespace);
         let live = readable(call("read a copy", maps.get_opt(&name)).await)?;
         let wanted = build::config_map(plan, namespace, originals.config.as_deref());
-        if live.is_none_or(|live| !covers(&live, &wanted)) {
+        if live.is_none_or(|live| !covers(&live, &wanted) || is_given(&live.metadata)) {
             if plan.suspended {
                 return Err(suspended("The copy is not up to date").into());
             }

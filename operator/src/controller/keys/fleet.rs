@@ -10,6 +10,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use context_manager_protocol::names;
 use futures::{StreamExt as _, stream};
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::Client;
 use tokio::{
@@ -49,8 +50,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 const OWN: Duration = Duration::from_secs(5);
 /// How much longer pods of other namespaces may take.
 const GUESTS: Duration = Duration::from_secs(2);
-/// Largest answer that is read.
+/// Largest answer that is read, of which a line at a time is kept.
 const LARGEST: usize = 1 << 20;
+/// Longest line that may show a key.
+const LONGEST_LINE: usize = 1_000;
 /// The metric that shows a key.
 const METRIC: &str = "context_manager_key_loaded{";
 
@@ -85,13 +88,6 @@ enum Address {
     Unknown(&'static str),
     /// On no port at all.
     Closed,
-}
-
-/// The ids that a sidecar shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Shown {
-    active: Option<String>,
-    all: BTreeSet<String>,
 }
 
 impl Waiting {
@@ -182,29 +178,29 @@ pub(super) async fn ask(
 async fn ask_all(places: &[Place], known: &mut Known, question: &Question, until: Instant) {
     let mut turns: Vec<_> = places.iter().filter_map(|place| Some((known.order(&place.uid)?, place.clone()))).collect();
     turns.sort_unstable_by_key(|(order, _)| *order);
-    let answers = stream::iter(turns.into_iter().map(|(_, place)| look(place, until)));
+    let answers = stream::iter(turns.into_iter().map(|(_, place)| look(place, question, until)));
     let mut answers = answers.buffer_unordered(AT_ONCE);
     while let Some((Place { uid, .. }, answer)) = answers.next().await {
         match answer {
-            Some(Ok(shown)) if shown.answers(question) => known.note(uid, Said::Yes),
-            Some(Ok(_)) => known.note(uid, Said::No),
+            Some(Ok(true)) => known.note(uid, Said::Yes),
+            Some(Ok(false)) => known.note(uid, Said::No),
             Some(Err(why)) => known.note(uid, Said::Nothing(why)),
             None => {}
         }
     }
 }
 
-/// What a sidecar shows; nothing if it cannot be asked, or the time is over.
-async fn look(place: Place, until: Instant) -> (Place, Option<Result<Shown, &'static str>>) {
+/// Whether a sidecar has what it should; nothing if it cannot be asked, or the time is over.
+async fn look(place: Place, question: &Question, until: Instant) -> (Place, Option<Result<bool, &'static str>>) {
     let left = until.saturating_duration_since(Instant::now());
-    let shown = match place.address {
+    let said = match place.address {
         Address::Unknown(why) => Some(Err(why)),
         Address::Known(address) if !left.is_zero() => {
-            Some(timeout(ANSWER.min(left), fetch(address)).await.unwrap_or(Err("does not answer in time")))
+            Some(timeout(ANSWER.min(left), fetch(address, question)).await.unwrap_or(Err("does not answer in time")))
         }
         Address::Known(_) | Address::Closed => None,
     };
-    (place, shown)
+    (place, said)
 }
 
 /// Who is waited for by what is known.
@@ -268,7 +264,7 @@ fn admin_port(sidecar: &Container) -> u16 {
     named.and_then(|port| port.container_port.try_into().ok()).unwrap_or(names::DEFAULT_ADMIN_PORT)
 }
 
-async fn fetch(address: SocketAddr) -> Result<Shown, &'static str> {
+async fn fetch(address: SocketAddr, question: &Question) -> Result<bool, &'static str> {
     let stream = TcpStream::connect(address).await.map_err(|_| "cannot be reached")?;
     let request = Request::get("/metrics").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new());
     let request = request.map_err(|_| "cannot be asked")?;
@@ -276,44 +272,55 @@ async fn fetch(address: SocketAddr) -> Result<Shown, &'static str> {
         stream,
         request,
         || BROKEN,
-        |answer| async {
+        |answer| async move {
             if !answer.status().is_success() {
                 return Err("answers with an error");
             }
-            let body =
-                Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|_| "breaks its answer off")?;
-            Ok(shown(&String::from_utf8_lossy(&body.to_bytes())))
+            shows(Limited::new(answer.into_body(), LARGEST), question).await
         },
     )
     .await
 }
 
-/// The keys of a page of metrics.
-fn shown(page: &str) -> Shown {
-    let mut shown = Shown::default();
-    for labels in page.lines().filter_map(|line| line.strip_prefix(METRIC)?.split_once('}').map(|(labels, _)| labels)) {
-        let label = |name: &str| labels.split(',').find_map(|label| label.strip_prefix(name)?.strip_suffix('"'));
-        let Some(id) = label("key_id=\"") else { continue };
-        if label("role=\"") == Some("active") {
-            shown.active = Some(id.to_owned());
+/// Whether a page of metrics shows the key that is asked for. No more of the page is kept than a line: pods can be made to answer anything.
+async fn shows<B: Body<Data = Bytes>>(page: B, question: &Question) -> Result<bool, &'static str> {
+    let mut page = pin!(page);
+    let mut line = Vec::<u8>::new();
+    while let Some(frame) = page.frame().await {
+        let Ok(data) = frame.map_err(|_| "breaks its answer off")?.into_data() else { continue };
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+            let room = LONGEST_LINE.saturating_sub(line.len());
+            line.extend(piece.iter().take(room));
+            if piece.ends_with(b"\n") {
+                if is_answer(&line, question) {
+                    return Ok(true);
+                }
+                line.clear();
+            }
         }
-        shown.all.insert(id.to_owned());
     }
-    shown
+    Ok(is_answer(&line, question))
 }
 
-impl Shown {
-    fn answers(&self, question: &Question) -> bool {
-        match question {
-            Question::Verifies(id) => self.all.contains(id),
-            Question::Signs(id) => self.active.as_ref() == Some(id),
-        }
+/// Whether a line shows the key that is asked for.
+fn is_answer(line: &[u8], question: &Question) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let Some((labels, _)) = line.strip_prefix(METRIC).and_then(|rest| rest.split_once('}')) else { return false };
+    let label = |name: &str| labels.split(',').find_map(|label| label.strip_prefix(name)?.strip_suffix('"'));
+    let shown = label("key_id=\"");
+    match question {
+        Question::Verifies(id) => shown == Some(id.as_str()),
+        Question::Signs(id) => shown == Some(id.as_str()) && label("role=\"") == Some("active"),
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
     use serde_json::{Value, json};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -352,15 +359,40 @@ mod tests {
         }
     }
 
-    #[test]
-    fn keys_are_read_from_metrics() {
+    #[tokio::test]
+    async fn keys_are_read_from_metrics() {
         let page = "# TYPE context_manager_key_loaded gauge\ncontext_manager_key_loaded{key_id=\"b\",role=\"active\"} 1\n\
                     context_manager_key_loaded{key_id=\"c\",role=\"next\"} 1\nother{key_id=\"x\",role=\"active\"} 1\n";
-        let shown = shown(page);
-        assert!(shown.answers(&Question::Signs("b".to_owned())) && shown.answers(&Question::Verifies("c".to_owned())));
-        assert!(
-            !shown.answers(&Question::Signs("c".to_owned())) && !shown.answers(&Question::Verifies("x".to_owned()))
-        );
+        let signs = |id: &str| Question::Signs(id.to_owned());
+        let verifies = |id: &str| Question::Verifies(id.to_owned());
+        for (question, expected) in [
+            (signs("b"), true),
+            (verifies("b"), true),
+            (verifies("c"), true),
+            (signs("c"), false),
+            (verifies("x"), false),
+            (signs("x"), false),
+        ] {
+            // However it is cut on its way, with and without the end of its last line.
+            for page in [page, page.trim_end()] {
+                for size in [1, 7, page.len()] {
+                    let pieces = page.as_bytes().chunks(size).map(|piece| Ok(Frame::data(Bytes::from_static(piece))));
+                    let page = StreamBody::new(stream::iter(pieces.collect::<Vec<Result<_, Infallible>>>()));
+                    assert_eq!(shows(page, &question).await, Ok(expected), "{question:?} in pieces of {size}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_page_that_is_one_line_no_more_is_kept_than_a_line_may_have() {
+        let question = Question::Verifies("b".to_owned());
+        let more = "x".repeat(LONGEST_LINE);
+        let long = format!("{METRIC}key_id=\"b\",more=\"{more}\"}} 1\n");
+        let next = format!("{long}{METRIC}key_id=\"b\"}} 1");
+        for (page, expected) in [(long, false), (next, true)] {
+            assert_eq!(shows(Full::new(Bytes::from(page)), &question).await, Ok(expected));
+        }
     }
 
     #[test]
@@ -441,13 +473,15 @@ mod tests {
                 let _ = stream.read(&mut [0; 1024]).await;
                 let _ = stream.write_all(text.as_bytes()).await;
             });
-            fetch(address).await
+            fetch(address, &Question::Signs("b".to_owned())).await
         };
         let good =
             "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\ncontext_manager_key_loaded{key_id=\"b\",role=\"active\"} 1\n";
-        assert_eq!(answer(good).await.unwrap().active.as_deref(), Some("b"));
+        assert_eq!(answer(good).await, Ok(true));
+        assert_eq!(answer("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await, Ok(false));
         assert_eq!(answer("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await, Err("answers with an error"));
         assert_eq!(answer("").await, Err("breaks the connection off"));
-        assert_eq!(fetch("127.0.0.1:1".parse().unwrap()).await, Err("cannot be reached"));
+        let nobody = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(fetch(nobody, &Question::Signs("b".to_owned())).await, Err("cannot be reached"));
     }
 }

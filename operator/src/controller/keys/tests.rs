@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{fleet::Waiting, step::Question, *};
+use crate::controller::{context::tests::context_with, objects::Objects, plan::tests::resource};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TIMES: Times = Times {
@@ -95,6 +96,34 @@ fn a_complaint_about_a_ring_never_quotes_it() {
         assert!(!what.contains("c2VjcmV0") && !what.contains("secret"), "{what}");
     }
     assert!(ring_in(&secret("{}"), "other").unwrap_err().contains("missing"));
+}
+
+#[tokio::test]
+async fn a_ring_that_the_api_server_does_not_take_is_said_and_the_one_in_force_goes_on() {
+    let objects = Objects::default();
+    let context = context_with(&objects.client(), |settings| settings);
+    let plan = |request: Option<&str>| {
+        let mut resource = resource(&json!({}));
+        let asked = request.map(|request| (names::ROTATE.to_owned(), request.to_owned()));
+        resource.metadata.annotations = Some(asked.into_iter().collect());
+        Plan::of(&resource).unwrap()
+    };
+    let look = async |plan: &Plan| ensure(&context, plan, None, &mut Grants::default()).await.unwrap();
+    let is_refused = |trouble: &Trouble| {
+        assert_eq!((trouble.reason, trouble.stalled), ("ObjectRefused", true));
+        assert!(trouble.message.contains("Secret memory-context-keys (exceeded quota: small)"), "{}", trouble.message);
+    };
+    objects.refuse(true);
+    is_refused(&look(&plan(None)).await.ring.unwrap_err());
+    objects.refuse(false);
+    let (made, _) = look(&plan(None)).await.ring.unwrap();
+    objects.refuse(true);
+    let found = look(&plan(Some("now"))).await;
+    is_refused(found.trouble.as_ref().unwrap());
+    is_refused(found.rotation.as_ref().unwrap().as_ref().unwrap_err());
+    assert_eq!(found.next, None, "it is not tried again and again");
+    let (kept, _) = found.ring.unwrap();
+    assert_eq!((kept.active, kept.next), (made.active, None));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{config, pod, restoration::Restoration};
 use crate::controller::{
-    build::{RESOURCE, metadata},
+    build::{INSTANCE, RESOURCE, metadata},
     plan::{ManagedPlan, Plan},
 };
 
@@ -169,7 +169,10 @@ impl<'a> Builder<'a> {
         let Self { plan, wanted, .. } = self;
         let policy = if wanted.retain { "Retain" } else { "Delete" };
         let source = self.restoration.and_then(Restoration::source);
-        let labels = self.metadata().labels;
+        let labels = self.metadata().labels.unwrap_or_default();
+        // Without the label all nodes would be started anew, and pods have an owner.
+        let mut of_pods = labels.clone();
+        of_pods.insert(INSTANCE.to_owned(), plan.name.clone());
         let mut claim = json!({
             "metadata": {"name": pod::VOLUME_DATA, "labels": labels},
             "spec": {
@@ -191,10 +194,18 @@ impl<'a> Builder<'a> {
                 "updateStrategy": {"type": "OnDelete"},
                 "persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy, "whenScaled": "Retain"},
                 "selector": {"matchLabels": self.selector()},
-                "template": pod::template(plan, wanted, (json!(labels), self.selector()), fingerprint, source),
+                "template": pod::template(plan, wanted, (json!(of_pods), self.selector()), fingerprint, source),
                 "volumeClaimTemplates": [claim],
             },
         }))
+    }
+}
+
+/// The template of claims cannot be changed: one of an earlier version keeps its labels.
+pub(super) fn keep_claim_labels(desired: &mut StatefulSet, live: &StatefulSet) {
+    let desired = desired.spec.volume_claim_templates.iter_mut().flatten();
+    for (desired, live) in desired.zip(live.spec.volume_claim_templates.iter().flatten()) {
+        desired.metadata.labels.clone_from(&live.metadata.labels);
     }
 }
 
@@ -249,6 +260,24 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn claims_that_outlive_their_resource_lack_the_label_of_argo_cd_unless_their_template_has_it() {
+        with(&json!({}), "Retain", |builder| {
+            let of_claims = |set: &StatefulSet| {
+                set.spec.volume_claim_templates.as_ref().unwrap()[0].metadata.labels.clone().unwrap()
+            };
+            let mut set = builder.stateful_set("a", 1);
+            let pods = set.spec.template.metadata.clone().unwrap().labels.unwrap();
+            assert_eq!(pods[INSTANCE], "memory", "or the upgrade restarts all nodes");
+            assert!(!of_claims(&set).contains_key(INSTANCE));
+            let mut earlier = set.clone();
+            let labels = earlier.spec.volume_claim_templates.as_mut().unwrap()[0].metadata.labels.as_mut().unwrap();
+            labels.insert(INSTANCE.to_owned(), "memory".to_owned());
+            keep_claim_labels(&mut set, &earlier);
+            assert_eq!(of_claims(&set), of_claims(&earlier));
+        });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -12,6 +12,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -20,16 +21,26 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::nodes::Node;
-use crate::controller::{
-    exchange::{BROKEN, exchange},
-    fence::Fence,
-    store::Credentials,
+use crate::{
+    controller::{
+        exchange::{BROKEN, exchange},
+        fence::Fence,
+        store::Credentials,
+    },
+    weight::weigh_values,
 };
 
 /// Longest time of one call, unless the caller knows better.
 const CALL: Duration = Duration::from_secs(5);
-/// Largest answer that is read; a collection of a thousand shards on each of 32 nodes is well within.
-const LARGEST: usize = 16 << 20;
+/// Largest answer that is read. A node is a pod of the resource's namespace, and whoever has that may let it answer what they like.
+const LARGEST: usize = 4 << 20;
+/// Most memory that the values of an answer may take: the catalogue of ten thousand files is within.
+const HEAVIEST: u64 = 48 << 20;
+/// Longest words of a node that are told, in bytes.
+const LONGEST_WORDS: usize = 500;
+
+/// What is said of an answer that is not read.
+const MUCH: &str = "answers with more than is read";
 
 /// Why a node did not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +96,16 @@ impl Client {
         self.call(node, Method::GET, path, None).await
     }
 
+    /// The same where nothing is read but what is asked for. The answer counts as a part of the bytes in `left`.
+    pub(super) async fn look<T>(&self, node: &Node, path: &str, left: &mut usize) -> Result<T, Silence>
+    where
+        T: DeserializeOwned,
+    {
+        let (status, body) = self.send((CALL, *left), node, Method::GET, path, None).await?;
+        *left = left.saturating_sub(body.len());
+        read_as(status, &body)
+    }
+
     /// What a node answers; one without an address answers nothing.
     pub(super) async fn call(
         &self,
@@ -105,6 +126,19 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Silence> {
+        let (status, body) = self.send((longest, LARGEST), node, method, path, body).await?;
+        read(status, &body)
+    }
+
+    /// A node's answer as it is, which comes within a time and has no more than so many bytes.
+    async fn send(
+        &self,
+        (longest, largest): (Duration, usize),
+        node: &Node,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), Silence> {
         let is_read = method == Method::GET;
         let address = node.address.ok_or_else(|| away("has no address yet"))?;
         let name = node.host.as_str();
@@ -118,13 +152,13 @@ impl Client {
         let request = request.map_err(|_| Silence::Away("cannot be asked".to_owned()))?;
         let exchange = Box::pin(async {
             let stream = TcpStream::connect(address).await.map_err(|_| away("cannot be reached"))?;
-            let Some(tls) = &self.tls else { return converse(stream, request).await };
+            let Some(tls) = &self.tls else { return converse(stream, request, largest).await };
             let host = ServerName::try_from(name.to_owned()).map_err(|_| away("has a name that is none"))?;
             let stream = tls
                 .connect(host, stream)
                 .await
                 .map_err(|error| if is_distrust(&error) { Silence::Refused } else { away(BROKEN) })?;
-            converse(stream, request).await
+            converse(stream, request, largest).await
         });
         let answered = tokio::time::timeout(longest, exchange);
         let answered = if is_read { Ok(answered.await) } else { self.fence.guard(answered).await };
@@ -138,7 +172,7 @@ fn away(what: &str) -> Silence {
 }
 
 /// What a node says over a connection to it.
-async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Value, Silence>
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>, largest: usize) -> Result<(StatusCode, Bytes), Silence>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -146,27 +180,68 @@ where
         stream,
         request,
         || away(BROKEN),
-        |answer| async {
+        |answer| async move {
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-            read(status, &body.map_err(|_| away("breaks its answer off"))?.to_bytes())
+            match Limited::new(answer.into_body(), largest).collect().await {
+                Ok(body) => Ok((status, body.to_bytes())),
+                Err(error) if error.is::<LengthLimitError>() => Err(away(MUCH)),
+                Err(_) => Err(away("breaks its answer off")),
+            }
         },
     )
     .await
 }
 
-/// The result, without what is around it.
+/// The result, without what is around it; nothing if there is none.
 fn read(status: StatusCode, body: &[u8]) -> Result<Value, Silence> {
+    accepted(status, body)?;
+    if weigh_values(body) > HEAVIEST {
+        return Err(away(MUCH));
+    }
+    let mut answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    Ok(answer.get_mut("result").map(Value::take).unwrap_or_default())
+}
+
+/// The same as what it is to be.
+fn read_as<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Silence> {
+    #[derive(Deserialize)]
+    struct Answer<T> {
+        result: T,
+    }
+
+    accepted(status, body)?;
+    let answer = serde_json::from_slice::<Answer<T>>(body);
+    // What was found instead may be told at length.
+    let told = |error: serde_json::Error| format!("says what is not understood: {}", words(&error.to_string()));
+    answer.map(|answer| answer.result).map_err(|error| Silence::Away(told(error)))
+}
+
+/// Whether a node does what it was asked; otherwise what it says.
+fn accepted(status: StatusCode, body: &[u8]) -> Result<(), Silence> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        status: Reason,
+    }
+    #[derive(Deserialize)]
+    struct Reason {
+        error: String,
+    }
+
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         return Err(Silence::Refused);
     }
-    let mut answer: Value = serde_json::from_slice(body).unwrap_or_default();
     if status.is_success() {
-        return Ok(answer["result"].take());
+        return Ok(());
     }
-    let said = answer["status"]["error"].as_str().unwrap_or("gives no reason");
+    let said = serde_json::from_slice(body).map(|Refusal { status: Reason { error } }| error);
+    let said = said.as_deref().map_or("gives no reason", words);
     let said = format!("answers {}: {said}", status.as_u16());
     Err(if status == StatusCode::NOT_FOUND { Silence::Missing(said) } else { Silence::Away(said) })
+}
+
+/// As much of a node's words as is told.
+pub(super) fn words(said: &str) -> &str {
+    &said[..said.floor_char_boundary(LONGEST_WORDS)]
 }
 
 fn connector(pem: &[u8]) -> Option<TlsConnector> {
@@ -249,6 +324,46 @@ mod tests {
         }
         assert_eq!(call(Method::GET).await, Ok(json!(true)), "who does not lead may look");
         assert_eq!(*asked.lock().expect("not poisoned"), ["GET", "PUT", "DELETE", "GET"]);
+    }
+
+    #[test]
+    fn whatever_a_node_answers_is_read_or_refused() {
+        for body in ["[]", "[{\"result\":1}]", "\"result\"", "7", "true", "null", "{}", "{\"result\"", ""] {
+            assert_eq!(read(StatusCode::OK, body.as_bytes()), Ok(Value::Null), "{body}");
+            assert!(matches!(read_as::<u8>(StatusCode::OK, body.as_bytes()), Err(Silence::Away(_))), "{body}");
+            let refused = read(StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert_eq!(refused, Err(Silence::Away("answers 502: gives no reason".to_owned())), "{body}");
+        }
+        let long = format!("{{\"result\":\"{0}\",\"status\":{{\"error\":\"{0}\"}}}}", "é".repeat(LONGEST_WORDS));
+        for said in [read_as::<u8>(StatusCode::OK, long.as_bytes()), read_as(StatusCode::CONFLICT, long.as_bytes())] {
+            assert!(said.is_err_and(|said| said.to_string().len() < 2 * LONGEST_WORDS));
+        }
+    }
+
+    #[test]
+    fn an_answer_of_few_bytes_and_many_values_is_not_read() {
+        let answer = |many: usize| format!("{{\"result\":[{}0]}}", "{\"\":0},".repeat(many));
+        assert!(read(StatusCode::OK, answer(1_000).as_bytes()).is_ok());
+        let made_for_it = answer(LARGEST / 10);
+        assert!(made_for_it.len() < LARGEST);
+        assert_eq!(read(StatusCode::OK, made_for_it.as_bytes()), Err(away(MUCH)));
+        let file =
+            json!({"shard": 999, "name": "contexts-shard-999-2026-11-27-03-26-40.snapshot", "bytes": 123_456_789});
+        let catalogue =
+            json!({"result": {"points": [{"id": 1, "payload": {"files": vec![file; 10_000]}}]}}).to_string();
+        assert!(catalogue.len() <= LARGEST && read(StatusCode::OK, catalogue.as_bytes()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_look_has_so_many_bytes_in_all() {
+        let (node, _) = node().await;
+        let credentials = Credentials { key: Some("key".into()), ..Credentials::default() };
+        let fence = Fence::until(Instant::now() + Duration::from_mins(1));
+        let client = Client::new(&credentials, fence).expect("a key");
+        let mut left = 20;
+        assert_eq!(client.look::<bool>(&node, "/", &mut left).await, Ok(true));
+        assert_eq!(left, 20 - "{\"result\":true}".len());
+        assert_eq!(client.look::<bool>(&node, "/", &mut left).await, Err(away(MUCH)));
     }
 
     #[test]

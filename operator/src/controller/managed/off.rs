@@ -57,13 +57,13 @@ async fn follow(
     wanted: &ManagedPlan,
     current: Option<&ContextManagerStatus>,
 ) -> Result<Found, Error> {
-    let credentials = match secret::ensure(context, plan, wanted, Lost::Report).await? {
-        Ok(Material { credentials, fingerprint: _ }) => credentials,
+    let (credentials, certificate) = match secret::ensure(context, plan, wanted, Lost::Report).await? {
+        Ok(Material { credentials, fingerprint: _, certificate }) => (credentials, certificate),
         Err(trouble) => return Ok(Found::of(Err(trouble), None)),
     };
     let mut found = store::follow(context, plan, &wanted.qdrant, &credentials, current).await?;
     found.beside.push((CURRENT, Err(left())));
-    Ok(found)
+    Ok(Found { certificate, ..found })
 }
 
 fn refused() -> Trouble {

@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use super::{
     client::{Client, Silence},
     nodes::Node,
-    view::{self, View},
+    view::{self, Opinion},
 };
 use crate::controller::{
     context::Context,
@@ -76,7 +76,8 @@ pub(super) async fn ensure(
     formed: bool,
 ) -> Result<Progress, Error> {
     let set = Set::of(live);
-    let views = if formed && !set.outdated(nodes).is_empty() { view::ask_all(client, nodes).await } else { Vec::new() };
+    let is_asked = formed && !set.outdated(nodes).is_empty();
+    let views = if is_asked { view::ask_all(client, nodes, set.wanted).await } else { Vec::new() };
     let wait = |trouble| Progress { finding: Err(trouble), next: Some(PAUSE) };
     Ok(match decide(&set, nodes, &views, Timestamp::now()) {
         Step::Current => {
@@ -109,7 +110,7 @@ async fn restart(context: &Context, plan: &Plan, node: &Node, (set, nodes): (&Se
 }
 
 /// The next step. `views` is what the nodes say, each at its node's place; empty when they need not be asked.
-fn decide(set: &Set, nodes: &[Node], views: &[Result<View, Silence>], now: Timestamp) -> Step {
+fn decide(set: &Set, nodes: &[Node], views: &[Result<Opinion, Silence>], now: Timestamp) -> Step {
     let updating = |message: String| Step::Wait(Trouble::passing("Updating", message));
     if set.revision.is_none() {
         return updating("the StatefulSet's controller has not seen the newest template yet".to_owned());
@@ -133,7 +134,7 @@ fn decide(set: &Set, nodes: &[Node], views: &[Result<View, Silence>], now: Times
     let Some(next) = outdated.first() else { return Step::Current };
     let answers = || nodes.iter().zip(views);
     // With another key or CA they do not talk to those that were restarted either, so their replicas cannot become whole before.
-    let refuses = |(node, view): (&Node, &Result<View, Silence>)| {
+    let refuses = |(node, view): (&Node, &Result<Opinion, Silence>)| {
         *view == Err(Silence::Refused) && outdated.iter().any(|outdated| outdated.name == node.name)
     };
     if answers().any(refuses) {
@@ -141,7 +142,7 @@ fn decide(set: &Set, nodes: &[Node], views: &[Result<View, Silence>], now: Times
     }
     let obstacle = answers().find_map(|(node, view)| {
         let said = match view {
-            Ok(view) => view.obstacle(set.wanted)?,
+            Ok(opinion) => opinion.obstacle.clone()?,
             Err(silence) => silence.to_string(),
         };
         Some(format!("{} {said}", node.name))

@@ -150,23 +150,24 @@ async fn look<'n>(
     let first = nodes.first().filter(|first| first.is_ready);
     let first = first.ok_or_else(|| Trouble::passing(WAITING, "the first node is not ready"))?;
     let count = usize::try_from(pods).unwrap_or_default();
-    let views = view::ask_all(client, nodes).await;
-    let is_moving = views.iter().flatten().any(View::is_moving);
+    let views = view::ask_all(client, nodes, count).await;
+    let is_moving = views.iter().flatten().any(|opinion| opinion.is_moving);
     let waits = |message: String| Trouble::passing(if is_moving { MOVING } else { WAITING }, message);
-    let mut seen = None;
+    let said = |node: &Node, what: &str| waits(format!("{} {what}", node.name));
     for (node, view) in nodes.iter().zip(views) {
-        let said = |what: &str| waits(format!("{} {what}", node.name));
-        let view = view.map_err(|silence| said(&silence.to_string()))?;
-        if let Some(obstacle) = view.obstacle(count) {
-            return Err(said(&obstacle));
-        }
-        if node.name == first.name {
-            seen = Some(view);
+        let opinion = view.map_err(|silence| said(node, &silence.to_string()))?;
+        if let Some(obstacle) = opinion.obstacle {
+            return Err(said(node, &obstacle));
         }
     }
-    let mut view = seen.ok_or_else(|| waits("a pod is not made yet".to_owned()))?;
+    // Once all of them think so.
+    let asked = view::ask(client, first).await;
+    let mut view = asked.map_err(|silence| said(first, &silence.to_string()))?;
+    if let Some(obstacle) = view.obstacle(count) {
+        return Err(said(first, &obstacle));
+    }
     let asked = view::factors(client, first, &mut view).await;
-    asked.map_err(|silence| waits(format!("{} {silence}", first.name)))?;
+    asked.map_err(|silence| said(first, &silence.to_string()))?;
     let mut peers = Peers::default();
     for ordinal in 0..pods {
         let peer = peer_of(plan, &view, ordinal);

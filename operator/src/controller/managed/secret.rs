@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use context_manager_crds::context_manager::status::Certificate;
 use context_manager_protocol::names;
 use jiff::Timestamp;
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use kube::Api;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
@@ -17,12 +18,12 @@ use crate::{
         certificate::pair_in,
         context::Context,
         error::{Error, call},
-        keys::{name_taken, owned, suspended},
+        keys::{name_taken, not_taken, owned, suspended},
         plan::{ManagedPlan, Plan},
         status::Trouble,
         store::Credentials,
     },
-    pki::client::Pair,
+    pki::client::{Facts, Pair},
 };
 use context_manager_protocol::hexadecimal::hexadecimal;
 
@@ -41,6 +42,8 @@ pub(super) struct Material {
     pub(super) credentials: Credentials,
     /// Another one is a reason to start the nodes anew.
     pub(super) fingerprint: String,
+    /// The certificate, if there is one. Nodes that were not restarted since it was made have the one before.
+    pub(super) certificate: Option<Certificate>,
 }
 
 /// What is done about an API key that is gone, or cannot be used.
@@ -72,7 +75,7 @@ pub(super) async fn ensure(
     let is_replaced = live.is_some() && kept.is_none();
     let key = kept.unwrap_or_else(|| hexadecimal(&rand::random::<[u8; KEY_BYTES]>()));
     let mut files = vec![(API_KEY, key.clone())];
-    let mut ca = None;
+    let (mut ca, mut described) = (None, None);
     if wanted.encrypted {
         let trust = context.authority.trust(&context.client).await?;
         let (hosts, now) = (build::hosts(plan), Timestamp::now());
@@ -86,6 +89,7 @@ pub(super) async fn ensure(
             None if plan.suspended => return Ok(Err(suspended("The managed Qdrant's certificate is to be made"))),
             None => trust.issue_server(&hosts, now, LIFETIME).map_err(Error::Certificate)?,
         };
+        described = describe(&certificate);
         let bundle = trust.bundle();
         files.extend([
             (names::CA_FILE, bundle.clone()),
@@ -100,7 +104,11 @@ pub(super) async fn ensure(
         if plan.suspended {
             return Ok(Err(suspended("The managed Qdrant's Secret is not up to date")));
         }
-        apply(&api, &name, &desired, &context.manager(Manager::Store), "write the managed Qdrant's Secret").await?;
+        let applied =
+            apply(&api, &name, &desired, &context.manager(Manager::Store), "write the managed Qdrant's Secret").await;
+        if let Err(error) = applied {
+            return Ok(Err(not_taken(error, "Secret", &name)?));
+        }
         context.wrote("qdrant");
         if is_replaced {
             let note =
@@ -108,10 +116,20 @@ pub(super) async fn ensure(
             context.warn(plan, "StoreKeyReplaced", &note).await;
         }
     }
+    if let Some(Certificate { not_after, .. }) = &described {
+        context.metrics.managed.certificate(plan, not_after.0);
+    }
     Ok(Ok(Material {
         credentials: Credentials { key: Some(SecretString::from(key)), ca, certificate: None },
         fingerprint,
+        certificate: described,
     }))
+}
+
+/// What the status says of a certificate.
+fn describe(pem: &str) -> Option<Certificate> {
+    let Facts { not_after, fingerprint, lifetime: _ } = Facts::read(pem)?;
+    Some(Certificate { name: "nodes".to_owned(), not_after: Time(not_after), fingerprint })
 }
 
 fn key_missing(name: &str) -> Trouble {

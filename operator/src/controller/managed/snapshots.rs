@@ -87,8 +87,9 @@ pub(super) async fn ensure(
             }
         }
     }
-    let whole = schedule::whole(known.records.as_deref().unwrap_or_default(), &place);
-    let due = schedule::due(snapshots, &whole, known.failure.as_ref(), Timestamp::now());
+    let now = Timestamp::now();
+    let whole = schedule::whole(known.records.as_deref().unwrap_or_default(), &place, now);
+    let due = schedule::due(snapshots, &whole, known.failure.as_ref(), now);
     note(context, plan, snapshots, whole.first().map(|last| (last.began, last.bytes())), known.since);
     let waits = match (&due, known.running) {
         (_, true) => Some(Trouble::passing("Taking", "the first snapshot is being taken")),
@@ -103,7 +104,7 @@ pub(super) async fn ensure(
         (Due::At(at), None) => Some(until(*at)),
         (Due::Never | Due::Now, None) => None,
     };
-    let status = report(snapshots, &whole, known.failure.as_ref(), before.as_ref());
+    let status = report(snapshots, &whole, known.failure.as_ref(), before.as_ref(), now);
     let finding = judge(snapshots, &whole, &known, waits);
     Ok(Some(Said { finding, next, status: Some(status) }))
 }
@@ -171,9 +172,10 @@ async fn announce(context: &Context, plan: &Plan, outcome: Option<Outcome>) {
 
 /// Brings the metrics to what is known of the last one: when it was begun, and its bytes.
 fn note(context: &Context, plan: &Plan, snapshots: &SnapshotPlan, last: Option<(Timestamp, u64)>, since: Timestamp) {
-    let due = snapshots.every.map(|every| match last {
+    let last_known = last.filter(|(began, _)| !schedule::is_ahead(*began, Timestamp::now()));
+    let due = snapshots.every.map(|every| match last_known {
         Some((began, _)) => schedule::after(began, every),
-        // The first one is due as soon as there can be one.
+        // The first one is due as soon as there can be one, and so is another one after what a clock that ran ahead has taken.
         None => since,
     });
     context.metrics.snapshots.set(plan, last, due);
@@ -209,12 +211,17 @@ fn report(
     whole: &[Record],
     failure: Option<&schedule::Failure>,
     before: Option<&status::Snapshots>,
+    now: Timestamp,
 ) -> status::Snapshots {
     let time = |at: Timestamp| Time(seconds(at));
     let last = whole.first();
-    let now = failure.map(|failure| status::SnapshotFailure { at: time(failure.at), message: failure.message.clone() });
+    let last_known = last.filter(|last| !schedule::is_ahead(last.began, now));
+    let failed = failure.map(|failure| {
+        let schedule::Failure { at, request: _, message } = failure;
+        status::SnapshotFailure { at: time(*at), message: message.clone() }
+    });
     // What the last controller saw counts until one went well.
-    let is_newer = |said: &status::SnapshotFailure| last.is_none_or(|last| last.began < said.at.0);
+    let is_newer = |said: &status::SnapshotFailure| last_known.is_none_or(|last| last.began < said.at.0);
     let remembered = before.and_then(|before| before.last_failure.clone()).filter(is_newer);
     status::Snapshots {
         last: last.map(|record| status::Snapshot {
@@ -223,11 +230,42 @@ fn report(
             bytes: record.bytes().try_into().unwrap_or(i64::MAX),
         }),
         kept: whole.iter().map(|record| record.name.clone()).collect(),
-        next: snapshots.every.zip(last).map(|(every, last)| time(schedule::after(last.began, every))),
-        last_failure: now.or(remembered),
+        next: snapshots.every.zip(last_known).map(|(every, last)| time(schedule::after(last.began, every))),
+        last_failure: failed.or(remembered),
     }
 }
 
 fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::{
+        context::tests::context,
+        plan::{StoragePlan, tests::resource},
+    };
+
+    #[tokio::test]
+    async fn what_a_clock_that_ran_ahead_has_taken_puts_nothing_off() {
+        let snapshots = json!({"every": "1h", "storage": {"volume": {"claimName": "mine"}}});
+        let plan = Plan::of(&resource(&json!({"vectorStore": {"managed": {"snapshots": snapshots}}}))).unwrap();
+        let StoragePlan::Managed(wanted) = &plan.storage else { unreachable!("the spec has it") };
+        let snapshots = wanted.snapshots.as_ref().unwrap();
+        let context = context();
+        let (at, now) = (|second: i64| Timestamp::from_second(second).unwrap(), Timestamp::now());
+        for (began, seconds) in [(at(5_000), "8600"), (schedule::after(now, Duration::from_hours(9)), "1000")] {
+            note(&context, &plan, snapshots, Some((began, 5)), at(1_000));
+            let page = context.metrics.render().unwrap();
+            let due = page.lines().find(|line| line.starts_with("context_manager_snapshot_due_timestamp_seconds{"));
+            assert_eq!(due.and_then(|line| line.rsplit(' ').next()), Some(seconds));
+            let record = Record { ended: Some(began), ..Record::begin(began, String::new(), None, "contexts") };
+            let status = report(snapshots, &[record], None, None, now);
+            assert_eq!(status.next.is_some(), seconds == "8600", "{status:?}");
+        }
+    }
 }

@@ -21,6 +21,18 @@ pub(in crate::controller) enum Due {
     Replacement(Timestamp),
 }
 
+impl Due {
+    /// The same for a certificate that ends then, instead of one that ends at `not_after`.
+    #[must_use]
+    pub(in crate::controller) fn of_another(self, not_after: Timestamp, other: Timestamp) -> Self {
+        let as_early = |at: Timestamp| other.checked_sub(not_after.duration_since(at)).unwrap_or(Timestamp::MIN);
+        match self {
+            Self::Renewal(at) => Self::Renewal(as_early(at)),
+            Self::Replacement(at) => Self::Replacement(as_early(at)),
+        }
+    }
+}
+
 impl CertificateMetrics {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let gauge = |name: &str, help: &str| GaugeVec::new(Opts::new(name, help), &OF_RESOURCE);

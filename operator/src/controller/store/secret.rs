@@ -17,7 +17,7 @@ use crate::controller::{
     build,
     context::Context,
     error::{Error, call},
-    keys::{name_taken, owned, suspended},
+    keys::{name_taken, not_taken, owned, suspended},
     plan::{Plan, QdrantPlan},
     status::Trouble,
 };
@@ -67,7 +67,10 @@ pub(super) async fn ensure(
     if has_some && seen.is_none() {
         return Ok(Ok(Published::Waits));
     }
-    apply(&api, &name, &desired, &context.manager(Manager::Store), "write the store's Secret").await?;
+    let manager = context.manager(Manager::Store);
+    if let Err(error) = apply(&api, &name, &desired, &manager, "write the store's Secret").await {
+        return not_taken(error, "Secret", &name).map(Err);
+    }
     context.wrote("store_secret");
     Ok(Ok(Published::Settled))
 }
@@ -108,7 +111,9 @@ impl Issue<'_> {
             (TokenPolicy::Never, _) | (TokenPolicy::Auto, Some(Ok(Takes::Key | Takes::Nothing))) => false,
             (TokenPolicy::PerResource, _) | (TokenPolicy::Auto, Some(Ok(Takes::Tokens))) => true,
             // Nobody knows, so it stays what it is; and the lesser right comes first.
-            (TokenPolicy::Auto, Some(Err(_)) | None) => published.is_none_or(token::is_token),
+            (TokenPolicy::Auto, Some(Err(_)) | None) => {
+                published.is_none_or(|published| published != key.expose_secret() && token::is_token(published))
+            }
         };
         if !by_token {
             return key.clone();
@@ -184,6 +189,11 @@ mod tests {
         assert_eq!(issued(policy, ("key", 1), Some(&token), Some(&away)).0, token);
         assert!(issued(policy, ("key", 0), Some("key"), Some(&Ok(Takes::Tokens))).1);
         assert_eq!(issued(policy, ("rotated", 0), Some("key"), Some(&away)).0, "rotated");
+        // API keys of Qdrant Cloud begin as tokens do, and one may even look like a token throughout.
+        let cloud = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJhY2Nlc3MiOiJtIn0.c2lnbmF0dXJl";
+        assert_eq!(issued(policy, (cloud, 0), Some(cloud), Some(&away)).0, cloud);
+        assert_eq!(issued(policy, ("rotated", 0), Some(cloud), Some(&away)).0, "rotated");
+        assert_eq!(issued(policy, (token.as_str(), 0), Some(&token), Some(&away)).0, token);
     }
 
     #[test]
@@ -230,6 +240,21 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_the_api_server_does_not_take_is_said() {
+        let store = json!({"url": "https://qdrant", "apiKeySecretRef": {"name": "mine", "key": "key"}});
+        let plan = Plan::of(&resource(&json!({"vectorStore": {"qdrant": store}}))).expect("a plan");
+        let StoragePlan::Qdrant(wanted) = &plan.storage else { unreachable!("the store is a server") };
+        let objects = Objects::default();
+        let context = context_with(&objects.client(), |settings| settings);
+        objects.refuse(true);
+        let credentials = Credentials { key: Some("key".into()), ..Credentials::default() };
+        let scope = scope();
+        let ended = ensure(&context, &plan, wanted, &credentials, (&scope, None)).await.expect("an answer");
+        let trouble = ended.expect_err("it is not taken");
+        assert_eq!((trouble.reason, trouble.stalled), ("ObjectRefused", true), "{}", trouble.message);
     }
 
     #[test]

@@ -13,11 +13,15 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::controller::{
-    context::Context,
-    error::{Error, call},
-    plan::{Overlap, Plan, QdrantPlan},
-    status::{Trouble, listed},
+use crate::{
+    controller::{
+        context::Context,
+        error::{Error, call},
+        plan::{Overlap, Plan, QdrantPlan},
+        status::{Trouble, listed},
+    },
+    slim::Slim,
+    watches::RESOURCES_PAGE,
 };
 
 /// Those that use a collection beside one resource.
@@ -119,15 +123,22 @@ pub(super) async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan)
     let kind = ApiResource::erase::<ContextManager>(&());
     let mut found = Sharing::default();
     for place in context.scope.places() {
-        let api: Api<DynamicObject> = match place {
+        let api: Api<Slim> = match place {
             None => Api::all_with(context.client.clone(), &kind),
             Some(namespace) => Api::namespaced_with(context.client.clone(), namespace, &kind),
         };
-        let here = call("list the resources that may share a collection", api.list(&ListParams::default())).await?;
-        let stays = |object: &DynamicObject| {
+        let stays = |object: &&DynamicObject| {
             object.metadata.deletion_timestamp.is_none() && object.uid().is_none_or(|uid| uid != plan.owner.uid)
         };
-        here.items.into_iter().filter(stays).for_each(|object| found.add(&object, wanted));
+        let mut params = ListParams::default().limit(RESOURCES_PAGE);
+        loop {
+            let page = call("list the resources that may share a collection", api.list(&params)).await?;
+            page.items.iter().map(|Slim(object)| object).filter(stays).for_each(|object| found.add(object, wanted));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => break,
+            }
+        }
     }
     Ok(found)
 }

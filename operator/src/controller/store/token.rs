@@ -11,7 +11,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// `{"alg":"HS256","typ":"JWT"}`, the only header that is written and the only one that is taken for ours.
+/// `{"alg":"HS256","typ":"JWT"}`, the only header that is written and the only one that is taken for ours. Others write it as well: API
+/// keys of Qdrant Cloud begin with it.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 
 #[derive(Serialize, Deserialize)]
@@ -56,15 +57,21 @@ pub(super) fn mint(key: &SecretString, scope: &Scope, expires: Timestamp) -> Sec
 pub(super) fn expiry(token: &str, key: &SecretString, scope: &Scope) -> Option<Timestamp> {
     let (signed, signature) = token.rsplit_once('.')?;
     mac(key, signed).verify_slice(&BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
-    let claims = signed.strip_prefix(HEADER)?.strip_prefix('.')?;
-    let claims: Claims = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let claims = claims(signed)?;
     let ours = claims.access == scope.access() && claims.subject == scope.subject;
     if ours { Timestamp::from_second(claims.exp).ok() } else { None }
 }
 
-/// Whether a text is a token of whatever key.
+/// Whether a text is a token of ours, of whatever key and resource.
 pub(super) fn is_token(text: &str) -> bool {
-    text.strip_prefix(HEADER).is_some_and(|rest| rest.matches('.').count() == 2)
+    let claims = text.rsplit_once('.').and_then(|(signed, _)| claims(signed));
+    claims.is_some_and(|claims| claims.subject.contains('/'))
+}
+
+/// What a token says, whoever signed it.
+fn claims(signed: &str) -> Option<Claims> {
+    let claims = signed.strip_prefix(HEADER)?.strip_prefix('.')?;
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
 }
 
 /// The share of its life at whose rest a token is renewed: about a half, and another one for each resource, so that those made
@@ -87,6 +94,18 @@ mod tests {
 
     fn scope(collection: &str) -> Scope {
         Scope { collection: collection.to_owned(), subject: "team/memory".to_owned() }
+    }
+
+    #[test]
+    fn an_api_key_that_is_a_json_web_token_is_not_ours() {
+        for claims in [
+            r#"{"access":"m","subject":"api-key:0f4b"}"#,
+            r#"{"exp":4000000000,"access":[{"collection":"mine","access":"rw"}],"subject":"api-key:0f4b"}"#,
+            r#"{"access":"r"}"#,
+        ] {
+            let key = format!("{HEADER}.{}.c2lnbmF0dXJl", BASE64_URL_SAFE_NO_PAD.encode(claims));
+            assert!(!is_token(&key), "{claims}");
+        }
     }
 
     fn at(second: i64) -> Timestamp {

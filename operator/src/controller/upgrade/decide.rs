@@ -289,7 +289,8 @@ impl<'s> Step<'s> {
             return Err(Trouble::passing(
                 "NeedNewPods",
                 format!(
-                    "more than the image has changed for {}; they are up to date when they are made again",
+                    "more than the image has changed for {}, or something else than the webhook gave them their image, as one that has \
+                     images come from a mirror; they are up to date when they are made again",
                     listed(&elsewhere)
                 ),
             ));

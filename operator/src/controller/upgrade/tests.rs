@@ -1,5 +1,6 @@
 //! Upgrades step by step, on pods that behave as those of a kubelet do.
 
+mod away;
 mod held;
 mod missing;
 
@@ -484,6 +485,8 @@ fn what_takes_a_new_pod_is_named_and_left_to_people() {
         let said = verdict.finding.expect_err("it is not up to date");
         assert_eq!((verdict.acts.len(), said.reason), (0, "NeedNewPods"), "{strategy:?}");
         assert!(said.message.contains("pod-01"), "{}", said.message);
+        let names_mirrors = said.message.contains("images come from a mirror");
+        assert_eq!(names_mirrors, strategy == UpgradeStrategy::InPlace, "{}", said.message);
     }
     assert!(first(&pods, NEW, plan(UpgradeStrategy::OnRecreate, 10), Timestamp::now()).is_none());
 }
@@ -547,6 +550,12 @@ fn a_pod_is_seen_with_what_its_kubelet_says() {
     assert_eq!(seen(&before).standing, Standing::Current);
     assert_eq!(seen(&after).standing, Standing::OtherImage);
     assert_eq!(seen(&other).standing, Standing::OtherSettings);
+    let mut mirrored = pod.clone();
+    let list = mirrored.spec.as_mut().and_then(|spec| spec.init_containers.as_mut()).expect("a list");
+    list[1].image = Some(format!("mirror/{OLD}"));
+    let standing = |target| Seen::of(&mirrored, target).map(|seen| seen.standing);
+    assert_eq!(standing(&before), Some(Standing::Current), "what was injected counts");
+    assert_eq!(standing(&after), Some(Standing::OtherSettings), "nobody knows what its image was");
     let Seen { index, restarts, ran, stuck, workload, .. } = seen(&after);
     assert_eq!((index, restarts, ran, workload.as_deref()), (1, 2, true, Some("/ReplicaSet/r")));
     assert_eq!(stuck.as_deref(), Some("CrashLoopBackOff"));

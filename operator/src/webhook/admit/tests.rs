@@ -171,6 +171,32 @@ async fn a_resource_that_the_cache_has_not_seen_yet_is_read_before_a_pod_is_deni
 }
 
 #[tokio::test]
+async fn a_fresh_list_is_read_page_by_page_to_its_end() {
+    let (webhook, mut handle) = webhook();
+    let server = tokio::spawn(async move {
+        let mut queries = Vec::new();
+        let (path, _, mut first) = resources(&["b", "c"]);
+        first["metadata"]["continue"] = json!("next");
+        let (_, _, last) = resources(&["memory"]);
+        let (of_namespace, _, namespace) = namespace();
+        for (path, body) in [(of_namespace, namespace), (path, first), (path, last)] {
+            let (request, send) = handle.next_request().await.expect("a call");
+            assert_eq!(request.uri().path(), path);
+            queries.push(request.uri().query().unwrap_or_default().to_owned());
+            send.send_response(http::Response::new(KubeBody::from(body.to_string().into_bytes())));
+        }
+        queries
+    });
+    let mut asking = pod();
+    asking["metadata"]["annotations"]["contextmanager.dev/name"] = json!("memory");
+    let answer = webhook.ask(&review(&asking, &json!({"dryRun": true}))).await;
+    assert_eq!(answer["auditAnnotations"]["resource"], "memory");
+    let queries = server.await.expect("the script");
+    assert!(queries[1..].iter().all(|query| query.contains("limit=2")), "{queries:?}");
+    assert!(!queries[1].contains("continue") && queries[2].contains("continue=next"), "{queries:?}");
+}
+
+#[tokio::test]
 async fn a_dry_run_leaves_no_event() {
     let (webhook, handle) = webhook();
     let server = tokio::spawn(script(handle, vec![namespace(), resources(&["memory"])]));

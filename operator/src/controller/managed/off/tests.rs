@@ -98,6 +98,19 @@ async fn sidecars_of_a_cluster_that_is_there_get_tokens_and_its_nodes_certificat
     assert_ne!(reason(&found), REASON, "what is said of the store is what was seen of it");
     assert!(matches!(&*found.beside, [(CURRENT, Err(Trouble { reason: REASON, .. }))]));
     assert!(found.next.is_some(), "it is looked at again");
+
+    let shown = found.certificate.unwrap();
+    let facts = Facts::read(&renewed).unwrap();
+    assert_eq!((&*shown.name, shown.not_after.0, &shown.fingerprint), ("nodes", facts.not_after, &facts.fingerprint));
+    let page = context.metrics.render().unwrap();
+    let of = r#"{resource="memory",resource_namespace="team"}"#;
+    let end = facts.not_after.as_second();
+    for line in [
+        format!("context_manager_node_certificate_not_after_timestamp_seconds{of} {end}\n"),
+        format!("context_manager_nodes_outdated{of} 1\n"),
+    ] {
+        assert!(page.contains(&line), "{page}");
+    }
 }
 
 #[tokio::test]

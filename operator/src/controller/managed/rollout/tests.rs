@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::*;
-use crate::controller::managed::view::{ACTIVE, Collection, Replica};
+use crate::controller::managed::view::{ACTIVE, Collection, Replica, View};
 
 fn now() -> Timestamp {
     "2026-11-26T10:00:00Z".parse().unwrap()
@@ -43,8 +43,12 @@ fn whole() -> View {
     View { peers, agrees: true, collections: vec![contexts] }
 }
 
-fn views() -> Vec<Result<View, Silence>> {
-    vec![Ok(whole()), Ok(whole()), Ok(whole())]
+fn opinion(view: &View) -> Opinion {
+    Opinion { obstacle: view.obstacle(3), is_moving: view.is_moving() }
+}
+
+fn views() -> Vec<Result<Opinion, Silence>> {
+    vec![Ok(opinion(&whole())); 3]
 }
 
 fn restarted(step: Step) -> String {
@@ -102,7 +106,7 @@ fn the_next_node_waits_for_each_replica_in_the_eyes_of_each_node() {
         let mut seen = views();
         let mut view = whole();
         view.collections[0].replicas[1].state = "Partial".to_owned();
-        seen[seer] = Ok(view);
+        seen[seer] = Ok(opinion(&view));
         let (reason, said) = waits(decide(&set(), &nodes(&[2]), &seen, now()));
         assert_eq!(reason, "WaitingForReplicas");
         assert!(said.ends_with(&format!("node-{seer} sees shard 0 of contexts as Partial on peer 12")), "{said}");

@@ -9,7 +9,7 @@ use tracing::debug;
 use super::catalogue::File;
 use crate::controller::{
     managed::{
-        client::{Client, Silence},
+        client::{Client, Silence, words},
         config::REST,
         nodes::Node,
         scale::peer_of,
@@ -133,10 +133,10 @@ impl Cluster {
         let path = format!("{}?wait=true", snapshots(collection, shard));
         let taken = self.client.call_within(LONGEST, node, Method::POST, &path, None).await;
         let taken = taken.map_err(said(node, &format!("take a snapshot of shard {shard} of {collection}")))?;
-        match (taken["name"].as_str(), taken["size"].as_u64()) {
-            (Some(name), Some(bytes)) => Ok(File { shard, name: name.to_owned(), bytes }),
-            (None, _) | (_, None) => Err(format!("{} took a snapshot and does not name it: {taken}", node.name)),
-        }
+        let (Some(name), Some(bytes)) = (taken["name"].as_str(), taken["size"].as_u64()) else {
+            return Err(format!("{} took a snapshot and does not name it: {}", node.name, words(&taken.to_string())));
+        };
+        Ok(File { shard, name: name.to_owned(), bytes })
     }
 
     /// The names of a shard's snapshots.

@@ -7,16 +7,17 @@
 //! Snapshots of another resource are read where they are, and nothing is written there: its catalogue is gone from this cluster, and nodes
 //! look where their own snapshots are, before the first one of this resource is taken.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     catalogue::{self, Definition, Record},
     cluster::{Cluster, Location, said},
-    take, tenants,
+    schedule, take, tenants,
 };
 use crate::controller::{
     managed::{
@@ -113,7 +114,7 @@ impl Job {
             Found::Marked(Mark { snapshot, done: false }) => Some(snapshot),
         };
         let records = self.catalogue(first).await?;
-        let record = choose(&records, &self.restoration.from.snapshot)?;
+        let record = choose(&records, &self.restoration.from.snapshot, Timestamp::now())?;
         // What was begun of another one is no use; nobody could write to it.
         if begun.as_ref().is_some_and(|begun| *begun != record.name) {
             drop_collection(cluster, first, collection).await?;
@@ -230,9 +231,9 @@ async fn drop_collection(cluster: &Cluster, node: &Node, collection: &str) -> Re
 
 /// The one that is wanted. The newest is the newest at each attempt, whatever was begun: of older ones the catalogue may name files that a
 /// resource that still takes snapshots has deleted, since its own snapshot is taken before.
-fn choose<'r>(records: &'r [Record], wanted: &str) -> Result<&'r Record, String> {
+fn choose<'r>(records: &'r [Record], wanted: &str, now: Timestamp) -> Result<&'r Record, String> {
     let mut whole: Vec<_> = records.iter().filter(|record| record.ended.is_some()).collect();
-    whole.sort_by_key(|record| Reverse(record.began));
+    whole.sort_by_key(|record| schedule::newest_first(record, now));
     let found = match wanted {
         LATEST => whole.first(),
         name => whole.iter().find(|record| record.name == name),
@@ -287,8 +288,6 @@ fn indexes(Definition { payload_schema, .. }: &Definition) -> BTreeMap<String, V
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
 
     fn record(second: i64, whole: bool) -> Record {
@@ -298,10 +297,15 @@ mod tests {
 
     #[test]
     fn the_newest_whole_one_or_that_of_the_name_is_restored() {
-        let records = [record(10, true), record(30, false), record(20, true)];
-        let chosen = |wanted: &str| choose(&records, wanted).map(|record| record.began.as_second());
+        let records = [record(10, true), record(30, false), record(20, true), record(40_000, true)];
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let chosen_at =
+            |second: i64, wanted: &str| choose(&records, wanted, at(second)).map(|record| record.began.as_second());
+        let chosen = |wanted: &str| chosen_at(40, wanted);
         assert_eq!(chosen(LATEST), Ok(20), "also if an older one is whole, whose files may be gone");
         assert_eq!(chosen(&records[0].name), Ok(10));
+        assert_eq!(chosen(&records[3].name), Ok(40_000), "who names one knows it");
+        assert_eq!(chosen_at(40_000, LATEST), Ok(40_000), "no clock ran ahead");
         let unfinished = chosen(&records[1].name).unwrap_err();
         assert!(unfinished.contains("00-00-30Z") && unfinished.contains("00-00-20Z, "), "{unfinished}");
     }

@@ -9,6 +9,7 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::restore::{Job, Restored};
+use crate::controller::error::unwound;
 
 /// Pause before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -55,7 +56,7 @@ impl Restores {
         // The task cannot end before it is noted: it waits for the same lock.
         let mut all = self.states();
         let task = tokio::spawn(async move {
-            let ended = job.run().await;
+            let ended = unwound(job.run()).await.unwrap_or_else(|panicked| Err(panicked.to_string()));
             if let Some(state) = lock(&states).get_mut(&place) {
                 *state = State::Ended(ended, Instant::now());
             }

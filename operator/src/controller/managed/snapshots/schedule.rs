@@ -11,6 +11,9 @@ use crate::controller::plan::SnapshotPlan;
 const RETRY: Duration = Duration::from_mins(5);
 /// How far the clocks of nodes and controller may be from each other.
 const CLOCKS: Duration = Duration::from_mins(1);
+/// What is so much later than now comes from a clock that ran ahead. It is more than `CLOCKS`, so that a clock that is a little late does
+/// not take the newest snapshot for the oldest.
+const AHEAD: Duration = Duration::from_mins(5);
 
 /// An attempt that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +37,22 @@ pub(super) enum Due {
     Never,
 }
 
+/// Whether a time comes from a clock that ran ahead: nobody knows when that was.
+pub(super) fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
+    at > after(now, AHEAD)
+}
+
+/// Orders snapshots by when they were begun, the newest first. What a clock that ran ahead says of one would make it the newest for as long
+/// as that clock was wrong, so such a one is the oldest.
+pub(super) fn newest_first(record: &Record, now: Timestamp) -> Reverse<(bool, Timestamp)> {
+    Reverse((!is_ahead(record.began, now), record.began))
+}
+
 /// Those that are whole and at this place, the newest first.
-pub(super) fn whole(records: &[Record], place: &str) -> Vec<Record> {
+pub(super) fn whole(records: &[Record], place: &str, now: Timestamp) -> Vec<Record> {
     let mut whole: Vec<_> =
         records.iter().filter(|record| record.ended.is_some() && record.place == place).cloned().collect();
-    whole.sort_by_key(|record| Reverse(record.began));
+    whole.sort_by_key(|record| newest_first(record, now));
     whole
 }
 
@@ -49,20 +63,20 @@ pub(super) fn due(plan: &SnapshotPlan, whole: &[Record], failure: Option<&Failur
     let regular = match (plan.every, last) {
         (None, _) => Due::Never,
         (Some(_), None) => Due::Now,
-        (Some(every), Some(last)) => not_before(after(last.began, every), now),
+        (Some(every), Some(last)) => not_before(last.began, every, now),
     };
     let due = if is_asked { Due::Now } else { regular };
     match failure {
         // Another request is worth another attempt at once.
-        Some(failure) if due == Due::Now && failure.request == plan.request => {
-            not_before(after(failure.at, RETRY), now)
-        }
+        Some(failure) if due == Due::Now && failure.request == plan.request => not_before(failure.at, RETRY, now),
         Some(_) | None => due,
     }
 }
 
-fn not_before(at: Timestamp, now: Timestamp) -> Due {
-    if at <= now { Due::Now } else { Due::At(at) }
+/// So long after a time. One that comes from a clock that ran ahead is not waited for.
+fn not_before(since: Timestamp, long: Duration, now: Timestamp) -> Due {
+    let at = after(since, long);
+    if at <= now || is_ahead(since, now) { Due::Now } else { Due::At(at) }
 }
 
 /// So long after a time.
@@ -100,7 +114,7 @@ pub(super) fn superfluous(records: &[Record], place: &str, keep: usize, now: Tim
         let until = later.min().unwrap_or(now).min(longest_end(record));
         Superfluous::Abandon(Abandoned { record: record.clone(), until, is_open: now < after(until, LONGEST) })
     });
-    let old = whole(&here, place).into_iter().skip(keep).map(Superfluous::Delete);
+    let old = whole(&here, place, now).into_iter().skip(keep).map(Superfluous::Delete);
     unfinished.chain(old).chain(elsewhere.into_iter().map(Superfluous::Forget)).collect()
 }
 
@@ -119,16 +133,16 @@ impl Abandoned {
         if known.contains(file) || record.files.iter().any(|file| file.shard == shard) {
             return false;
         }
-        let begun = file
-            .strip_prefix(&format!("{}-shard-{shard}-", record.collection))
-            .and_then(|rest| rest.strip_suffix(".snapshot"))
-            .and_then(|time| DateTime::strptime("%Y-%m-%d-%H-%M-%S", time).ok())
-            .and_then(|time| time.to_zoned(TimeZone::UTC).ok());
-        begun.is_some_and(|begun| {
-            let begun = begun.timestamp();
-            after(begun, CLOCKS) >= record.began && begun <= after(*until, CLOCKS)
-        })
+        begun(&record.collection, shard, file)
+            .is_some_and(|begun| after(begun, CLOCKS) >= record.began && begun <= after(*until, CLOCKS))
     }
+}
+
+/// When a file of a shard was begun, if it is called as Qdrant calls what it makes.
+pub(super) fn begun(collection: &str, shard: u32, file: &str) -> Option<Timestamp> {
+    let time = file.strip_prefix(&format!("{collection}-shard-{shard}-"))?.strip_suffix(".snapshot")?;
+    let time = DateTime::strptime("%Y-%m-%d-%H-%M-%S", time).ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 #[cfg(test)]
@@ -164,6 +178,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_clock_that_ran_ahead_has_taken_is_the_oldest_and_holds_up_none() {
+        let (hourly, by_hand) = (plan(Some(HOUR), None), plan(None, Some("again")));
+        let ahead = record(10_000, Some("again"));
+        let now = at(110);
+        assert_eq!(due(&hourly, std::slice::from_ref(&ahead), None, now), Due::Now);
+        let failure = Failure { at: at(10_000), request: None, message: String::new() };
+        assert_eq!(due(&hourly, &[], Some(&failure), now), Due::Now);
+
+        let records = [record(40, None), ahead.clone(), record(100, None)];
+        let whole = whole(&records, "here", now);
+        assert_eq!(whole, [record(100, None), record(40, None), ahead.clone()]);
+        assert_eq!(due(&hourly, &whole, None, now), Due::At(at(160)));
+        assert_eq!(due(&by_hand, &whole, None, now), Due::Now, "that one may be older than the wish");
+        assert_eq!(superfluous(&records, "here", 2, now), [Superfluous::Delete(ahead)], "it is the first to go");
+
+        let late = [record(113, None)];
+        assert_eq!(due(&hourly, &late, None, now), Due::At(at(173)), "clocks are never quite the same");
+    }
+
+    #[test]
     fn each_new_value_of_the_annotation_asks_for_one() {
         let whole = [record(100, Some("now"))];
         for every in [None, Some(HOUR)] {
@@ -190,7 +224,7 @@ mod tests {
         let elsewhere = Record { place: "there".to_owned(), ..record(70, None) };
         let records = [record(10, None), elsewhere.clone(), record(30, None), unfinished.clone(), record(20, None)];
         assert_eq!(
-            whole(&records, "here").iter().map(|record| record.began).collect::<Vec<_>>(),
+            whole(&records, "here", at(75)).iter().map(|record| record.began).collect::<Vec<_>>(),
             [at(30), at(20), at(10)]
         );
         let left = |is_open| Abandoned { record: unfinished.clone(), until: at(55), is_open };
