@@ -132,7 +132,9 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
             Ok(_) if facts.namespace.labels.is_empty() && !facts.notes.is_empty() => {
                 Asked::Unknown { why: "the namespace's labels are not known".to_owned() }
             }
-            Ok(registrations) => operator::asked(registrations, &facts.namespace),
+            Ok(registrations) => {
+                operator::asked(facts.deciding_registrations(&subject, registrations), &facts.namespace)
+            }
         };
         all.push(explain(&subject, facts, asked, live && !subject.is_template())?);
         notes.extend(facts.notes.iter().filter(|note| !notes.contains(note)).cloned().collect::<Vec<_>>());

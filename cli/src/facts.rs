@@ -6,7 +6,9 @@ use context_manager_operator::{
     inject::{self, Decision, Injection, NamespaceFacts, OnMissing, Reason, Resource, Settings, Skip},
     webhook::view,
 };
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration, apps::v1::Deployment, core::v1::Namespace,
+};
 use kube::api::DynamicObject;
 
 use crate::{
@@ -66,6 +68,8 @@ pub(crate) struct Facts {
 struct Webhook {
     /// The release that it is of.
     release: String,
+    /// The name of the registration by which the API server asks it; nothing where only flags tell of it.
+    configuration: Option<String>,
     settings: Settings,
 }
 
@@ -124,23 +128,46 @@ impl Facts {
         }
     }
 
+    /// Of these registrations those of the webhooks that decide. That the API server asks another release's, which passes the pods by, is
+    /// no help. Of a webhook that only flags tell of it may be any.
+    pub(crate) fn deciding_registrations<'r>(
+        &self,
+        subject: &Subject,
+        all: &'r [MutatingWebhookConfiguration],
+    ) -> Vec<&'r MutatingWebhookConfiguration> {
+        let mut deciding: Vec<_> = self.deciding(subject).into_iter().map(|(webhook, _)| webhook).collect();
+        if deciding.is_empty() {
+            // All pass it by.
+            deciding.extend(&self.webhooks);
+        }
+        let is_theirs = |registration: &&MutatingWebhookConfiguration| {
+            let name = registration.metadata.name.as_ref();
+            deciding.iter().any(|webhook| webhook.configuration.is_none() || webhook.configuration.as_ref() == name)
+        };
+        all.iter().filter(is_theirs).collect()
+    }
+
     /// Each webhook passes by what is of another class. Of the others one that refuses the pod is enough.
-    fn decide_together(&self, subject: &Subject) -> Result<Decision, Error> {
+    fn deciding(&self, subject: &Subject) -> Vec<(&Webhook, Decision)> {
         let decide =
             |webhook: &Webhook| inject::decide(&subject.pod, &self.namespace, &self.resources, &webhook.settings);
-        let decided = self.webhooks.iter().map(|webhook| (webhook.release.as_str(), decide(webhook)));
-        let (refused, mut admitted): (Vec<_>, Vec<_>) = decided
+        let decided = self.webhooks.iter().map(|webhook| (webhook, decide(webhook)));
+        let (refused, admitted): (Vec<_>, Vec<_>) = decided
             .filter(|(_, decision)| decision.reason() != Reason::OtherClass)
             .partition(|(_, decision)| matches!(decision, Decision::Deny(_)));
-        if let Some((_, refusal)) = refused.into_iter().next() {
-            return Ok(refusal);
-        }
-        admitted.dedup_by(|(_, next), (_, first)| next == first);
-        if admitted.len() > 1 {
-            let releases: Vec<_> = admitted.iter().map(|(release, _)| *release).collect();
+        if refused.is_empty() { admitted } else { refused }
+    }
+
+    fn decide_together(&self, subject: &Subject) -> Result<Decision, Error> {
+        let mut deciding = self.deciding(subject);
+        deciding.dedup_by(|(_, next), (_, first)| {
+            next == first || matches!((next, first), (Decision::Deny(_), Decision::Deny(_)))
+        });
+        if deciding.len() > 1 {
+            let releases: Vec<_> = deciding.iter().map(|(webhook, _)| webhook.release.as_str()).collect();
             return Err(operator::ambiguous(&releases));
         }
-        let decision = admitted.pop().map(|(_, decision)| decision);
+        let decision = deciding.pop().map(|(_, decision)| decision);
         Ok(decision.unwrap_or(Decision::Skip(Skip { reason: Reason::OtherClass, warning: None })))
     }
 }
@@ -188,7 +215,11 @@ impl Webhook {
             sidecar_image: image.unwrap_or_else(|| UNKNOWN_IMAGE.to_owned()),
             class: webhook.map(operator::class),
         };
-        Self { release: webhook.map(operator::release).unwrap_or_default().to_owned(), settings }
+        Self {
+            release: webhook.map(operator::release).unwrap_or_default().to_owned(),
+            configuration: webhook.map(operator::configuration_of),
+            settings,
+        }
     }
 }
 
@@ -203,7 +234,7 @@ mod tests {
     fn webhook(release: &str, class: &str, image: &str) -> Webhook {
         let settings =
             Settings { sidecar_image: image.to_owned(), on_missing: OnMissing::Skip, class: Some(class.to_owned()) };
-        Webhook { release: release.to_owned(), settings }
+        Webhook { release: release.to_owned(), configuration: Some(release.to_owned()), settings }
     }
 
     /// A namespace with a resource of the class blue, and these webhooks.
@@ -231,6 +262,22 @@ mod tests {
             assert_eq!(injection.sidecar["image"], "sidecar:2");
         }
         assert_eq!(facts(vec![green()]).decide(&subject()).unwrap().reason(), Reason::OtherClass);
+    }
+
+    #[test]
+    fn only_the_registration_of_the_webhook_that_decides_counts() {
+        let registration = |name: &str| -> MutatingWebhookConfiguration {
+            serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
+        };
+        let all = [registration("a"), registration("b"), registration("c")];
+        let of = |facts: &Facts| -> Vec<_> {
+            let found = facts.deciding_registrations(&subject(), &all);
+            found.into_iter().filter_map(|found| found.metadata.name.clone()).collect()
+        };
+        let (green, blue) = (|| webhook("a", "default", "sidecar:1"), || webhook("b", "blue", "sidecar:2"));
+        assert_eq!(of(&facts(vec![green(), blue()])), ["b"]);
+        assert_eq!(of(&facts(vec![green()])), ["a"], "it is what passes the pod by");
+        assert_eq!(of(&facts(vec![Webhook::told(None, &SettingsArgs::default())])), ["a", "b", "c"]);
     }
 
     #[test]

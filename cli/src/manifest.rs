@@ -21,8 +21,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Value>, Error> {
 
 /// The objects of a text.
 pub(crate) fn parse(text: &str) -> Result<Vec<Value>, String> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| format!("it is neither YAML nor JSON: {error}"))?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, like_kubectl())
+        .map_err(|error| format!("it is neither YAML nor JSON: {error}"))?;
     let mut objects = Vec::new();
     for document in documents.into_iter().filter(|document| !document.is_null()) {
         flatten(document, &mut objects)?;
@@ -31,6 +31,19 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Value>, String> {
         return Err("it has no object; write at least one with apiVersion and kind".to_owned());
     }
     Ok(objects)
+}
+
+/// As `kubectl` reads YAML: `0400` is octal. How many documents and nodes there are, and how long comments are, the text itself bounds; how
+/// deep it is and what its aliases are made into stay bounded.
+fn like_kubectl() -> serde_saphyr::Options {
+    let budget = serde_saphyr::budget! {
+        max_documents: usize::MAX,
+        max_nodes: usize::MAX,
+        max_events: usize::MAX,
+        max_total_scalar_bytes: usize::MAX,
+        enforce_alias_anchor_ratio: false,
+    };
+    serde_saphyr::options!(legacy_octal_numbers: true, emit_comments: false, budget: budget)
 }
 
 fn flatten(document: Value, objects: &mut Vec<Value>) -> Result<(), String> {
@@ -64,12 +77,35 @@ pub(crate) fn resource(object: &Value) -> Option<Result<DynamicObject, String>> 
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::answer::yaml;
 
     #[test]
     fn documents_and_lists_are_taken_apart_in_their_order() {
         let text = "apiVersion: v1\nkind: A\n---\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: B}\n- {apiVersion: v1, kind: C}\n";
         let kinds: Vec<_> = parse(text).unwrap().iter().map(|object| object["kind"].clone()).collect();
         assert_eq!(kinds, ["A", "B", "C"]);
+    }
+
+    #[test]
+    fn numbers_are_those_that_kubectl_reads_and_are_written_as_such() {
+        let text = "# With the line ends of Windows.\r\napiVersion: v1\r\nkind: Pod\r\nmetadata: {annotations: {mode: \"0400\"}}\r\nspec:\r\n  secret: # The owner's alone.\r\n    defaultMode: 0400\r\n  configMap: {defaultMode: 0o755}\r\n  priority: 0\r\n  share: 0.5\r\n";
+        let object = &parse(text).unwrap()[0];
+        let spec = serde_json::json!({"secret": {"defaultMode": 0o400}, "configMap": {"defaultMode": 0o755}, "priority": 0, "share": 0.5});
+        assert_eq!(object["spec"], spec);
+        assert_eq!(object["metadata"]["annotations"]["mode"], "0400");
+        assert_eq!(&parse(&yaml(object).unwrap()).unwrap()[0], object);
+    }
+
+    #[test]
+    fn a_bundle_may_have_many_documents_and_aliases_and_long_comments() {
+        let mut text = String::from("apiVersion: v1\nkind: List\nitems:\n");
+        text += &"# A line of a licence.\n".repeat(100);
+        text += "- {apiVersion: v1, kind: Pod}\n";
+        let metadata = "metadata: {labels: &all {team: a}, annotations: *all }";
+        text += &format!("---\napiVersion: v1\nkind: ConfigMap\n{metadata}\n").repeat(2_000);
+        let objects = parse(&text).unwrap();
+        assert_eq!(objects.len(), 2_001);
+        assert_eq!(objects[2_000]["metadata"]["annotations"]["team"], "a");
     }
 
     #[test]

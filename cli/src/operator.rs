@@ -12,6 +12,7 @@ use context_manager_protocol::names;
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
     apps::v1::Deployment,
+    core::v1::Pod,
 };
 use kube::{ResourceExt as _, api::ListParams};
 use serde::Serialize;
@@ -70,8 +71,11 @@ pub(crate) fn entries(configuration: &MutatingWebhookConfiguration) -> impl Iter
     configuration.webhooks.iter().flatten().filter(|entry| entry.name.ends_with(ENTRY))
 }
 
-/// Whether one of the configurations makes the API server ask about the pods of a namespace that may want a sidecar.
-pub(crate) fn asked(registrations: &[MutatingWebhookConfiguration], namespace: &NamespaceFacts) -> Asked {
+/// Whether one of these configurations makes the API server ask about the pods of a namespace that may want a sidecar.
+pub(crate) fn asked<'r>(
+    registrations: impl IntoIterator<Item = &'r MutatingWebhookConfiguration>,
+    namespace: &NamespaceFacts,
+) -> Asked {
     let mut labels = namespace.labels.clone();
     labels.entry(selector::NAMESPACE.to_owned()).or_insert_with(|| namespace.name.clone());
     let mut unmet = Vec::new();
@@ -94,18 +98,22 @@ pub(crate) fn asked(registrations: &[MutatingWebhookConfiguration], namespace: &
         Some(part) => Asked::No {
             why: format!("namespace {:?} is left out of the webhook by its namespaceSelector: {part}", namespace.name),
         },
-        None => {
-            Asked::No { why: "no MutatingWebhookConfiguration of Context Manager exists; install the chart".to_owned() }
-        }
+        None => Asked::No {
+            why: "the webhook of Context Manager that decides about this pod has no MutatingWebhookConfiguration; install the chart"
+                .to_owned(),
+        },
     }
 }
 
 /// The webhook that a configuration is of, among these Deployments.
 pub(crate) fn registered<'d>(webhooks: &'d [Deployment], configuration: &str) -> Option<&'d Deployment> {
-    webhooks.iter().find(|webhook| {
-        let told = flag(webhook, "--webhook-configuration", "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION");
-        told.as_deref().unwrap_or(CONFIGURATION) == configuration
-    })
+    webhooks.iter().find(|webhook| configuration_of(webhook) == configuration)
+}
+
+/// The configuration that makes the API server ask a webhook.
+pub(crate) fn configuration_of(webhook: &Deployment) -> String {
+    let told = flag(webhook, "--webhook-configuration", "CONTEXT_MANAGER_WEBHOOK_CONFIGURATION");
+    told.unwrap_or_else(|| CONFIGURATION.to_owned())
 }
 
 /// Who makes the webhook's certificate, if not the webhook itself, and in which Secret.
@@ -165,6 +173,13 @@ pub(crate) async fn deployments(cluster: &Cluster, component: Component) -> Resu
 /// The release that a Deployment is of.
 pub(crate) fn release(deployment: &Deployment) -> &str {
     deployment.labels().get(RELEASE).map(String::as_str).unwrap_or_default()
+}
+
+/// The container of a pod in which a program of the operator runs, by the chart's names: a service mesh may have put others beside it.
+pub(crate) fn container(pod: &Pod) -> Option<&str> {
+    let component = pod.labels().get(COMPONENT)?;
+    let containers = &pod.spec.as_ref()?.containers;
+    containers.iter().map(|container| container.name.as_str()).find(|name| name == component)
 }
 
 /// The only one of these Deployments, if there is any: among several nobody but the caller can choose.
@@ -310,6 +325,18 @@ mod tests {
         let bare = deployment(json!({"name": "a"}));
         assert_eq!((class(&bare).as_str(), lease(&bare), watched(&bare)), ("default", None, Vec::new()));
         assert_eq!((sidecar_image(&bare), on_missing(&bare)), (None, OnMissing::Skip));
+    }
+
+    #[test]
+    fn beside_what_a_mesh_adds_the_programs_container_is_found() {
+        let of = |component: &str| -> Pod {
+            let containers = json!([{"name": "istio-proxy"}, {"name": "webhook"}]);
+            serde_json::from_value(
+                json!({"metadata": {"labels": {COMPONENT: component}}, "spec": {"containers": containers}}),
+            )
+            .unwrap()
+        };
+        assert_eq!((container(&of("webhook")), container(&of("controller"))), (Some("webhook"), None));
     }
 
     fn webhook(release: &str, arguments: &[&str]) -> Deployment {

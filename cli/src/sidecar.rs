@@ -84,7 +84,7 @@ pub(crate) struct Answer {
 }
 
 impl<'a> Sidecar<'a> {
-    /// That of the pod that is named, or of the first one whose sidecar is ready.
+    /// That of the pod that is named, or of the first one whose sidecar can be asked.
     ///
     /// # Errors
     /// When there is no such pod, or its sidecar has no port.
@@ -186,15 +186,19 @@ fn broken(failed: &str, what: impl Display) -> Failure {
     Failure::Broken(Error::Refused(format!("{failed}: {what}")))
 }
 
-/// The pod that was named, or the first one whose sidecar is ready.
+/// Whether a pod's sidecar would answer.
+fn can_be_asked(pod: &Pod) -> bool {
+    pods::sidecar_status(pod).is_some_and(|sidecar| sidecar.ready) && !pods::is_closed(pod)
+}
+
+/// The pod that was named, or the first one whose sidecar can be asked.
 async fn choose(cluster: &Cluster, named: Option<&str>) -> Result<Pod, Error> {
     let api = cluster.of::<Pod>(&cluster.namespace);
     let Some(named) = named else {
         let action = format!("list the pods of namespace {:?}", cluster.namespace);
         let all = call(&action, "list pods", api.list(&ListParams::default().labels(names::INJECTED))).await?;
-        let is_ready = |pod: &Pod| pods::sidecar_status(pod).is_some_and(|sidecar| sidecar.ready);
-        return all.items.into_iter().find(is_ready).ok_or_else(|| Error::Missing {
-            what: format!("a pod with a ready sidecar in namespace {:?}", cluster.namespace),
+        return all.items.into_iter().find(can_be_asked).ok_or_else(|| Error::Missing {
+            what: format!("a pod with a ready sidecar that listens on a port in namespace {:?}", cluster.namespace),
             remedy: "look at `kubectl context status`, or name another namespace by -n".to_owned(),
         });
     };
@@ -312,6 +316,22 @@ mod tests {
         };
         assert_eq!(protocol_port(&pod(json!([{"name": "CONTEXT_MANAGER_PROTOCOL_PORT", "value": "9000"}]))), 9000);
         assert_eq!(protocol_port(&pod(json!([]))), names::DEFAULT_PROTOCOL_PORT);
+    }
+
+    #[test]
+    fn a_sidecar_can_be_asked_that_is_ready_and_listens_on_a_port() {
+        let pod = |env: serde_json::Value, ready: bool| -> Pod {
+            serde_json::from_value(json!({
+                "spec": {"containers": [], "initContainers": [{"name": "context-manager", "env": env}]},
+                "status": {"initContainerStatuses": [
+                    {"name": "context-manager", "ready": ready, "restartCount": 0, "image": "sidecar:1", "imageID": ""}]},
+            }))
+            .unwrap()
+        };
+        let closed = json!([{"name": names::ENV_SOCKET_ONLY, "value": "true"}]);
+        assert!(can_be_asked(&pod(json!([]), true)));
+        assert!(!can_be_asked(&pod(json!([]), false)));
+        assert!(!can_be_asked(&pod(closed, true)));
     }
 
     #[tokio::test]

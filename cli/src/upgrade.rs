@@ -71,7 +71,7 @@ enum Strategy {
     /// The sidecar's image is replaced in the running pod
     #[value(alias = "InPlace")]
     InPlace,
-    /// Pods are evicted, within their PodDisruptionBudgets
+    /// Pods are evicted, within their PodDisruptionBudgets; memory on an emptyDir ends with them
     #[value(alias = "RollingRestart")]
     RollingRestart,
 }
@@ -112,6 +112,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args, output: Output) -> Resul
         }
         // One that is being deleted gives no pod anything.
         let Some(mut plan) = looker.plan(resource, asked).await? else { continue };
+        // Before it is asked for: what an eviction ends cannot be brought back.
+        if let Some(warning) = plan.warning() {
+            eprintln!("{warning}");
+        }
         if !args.dry_run && plan.needs_request() {
             request(cluster, &plan).await?;
             plan.upgrade.state = State::Requested;

@@ -578,7 +578,7 @@ async fn the_webhooks_ca_is_rotated_and_every_pod_is_admitted_meanwhile() -> Res
 }
 
 /// The Deployments of a release, which run nothing.
-async fn release(home: &Namespace, name: &str, class: &str, image: &str) -> Result<()> {
+async fn release(home: &Namespace, name: &str, class: &str, image: &str, configuration: &str) -> Result<()> {
     for component in ["controller", "webhook"] {
         let labels = json!({
             "app.kubernetes.io/part-of": "context-manager",
@@ -589,6 +589,7 @@ async fn release(home: &Namespace, name: &str, class: &str, image: &str) -> Resu
             format!("--controller-class={class}"),
             format!("--sidecar-image={image}"),
             format!("--ca-secret={name}-ca"),
+            format!("--webhook-configuration={configuration}"),
         ];
         let container = json!({"name": component, "image": "localhost/context-manager-operator:1", "args": arguments});
         let deployment = json!({"metadata": {"name": format!("{name}-{component}"), "labels": labels}, "spec": {
@@ -605,8 +606,8 @@ async fn of_several_releases_in_a_namespace_the_one_of_the_class_counts() -> Res
     let webhook = Webhook::shared().await?;
     let client = cluster::client().await?;
     let home = Namespace::create(&client, "releases", &[]).await?;
-    release(&home, "first", "default", "localhost/sidecar:1").await?;
-    release(&home, "second", "blue", "localhost/sidecar:2").await?;
+    release(&home, "first", "default", "localhost/sidecar:1", "first").await?;
+    release(&home, "second", "blue", "localhost/sidecar:2", webhook.configuration()).await?;
     let namespace = webhook.namespace(&client, "releases", &[]).await?;
     namespace.make_resource("mine", json!({})).await?;
     namespace.make_resource("blue", json!({"controllerClassName": "blue"})).await?;
@@ -633,7 +634,7 @@ async fn of_several_releases_in_a_namespace_the_one_of_the_class_counts() -> Res
     }
 
     // Two that would both do.
-    release(&home, "third", "default", "localhost/sidecar:3").await?;
+    release(&home, "third", "default", "localhost/sidecar:3", "third").await?;
     let said = ask(&["upgrade-sidecars", "mine"]).await?.expect(1)?;
     ensure!(said.notes.contains("\"first\", \"third\"") && said.notes.contains("--release"), "{said:?}");
     let said = ask(&["upgrade-sidecars", "mine", "--release", "third"]).await?.expect(0)?.json()?;

@@ -56,7 +56,7 @@ pub(super) async fn before(cluster: &Cluster, findings: &mut Findings) {
         Ok(Some(_)) => findings.warning(
             CHECK,
             "there is one of another version already",
-            "if it is not of an installation in use, the chart's will replace it; one that helm did not make needs `helm install --take-ownership`",
+            "if it is not of an installation in use, the chart's will replace it; one that helm did not make needs `helm install --take-ownership` (helm 3.17 or later)",
         ),
         Err(error) => findings.unknown(CHECK, &error),
     }

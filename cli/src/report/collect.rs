@@ -89,7 +89,7 @@ impl<'a> Collector<'a> {
         for pod in self.read(found).into_iter().flat_map(|found| found.items) {
             let name = pod.name_any();
             self.put(&format!("operator/{name}/pod.yaml"), &redact::resource(json!(pod)));
-            self.pod(&home, &pod, "operator", None, OPERATOR_ADMIN).await;
+            self.pod(&home, &pod, "operator", operator::container(&pod), OPERATOR_ADMIN).await;
         }
         let deployed = deployments.iter().flatten().map(kube::ResourceExt::name_any);
         self.events(&home, "operator", &Ours { names: deployed.collect(), ..Ours::default() }).await;
@@ -131,7 +131,7 @@ impl<'a> Collector<'a> {
         self.events(namespace, &folder, &ours).await;
     }
 
-    /// Log, health and metrics of a running pod; of an agent's pod those of the sidecar alone.
+    /// Log, health and metrics of a running pod, by the container that is ours: agents and service meshes have others in it.
     async fn pod(&mut self, namespace: &str, pod: &Pod, folder: &str, container: Option<&str>, admin: u16) {
         let name = pod.name_any();
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
@@ -153,7 +153,8 @@ impl<'a> Collector<'a> {
             self.not_read.push(format!("health and metrics of pod {name}: its sidecar listens on no port, because the pod uses the node's network"));
             return;
         }
-        let pages: &[&str] = if container.is_some() { &["health", "metrics"] } else { &["readyz", "metrics"] };
+        let is_sidecar = container == Some(names::CONTAINER);
+        let pages: &[&str] = if is_sidecar { &["health", "metrics"] } else { &["readyz", "metrics"] };
         for page in pages.iter().filter(|_| phase == "Running") {
             let path = format!(
                 "/api/v1/namespaces/{namespace}/pods/{name}:{}/proxy/{page}",

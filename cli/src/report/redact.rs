@@ -94,7 +94,7 @@ fn urls(value: &mut Value) {
     }
 }
 
-/// A pod of an agent: the sidecar whole, of all other containers the name and the image.
+/// A pod of an agent: the sidecar, without what others may have put into its variables, and of all other containers the name and the image.
 pub(super) fn agent(pod: Value) -> Value {
     let mut pod = metadata(pod);
     let Some(spec) = pod.get_mut("spec").map(Value::take) else { return pod };
@@ -121,8 +121,10 @@ pub(super) fn agent(pod: Value) -> Value {
         "securityContext": spec.get("securityContext"),
         "restartPolicy": spec.get("restartPolicy"),
     });
-    // What a container wrote when it ended is its own business.
+    // What a container wrote when it ended is its own business, and so is the command that could not be started.
     forget_messages(&mut pod["status"]);
+    // Other webhooks give variables to all containers, also to the sidecar.
+    variables(&mut pod);
     pod
 }
 
@@ -133,17 +135,17 @@ fn forget_messages(status: &mut Value) {
                 continue;
             }
             for state in ["state", "lastState"] {
-                if let Some(ended) =
-                    container.pointer_mut(&format!("/{state}/terminated")).and_then(Value::as_object_mut)
-                {
-                    ended.remove("message");
+                for (_, detail) in container.get_mut(state).and_then(Value::as_object_mut).into_iter().flatten() {
+                    if let Some(detail) = detail.as_object_mut() {
+                        detail.remove("message");
+                    }
                 }
             }
         }
     }
 }
 
-/// Secret values that must not stand anywhere.
+/// Secret values that must not stand anywhere, the longest first: of one that begins with another one the rest would stay.
 #[derive(Default)]
 pub(super) struct Scrubber(Vec<String>);
 
@@ -179,7 +181,8 @@ impl Scrubber {
 
     fn add(&mut self, text: String) {
         if text.len() >= LEAST && !self.0.contains(&text) {
-            self.0.push(text);
+            let place = self.0.partition_point(|other| other.len() >= text.len());
+            self.0.insert(place, text);
         }
     }
 
@@ -231,6 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn of_a_value_that_begins_with_another_one_nothing_stays() {
+        let data =
+            json!({"a": BASE64_STANDARD.encode("the-password"), "b": BASE64_STANDARD.encode("the-password-of-2026")});
+        let mut scrubber = Scrubber::default();
+        scrubber.learn(&serde_json::from_value(json!({"data": data})).unwrap());
+        let mut text = "the-password-of-2026 and the-password".to_owned();
+        assert_eq!(scrubber.scrub(&mut text), 2);
+        assert_eq!(text, "[redacted] and [redacted]");
+    }
+
+    #[test]
     fn a_private_key_is_known_by_each_of_its_lines() {
         let pem =
             "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0w\n-----END PRIVATE KEY-----\n";
@@ -249,17 +263,35 @@ mod tests {
                 "kubectl.kubernetes.io/last-applied-configuration": "PASSWORD", "contextmanager.dev/inject": "true"}},
             "spec": {
                 "containers": [{"name": "agent", "image": "agent:1", "args": ["PROMPT"], "env": [{"name": "A", "value": "PASSWORD"}]}],
-                "initContainers": [{"name": "context-manager", "args": ["--config"]}, {"name": "prepare", "command": ["PROMPT"]}],
+                "initContainers": [
+                    {"name": "context-manager", "args": ["--config"], "env": [
+                        {"name": "CONTEXT_MANAGER_AGENT", "value": "researcher"}, {"name": "DD_API_KEY", "value": "PASSWORD"}]},
+                    {"name": "prepare", "command": ["PROMPT"]},
+                ],
                 "volumes": [{"name": "context-manager-data"}, {"name": "mine", "secret": {"secretName": "PASSWORD"}}],
             },
-            "status": {"containerStatuses": [{"name": "agent", "state": {"terminated": {"exitCode": 1, "message": "PROMPT"}}}]},
+            "status": {
+                "containerStatuses": [
+                    {"name": "agent", "state": {"terminated": {"exitCode": 1, "message": "PROMPT"}}},
+                    {"name": "tool", "state": {"waiting": {"reason": "RunContainerError", "message": "exec: \"PROMPT\""}},
+                        "lastState": {"waiting": {"message": "PROMPT"}, "terminated": {"message": "PROMPT"}}},
+                ],
+                "initContainerStatuses": [{"name": "context-manager", "state": {"waiting": {"message": "no such image"}}}],
+            },
         });
         let kept = agent(pod);
         let text = kept.to_string();
         assert!(!text.contains("PASSWORD") && !text.contains("PROMPT") && !text.contains("managedFields"), "{text}");
-        assert_eq!(kept["spec"]["initContainers"][0]["args"][0], "--config");
+        let sidecar = &kept["spec"]["initContainers"][0];
+        assert_eq!(sidecar["args"][0], "--config");
+        assert_eq!(
+            (&sidecar["env"][0]["value"], &sidecar["env"][1]["value"]),
+            (&json!("researcher"), &json!(REDACTED))
+        );
         assert_eq!(kept["metadata"]["annotations"]["contextmanager.dev/inject"], "true");
         assert_eq!(kept["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 1);
+        assert_eq!(kept["status"]["containerStatuses"][1]["state"]["waiting"]["reason"], "RunContainerError");
+        assert_eq!(kept["status"]["initContainerStatuses"][0]["state"]["waiting"]["message"], "no such image");
     }
 
     #[test]

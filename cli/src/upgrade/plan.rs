@@ -145,6 +145,8 @@ pub(super) struct Plan {
     pub(super) said: Option<Said>,
     request: bool,
     forgives: Option<Timestamp>,
+    /// Whether an eviction ends the memory of the pod's agent.
+    loses: bool,
 }
 
 impl Plan {
@@ -199,7 +201,8 @@ impl Plan {
         let image = target.image.clone();
         let configured = asked.configured;
         let upgrade = Upgrade { namespace, name, image, configured, strategy, state, message: None, outdated, pods };
-        Self { upgrade, generation, said: None, request, forgives: again.forgiven }
+        let loses = target.keeps_memory_in_pods();
+        Self { upgrade, generation, said: None, request, forgives: again.forgiven, loses }
     }
 
     /// Up to when failures of the image are not to count.
@@ -210,6 +213,18 @@ impl Plan {
     /// Whether the operator does nothing of this before it is asked.
     pub(super) const fn needs_request(&self) -> bool {
         self.request
+    }
+
+    /// What a person should know before pods are evicted.
+    pub(super) fn warning(&self) -> Option<String> {
+        let Upgrade { namespace, name, pods, .. } = &self.upgrade;
+        let evicts = pods.iter().any(|pod| pod.step == Step::Evict);
+        (evicts && self.loses).then(|| {
+            format!(
+                "warning: {namespace}/{name} keeps memory on an emptyDir of each pod, so a pod that is evicted loses it; --strategy \
+                 in-place keeps it"
+            )
+        })
     }
 
     /// The operator only observes.
@@ -233,7 +248,7 @@ impl Plan {
             (State::NoStrategy | State::Suspended, _) => self.upgrade.state,
             (_, Some("UpgradeStopped" | "Forbidden")) => State::Stopped,
             (_, Some("NeedNewPods")) => State::NeedNewPods,
-            (_, Some("DisruptionBudget" | "PodRefused")) => State::HeldUp,
+            (_, Some("DisruptionBudget" | "PodRefused" | "StoreNotReady" | "WebhookNotReady")) => State::HeldUp,
             _ => State::Upgrading,
         };
         self.upgrade.message = self.said.as_ref().filter(|_| answered).map(|said| said.message.clone());
@@ -274,8 +289,12 @@ mod tests {
     use super::*;
 
     fn target(image: &str) -> Target {
+        target_of(&json!({}), image)
+    }
+
+    fn target_of(spec: &serde_json::Value, image: &str) -> Target {
         let object = serde_json::from_value(json!({
-            "apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "metadata": {"name": "memory"}, "spec": {},
+            "apiVersion": "contextmanager.dev/v1alpha1", "kind": "ContextManager", "metadata": {"name": "memory"}, "spec": spec,
         }))
         .unwrap();
         Target::of(view::resource(&object).unwrap(), image)
@@ -326,6 +345,22 @@ mod tests {
         assert!(evicted.needs_request() && !evicted.upgrade.leaves_nothing());
         let alone = plan(asked(UpgradeStrategy::RollingRestart), &pods[1..]);
         assert!(alone.upgrade.state == State::NeedNewPods && !alone.needs_request());
+    }
+
+    #[test]
+    fn a_person_is_warned_of_evictions_that_end_memory() {
+        let pods = [pod("a", "sidecar:1", Some("ReplicaSet")), pod("b", "sidecar:1", None)];
+        let warned =
+            |strategy, pods: &[Pod]| plan(Asked { wanted: wanted(strategy), ..Asked::default() }, pods).warning();
+        let said = warned(UpgradeStrategy::RollingRestart, &pods).unwrap();
+        assert!(said.contains("team/memory") && said.contains("emptyDir"), "{said}");
+        assert_eq!(warned(UpgradeStrategy::InPlace, &pods), None);
+        assert_eq!(warned(UpgradeStrategy::RollingRestart, &pods[1..]), None, "nobody would make another pod");
+        let on_a_server = json!({"vectorStore": {"qdrant": {"url": "http://127.0.0.1:1"}}});
+        let asked = Asked { wanted: wanted(UpgradeStrategy::RollingRestart), ..Asked::default() };
+        let place = ("team".to_owned(), "memory".to_owned(), 1);
+        let plan = Plan::new(place, &target_of(&on_a_server, "sidecar:2"), asked, &pods);
+        assert!(steps(&plan).contains(&Step::Evict) && plan.warning().is_none());
     }
 
     #[test]
@@ -409,6 +444,7 @@ mod tests {
         };
         assert_eq!(upgraded("Upgrading"), State::Upgrading, "a pod that is watched may still be taken back");
         assert_eq!(upgraded("PodRefused"), State::HeldUp, "another pod may not be changed");
+        assert_eq!(upgraded("StoreNotReady"), State::HeldUp, "no pod may be evicted");
         assert_eq!(upgraded("UpToDate"), State::UpToDate);
     }
 }
