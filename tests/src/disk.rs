@@ -48,7 +48,8 @@ impl Disk {
                 let image = path.with_extension("ext4");
                 fs::File::create(&image)?.set_len(mebibytes * MIB)?;
                 // Without room that only root may use: the sidecar of this suite is root.
-                run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
+                run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))
+                    .context("this suite needs mkfs.ext4, which is in the package e2fsprogs")?;
                 run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(path))
                     .context("this suite needs root and loop devices")?;
             }

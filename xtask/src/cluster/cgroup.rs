@@ -10,6 +10,11 @@ use super::process;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const NAME: &str = "context-manager-dev";
+/// Where the unified hierarchy says what there is for the groups below, and is told what they get.
+const THERE: &str = "cgroup.controllers";
+const GIVEN: &str = "cgroup.subtree_control";
+/// A kubelet does not start in a group that lacks one of these, if the machine has it.
+const NEEDED: [&str; 5] = ["cpu", "cpuset", "hugetlb", "memory", "pids"];
 
 /// The name of a node's group, which is the same in every hierarchy.
 pub fn name(node: u8) -> String {
@@ -19,8 +24,7 @@ pub fn name(node: u8) -> String {
 /// Makes a node's group in every hierarchy; the kubelet refuses to start without.
 pub fn make(node: u8) -> Result<()> {
     if is_unified() {
-        // Best effort: a controller that this kernel lacks is one that the kubelet will do without or name itself.
-        let _ = fs::write(Path::new(ROOT).join("cgroup.subtree_control"), "+cpu +cpuset +memory +pids +io");
+        give_controllers(Path::new(ROOT))?;
     }
     for hierarchy in hierarchies() {
         let group = hierarchy.join(name(node));
@@ -34,6 +38,38 @@ pub fn make(node: u8) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the controllers to the groups below the root of the unified hierarchy; systemd gives only some. The kernel takes all that are named
+/// at once or none, so each is named by itself.
+fn give_controllers(root: &Path) -> Result<()> {
+    let read = |file: &str| {
+        let file = root.join(file);
+        fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))
+    };
+    let there = read(THERE)?;
+    for name in NEEDED.into_iter().chain(["io"]).filter(|name| there.split_whitespace().any(|there| there == *name)) {
+        // What came of it is seen below.
+        let _ = fs::write(root.join(GIVEN), format!("+{name}"));
+    }
+    let lacking = lacking(&there, &read(GIVEN)?);
+    if !lacking.is_empty() {
+        bail!(
+            "control groups below {} do not get {}, without which no kubelet starts: see what `echo +{} > {}` says as root; in a \
+             container, give it the machine's own control groups (`--privileged --cgroupns=host`)",
+            root.display(),
+            lacking.join(", "),
+            lacking[0],
+            root.join(GIVEN).display()
+        );
+    }
+    Ok(())
+}
+
+/// What a kubelet needs, and is there, and not given.
+fn lacking(there: &str, given: &str) -> Vec<&'static str> {
+    let has = |list: &str, name: &str| list.split_whitespace().any(|listed| listed == name);
+    NEEDED.into_iter().filter(|name| has(there, name) && !has(given, name)).collect()
 }
 
 /// Kills every process in the nodes' groups and removes the groups.
@@ -66,7 +102,7 @@ pub fn groups() -> Vec<PathBuf> {
 }
 
 fn is_unified() -> bool {
-    Path::new(ROOT).join("cgroup.controllers").exists()
+    Path::new(ROOT).join(THERE).exists()
 }
 
 fn hierarchies() -> Vec<PathBuf> {
@@ -92,4 +128,32 @@ fn remove(group: &Path) {
     }
     // A group with processes in it stays; the caller comes back when they are dead.
     let _ = fs::remove_dir(group);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_that_a_kubelet_needs_is_lacking_only_where_the_machine_has_it() {
+        let debian = "cpuset cpu io memory hugetlb pids rdma misc";
+        assert_eq!(lacking(debian, "cpuset cpu io memory pids"), ["hugetlb"], "as systemd leaves it");
+        assert_eq!(lacking(debian, ""), NEEDED);
+        assert!(lacking(debian, "cpuset cpu io memory hugetlb pids").is_empty());
+        assert!(
+            lacking("cpuset cpu io memory pids", "cpu cpuset memory pids").is_empty(),
+            "nobody asks for hugetlb there"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_named_with_what_to_do() {
+        // A plain file takes every write and gives nothing.
+        let root = tempfile::tempdir().expect("a folder");
+        fs::write(root.path().join(THERE), "cpu memory\n").expect("a file");
+        let said = give_controllers(root.path()).expect_err("nothing is given").to_string();
+        for part in ["do not get cpu, memory,", "echo +cpu > ", GIVEN, "--cgroupns=host"] {
+            assert!(said.contains(part), "{part:?} is missing in {said:?}");
+        }
+    }
 }

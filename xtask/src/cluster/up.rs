@@ -222,8 +222,9 @@ pub fn ctr(system: &SystemPrograms, state: &State, node: u8) -> Command {
 fn check_rights(shape: Shape) -> Result<()> {
     if shape.nodes > 0 && !geteuid().is_root() {
         bail!(
-            "a real node needs root (it makes bridges, mounts and cgroups): run this as root, or take `cluster up --api-only` \
-             (no pods), or use a cluster you have by `--cluster current`"
+            "a real node needs root (it makes bridges, mounts and cgroups): run this as root (with a Rust in your home folder by \
+             `sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask …`), or take `cluster up --api-only` (no pods), or use a cluster you \
+             have by `--cluster current`"
         );
     }
     Ok(())
