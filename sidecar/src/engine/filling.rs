@@ -7,7 +7,7 @@ use crate::ports::vector_store::Page;
 /// Contexts of one read.
 const AT_ONCE: usize = 100;
 /// Bytes of texts and metadata with which a page ends before its limit. It has one context at least, or nobody would get beyond that.
-pub(super) const PAGE_BYTES: usize = 4 << 20;
+const PAGE_BYTES: usize = 4 << 20;
 
 /// Reads of one page; it ends there, perhaps with nothing: what waits in the journal can hide any number of contexts.
 const READS: usize = 50;

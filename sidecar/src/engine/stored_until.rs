@@ -8,11 +8,15 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
 };
 
 use context_manager_memory::Timestamp;
 use tokio::task::spawn_blocking;
 use tracing::warn;
+
+/// How far ahead the clock may have been where a context was stored that this sidecar has not stored itself.
+pub(super) const FROM_A_FAST_CLOCK: Duration = Duration::from_hours(24);
 
 /// Beside the journal.
 const FILE: &str = "stored_until";

@@ -3,7 +3,7 @@
 //! Vectors are not part of it; they are made again by the importing sidecar's model. An import keeps ids, versions, times and
 //! places in sessions, so repeating it, or going on after an interruption, changes nothing that is there.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use context_manager_memory::{
     Actor, AgentId, Context, ContextId, Holder, Metadata, SessionId, SpaceId, Timestamp,
@@ -22,11 +22,12 @@ use uuid::Uuid;
 use super::{
     Error, Inner, convert,
     embedding::with_lexical,
-    filling::PAGE_BYTES,
+    filling::Filling,
     filter::{self, Wanted},
     locks::Key,
     now,
     store::is_owned_alike,
+    stored_until::FROM_A_FAST_CLOCK,
 };
 use crate::{
     access::{Export, GrantedTenant, Import, Reach},
@@ -40,8 +41,6 @@ const BATCH: usize = 100;
 /// The largest number of an imported line: beyond it programs disagree about JSON numbers (RFC 8259 section 6), and it leaves room
 /// to count on.
 const MOST: i64 = (1 << 53) - 1;
-/// How far ahead the clock may have been where a context was stored. A deletion that waits is about what was stored until then.
-pub(super) const FROM_A_FAST_CLOCK: Duration = Duration::from_hours(24);
 
 impl Inner {
     /// The contexts after the one with the id `after`, in the order of their ids; none is the end.
@@ -322,15 +321,10 @@ where
 }
 
 /// As many of these as a page may have bytes, but one at least.
-fn beginning(mut contexts: Vec<Context>) -> Vec<Context> {
-    let sizes = contexts.iter().map(Context::written_bytes);
-    let fitting = sizes.scan(0, |bytes, size| {
-        *bytes += size;
-        Some(*bytes)
-    });
-    let fitting = fitting.take_while(|bytes| *bytes <= PAGE_BYTES).count();
-    contexts.truncate(fitting.max(1));
-    contexts
+fn beginning(contexts: Vec<Context>) -> Vec<Context> {
+    let mut page = Filling::new(None, contexts.len());
+    page.add(Page { contexts, next: None });
+    page.page().contexts
 }
 
 /// The holder that a line names, and the field in which it does.

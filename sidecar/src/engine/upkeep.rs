@@ -12,7 +12,7 @@ use std::{
 use context_manager_memory::{Context, ContextId, Level, SessionId, Timestamp, Vectors, promotion};
 use tracing::{debug, warn};
 
-use super::{Error, Inner, locks::Key, now, transfer::FROM_A_FAST_CLOCK};
+use super::{Error, Inner, locks::Key, now, stored_until::FROM_A_FAST_CLOCK};
 use crate::ports::vector_store::{Access, Owner, Point, Selection, Sessions, Updated};
 
 /// Most contexts whose accesses are noted between two turns; further ones are not counted.
