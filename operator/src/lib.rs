@@ -1,6 +1,7 @@
 //! The operator of Context Manager: the controller that provisions what a `ContextManager` asks for ([`controller`]), the
 //! webhook that injects sidecars ([`webhook`]), the pure decision it makes ([`inject`]), and the certificates of both ([`pki`]).
 
+mod chain;
 pub mod controller;
 pub mod inject;
 pub mod pki;

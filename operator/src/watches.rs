@@ -3,7 +3,11 @@
 //! same watch again, and sees nothing ever after.
 
 use http::{Method, Request, Response, StatusCode};
-use kube::{Client, client::Body};
+use kube::{
+    Client,
+    api::{ListMeta, ListParams},
+    client::Body,
+};
 use serde_json::json;
 use tower::{BoxError, service_fn};
 
@@ -16,6 +20,13 @@ pub const PAGE: u32 = 50;
 /// ten times their text: 15 MiB an object, and with one that is just being read some 90 MiB, beside the 40 that 1,000 resources and 10,000
 /// pods take, of its 256Mi. A start among 1,000 resources takes 250 calls.
 pub const RESOURCES_PAGE: u32 = 4;
+
+/// How the page after this one is asked for; nothing after the last one.
+#[must_use]
+pub fn next_page(params: &ListParams, page: &ListMeta) -> Option<ListParams> {
+    let token = page.continue_.as_deref().filter(|token| !token.is_empty())?;
+    Some(params.clone().continue_token(token))
+}
 
 /// The same client, which is always told in the stream.
 #[must_use]

@@ -1,7 +1,7 @@
 //! Why a reconciliation could not be finished; all of these are worth another attempt. What only a person can change is no
 //! error but a condition in the status.
 
-use std::{any::Any, fmt, panic::AssertUnwindSafe, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt as _;
 
@@ -49,21 +49,6 @@ impl Panicked {
         let said = panic.downcast_ref::<&str>().copied();
         let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why");
         Self(said[..said.floor_char_boundary(LONGEST_WORDS)].to_owned())
-    }
-}
-
-/// An error and what it comes from, in one line: logs are JSON, which has of an error what it says itself and nothing more.
-pub(super) struct Chain<'e>(pub(super) &'e dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(out, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     error::{Error, call},
     pods::Whole,
 };
+use crate::watches::next_page;
 
 /// Pods of one page.
 const PAGE: u32 = 250;
@@ -55,8 +56,8 @@ pub(super) async fn each_pod(
         };
         items.iter().flatten().for_each(|pod| look(pod.pod()));
         drop((items, turn));
-        match metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
+        match next_page(&params, &metadata) {
+            Some(next) => params = next,
             None => return Ok(()),
         }
     }

@@ -22,7 +22,7 @@ use super::{
     certificate, children,
     context::Context,
     end,
-    error::{Chain, Error, call, caught},
+    error::{Error, call, caught},
     finalizers, fleet, grants, keys,
     metrics::Outcome,
     plan::Plan,
@@ -30,6 +30,7 @@ use super::{
     store::reclaim,
     upgrade, watchdog,
 };
+use crate::chain::Chain;
 
 /// Pause before what passes by itself is looked at again.
 pub(super) const WAITING: Duration = Duration::from_secs(2);

@@ -19,6 +19,7 @@ use super::{
     secret::{self, Stored, Written},
     trust::{self, Entry},
 };
+use crate::chain::Chain;
 
 /// Longest wait for one answer of the API server. The client's own retries would go on for hours.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,7 +85,7 @@ impl Keeper {
         // What this replica remembers may be older than what another one has published: only what was just read is written.
         let trust = if source.is_ok() { self.keep_trust().await } else { self.look_at_trust().await };
         let outcome = [source, trust, self.keep_leaf()].into_iter().collect::<Result<(), Error>>();
-        let complaint = outcome.err().map(|error| chain(&error));
+        let complaint = outcome.err().map(|error| Chain(&error).to_string());
         match (&complaint, &self.complaint) {
             (Some(new), old) if old.as_ref() != Some(new) => {
                 warn!(error = %new, "Certificates could not be brought up to date; trying again at the next poll");
@@ -247,16 +248,6 @@ pub(super) async fn bounded<T>(
         Ok(answer) => answer.map_err(|source| Error::Api { action, source: Box::new(source) }),
         Err(_) => Err(Error::Timeout { action, seconds: CALL_TIMEOUT.as_secs() }),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

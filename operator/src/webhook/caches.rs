@@ -34,7 +34,7 @@ use crate::{
     inject::{NamespaceFacts, Resource},
     scope::Scope,
     slim::Slim,
-    watches::{PAGE, RESOURCES_PAGE},
+    watches::{PAGE, RESOURCES_PAGE, next_page},
 };
 
 /// Longest wait for an answer of the API server while somebody waits for an admission.
@@ -183,8 +183,8 @@ impl Caches {
             let _turn = self.fresh_reads.acquire().await;
             let page = api.list(&params).await?;
             found.extend(page.items.iter().filter_map(|resource| view::resource(&resource.0)));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
+            match next_page(&params, &page.metadata) {
+                Some(next) => params = next,
                 None => return Ok(found),
             }
         }

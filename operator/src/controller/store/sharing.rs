@@ -21,7 +21,7 @@ use crate::{
         status::{Trouble, listed},
     },
     slim::Slim,
-    watches::RESOURCES_PAGE,
+    watches::{RESOURCES_PAGE, next_page},
 };
 
 /// Those that use a collection beside one resource.
@@ -134,8 +134,8 @@ pub(super) async fn sharing(context: &Context, plan: &Plan, wanted: &QdrantPlan)
         loop {
             let page = call("list the resources that may share a collection", api.list(&params)).await?;
             page.items.iter().map(|Slim(object)| object).filter(stays).for_each(|object| found.add(object, wanted));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
+            match next_page(&params, &page.metadata) {
+                Some(next) => params = next,
                 None => break,
             }
         }

@@ -139,7 +139,7 @@ impl Abandoned {
 }
 
 /// When a file of a shard was begun, if it is called as Qdrant calls what it makes.
-pub(super) fn begun(collection: &str, shard: u32, file: &str) -> Option<Timestamp> {
+fn begun(collection: &str, shard: u32, file: &str) -> Option<Timestamp> {
     let time = file.strip_prefix(&format!("{collection}-shard-{shard}-"))?.strip_suffix(".snapshot")?;
     let time = DateTime::strptime("%Y-%m-%d-%H-%M-%S", time).ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
