@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod collector;
 pub mod disk;
 pub mod embeddings;
+pub mod files;
 pub mod front;
 pub mod gate;
 pub mod helm;

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     cluster::Namespace,
-    objects,
+    files, objects,
     sidecar::{Sidecar, program},
 };
 
@@ -201,9 +201,6 @@ async fn ring(secrets: &Api<Secret>, resource: &str) -> Result<Vec<u8>> {
     Ok(secret.data.unwrap_or_default().remove(names::KEYS_FILE).context("the Secret has no ring")?.0)
 }
 
-/// Replaces the file at once, as a volume does.
 fn publish(folder: &Path, ring: &[u8]) -> Result<()> {
-    let (new, file) = (folder.join("new"), folder.join(names::KEYS_FILE));
-    fs::write(&new, ring)?;
-    Ok(fs::rename(new, file)?)
+    files::replace(&folder.join(names::KEYS_FILE), ring)
 }

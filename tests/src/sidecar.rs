@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::client::Client;
+use crate::{client::Client, files};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -155,9 +155,7 @@ impl Sidecar {
     /// # Errors
     /// When the file cannot be written.
     pub fn reconfigure(&self, more: &str) -> Result<()> {
-        let new = self.config.with_extension("new");
-        fs::write(&new, format!("{}{more}", self.base))?;
-        Ok(fs::rename(new, &self.config)?)
+        files::replace(&self.config, format!("{}{more}", self.base))
     }
 
     /// A client that signs with the sidecar's key.

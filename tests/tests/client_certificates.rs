@@ -1,6 +1,6 @@
 //! The client certificate of a resource's sidecars, before a Qdrant server behind a proxy that asks who calls.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_crds::ContextManager;
@@ -14,6 +14,7 @@ use context_manager_tests::{
     cert_manager::{self, CertManager, Definitions},
     client::Client,
     cluster::{self, Namespace, eventually},
+    files,
     gate::{Authority, Gate, Strangers},
     operator::{HOME, Operator, PATIENCE, wait_for, wait_within},
     qdrant::Qdrant,
@@ -81,9 +82,7 @@ impl Stage {
     /// Writes what sidecars mount to a folder, each file at once.
     async fn mount(&self, folder: &Path) -> Result<()> {
         for (name, content) in self.files().await? {
-            let new = folder.join(format!("{name}.new"));
-            fs::write(&new, content)?;
-            fs::rename(new, folder.join(name))?;
+            files::replace(&folder.join(name), content)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! `kill -9` in a loop under load: after each start the memory is exactly what was acknowledged, and old signatures stay refused.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::{
@@ -8,7 +8,8 @@ use context_manager_protocol::{
     message::Acknowledgment,
 };
 use context_manager_tests::{
-    client::{Client, Draft},
+    client::{self, Client, Draft},
+    files,
     ledger::{Agent, Verdict, settle},
     qdrant::Qdrant,
     sidecar::Sidecar,
@@ -54,8 +55,7 @@ struct Accepted {
 
 impl Accepted {
     async fn by(client: &Client) -> Result<Self> {
-        let created = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
-        let accepted = Self { created, nonce: Uuid::new_v4().to_string() };
+        let accepted = Self { created: client::now(), nonce: Uuid::new_v4().to_string() };
         let status = client.send(accepted.draft()).await?.status;
         ensure!(status != 401, "it was not let in");
         Ok(accepted)
@@ -229,11 +229,7 @@ async fn a_bad_configuration_keeps_the_last_good_one_and_says_so() -> Result<()>
 async fn keys_rotated_under_load_fail_no_request() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let key = |number: u8| Key::new(format!("k{number}"), vec![number; 32]);
-    let publish = |ring: &KeyRing| {
-        let new = folder.path().join("keys.new");
-        std::fs::write(&new, ring.to_json())?;
-        anyhow::Ok(std::fs::rename(new, folder.path().join("keys.json"))?)
-    };
+    let publish = |ring: &KeyRing| files::replace(&folder.path().join("keys.json"), ring.to_json());
     publish(&KeyRing::new(key(1)?))?;
     let sidecar = Sidecar::start(folder.path(), "[keys]\nfile = \"keys.json\"\n").await?;
     let client = |number| Client::new(format!("http://127.0.0.1:{}", sidecar.port), key(number)?);

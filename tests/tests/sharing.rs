@@ -1,6 +1,6 @@
 //! Agents in pods of their own that share a space on a Qdrant server: what they may see of each other, and what they may not.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_protocol::{
@@ -9,6 +9,7 @@ use context_manager_protocol::{
 };
 use context_manager_tests::{
     client::{Client, Draft},
+    files,
     team::Team,
 };
 use nix::sys::signal::Signal;
@@ -263,11 +264,11 @@ async fn a_rule_that_is_taken_away_is_out_of_force_without_a_restart() -> Result
     let id = store(&planner, &json!({"text": "still there", "scope": scope})).await?.id;
     let path = format!("{CONTEXTS}/{id}?space=team");
     let with_rules = fs::read_to_string(sidecar.config())?;
-    rewrite(sidecar.config(), &with_rules.replace(RULES, ""))?;
+    files::replace(sidecar.config(), with_rules.replace(RULES, ""))?;
     until(&planner, &path, 403).await?;
     let planted = json!({"text": "too late", "scope": scope});
     is_denied(&planner, Draft::new("POST", CONTEXTS, planted.to_string())).await?;
-    rewrite(sidecar.config(), &with_rules)?;
+    files::replace(sidecar.config(), &with_rules)?;
     until(&planner, &path, 200).await
 }
 
@@ -320,12 +321,6 @@ async fn replicas_find_each_others_immediate_contexts_and_nothing_that_one_has_d
         ensure!(seen.iter().map(|context| context.id).eq([green]), "{request}: {seen:?}");
     }
     Ok(())
-}
-
-fn rewrite(path: &Path, content: &str) -> Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, content)?;
-    Ok(fs::rename(new, path)?)
 }
 
 async fn until(client: &Client, path: &str, status: u16) -> Result<()> {

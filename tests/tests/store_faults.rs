@@ -1,10 +1,11 @@
 //! Agents that store, change, prolong, supersede, delete and import on every level, alone and in batches, and by two sidecars, while the
 //! Qdrant server is killed, stopped, cut off, slow, or its answers are lost: afterwards the memory is exactly what was acknowledged.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use context_manager_tests::{
+    files,
     gate::{Authority, Gate, Strangers},
     ledger::Work,
     proxy::{Network, Proxy},
@@ -136,11 +137,7 @@ async fn certificates_that_are_rotated_on_both_sides() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Qdrant::start(&folder.path().join("qdrant")).await?;
     let mut gate = Gate::start(server.address()).await?;
-    let mount = |name: &str, content: &str| -> Result<()> {
-        let new = folder.path().join(format!("{name}.new"));
-        fs::write(&new, content)?;
-        Ok(fs::rename(new, folder.path().join(name))?)
-    };
+    let mount = |name: &str, content: &str| files::replace(&folder.path().join(name), content);
     let show = |authority: &Authority| -> Result<()> {
         let given = authority.given()?;
         ["tls.crt", "tls.key"].iter().try_for_each(|name| mount(name, given[*name].as_str().unwrap_or_default()))
